@@ -1,0 +1,104 @@
+"""Every difference between the Pythons (2.7, 3.6 to 3.14) and the systems, under Python 3's names.
+
+Outside of this file a branch on a version carries the marker ``# py2`` so that grep finds it.
+"""
+from __future__ import absolute_import, division, print_function
+
+import os
+import socket
+import sys
+import time
+
+PY2 = sys.version_info[0] == 2
+WINDOWS = os.name == "nt"
+
+if PY2:  # py2
+    from collections import OrderedDict as ordered_dict
+
+    import cPickle as pickle  # type: ignore[import-not-found]
+    import Queue as queue  # type: ignore[import-not-found]
+
+    text_type = unicode  # type: ignore[name-defined] # noqa: F821
+    range_type = xrange  # type: ignore[name-defined] # noqa: F821
+    integer_types = (int, long)  # type: ignore[name-defined] # noqa: F821
+    # The only wall-clock-proof clocks there: ticks since boot, and Windows' performance counter.
+    monotonic = time.clock if WINDOWS else (lambda: os.times()[4])  # type: ignore[attr-defined]
+    # Durations of a few microseconds matter more here than jumps of the wall clock.
+    perf_counter = time.time
+else:
+    import pickle
+    import queue
+
+    ordered_dict = dict
+    text_type = str
+    range_type = range
+    integer_types = (int,)
+    monotonic = time.monotonic
+    perf_counter = time.perf_counter
+
+#: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
+PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
+
+#: Types whose values always survive a pickle, one by one or by the thousand.
+SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
+
+__all__ = [
+    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "as_bytes", "cpu_count", "integer_types",
+    "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
+    "range_type", "socketpair", "text_type",
+]  # fmt: skip
+
+
+def as_bytes(value):
+    # type: (object) -> bytes
+    """Text as UTF-8, bytes as they are."""
+    if isinstance(value, text_type):
+        return value.encode("utf-8")
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    raise TypeError("expected text or bytes, not %s" % type(value).__name__)
+
+
+def native(value):
+    # type: (object) -> str
+    """Text or bytes as this Python's ``str``; what cannot be shown is escaped."""
+    if PY2:  # py2
+        return value.encode("utf-8") if isinstance(value, text_type) else value  # type: ignore
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value  # type: ignore
+
+
+def raise_from(error, cause):
+    # type: (BaseException, BaseException) -> None
+    """``raise error from cause``, which 2.7 cannot parse."""
+    error.__cause__ = cause
+    raise error
+
+
+def cpu_count():
+    # type: () -> int
+    """Processors this process may use (at least 1)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    if hasattr(os, "cpu_count"):
+        return os.cpu_count() or 1
+    if WINDOWS:  # py2
+        return int(os.environ.get("NUMBER_OF_PROCESSORS", "1"))
+    return max(1, os.sysconf("SC_NPROCESSORS_ONLN"))  # py2
+
+
+def socketpair():
+    # type: () -> tuple
+    """Two connected sockets; 2.7 on Windows has no such call, so there over loopback."""
+    if hasattr(socket, "socketpair"):
+        return socket.socketpair()
+    listener = socket.socket()  # py2
+    try:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.create_connection(listener.getsockname())
+        theirs, address = listener.accept()
+        if address != ours.getsockname():
+            raise OSError("a stranger connected to our wake-up socket")
+        return ours, theirs
+    finally:
+        listener.close()
