@@ -1,0 +1,465 @@
+"""The wire: handshake, frames and messages. Pure: bytes in, bytes and messages out.
+
+::
+
+    server                              client
+      HELLO  ------------------------->            who I am, a salt, a nonce; nothing keyed
+             <-------------------------  AUTH      the client proves the key first
+      OK     ------------------------->            then the server proves it, to a member only
+      frame  <------------------------>  frame     type(1) length(8) body tag(16)
+
+Rules:
+
+* Nothing keyed is sent to a peer that has not proved itself; a refusal is one byte.
+* A frame's tag covers its sequence number (never sent), type, length and body, with one key per
+  direction, and is checked before the body is looked at. Under ``tagged=False`` (a node and its
+  own child on loopback, where nobody but the kernel is between them) it is left out.
+* A message is plain data: signed 64-bit integers, then one JSON object where the layout has one,
+  then opaque buffers where it has them. No pickle is read here.
+* There is one way to a ``Channel``: a handshake that ran the proof.
+
+The handshake is that of SECURITY.md; HMAC is RFC 2104, HKDF RFC 5869, PBKDF2 RFC 8018.
+"""
+from __future__ import absolute_import, division, print_function
+
+import hashlib
+import hmac
+import json
+import re
+import struct
+from collections import namedtuple
+
+from . import errors
+from .compat import as_bytes, native
+
+# Read as a multiprocessing length this is 1.8 GB: an old peer fails at once instead of hanging.
+MAGIC = b"minicl1\n"
+VERSION = 1
+NODE, CHILD = 1, 2  # roles
+REFUSED_KEY, REFUSED_VERSION = 1, 2
+
+#: OWASP's figure for PBKDF2-HMAC-SHA256 (2023); a client accepts no fewer and at most 10 times it.
+KDF_ROUNDS = 600000
+#: A key made by ``generate_key`` has 256 random bits and needs no stretching.
+GENERATED_KEY = re.compile(br"^mck-[0-9a-f]{64}$")
+
+FRAME_BYTES_MAX = 2 << 30
+BUFFERS_MAX = 1 << 24
+UNTAGGED = 1  # flag in HELLO
+
+_HELLO = struct.Struct(">8sBB16sI32s")
+_AUTH = struct.Struct(">8sB32sB16sBBB")
+_OK = struct.Struct(">32sQIB")
+_FRAME = struct.Struct(">BQ")
+_SEQUENCE = struct.Struct(">Q")
+_COUNT = struct.Struct(">I")
+_TAG_BYTES = 16
+_PROOF_BYTES = 32
+
+
+# -- messages -------------------------------------------------------------------------------------
+# master -> node (and on to its children)
+
+DefineJob = namedtuple("DefineJob", "job info payload")
+Grant = namedtuple("Grant", "attempt job first count careful payload")
+Revoke = namedtuple("Revoke", "attempt kill")
+ForgetJob = namedtuple("ForgetJob", "job")
+Acknowledge = namedtuple("Acknowledge", "report")
+Joined = namedtuple("Joined", "info")
+Farewell = namedtuple("Farewell", "info")
+
+# node -> master; "report" numbers what must not be lost until it is acknowledged
+Join = namedtuple("Join", "info")
+Heartbeat = namedtuple("Heartbeat", "info")
+Done = namedtuple("Done", "report attempt first count elapsed_ns payload")
+Failed = namedtuple("Failed", "report attempt first elapsed_ns info payload")
+Released = namedtuple("Released", "report attempt first")
+Died = namedtuple("Died", "report attempt first info")
+Unfit = namedtuple("Unfit", "report attempt first info")
+Output = namedtuple("Output", "info")
+
+# Wire number, how many integers lead, whether a JSON object follows, whether buffers follow.
+_Layout = namedtuple("_Layout", "number integers info payload")
+_LAYOUTS = {
+    DefineJob: _Layout(1, 1, True, True),
+    Grant: _Layout(2, 5, False, True),
+    Revoke: _Layout(3, 2, False, False),
+    ForgetJob: _Layout(4, 1, False, False),
+    Acknowledge: _Layout(5, 1, False, False),
+    Joined: _Layout(6, 0, True, False),
+    Farewell: _Layout(7, 0, True, False),
+    Join: _Layout(16, 0, True, False),
+    Heartbeat: _Layout(17, 0, True, False),
+    Done: _Layout(18, 5, False, True),
+    Failed: _Layout(19, 4, True, True),
+    Released: _Layout(20, 3, False, False),
+    Died: _Layout(21, 3, True, False),
+    Unfit: _Layout(22, 3, True, False),
+    Output: _Layout(23, 0, True, False),
+}
+MESSAGES = tuple(sorted(_LAYOUTS, key=lambda kind: _LAYOUTS[kind].number))
+_KINDS = {layout.number: (kind, layout) for kind, layout in _LAYOUTS.items()}
+_INTEGERS = [struct.Struct(">%dq" % count) for count in range(6)]
+
+
+def encode(message):
+    # type: (tuple) -> tuple
+    """(wire number, list of buffers) of a message; its payload's buffers are not copied."""
+    layout = _LAYOUTS[type(message)]
+    head = [_INTEGERS[layout.integers].pack(*message[: layout.integers])]
+    at = layout.integers
+    if layout.info:
+        text = json.dumps(message[at], separators=(",", ":")).encode("ascii")
+        head += [_COUNT.pack(len(text)), text]
+        at += 1
+    if not layout.payload:
+        return layout.number, [b"".join(head)]
+    payload = message[at]
+    head.append(struct.pack(">I%dQ" % len(payload), len(payload), *map(len, payload)))
+    return layout.number, [b"".join(head)] + list(payload)
+
+
+def decode(number, body):
+    # type: (int, memoryview) -> tuple
+    """The message in a frame's body; its payload's buffers are views of the body.
+
+    Raises ProtocolError when the body is not exactly what the layout says.
+    """
+    if number not in _KINDS:
+        raise errors.ProtocolError("unknown message number %d; another version?" % number)
+    kind, layout = _KINDS[number]
+    try:
+        fields = list(_INTEGERS[layout.integers].unpack(body[: 8 * layout.integers].tobytes()))
+        at = 8 * layout.integers
+        if layout.info:
+            end = at + 4 + _COUNT.unpack(body[at : at + 4].tobytes())[0]
+            info = json.loads(_whole(body, at + 4, end).decode("ascii"))
+            if not isinstance(info, dict):
+                raise ValueError("not a JSON object")
+            fields.append(info)
+            at = end
+        if layout.payload:
+            buffers, at = _buffers(body, at)
+            fields.append(buffers)
+        if at != len(body):
+            raise ValueError("%d bytes too many" % (len(body) - at))
+    except (struct.error, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
+        raise errors.ProtocolError("malformed %s: %s" % (kind.__name__, error))
+    return kind(*fields)
+
+
+def _whole(body, start, end):
+    # type: (memoryview, int, int) -> bytes
+    if end > len(body):
+        raise ValueError("cut short")
+    return body[start:end].tobytes()
+
+
+def _buffers(body, at):
+    # type: (memoryview, int) -> tuple
+    count = _COUNT.unpack(_whole(body, at, at + 4))[0]
+    if count > BUFFERS_MAX:
+        raise ValueError("%d buffers" % count)
+    start = at + 4 + 8 * count
+    lengths = struct.unpack(">%dQ" % count, _whole(body, at + 4, start))
+    buffers = []
+    for length in lengths:
+        if start + length > len(body):
+            raise ValueError("cut short")
+        buffers.append(body[start : start + length])
+        start += length
+    return buffers, start
+
+
+# -- frames ---------------------------------------------------------------------------------------
+
+
+class Channel(object):
+    """Both directions of one proved connection: messages to buffers, bytes to messages."""
+
+    def __init__(self, send_key, receive_key, tagged=True, frame_bytes_max=FRAME_BYTES_MAX):
+        # type: (bytes, bytes, bool, int) -> None
+        self._send_tag = hmac.new(send_key, None, hashlib.sha256)
+        self._receive_tag = hmac.new(receive_key, None, hashlib.sha256)
+        self._tag_bytes = _TAG_BYTES if tagged else 0
+        self._frame_bytes_max = frame_bytes_max
+        self._sent = 0
+        self._received = 0
+        self._buffer = bytearray()
+
+    def frame(self, message):
+        # type: (tuple) -> list
+        """The buffers that put this message on the wire, in order."""
+        number, buffers = encode(message)
+        size = sum(map(len, buffers))
+        if size > self._frame_bytes_max:
+            raise errors.FrameTooLarge(
+                "%s of %d bytes, limit %d" % (type(message).__name__, size, self._frame_bytes_max)
+            )
+        buffers.insert(0, _FRAME.pack(number, size))
+        if self._tag_bytes:
+            buffers.append(_tag(self._send_tag, self._sent, buffers))
+            self._sent += 1
+        return buffers
+
+    def feed(self, data):
+        # type: (bytes) -> list
+        """The messages completed by these bytes. Raises ProtocolError; close the connection then."""
+        self._buffer += data
+        messages = []
+        start = 0
+        buffer = self._buffer
+        while len(buffer) - start >= _FRAME.size:
+            number, size = _FRAME.unpack_from(buffer, start)
+            if size > self._frame_bytes_max:
+                raise errors.FrameTooLarge("a frame of %d bytes is announced, limit %d" % (size, self._frame_bytes_max))
+            body_end = start + _FRAME.size + size
+            if len(buffer) < body_end + self._tag_bytes:
+                break
+            view = memoryview(buffer)
+            if self._tag_bytes:
+                self._check(view, start, body_end)
+            messages.append(decode(number, view[start + _FRAME.size : body_end]))
+            start = body_end + self._tag_bytes
+        if start:
+            # The views above keep the old buffer alive; what is left starts a new one.
+            self._buffer = bytearray(memoryview(buffer)[start:])
+        return messages
+
+    def _check(self, view, start, body_end):
+        # type: (memoryview, int, int) -> None
+        expected = _tag(self._receive_tag, self._received, [view[start:body_end]])
+        if not hmac.compare_digest(expected, view[body_end : body_end + _TAG_BYTES].tobytes()):
+            raise errors.ProtocolError("frame %d has a wrong tag: changed, replayed or cut on the way" % self._received)
+        self._received += 1
+
+
+def _tag(keyed, sequence, buffers):
+    # type: (object, int, list) -> bytes
+    digest = keyed.copy()  # type: ignore[attr-defined]
+    digest.update(_SEQUENCE.pack(sequence))
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.digest()[:_TAG_BYTES]
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def generate_key(random_bytes):
+    # type: (bytes) -> str
+    """A key in text form from 32 random bytes."""
+    if len(random_bytes) != 32:
+        raise ValueError("a generated key needs 32 random bytes, not %d" % len(random_bytes))
+    return "mck-" + native(b"".join(b"%02x" % byte for byte in bytearray(random_bytes)))
+
+
+def proof_key(authkey, salt, rounds):
+    # type: (bytes, bytes, int) -> bytes
+    """The key that proofs are made with. Only a generated key skips the stretching, whatever HELLO says.
+
+    Raises ProtocolError for a number of rounds out of bounds (a rogue server's wish).
+    """
+    if GENERATED_KEY.match(authkey):
+        return hashlib.sha256(b"minimalcluster generated key" + authkey).digest()
+    if not KDF_ROUNDS <= rounds <= 10 * KDF_ROUNDS:
+        raise errors.ProtocolError("the other side asks for %d rounds of PBKDF2; refused" % rounds)
+    return hashlib.pbkdf2_hmac("sha256", authkey, salt, rounds)
+
+
+def hkdf_sha256(material, salt, info, length):
+    # type: (bytes, bytes, bytes, int) -> bytes
+    """RFC 5869: extract, then expand."""
+    extracted = hmac.new(salt or b"\0" * 32, material, hashlib.sha256).digest()
+    block, output, counter = b"", b"", 1
+    while len(output) < length:
+        block = hmac.new(extracted, block + info + struct.pack("B", counter), hashlib.sha256).digest()
+        output += block
+        counter += 1
+    return output[:length]
+
+
+# -- handshake ------------------------------------------------------------------------------------
+
+Peer = namedtuple("Peer", "role node_id python pickle_protocol session epoch")
+
+
+class _Handshake(object):
+    """What both sides share. ``channel`` and ``peer`` are set once the proof has been checked."""
+
+    def __init__(self, authkey):
+        # type: (object) -> None
+        self.authkey = as_bytes(authkey)
+        self.channel = None  # type: Channel | None
+        self.peer = None  # type: Peer | None
+        self._buffer = b""
+
+    def _take(self, size):
+        # type: (int) -> bytes | None
+        if len(self._buffer) < size:
+            return None
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def leftover(self):
+        # type: () -> bytes
+        """Bytes that followed the handshake in the same read: the first frames."""
+        taken, self._buffer = self._buffer, b""
+        return taken
+
+    def _proof(self, side, transcript):
+        # type: (bytes, bytes) -> bytes
+        return hmac.new(self._key, side + transcript, hashlib.sha256).digest()
+
+    def _open(self, transcript, ours, theirs, tagged):
+        # type: (bytes, bytes, bytes, bool) -> None
+        keys = {
+            side: hkdf_sha256(self._key, transcript, b"minimalcluster frames " + side, 32) for side in (ours, theirs)
+        }
+        self.channel = Channel(keys[ours], keys[theirs], tagged)
+
+
+def _transcript(hello, auth):
+    # type: (bytes, bytes) -> bytes
+    # The zeros stand where the hash of the server's TLS certificate goes.
+    return hashlib.sha256(hello + auth + b"\0" * 32).digest()
+
+
+class ServerHandshake(_Handshake):
+    """The accepting side. ``start()`` gives HELLO; ``receive(data)`` gives what to send back."""
+
+    def __init__(self, authkey, salt, nonce, session, epoch, key=None, tagged=True, pickle_protocol=4):
+        # type: (object, bytes, bytes, int, int, bytes | None, bool, int) -> None
+        super(ServerHandshake, self).__init__(authkey)
+        self._key = key if key is not None else proof_key(self.authkey, salt, KDF_ROUNDS)
+        self._tagged = tagged
+        self._session, self._epoch, self._pickle = session, epoch, pickle_protocol
+        self._hello = _HELLO.pack(MAGIC, VERSION, 0 if tagged else UNTAGGED, salt, KDF_ROUNDS, nonce)
+
+    def start(self):
+        # type: () -> bytes
+        return self._hello
+
+    def receive(self, data):
+        # type: (bytes) -> bytes
+        """Raises ProtocolError or AuthenticationError with ``.reply``, the one byte to send before closing."""
+        self._buffer += data
+        if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
+            raise errors.ProtocolError("the peer speaks %s" % spoken(self._buffer))
+        auth = self._take(_AUTH.size + _PROOF_BYTES)
+        if auth is None:
+            return b""
+        fields, proof = auth[: _AUTH.size], auth[_AUTH.size :]
+        _, version, _, role, node_id, pickle_protocol, major, minor = _AUTH.unpack(fields)
+        transcript = _transcript(self._hello, fields)
+        if version != VERSION:
+            raise _refusal(errors.ProtocolError("the peer speaks wire version %d" % version), REFUSED_VERSION)
+        if not hmac.compare_digest(self._proof(b"client", transcript), proof):
+            raise _refusal(errors.AuthenticationError("the peer could not prove that it knows the key"), REFUSED_KEY)
+        chosen = min(pickle_protocol, self._pickle)
+        self.peer = Peer(role, node_id, (major, minor), chosen, self._session, self._epoch)
+        self._open(transcript, b"server", b"client", self._tagged)
+        answer = self._proof(b"server", hashlib.sha256(transcript + proof).digest())
+        return b"\0" + _OK.pack(answer, self._session, self._epoch, chosen)
+
+
+class ClientHandshake(_Handshake):
+    """The dialling side; ``where`` ("host:port") is for the errors a person sees."""
+
+    def __init__(self, authkey, nonce, role, node_id, python, where, pickle_protocol=4):
+        # type: (object, bytes, int, bytes, tuple, str, int) -> None
+        super(ClientHandshake, self).__init__(authkey)
+        self._where = where
+        self._fields = (nonce, role, node_id, pickle_protocol, python[0], python[1])
+        self._hello = None  # type: bytes | None
+        self._auth = b""
+        self._transcript = b""
+
+    def start(self):
+        # type: () -> bytes
+        return b""
+
+    def receive(self, data):
+        # type: (bytes) -> bytes
+        """Raises ProtocolError, AuthenticationError or VersionMismatch; close the connection then."""
+        self._buffer += data
+        if self._hello is None:
+            return self._answer_hello()
+        return self._check_ok()
+
+    def _answer_hello(self):
+        # type: () -> bytes
+        if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
+            raise errors.ProtocolError("%s speaks %s" % (self._where, spoken(self._buffer)))
+        hello = self._take(_HELLO.size)
+        if hello is None:
+            return b""
+        _, version, flags, salt, rounds, _ = _HELLO.unpack(hello)
+        if version != VERSION:
+            raise errors.VersionMismatch(_wire_versions(self._where, version))
+        self._hello, self._flags = hello, flags
+        self._key = proof_key(self.authkey, salt, rounds)
+        nonce, role, node_id, pickle_protocol, major, minor = self._fields
+        auth = _AUTH.pack(MAGIC, VERSION, nonce, role, node_id, pickle_protocol, major, minor)
+        self._transcript = _transcript(hello, auth)
+        self._auth = auth + self._proof(b"client", self._transcript)
+        return self._auth
+
+    def _check_ok(self):
+        # type: () -> bytes
+        if self._buffer and self._buffer[:1] != b"\0":
+            raise self._refused(bytearray(self._buffer)[0])
+        ok = self._take(1 + _OK.size)
+        if ok is None:
+            return b""
+        answer, session, epoch, pickle_protocol = _OK.unpack(ok[1:])
+        proof = self._auth[-_PROOF_BYTES:]
+        expected = self._proof(b"server", hashlib.sha256(self._transcript + proof).digest())
+        if not hmac.compare_digest(expected, answer):
+            raise errors.AuthenticationError(
+                "%s could not prove that it knows the key: not our master, or someone in the middle; "
+                "nothing was sent to it" % self._where
+            )
+        self.peer = Peer(self._fields[1], self._fields[2], None, pickle_protocol, session, epoch)
+        # UNTAGGED is part of the transcript: nobody in between can switch it on.
+        self._open(self._transcript, b"client", b"server", not self._flags & UNTAGGED)
+        return b""
+
+    def _refused(self, reason):
+        # type: (int) -> errors.ConnectionFailed
+        if reason == REFUSED_KEY:
+            return errors.AuthenticationError(
+                "the master at %s refused our key. Is AUTHKEY the same on both sides?" % self._where
+            )
+        if reason == REFUSED_VERSION:
+            return errors.VersionMismatch(_wire_versions(self._where, None))
+        return errors.ProtocolError("%s refused us with the unknown reason %d" % (self._where, reason))
+
+
+def _refusal(error, reason):
+    # type: (errors.ConnectionFailed, int) -> errors.ConnectionFailed
+    error.reply = struct.pack("B", reason)  # type: ignore[attr-defined]
+    return error
+
+
+def _wire_versions(where, theirs):
+    # type: (str, int | None) -> str
+    return "%s speaks wire version %s, we speak %d; install the same minimalcluster on both" % (
+        where,
+        "another" if theirs is None else theirs,
+        VERSION,
+    )
+
+
+def spoken(data):
+    # type: (bytes) -> str
+    """What a peer that is not ours seems to speak, in words."""
+    if data[:5] == b"HTTP/" or data.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT"):
+        return "HTTP"
+    if data[:4] == b"SSH-":
+        return "SSH"
+    if data[:2] in (b"\x16\x03", b"\x15\x03"):
+        return "TLS"
+    if data[:3] == b"\0\0\0" and b"#" in data[3:8]:
+        return "multiprocessing (an old minimalcluster?); upgrade it"
+    return "another protocol (it began with %r)" % bytes(data[:8])
