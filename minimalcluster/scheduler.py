@@ -1,0 +1,800 @@
+"""The master's brain: which node runs which tasks. Pure: events and time in, effects out.
+
+::
+
+    JobSubmitted --> [ cursor ........ total )      tasks nobody has had yet
+                         | grant: cut a piece off the front
+                         v
+     queued pieces --> leased pieces --> delivered       piece [lo, hi): lo moves up as results come
+          ^                |
+          +-- lost, died, released --+
+
+Rules:
+
+* A piece is a run of consecutive tasks [lo, hi). Its results are delivered from the front, so ``lo``
+  alone says what has been delivered: whatever arrives below it is a duplicate and is dropped.
+* An attempt is one lease of a piece to one node. Its number is unique across restarts of the
+  master (epoch, then a counter) and is the fencing token: an unknown number changes nothing.
+* A lost attempt's number is remembered until its piece is done: if its node comes back first, its
+  results count. Whoever is first wins; the others are revoked.
+* A task that raises has an outcome. Only a task that was running when its worker process died is
+  suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison.
+* Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
+"""
+from __future__ import absolute_import, division, print_function
+
+from collections import OrderedDict, deque, namedtuple
+
+from .errors import InternalError
+
+#: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
+CHUNK_SECONDS = 0.05
+#: Growth from one chunk to the next, so that one unusual task cannot make a huge chunk.
+CHUNK_GROWTH = 16
+CHUNK_BYTES = 4 << 20
+CHUNK_TASKS_MAX = 1 << 20
+#: Tasks longer than this gain nothing from prefetch, and could be run elsewhere meanwhile.
+PREFETCH_TASK_SECONDS = 0.1
+#: A lease younger than this is not worth taking back.
+TAKE_BACK_SECONDS = 0.05
+#: Heartbeats come every 2 s; five in a row must be missed (FAULTS.md 16).
+NODE_LOST_SECONDS = 10.0
+#: How long a node may reconnect after its connection broke before its tasks run elsewhere (FAULTS.md 14, 25).
+RECONNECT_SECONDS = 0.8
+EXPLAIN_FIRST_SECONDS = 2.0
+EXPLAIN_AGAIN_SECONDS = 60.0
+STORY_LENGTH = 2000
+
+EPOCH_SHIFT = 40  # attempts per epoch: 10^12
+
+# -- events: what happened ------------------------------------------------------------------------
+JobSubmitted = namedtuple("JobSubmitted", "job total options")
+JobGrew = namedtuple("JobGrew", "job total closed")
+JobCancelled = namedtuple("JobCancelled", "job")
+NodeJoined = namedtuple("NodeJoined", "node session slots name held")
+NodeHeard = namedtuple("NodeHeard", "node session")
+NodeDraining = namedtuple("NodeDraining", "node session")
+NodeDisconnected = namedtuple("NodeDisconnected", "node session")
+NodeLeft = namedtuple("NodeLeft", "node session")
+TasksDone = namedtuple("TasksDone", "node session attempt first count seconds payload")
+TaskFailed = namedtuple("TaskFailed", "node session attempt first seconds info payload")
+AttemptReleased = namedtuple("AttemptReleased", "node session attempt first")
+AttemptDied = namedtuple("AttemptDied", "node session attempt first info")
+AttemptUnfit = namedtuple("AttemptUnfit", "node session attempt first info")
+TimePassed = namedtuple("TimePassed", "")
+
+# -- effects: what to do --------------------------------------------------------------------------
+Define = namedtuple("Define", "node job")
+Grant = namedtuple("Grant", "node job attempt first count careful")
+Revoke = namedtuple("Revoke", "node attempt kill")
+Forget = namedtuple("Forget", "node job")
+Deliver = namedtuple("Deliver", "job first count skip payload")
+DeliverFailure = namedtuple("DeliverFailure", "job first node info payload")
+DeliverPoison = namedtuple("DeliverPoison", "job first deaths")
+Finish = namedtuple("Finish", "job unfit")
+Disconnect = namedtuple("Disconnect", "node session reason")
+Explain = namedtuple("Explain", "text")
+
+#: chunksize: None sizes chunks by time. retries: for tasks that raise. attempts_max: deaths of a worker process.
+Options = namedtuple("Options", "chunksize retries attempts_max stop_on_error")
+DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=False)
+
+Death = namedtuple("Death", "node info")
+
+
+class _Piece(object):
+    """Consecutive tasks [lo, hi) of a job that share a fate."""
+
+    __slots__ = ("attempts", "careful", "deaths", "hi", "job", "leases", "lo", "queued")
+
+    def __init__(self, job, lo, hi, careful=False, deaths=()):
+        # type: (_Job, int, int, bool, tuple) -> None
+        self.job, self.lo, self.hi = job, lo, hi
+        self.careful = careful  # results are flushed after each task, so that a death blames one
+        self.deaths = deaths  # of its first task, if careful; of one of its tasks, otherwise
+        self.queued = False
+        self.leases = {}  # type: dict # attempt -> _Lease, live
+        self.attempts = []  # type: list # every attempt that may still deliver
+
+
+class _Lease(object):
+    __slots__ = ("attempt", "granted_at", "node", "piece", "revoked")
+
+    def __init__(self, attempt, piece, node, now):
+        # type: (int, _Piece, _Node, float) -> None
+        self.attempt, self.piece, self.node, self.granted_at = attempt, piece, node, now
+        self.revoked = False
+
+
+class _Speed(object):
+    """What one node needs for one task of one job, as measured there."""
+
+    __slots__ = ("bytes", "largest", "seconds")
+
+    def __init__(self):
+        # type: () -> None
+        self.seconds = None  # type: float | None
+        self.bytes = 0.0
+        self.largest = 1
+
+    def measured(self, count, seconds, size):
+        # type: (int, float, int) -> None
+        each = seconds / count
+        self.seconds = each if self.seconds is None else (self.seconds + each) / 2
+        self.bytes = max(size / count, self.bytes / 2)
+        self.largest = max(self.largest, count)
+
+
+class _Node(object):
+    __slots__ = (
+        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "session",
+        "slots", "speeds", "tasks_done",
+    )  # fmt: skip
+
+    def __init__(self, event, now):
+        # type: (NodeJoined, float) -> None
+        self.id, self.name, self.slots = event.node, event.name, event.slots
+        self.session = event.session
+        self.heard_at = now
+        self.gone_at = None  # type: float | None
+        self.connected, self.draining = True, False
+        self.leases = OrderedDict()  # type: OrderedDict # attempt -> _Lease
+        self.jobs = set()  # type: set # defined there in this session
+        self.speeds = {}  # type: dict # job id -> _Speed
+        self.tasks_done = 0
+        self.busy_seconds = 0.0
+
+    @property
+    def serving(self):
+        # type: () -> bool
+        return self.connected and not self.draining
+
+
+class _Job(object):
+    __slots__ = (
+        "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "id", "leased", "nodes", "options",
+        "pieces", "queued", "stopped", "total", "unfit", "wait_since",
+    )  # fmt: skip
+
+    def __init__(self, event):
+        # type: (JobSubmitted) -> None
+        self.id, self.options = event.job, event.options
+        self.closed = event.total is not None
+        self.total = event.total or 0
+        self.cursor = 0
+        self.pieces = deque()  # type: deque # queued pieces, before the cursor's turn
+        self.queued = self.total  # tasks waiting for a grant
+        self.leased = 0  # live leases
+        self.delivered = 0
+        self.failures = {}  # type: dict # index -> times it raised, while retries are left
+        self.nodes = set()  # type: set # ids of nodes that know this job
+        self.unfit = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
+        self.stopped = False
+        self.explain_at = None  # type: float | None
+
+    @property
+    def finished(self):
+        # type: () -> bool
+        if self.stopped:
+            return not self.leased
+        return self.closed and self.delivered == self.total
+
+
+class Scheduler(object):
+    """See the module's text. ``epoch`` must grow from one start of the master to the next."""
+
+    def __init__(self, epoch=1):
+        # type: (int) -> None
+        self._next_attempt = epoch << EPOCH_SHIFT
+        self._jobs = OrderedDict()  # type: OrderedDict # id -> _Job, the next one served first
+        self._nodes = OrderedDict()  # type: OrderedDict # id -> _Node, the next one served first
+        self._attempts = {}  # type: dict # attempt -> _Piece, until the piece is done
+        self._history = deque(maxlen=STORY_LENGTH)  # type: deque
+        self._slots = 0
+        self._take_back_at = None  # type: float | None
+        self.duplicates = 0
+        self.requeued = 0
+        self._effects = []  # type: list
+        self._now = 0.0
+        self._handlers = {
+            JobSubmitted: self._job_submitted,
+            JobGrew: self._job_grew,
+            JobCancelled: self._job_cancelled,
+            NodeJoined: self._node_joined,
+            TimePassed: self._time_passed,
+        }
+        self._session_handlers = {
+            NodeHeard: self._node_heard,
+            NodeDraining: self._node_draining,
+            NodeDisconnected: self._node_disconnected,
+            NodeLeft: self._node_left,
+            TasksDone: self._tasks_done,
+            TaskFailed: self._task_failed,
+            AttemptReleased: self._attempt_released,
+            AttemptDied: self._attempt_died,
+            AttemptUnfit: self._attempt_unfit,
+        }
+
+    # -- the one door -----------------------------------------------------------------------------
+
+    def handle(self, event, now):
+        # type: (tuple, float) -> list
+        """All changes go through here. ``TimePassed`` hands out work: send it once after each batch."""
+        self._effects = []
+        self._now = now
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)  # type: ignore[operator]
+        else:
+            node = self._nodes.get(event.node)  # type: ignore[attr-defined]
+            if node is not None and node.session == event.session:  # type: ignore[attr-defined]
+                node.heard_at = now
+                self._session_handlers[type(event)](node, event)  # type: ignore[operator]
+        return self._effects
+
+    def deadline(self):
+        # type: () -> float | None
+        """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
+        moments = [job.explain_at for job in self._jobs.values() if job.explain_at is not None]
+        if self._take_back_at is not None:
+            moments.append(self._take_back_at)
+        for node in self._nodes.values():
+            moments.append(node.gone_at if node.gone_at is not None else node.heard_at + NODE_LOST_SECONDS)
+        return min(moments) if moments else None
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    def _job_submitted(self, event):
+        # type: (JobSubmitted) -> None
+        if event.job in self._jobs:
+            self._broken("job %d is submitted twice" % event.job, event.job)
+        self._jobs[event.job] = job = _Job(event)
+        self._tell("job", event.job, "submitted", event.total)
+        self._finish_if_done(job)
+
+    def _job_grew(self, event):
+        # type: (JobGrew) -> None
+        job = self._jobs.get(event.job)
+        if job is None or job.stopped:
+            return
+        job.queued += event.total - job.total
+        job.total = event.total
+        job.closed = event.closed
+        self._finish_if_done(job)
+
+    def _job_cancelled(self, event):
+        # type: (JobCancelled) -> None
+        job = self._jobs.get(event.job)
+        if job is not None:
+            self._stop(job, kill=True)
+            self._finish_if_done(job)
+
+    def _stop(self, job, kill):
+        # type: (_Job, bool) -> None
+        """Hand out nothing more; what has not started comes back, what runs ends or is killed."""
+        if not job.stopped:
+            job.stopped = True
+            self._tell("job", job.id, "stopped", kill)
+        job.pieces.clear()
+        job.queued = 0
+        for node in self._nodes.values():
+            for lease in list(node.leases.values()):
+                if lease.piece.job is job:
+                    self._do(Revoke(node.id, lease.attempt, kill))
+                    if kill:
+                        self._end_lease(lease)
+        for attempt in [attempt for attempt, piece in self._attempts.items() if piece.job is job]:
+            if kill or not self._attempts[attempt].leases:
+                del self._attempts[attempt]
+
+    def _finish_if_done(self, job):
+        # type: (_Job) -> None
+        if job.finished and self._jobs.pop(job.id, None) is not None:
+            for node_id in job.nodes:
+                node = self._nodes[node_id]
+                node.jobs.discard(job.id)
+                node.speeds.pop(job.id, None)
+                if node.connected:
+                    self._do(Forget(node_id, job.id))
+            self._tell("job", job.id, "finished", job.delivered)
+            self._do(Finish(job.id, self._why_unfit(job)))
+
+    def _why_unfit(self, job):
+        # type: (_Job) -> dict | None
+        return next(iter(job.unfit.values())) if job.stopped and job.unfit else None
+
+    # -- nodes ------------------------------------------------------------------------------------
+
+    def _node_joined(self, event):
+        # type: (NodeJoined) -> None
+        node = self._nodes.get(event.node)
+        if node is None:
+            self._nodes[event.node] = node = _Node(event, self._now)
+        else:
+            if node.connected:
+                self._do(Disconnect(node.id, node.session, "replaced by a newer connection of the same node"))
+            self._forget_session(node)
+            node.session, node.slots, node.name = event.session, event.slots, event.name
+            node.heard_at, node.gone_at = self._now, None
+            node.connected, node.draining = True, False
+        self._tell("node", node.id, "joined", event.session)
+        self._count_slots()
+        self._reconcile(node, event.held)
+
+    def _forget_session(self, node):
+        # type: (_Node) -> None
+        for job_id in node.jobs:
+            if job_id in self._jobs:
+                self._jobs[job_id].nodes.discard(node.id)
+        node.jobs = set()
+
+    def _reconcile(self, node, held):
+        # type: (_Node, list) -> None
+        """After a (re)connection: leases on both sides agree again."""
+        held = set(held)
+        for attempt in list(node.leases):
+            if attempt not in held:
+                self._lose(node.leases[attempt])
+        for attempt in sorted(held):
+            if attempt in node.leases:
+                continue
+            piece = self._attempts.get(attempt)
+            if piece is None:
+                self._do(Revoke(node.id, attempt, True))
+                continue
+            if piece.queued:
+                self._unqueue(piece)
+            self._begin_lease(attempt, piece, node)
+        # The node knows the jobs of what it holds; defining one again does no harm.
+
+    def _node_heard(self, node, event):
+        # type: (_Node, NodeHeard) -> None
+        pass
+
+    def _node_draining(self, node, event):
+        # type: (_Node, NodeDraining) -> None
+        node.draining = True
+        self._count_slots()
+        self._tell("node", node.id, "draining")
+        for attempt in node.leases:
+            self._do(Revoke(node.id, attempt, False))
+
+    def _node_disconnected(self, node, event):
+        # type: (_Node, NodeDisconnected) -> None
+        if node.connected:
+            node.connected = False
+            node.gone_at = self._now + RECONNECT_SECONDS
+            self._count_slots()
+            self._tell("node", node.id, "disconnected", event.session)
+
+    def _node_left(self, node, event):
+        # type: (_Node, NodeLeft) -> None
+        self._remove(node, "left")
+
+    def _remove(self, node, why):
+        # type: (_Node, str) -> None
+        self._tell("node", node.id, why)
+        for lease in list(node.leases.values()):
+            self._lose(lease)
+        self._forget_session(node)
+        del self._nodes[node.id]
+        self._count_slots()
+        for job in list(self._jobs.values()):
+            job.unfit.pop(node.id, None)
+            self._finish_if_done(job)
+
+    def _count_slots(self):
+        # type: () -> None
+        self._slots = sum(node.slots for node in self._nodes.values() if node.serving)
+
+    # -- outcomes ---------------------------------------------------------------------------------
+
+    def _tasks_done(self, node, event):
+        # type: (_Node, TasksDone) -> None
+        piece = self._piece_of(node, event)
+        if piece is None:
+            self.duplicates += event.count
+            return
+        job = piece.job
+        speed = node.speeds.setdefault(job.id, _Speed())
+        speed.measured(event.count, event.seconds, sum(map(len, event.payload)))
+        node.busy_seconds += event.seconds
+        skip = piece.lo - event.first
+        end = min(event.first + event.count, piece.hi)
+        self.duplicates += min(skip, event.count)
+        if end > piece.lo:
+            node.tasks_done += end - piece.lo
+            self._do(Deliver(job.id, event.first, end - event.first, skip, event.payload))
+            self._advance(piece, end)
+
+    def _task_failed(self, node, event):
+        # type: (_Node, TaskFailed) -> None
+        piece = self._piece_of(node, event)
+        if piece is None or event.first < piece.lo or event.first >= piece.hi:
+            self.duplicates += 1
+            return
+        job, index = piece.job, event.first
+        node.busy_seconds += event.seconds
+        failures = job.failures.get(index, 0) + 1
+        if failures <= job.options.retries and not job.stopped:
+            job.failures[index] = failures
+            self._advance(piece, index + 1, delivered=False)
+            self._queue(_Piece(job, index, index + 1))
+            return
+        job.failures.pop(index, None)
+        node.tasks_done += 1
+        self._do(DeliverFailure(job.id, index, node.id, event.info, event.payload))
+        self._advance(piece, index + 1)
+        if job.options.stop_on_error and not job.stopped:
+            self._stop(job, kill=False)
+            self._finish_if_done(job)
+
+    def _piece_of(self, node, event):
+        # type: (_Node, tuple) -> _Piece | None
+        """The piece this result belongs to; None for a fenced attempt."""
+        piece = self._attempts.get(event.attempt)  # type: ignore[attr-defined]
+        if piece is None:
+            return None
+        lease = node.leases.get(event.attempt)  # type: ignore[attr-defined]
+        if lease is not None:
+            lease.revoked = False  # it makes progress: it may be worth taking back again
+        if event.first > piece.lo:  # type: ignore[attr-defined]
+            # Results come in order on one connection, so this node has lost some: let another run them.
+            self._do(Disconnect(node.id, node.session, "it skipped results of attempt %d" % event.attempt))  # type: ignore[attr-defined]
+            return None
+        return piece
+
+    def _advance(self, piece, end, delivered=True):
+        # type: (_Piece, int, bool) -> None
+        job = piece.job
+        if delivered:
+            job.delivered += end - piece.lo
+        if piece.queued:
+            job.queued -= end - piece.lo
+        piece.lo = end
+        if piece.lo == piece.hi:
+            self._retire(piece)
+        self._finish_if_done(job)
+
+    def _retire(self, piece):
+        # type: (_Piece) -> None
+        """Nothing is left to run of it: end its leases, fence its attempts."""
+        if piece.queued:
+            self._unqueue(piece)
+        for attempt in piece.attempts:
+            self._attempts.pop(attempt, None)
+        for lease in list(piece.leases.values()):
+            self._end_lease(lease)
+            if len(piece.attempts) > 1:  # a copy may still run somewhere; who has finished ignores this
+                self._do(Revoke(lease.node.id, lease.attempt, True))
+
+    def _attempt_released(self, node, event):
+        # type: (_Node, AttemptReleased) -> None
+        """The node gives back [first, hi) unstarted; it goes on with [lo, first), if anything is there."""
+        lease = node.leases.get(event.attempt)
+        if lease is None:
+            return
+        piece = lease.piece
+        first = max(event.first, piece.lo)
+        rest = None
+        if first < piece.hi:
+            if len(piece.leases) == 1 and not piece.job.stopped:
+                rest = _Piece(piece.job, first, piece.hi, piece.careful and first == piece.lo)
+            piece.hi = first
+        if piece.lo == piece.hi:
+            self._retire(piece)
+        if rest is not None:
+            self._queue(rest)
+        self._finish_if_done(piece.job)
+
+    def _attempt_died(self, node, event):
+        # type: (_Node, AttemptDied) -> None
+        """The worker process died while it ran this attempt."""
+        lease = node.leases.get(event.attempt)
+        if lease is None:
+            return
+        piece = lease.piece
+        self._end_lease(lease)
+        self._fence(piece, event.attempt)
+        if piece.leases or piece.job.stopped:
+            self._abandon_if_stopped(piece)
+            self._finish_if_done(piece.job)
+            return
+        self.requeued += 1
+        deaths = piece.deaths + (Death(node.name, event.info),)
+        job, lo, hi = piece.job, piece.lo, piece.hi
+        self._retire(piece)
+        if not (piece.careful or hi - lo == 1):
+            # One of these tasks did it. They run again, one result at a time, to see which.
+            self._queue(_Piece(job, lo, hi, True, deaths))
+            return
+        if hi - lo > 1:
+            self._queue(_Piece(job, lo + 1, hi))
+        if len(deaths) < job.options.attempts_max:
+            self._queue(_Piece(job, lo, lo + 1, True, deaths))
+            return
+        self._do(DeliverPoison(job.id, lo, deaths))
+        job.delivered += 1
+        if job.options.stop_on_error:
+            self._stop(job, kill=False)
+        self._finish_if_done(job)
+
+    def _attempt_unfit(self, node, event):
+        # type: (_Node, AttemptUnfit) -> None
+        """This node cannot run this job at all (its environment fails there): pass it over."""
+        lease = node.leases.get(event.attempt)
+        if lease is None:
+            return
+        job = lease.piece.job
+        self._lose(lease)
+        if node.id not in job.unfit:
+            job.unfit[node.id] = event.info
+            self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, event.info.get("text"))))
+        if all(other.id in job.unfit for other in self._nodes.values() if other.serving):
+            self._stop(job, kill=True)
+        self._finish_if_done(job)
+
+    # -- leases and queue -------------------------------------------------------------------------
+
+    def _begin_lease(self, attempt, piece, node):
+        # type: (int, _Piece, _Node) -> None
+        node.leases[attempt] = piece.leases[attempt] = _Lease(attempt, piece, node, self._now)
+        piece.job.leased += 1
+
+    def _end_lease(self, lease):
+        # type: (_Lease) -> None
+        del lease.node.leases[lease.attempt]
+        del lease.piece.leases[lease.attempt]
+        lease.piece.job.leased -= 1
+
+    def _fence(self, piece, attempt):
+        # type: (_Piece, int) -> None
+        self._attempts.pop(attempt, None)
+        piece.attempts.remove(attempt)
+
+    def _lose(self, lease):
+        # type: (_Lease) -> None
+        """The node is gone, or does not hold it: back to the queue. Its late results may still count."""
+        piece = lease.piece
+        self._tell("attempt", lease.attempt, "lost")
+        self._end_lease(lease)
+        self.requeued += 1
+        if not piece.leases and not piece.job.stopped:
+            self._queue(piece)
+        self._abandon_if_stopped(piece)
+
+    def _abandon_if_stopped(self, piece):
+        # type: (_Piece) -> None
+        if piece.job.stopped and not piece.leases:
+            self._retire(piece)
+
+    def _queue(self, piece):
+        # type: (_Piece) -> None
+        piece.queued = True
+        piece.job.pieces.appendleft(piece)
+        piece.job.queued += piece.hi - piece.lo
+
+    def _unqueue(self, piece):
+        # type: (_Piece) -> None
+        piece.queued = False
+        piece.job.pieces.remove(piece)
+        piece.job.queued -= piece.hi - piece.lo
+
+    # -- handing out ------------------------------------------------------------------------------
+
+    def _time_passed(self, event):
+        # type: (TimePassed) -> None
+        self._expire()
+        self._grant_all()
+        self._take_back()
+        self._explain()
+
+    def _expire(self):
+        # type: () -> None
+        for node in list(self._nodes.values()):
+            if node.connected and self._now >= node.heard_at + NODE_LOST_SECONDS:
+                self._do(Disconnect(node.id, node.session, "silent for %.0f s" % (self._now - node.heard_at)))
+                self._remove(node, "silent")
+            elif node.gone_at is not None and self._now >= node.gone_at:
+                self._remove(node, "lost")
+
+    def _grant_all(self):
+        # type: () -> None
+        """First one chunk for every idle slot, in turn; then the prefetch."""
+        for prefetch in (False, True):
+            if not any(job.queued for job in self._jobs.values()):
+                return
+            hungry = deque(node for node in self._nodes.values() if node.serving)
+            while hungry:
+                node = hungry.popleft()
+                if len(node.leases) >= node.slots * (2 if prefetch else 1):
+                    continue
+                job = self._job_for(node, prefetch)
+                if job is not None:
+                    self._grant(node, job)
+                    hungry.append(node)
+
+    def _job_for(self, node, prefetch):
+        # type: (_Node, bool) -> _Job | None
+        for job in self._jobs.values():
+            if job.queued and node.id not in job.unfit:
+                speed = node.speeds.get(job.id)
+                if prefetch and (speed is None or speed.seconds is None or speed.seconds > PREFETCH_TASK_SECONDS):
+                    continue
+                if len(self._jobs) > 1:  # jobs are served in turn
+                    self._jobs[job.id] = self._jobs.pop(job.id)
+                return job
+        return None
+
+    def _grant(self, node, job):
+        # type: (_Node, _Job) -> None
+        piece = self._cut(job, self._chunk_size(node, job))
+        attempt = self._next_attempt
+        self._next_attempt += 1
+        self._attempts[attempt] = piece
+        piece.attempts.append(attempt)
+        self._begin_lease(attempt, piece, node)
+        if job.id not in node.jobs:
+            node.jobs.add(job.id)
+            job.nodes.add(node.id)
+            self._do(Define(node.id, job.id))
+        careful = piece.careful or job.options.attempts_max == 1
+        self._tell("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
+        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.hi - piece.lo, careful))
+
+    def _cut(self, job, size):
+        # type: (_Job, int) -> _Piece
+        """The next piece of at most ``size`` tasks, taken out of the queue."""
+        if not job.pieces:
+            piece = _Piece(job, job.cursor, min(job.cursor + size, job.total))
+            job.cursor = piece.hi
+            job.queued -= piece.hi - piece.lo
+            return piece
+        piece = job.pieces[0]
+        self._unqueue(piece)
+        if piece.hi - piece.lo > size:
+            self._queue(_Piece(job, piece.lo + size, piece.hi, piece.careful, piece.deaths))
+            piece.hi = piece.lo + size
+        return piece
+
+    def _chunk_size(self, node, job):
+        # type: (_Node, _Job) -> int
+        if job.options.chunksize:
+            return job.options.chunksize
+        speed = node.speeds.get(job.id)
+        if speed is None or speed.seconds is None:
+            return 1
+        size = min(
+            CHUNK_SECONDS / max(speed.seconds, 1e-9),
+            CHUNK_BYTES / max(speed.bytes, 1.0),
+            job.queued / (2.0 * self._slots),
+            speed.largest * CHUNK_GROWTH,
+            CHUNK_TASKS_MAX,
+        )
+        return max(1, int(size))
+
+    def _take_back(self):
+        # type: () -> None
+        """While slots are idle and nothing is queued, ask busy nodes for what they have not started."""
+        self._take_back_at = None
+        idle = sum(max(0, node.slots - len(node.leases)) for node in self._nodes.values() if node.serving)
+        if not idle or any(job.queued for job in self._jobs.values()):
+            return
+        candidates = []
+        for node in self._nodes.values():
+            waiting = len(node.leases) - node.slots
+            for lease in reversed(list(node.leases.values())):
+                size = lease.piece.hi - lease.piece.lo
+                if not lease.revoked and (size > 1 or waiting > 0) and node.connected:
+                    candidates.append((waiting > 0, size * self._seconds(lease), lease))
+                waiting -= 1
+        candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
+        for _, _, lease in candidates[:idle]:
+            ripe_at = lease.granted_at + TAKE_BACK_SECONDS
+            if self._now >= ripe_at:
+                lease.revoked = True
+                self._do(Revoke(lease.node.id, lease.attempt, False))
+            elif self._take_back_at is None or ripe_at < self._take_back_at:
+                self._take_back_at = ripe_at
+
+    def _seconds(self, lease):
+        # type: (_Lease) -> float
+        speed = lease.node.speeds.get(lease.piece.job.id)
+        return (speed.seconds or 0.0) if speed is not None else 0.0
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def _explain(self):
+        # type: () -> None
+        """A job that has work and gets no node says so: once soon, then rarely."""
+        serving = [node for node in self._nodes.values() if node.serving]
+        for job in self._jobs.values():
+            waits = job.queued and not job.leased and all(node.id in job.unfit for node in serving)
+            if not waits:
+                job.explain_at = None
+            elif job.explain_at is None:
+                job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
+            elif self._now >= job.explain_at:
+                job.explain_at = self._now + EXPLAIN_AGAIN_SECONDS
+                why = "no node that can run them" if serving else "no node is connected"
+                self._do(Explain("%d tasks wait: %s; they go on when one joins" % (job.queued, why)))
+
+    def _do(self, effect):
+        # type: (tuple) -> None
+        self._effects.append(effect)
+
+    def _tell(self, *words):
+        # type: (object) -> None
+        self._history.append((self._now, words))
+
+    def story(self, key):
+        # type: (object) -> list
+        """What is remembered of an attempt, a node or a job: (time, words), oldest first, bounded."""
+        return [(when, words) for when, words in self._history if key in words]
+
+    def _broken(self, what, key):
+        # type: (str, object) -> None
+        raise InternalError("%s\n%s" % (what, "\n".join("%.3f %r" % line for line in self.story(key))))
+
+    def snapshot(self):
+        # type: () -> dict
+        """The state for people: plain data, safe to keep."""
+        return {
+            "nodes": [
+                {
+                    "id": node.id, "name": node.name, "slots": node.slots, "connected": node.connected,
+                    "draining": node.draining, "leases": len(node.leases), "tasks_done": node.tasks_done,
+                    "busy_seconds": node.busy_seconds,
+                }
+                for node in self._nodes.values()
+            ],
+            "jobs": [
+                {
+                    "id": job.id, "total": job.total, "delivered": job.delivered, "queued": job.queued,
+                    "leases": job.leased, "stopped": job.stopped,
+                }
+                for job in self._jobs.values()
+            ],
+            "duplicates": self.duplicates,
+            "requeued": self.requeued,
+        }  # fmt: skip
+
+    def validate(self):
+        # type: () -> None
+        """Every invariant, for tests: raises InternalError with the story of what broke."""
+        for job in self._jobs.values():
+            self._validate_job(job)
+        for node in self._nodes.values():
+            for attempt, lease in node.leases.items():
+                if lease.node is not node or lease.piece.leases.get(attempt) is not lease:
+                    self._broken("lease %d of node %s is not its piece's" % (attempt, node.id), attempt)
+                if attempt not in self._attempts:
+                    self._broken("lease %d of node %s is fenced" % (attempt, node.id), attempt)
+            if len(node.leases) > 2 * node.slots and node.connected and not node.draining:
+                held = sum(1 for lease in node.leases.values() if lease.granted_at > node.heard_at)
+                if held > 2 * node.slots:
+                    self._broken("node %s holds %d leases for %d slots" % (node.id, held, node.slots), node.id)
+        for attempt, piece in self._attempts.items():
+            if attempt not in piece.attempts or piece.job.id not in self._jobs:
+                self._broken("attempt %d outlives its piece" % attempt, attempt)
+
+    def _validate_job(self, job):
+        # type: (_Job) -> None
+        if job.finished:
+            self._broken("job %d is finished and still here" % job.id, job.id)
+        queued = sum(piece.hi - piece.lo for piece in job.pieces) + (0 if job.stopped else job.total - job.cursor)
+        if queued != job.queued:
+            self._broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)
+        leases = [lease for node in self._nodes.values() for lease in node.leases.values() if lease.piece.job is job]
+        if len(leases) != job.leased:
+            self._broken("job %d counts %d leases, and has %d" % (job.id, job.leased, len(leases)), job.id)
+        pieces = set(lease.piece for lease in leases)
+        leased = sum(piece.hi - piece.lo for piece in pieces)
+        if not job.stopped and queued + leased + job.delivered != job.total:
+            self._broken(
+                "job %d: %d queued + %d leased + %d delivered is not %d"
+                % (job.id, queued, leased, job.delivered, job.total),
+                job.id,
+            )
+        if any(piece.queued and piece.leases for piece in job.pieces):
+            self._broken("job %d has a piece both queued and leased" % job.id, job.id)
