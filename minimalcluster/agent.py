@@ -1,0 +1,402 @@
+"""The node's brain: its slots, the attempts it holds, what the master has not acknowledged yet. Pure.
+
+::
+
+    master --Grant--> held --idle slot--> worker process --Done, Failed--> report --> master
+                                                                             |
+                                             kept until Acknowledge <--------+
+
+Rules:
+
+* What the master must not miss (a report) has a number and is kept until it is acknowledged; after
+  a reconnection the master hears first which attempts are held, then all kept reports, in order.
+* A worker process that dies is reported with the first task it had not finished, and replaced.
+* Without a master the work goes on for ``ALONE_SECONDS``; then everything held is dropped.
+* Draining: what has not started is given back, what runs ends; then the node is finished.
+"""
+from __future__ import absolute_import, division, print_function
+
+from collections import OrderedDict, namedtuple
+
+from . import protocol
+from .errors import InternalError
+
+HEARTBEAT_SECONDS = 2.0
+#: The master answers every heartbeat; five unanswered ones mean that it is gone (FAULTS.md 16, 28).
+MASTER_LOST_SECONDS = 10.0
+ALONE_SECONDS = 60.0
+#: A revoked task that does not end by itself within this time is ended with its process.
+KILL_SECONDS = 0.5
+RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
+
+# -- events ---------------------------------------------------------------------------------------
+LinkUp = namedtuple("LinkUp", "")
+LinkDown = namedtuple("LinkDown", "")
+MasterSaid = namedtuple("MasterSaid", "message")
+ChildReady = namedtuple("ChildReady", "slot")
+ChildSaid = namedtuple("ChildSaid", "slot message")
+ChildExited = namedtuple("ChildExited", "slot info")
+DrainAsked = namedtuple("DrainAsked", "")
+TimePassed = namedtuple("TimePassed", "")
+
+# -- effects --------------------------------------------------------------------------------------
+ToMaster = namedtuple("ToMaster", "message")
+ToChild = namedtuple("ToChild", "slot message")
+StartChild = namedtuple("StartChild", "slot")
+KillChild = namedtuple("KillChild", "slot")
+DropLink = namedtuple("DropLink", "reason")
+Finished = namedtuple("Finished", "reason refused")
+Warn = namedtuple("Warn", "text")
+
+# States of a slot.
+EMPTY, STARTING, IDLE, RUNNING = "empty", "starting", "idle", "running"
+
+
+class _Slot(object):
+    __slots__ = ("attempt", "failures", "jobs", "kill_at", "number", "start_at", "state")
+
+    def __init__(self, number):
+        # type: (int) -> None
+        self.number = number
+        self.state = EMPTY
+        self.start_at = 0.0  # when an empty slot may start a process
+        self.failures = 0  # starts in a row that failed
+        self.attempt = None  # type: int | None
+        self.jobs = set()  # type: set # defined in this process
+        self.kill_at = None  # type: float | None
+
+
+class _Held(object):
+    __slots__ = ("end", "grant", "next", "slot")
+
+    def __init__(self, grant):
+        # type: (protocol.Grant) -> None
+        self.grant = grant  # type: protocol.Grant | None # None once a worker process has it
+        self.next = grant.first  # the first task without an outcome
+        self.end = grant.first + grant.count
+        self.slot = None  # type: _Slot | None
+
+
+class Agent(object):
+    """See the module's text. ``about`` is what the node tells of itself when it joins (plain data)."""
+
+    def __init__(self, slots, about):
+        # type: (int, dict) -> None
+        self._slots = [_Slot(number) for number in range(slots)]
+        self._about = about
+        self._held = OrderedDict()  # type: OrderedDict # attempt -> _Held
+        self._reports = OrderedDict()  # type: OrderedDict # number -> message, not acknowledged
+        self._definitions = {}  # type: dict # job -> DefineJob
+        self._next_report = 1
+        self._linked = False  # a connection is there
+        self._joined = False  # and the master has taken us in
+        self._heard_at = 0.0
+        self._beat_at = 0.0
+        self._alone_at = None  # type: float | None
+        self._serving = False  # worker processes are wanted
+        self._draining = False
+        self._finished = False
+        self._effects = []  # type: list
+        self._now = 0.0
+        self._handlers = {
+            LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
+            ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
+            DrainAsked: self._drain_asked, TimePassed: self._time_passed,
+        }  # fmt: skip
+        self._said = {
+            protocol.Joined: self._on_joined, protocol.DefineJob: self._on_define, protocol.Grant: self._on_grant,
+            protocol.Revoke: self._on_revoke, protocol.ForgetJob: self._on_forget,
+            protocol.Acknowledge: self._on_acknowledge, protocol.Farewell: self._on_farewell,
+        }  # fmt: skip
+
+    # -- the one door -----------------------------------------------------------------------------
+
+    def handle(self, event, now):
+        # type: (tuple, float) -> list
+        """All changes go through here. Send ``TimePassed`` once after each batch of events."""
+        self._effects = []
+        self._now = now
+        if not self._finished:
+            self._handlers[type(event)](event)  # type: ignore[operator]
+        return self._effects
+
+    def deadline(self):
+        # type: () -> float | None
+        if self._finished:
+            return None
+        moments = [slot.kill_at for slot in self._slots if slot.kill_at is not None]
+        if self._serving:
+            moments += [slot.start_at for slot in self._slots if slot.state == EMPTY]
+        if self._linked:
+            moments += [self._beat_at, self._heard_at + MASTER_LOST_SECONDS]
+        elif self._alone_at is not None:
+            moments.append(self._alone_at)
+        return min(moments) if moments else None
+
+    # -- the link ---------------------------------------------------------------------------------
+
+    def _link_up(self, event):
+        # type: (LinkUp) -> None
+        self._linked, self._joined = True, False
+        self._alone_at = None
+        self._heard_at = self._now
+        self._beat_at = self._now + HEARTBEAT_SECONDS
+        about = dict(self._about, slots=len(self._slots), held=self._all_held())
+        self._do(ToMaster(protocol.Join(about)))
+
+    def _all_held(self):
+        # type: () -> list
+        reported = set(message.attempt for message in self._reports.values())
+        return sorted(reported.union(self._held))
+
+    def _link_down(self, event):
+        # type: (LinkDown) -> None
+        if self._linked:
+            self._linked = self._joined = False
+            self._alone_at = self._now + ALONE_SECONDS
+        if self._draining:
+            self._finish("left", None)
+
+    def _on_joined(self, message):
+        # type: (protocol.Joined) -> None
+        self._joined = self._serving = True
+        for report in self._reports.values():
+            self._do(ToMaster(report))
+        if self._draining:
+            self._do(ToMaster(protocol.Farewell({"draining": True})))
+
+    def _on_farewell(self, message):
+        # type: (protocol.Farewell) -> None
+        self._finish("the master shut down", message.info.get("refused"))
+
+    def _finish(self, reason, refused):
+        # type: (str, str | None) -> None
+        self._finished = True
+        for slot in self._slots:
+            if slot.state != EMPTY:
+                self._do(KillChild(slot.number))
+        self._do(Finished(reason, refused))
+
+    def _drain_asked(self, event):
+        # type: (DrainAsked) -> None
+        self._draining = True
+        if self._joined:
+            self._do(ToMaster(protocol.Farewell({"draining": True})))
+        self._finish_if_drained()
+
+    def _finish_if_drained(self):
+        # type: () -> None
+        if self._draining and not self._held and not self._reports:
+            if self._joined:
+                self._do(ToMaster(protocol.Farewell({"left": True})))
+            self._finish("left", None)
+
+    # -- what the master says ---------------------------------------------------------------------
+
+    def _master_said(self, event):
+        # type: (MasterSaid) -> None
+        self._heard_at = self._now
+        self._said[type(event.message)](event.message)  # type: ignore[operator]
+
+    def _on_define(self, message):
+        # type: (protocol.DefineJob) -> None
+        self._definitions[message.job] = message
+
+    def _on_grant(self, message):
+        # type: (protocol.Grant) -> None
+        if message.attempt not in self._held:
+            self._held[message.attempt] = _Held(message)
+            self._fill()
+
+    def _on_revoke(self, message):
+        # type: (protocol.Revoke) -> None
+        held = self._held.get(message.attempt)
+        if message.kill:
+            for number in [n for n, report in self._reports.items() if report.attempt == message.attempt]:
+                del self._reports[number]
+        if held is None:
+            return
+        if held.slot is None:
+            del self._held[message.attempt]
+            if not message.kill:
+                self._report(protocol.Released(0, message.attempt, held.next))
+        else:
+            self._do(ToChild(held.slot.number, message))
+            if message.kill:
+                held.slot.kill_at = self._now + KILL_SECONDS
+        self._finish_if_drained()
+
+    def _on_forget(self, message):
+        # type: (protocol.ForgetJob) -> None
+        self._definitions.pop(message.job, None)
+        for slot in self._slots:
+            if message.job in slot.jobs:
+                slot.jobs.discard(message.job)
+                self._do(ToChild(slot.number, message))
+
+    def _on_acknowledge(self, message):
+        # type: (protocol.Acknowledge) -> None
+        while self._reports and next(iter(self._reports)) <= message.report:
+            self._reports.popitem(last=False)
+        self._finish_if_drained()
+
+    def _report(self, message):
+        # type: (tuple) -> None
+        message = message._replace(report=self._next_report)  # type: ignore[attr-defined]
+        self._reports[self._next_report] = message
+        self._next_report += 1
+        if self._joined:
+            self._do(ToMaster(message))
+
+    # -- worker processes -------------------------------------------------------------------------
+
+    def _child_ready(self, event):
+        # type: (ChildReady) -> None
+        slot = self._slots[event.slot]
+        slot.state, slot.failures = IDLE, 0
+        slot.jobs = set()
+        self._fill()
+
+    def _fill(self):
+        # type: () -> None
+        """Give what waits to idle slots, oldest first."""
+        waiting = [held for held in self._held.values() if held.slot is None]
+        for slot, held in zip([slot for slot in self._slots if slot.state == IDLE], waiting):
+            grant = held.grant
+            held.slot, held.grant = slot, None
+            slot.state, slot.attempt = RUNNING, grant.attempt
+            if grant.job not in slot.jobs and grant.job in self._definitions:
+                slot.jobs.add(grant.job)
+                self._do(ToChild(slot.number, self._definitions[grant.job]))
+            self._do(ToChild(slot.number, grant))
+
+    def _child_said(self, event):
+        # type: (ChildSaid) -> None
+        message = event.message
+        if isinstance(message, protocol.Output):
+            if self._joined:
+                self._do(ToMaster(message))
+            return
+        slot = self._slots[event.slot]
+        held = self._held.get(message.attempt)
+        if held is None or held.slot is not slot:
+            return
+        revoked = slot.kill_at is not None
+        ended = False
+        if isinstance(message, protocol.Done):
+            held.next = message.first + message.count
+        elif isinstance(message, protocol.Failed):
+            held.next = message.first + 1
+        elif isinstance(message, protocol.Released):
+            held.end = message.first
+        else:  # Unfit
+            ended = True
+        if not revoked:
+            self._report(message)
+        if ended or held.next == held.end:
+            self._end(slot)
+
+    def _end(self, slot):
+        # type: (_Slot) -> None
+        del self._held[slot.attempt]
+        slot.state, slot.attempt, slot.kill_at = IDLE, None, None
+        self._fill()
+        self._finish_if_drained()
+
+    def _child_exited(self, event):
+        # type: (ChildExited) -> None
+        slot = self._slots[event.slot]
+        held = self._held.pop(slot.attempt, None)
+        if held is not None and slot.kill_at is None:
+            self._report(protocol.Died(0, slot.attempt, held.next, event.info))
+        if slot.state == STARTING:
+            slot.failures += 1
+            wait = min(RESTART_SECONDS_MAX, RESTART_SECONDS_MIN * 2 ** min(slot.failures, 10))
+            slot.start_at = self._now + wait
+            self._do(Warn("a worker process could not start (%s); next try in %.1f s" % (_why(event.info), wait)))
+        else:
+            slot.start_at = self._now
+        slot.state, slot.attempt, slot.kill_at = EMPTY, None, None
+        slot.jobs = set()
+        self._finish_if_drained()
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def _time_passed(self, event):
+        # type: (TimePassed) -> None
+        for slot in self._slots:
+            if slot.kill_at is not None and self._now >= slot.kill_at:
+                self._do(KillChild(slot.number))
+                slot.kill_at = self._now + KILL_SECONDS
+            if self._serving and slot.state == EMPTY and self._now >= slot.start_at:
+                slot.state = STARTING
+                self._do(StartChild(slot.number))
+        if self._linked:
+            self._keep_in_touch()
+        elif self._alone_at is not None and self._now >= self._alone_at:
+            self._alone_at = None
+            self._drop_everything()
+
+    def _keep_in_touch(self):
+        # type: () -> None
+        if self._now >= self._heard_at + MASTER_LOST_SECONDS:
+            self._heard_at = self._now
+            self._do(DropLink("the master has been silent for %.0f s" % MASTER_LOST_SECONDS))
+        elif self._now >= self._beat_at:
+            self._beat_at = self._now + HEARTBEAT_SECONDS
+            if self._joined:
+                self._do(ToMaster(protocol.Heartbeat({"held": self._all_held()})))
+
+    def _drop_everything(self):
+        # type: () -> None
+        self._do(Warn("no master for %.0f s: what was held is dropped" % ALONE_SECONDS))
+        self._reports.clear()
+        self._definitions.clear()
+        for attempt in [attempt for attempt, held in self._held.items() if held.slot is None]:
+            del self._held[attempt]
+        for slot in self._slots:
+            if slot.state == RUNNING:
+                slot.kill_at = self._now
+                self._do(KillChild(slot.number))
+
+    def _do(self, effect):
+        # type: (tuple) -> None
+        self._effects.append(effect)
+
+    # -- for people and tests ---------------------------------------------------------------------
+
+    def snapshot(self):
+        # type: () -> dict
+        return {
+            "slots": [{"state": slot.state, "attempt": slot.attempt} for slot in self._slots],
+            "held": list(self._held),
+            "reports": list(self._reports),
+            "jobs": sorted(self._definitions),
+            "joined": self._joined,
+            "draining": self._draining,
+        }
+
+    def validate(self):
+        # type: () -> None
+        """Every invariant, for tests."""
+        running = {}
+        for slot in self._slots:
+            if (slot.state == RUNNING) != (slot.attempt is not None):
+                raise InternalError("slot %d is %s with attempt %r" % (slot.number, slot.state, slot.attempt))
+            if slot.attempt is not None:
+                running[slot.attempt] = slot
+        for attempt, held in self._held.items():
+            if held.slot is not running.get(attempt):
+                raise InternalError("attempt %d and its slot disagree: %r" % (attempt, self.snapshot()))
+            if not held.next <= held.end:
+                raise InternalError("attempt %d has outcomes beyond its end" % attempt)
+        if set(running) - set(self._held):
+            raise InternalError("slots run attempts that are not held: %r" % self.snapshot())
+        if list(self._reports) != sorted(self._reports):
+            raise InternalError("reports are out of order: %r" % list(self._reports))
+
+
+def _why(info):
+    # type: (dict) -> str
+    lines = info.get("lines") or []
+    return "%s%s" % (info.get("exit"), ": " + lines[-1] if lines else "")
