@@ -1,0 +1,322 @@
+"""A worker process: runs user code, nothing else.
+
+::
+
+    node --Grant--> reader thread --queue--> main thread: runs tasks in blocks --Done--> node
+         --Revoke-> reader thread: gives back what the main thread has not claimed yet
+
+* It is a fresh interpreter, told on its standard input where its node listens and by what key to
+  prove itself; nothing secret is in its arguments or its environment.
+* It leaves file descriptors 0 to 2 to the user's code: 0 is empty, 1 and 2 lead to the node.
+* It ends with its node: the reader sees the connection close; and while user code holds the
+  interpreter's lock, the kernel's SIGIO on the standard-input pipe still ends it (where there is SIGIO).
+* Tasks run in blocks that grow until they take some milliseconds, so that a trivial task costs
+  no clock reading, message or lock of its own, and a long one is reported as soon as it ends.
+"""
+from __future__ import absolute_import, division, print_function
+
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from itertools import islice
+
+from . import environment, protocol, values
+from .compat import PICKLE_PROTOCOL, PY2, native, perf_counter, queue
+
+#: A block's aim: what is in it when something is taken back stays here.
+BLOCK_SECONDS = 0.005
+BLOCK_GROWTH = 16
+#: Results wait this long for company before they are sent.
+FLUSH_SECONDS = 0.02
+RECEIVE_BYTES = 1 << 18
+JOIN_BYTES_MAX = 1 << 16
+
+
+class _Attempt(object):
+    """The chunk at hand: [first, end), of which [first, claimed) is the main thread's."""
+
+    def __init__(self, grant):
+        # type: (protocol.Grant) -> None
+        self.number, self.job, self.careful = grant.attempt, grant.job, grant.careful
+        self.reported = self.claimed = grant.first
+        self.end = grant.first + grant.count
+
+
+class Worker(object):
+    """Serves one connection to the node until it closes."""
+
+    def __init__(self, connection, channel):
+        # type: (socket.socket, protocol.Channel) -> None
+        self._socket, self._channel = connection, channel
+        self._inbox = queue.Queue() if PY2 or not hasattr(queue, "SimpleQueue") else queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the attempt's claim
+        self._send_lock = threading.Lock()
+        self._attempt = None  # type: _Attempt | None
+        self._revoked = set()  # type: set # attempts taken back before they were begun
+        self._definitions = {}  # type: dict # job -> DefineJob
+        self._functions = {}  # type: dict # job -> callable
+        self._task_seconds = {}  # type: dict # job -> seconds a task took lately
+        self._pid = os.getpid()
+
+    # -- reader thread ----------------------------------------------------------------------------
+
+    def read(self):
+        # type: () -> None
+        try:
+            while True:
+                data = self._socket.recv(RECEIVE_BYTES)
+                if not data:
+                    break
+                for message in self._channel.feed(data):
+                    if isinstance(message, protocol.Revoke):
+                        self._give_back(message.attempt)
+                    else:
+                        self._inbox.put(message)
+        finally:
+            # The node is gone or talks nonsense; whatever the main thread does is of no use to anybody.
+            os._exit(0)
+
+    def _give_back(self, number):
+        # type: (int) -> None
+        with self._lock:
+            attempt = self._attempt
+            if attempt is None or attempt.number != number:
+                self._revoked.add(number)
+                return
+            attempt.end = attempt.claimed
+        self._send(protocol.Released(0, number, attempt.end))
+
+    # -- main thread ------------------------------------------------------------------------------
+
+    def serve(self):
+        # type: () -> None
+        while True:
+            message = self._inbox.get()
+            if isinstance(message, protocol.Grant):
+                self._run(message)
+            elif isinstance(message, protocol.DefineJob):
+                self._definitions[message.job] = message
+                self._functions.pop(message.job, None)
+            elif isinstance(message, protocol.ForgetJob):
+                self._definitions.pop(message.job, None)
+                self._functions.pop(message.job, None)
+                self._task_seconds.pop(message.job, None)
+
+    def _run(self, grant):
+        # type: (protocol.Grant) -> None
+        attempt = _Attempt(grant)
+        try:
+            function = self._function(grant.job)
+        except BaseException as error:  # the user's source runs here
+            info, _ = values.encode_exception(error, 0)
+            self._send(protocol.Unfit(0, attempt.number, attempt.reported, info))
+            return
+        with self._lock:
+            self._attempt = attempt
+            if attempt.number in self._revoked:
+                self._revoked.discard(attempt.number)
+                attempt.end = attempt.claimed
+        if attempt.end == attempt.claimed:
+            self._send(protocol.Released(0, attempt.number, attempt.end))
+        try:
+            arguments = values.decode_arguments(grant.payload, grant.count)
+            self._run_blocks(attempt, function, arguments)
+        finally:
+            with self._lock:
+                self._attempt = None
+                self._revoked.clear()
+
+    def _function(self, job):
+        # type: (int) -> object
+        if job not in self._functions:
+            definition = self._definitions[job]
+            info = definition.info
+            source = environment.Source(
+                native(info["module"]), native(info["filename"]), info["is_text"], definition.payload[0].tobytes()
+            )
+            self._functions[job] = environment.find(environment.load(source), info["function"])
+        return self._functions[job]
+
+    def _run_blocks(self, attempt, function, arguments):
+        # type: (_Attempt, object, object) -> None
+        results = []  # type: list
+        seconds = self._task_seconds.get(attempt.job)
+        block = 1 if seconds is None or attempt.careful else _block_size(seconds)
+        flushed_at = perf_counter()
+        while True:
+            with self._lock:
+                count = min(block, attempt.end - attempt.claimed)
+                attempt.claimed += count
+            if not count:
+                break
+            started_at = perf_counter()
+            left = count
+            while left:
+                done = len(results)
+                failure = _apply(function, islice(arguments, left), results)  # type: ignore[call-overload]
+                if failure is None:
+                    break
+                left -= len(results) - done + 1
+                self._flush(attempt, results, perf_counter() - flushed_at)
+                self._fail(attempt, failure, 0.0)
+                results = []
+                flushed_at = perf_counter()
+            now = perf_counter()
+            seconds = max(now - started_at, 1e-9) / count
+            if attempt.careful or now - flushed_at >= FLUSH_SECONDS:
+                self._flush(attempt, results, now - flushed_at)
+                results = []
+                flushed_at = now
+            if not attempt.careful:
+                block = min(_block_size(seconds), block * BLOCK_GROWTH)
+        self._task_seconds[attempt.job] = seconds
+        self._flush(attempt, results, perf_counter() - flushed_at)
+
+    def _flush(self, attempt, results, seconds):
+        # type: (_Attempt, list, float) -> None
+        if os.getpid() != self._pid:
+            os._exit(0)  # the task forked and came back twice: only the first of them speaks
+        while results:
+            buffers, misfit = values.encode_results(results)
+            good = len(results) if misfit is None else len(buffers) - 1
+            if good:
+                elapsed = int(seconds * 1e9)
+                self._send(protocol.Done(0, attempt.number, attempt.reported, good, elapsed, buffers))
+                attempt.reported += good
+            if misfit is None:
+                return
+            self._fail(attempt, values.encode_exception(misfit, 0), 0.0)
+            results = results[good + 1 :]
+
+    def _fail(self, attempt, failure, seconds):
+        # type: (_Attempt, tuple, float) -> None
+        info, buffers = failure
+        message = protocol.Failed(0, attempt.number, attempt.reported, int(seconds * 1e9), info, buffers)
+        self._send(message)
+        attempt.reported += 1
+
+    def _send(self, message):
+        # type: (tuple) -> None
+        if os.getpid() != self._pid:
+            os._exit(0)
+        with self._send_lock:
+            try:
+                _send_all(self._socket, self._channel.frame(message))
+            except (OSError, socket.error):
+                os._exit(0)  # no node, nobody to work for
+
+
+def _block_size(seconds):
+    # type: (float) -> int
+    return max(1, int(BLOCK_SECONDS / seconds))
+
+
+def _apply(function, arguments, results):
+    # type: (object, object, list) -> tuple | None
+    """Append function(argument) for each; on the first that raises, what it raised.
+
+    SystemExit and KeyboardInterrupt raised by a task are that task's errors.
+    """
+    append = results.append
+    try:
+        for argument in arguments:  # type: ignore[attr-defined]
+            append(function(argument))  # type: ignore[operator]
+    except BaseException as error:
+        return values.encode_exception(error)
+    return None
+
+
+def _send_all(connection, buffers):
+    # type: (socket.socket, list) -> None
+    """Small buffers joined, large ones as they are."""
+    small = []  # type: list
+    for buffer in buffers:
+        if len(buffer) < JOIN_BYTES_MAX:
+            small.append(bytes(buffer))
+            continue
+        if small:
+            connection.sendall(b"".join(small))
+            small = []
+        connection.sendall(buffer)
+    if small:
+        connection.sendall(b"".join(small))
+
+
+# -- start ----------------------------------------------------------------------------------------
+
+
+def _take_standard_input():
+    # type: () -> tuple
+    """(what the node says, the pipe that stays open as long as it lives); user code gets an empty stdin."""
+    lifeline = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    text = b""
+    while not text.endswith(b"\n"):
+        byte = os.read(lifeline, 1)
+        if not byte:
+            os._exit(0)
+        text += byte
+    return json.loads(text.decode("ascii")), lifeline
+
+
+def _die_with(lifeline):
+    # type: (int) -> None
+    """Ask the kernel for SIGIO, which ends the process, when the node's end of the pipe closes."""
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows; there the reader thread alone does it
+    if hasattr(signal, "SIGIO") and hasattr(os, "O_ASYNC"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    elif hasattr(signal, "SIGIO") and hasattr(fcntl, "FASYNC"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+
+
+def _connect(told):
+    # type: (dict) -> tuple
+    connection = socket.create_connection(("127.0.0.1", told["port"]))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    node_id = ("slot%d" % told["slot"]).encode("ascii").ljust(16, b"\0")
+    where = "the node at 127.0.0.1:%d" % told["port"]
+    handshake = protocol.ClientHandshake(
+        told["key"], os.urandom(32), protocol.CHILD, node_id, sys.version_info[:2], where, PICKLE_PROTOCOL
+    )
+    while handshake.channel is None:
+        data = connection.recv(4096)
+        if not data:
+            os._exit(0)
+        connection.sendall(handshake.receive(data))
+    return connection, handshake
+
+
+def _line_buffered(descriptor):
+    # type: (int) -> object
+    if PY2:  # py2
+        return os.fdopen(descriptor, "w", 1)
+    return io.open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def main():
+    # type: () -> None
+    told, lifeline = _take_standard_input()
+    if hasattr(os, "setsid"):
+        os.setsid()  # a terminal's Ctrl-C is for the master; and the whole group can be killed as one
+    _die_with(lifeline)
+    sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)  # type: ignore[assignment]
+    sys.path[:] = told["path"]
+    connection, handshake = _connect(told)
+    worker = Worker(connection, handshake.channel)
+    for message in handshake.channel.feed(handshake.leftover()):
+        worker._inbox.put(message)
+    reader = threading.Thread(target=worker.read, name="minimalcluster-reader")
+    reader.daemon = True
+    reader.start()
+    worker.serve()

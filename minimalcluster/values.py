@@ -1,0 +1,250 @@
+"""How user data travels: arguments, results and exceptions as opaque buffers.
+
+Pickled once where a value is born, unpickled once where it is used. The first buffer names the form:
+
+    b"R"  start and step of a range, as text: consecutive integers cost nothing
+    b"P"  one pickle of a list: for scalars, which always survive the journey
+    b"E"  each value its own pickle: what cannot be pickled or unpickled harms nobody else
+"""
+from __future__ import absolute_import, division, print_function
+
+import traceback
+
+from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, native, pickle, range_type
+from .errors import ArgumentsError, RemoteError, RemoteTraceback
+
+if PY2:  # py2
+    from itertools import imap as lazy_map
+else:
+    lazy_map = map
+
+#: A traceback longer than this says nothing more (a recursion error's has 1000 frames).
+TRACEBACK_CHARACTERS_MAX = 20000
+
+
+def dumps(value):
+    # type: (object) -> bytes
+    return pickle.dumps(value, PICKLE_PROTOCOL)
+
+
+def loads(buffer):
+    # type: (object) -> object
+    if PY2:  # py2
+        return pickle.loads(as_bytes(buffer) if isinstance(buffer, bytearray) else _raw(buffer))
+    return pickle.loads(buffer)  # type: ignore[arg-type]
+
+
+def _raw(buffer):
+    # type: (object) -> bytes
+    return buffer.tobytes() if isinstance(buffer, memoryview) else buffer  # type: ignore[return-value]
+
+
+def all_scalars(values):
+    # type: (object) -> bool
+    return SCALARS.issuperset(map(type, values))  # type: ignore[call-overload]
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+class RangeArguments(object):
+    """Arguments start, start + step, ...; a chunk travels as two numbers."""
+
+    def __init__(self, values):
+        # type: (object) -> None
+        self._count = len(values)  # type: ignore[arg-type]
+        self._start = values[0] if self._count else 0  # type: ignore[index]
+        self._step = values[1] - values[0] if self._count > 1 else 1  # type: ignore[index]
+
+    def __len__(self):
+        # type: () -> int
+        return self._count
+
+    def encode(self, first, count):
+        # type: (int, int) -> list
+        return [b"R", ("%d,%d" % (self._start + first * self._step, self._step)).encode("ascii")]
+
+
+class ScalarArguments(object):
+    """Numbers, texts and the like: a chunk is one pickle, made when it is sent."""
+
+    def __init__(self, values):
+        # type: (object) -> None
+        self._values = values
+
+    def __len__(self):
+        # type: () -> int
+        return len(self._values)  # type: ignore[arg-type]
+
+    def encode(self, first, count):
+        # type: (int, int) -> list
+        return [b"P", dumps(list(self._values[first : first + count]))]  # type: ignore[index]
+
+
+class ObjectArguments(object):
+    """Anything else: pickled one by one at once, so that a misfit is named before anything is sent."""
+
+    def __init__(self, values):
+        # type: (object) -> None
+        self._pickles = [_dump_argument(index, value) for index, value in enumerate(values)]  # type: ignore[arg-type, var-annotated]
+
+    def __len__(self):
+        # type: () -> int
+        return len(self._pickles)
+
+    def encode(self, first, count):
+        # type: (int, int) -> list
+        return [b"E"] + self._pickles[first : first + count]
+
+
+def _dump_argument(index, value):
+    # type: (int, object) -> bytes
+    try:
+        return dumps(value)
+    except Exception as error:
+        raise ArgumentsError(
+            "argument %d cannot be sent to another process: %s (%s: %s)"
+            % (index, shortened(value), type(error).__name__, error)
+        )
+
+
+def arguments(values):
+    # type: (object) -> object
+    """The cheapest form for a sequence. Raises ArgumentsError for what cannot be pickled."""
+    if isinstance(values, range_type):
+        return RangeArguments(values)
+    return ScalarArguments(values) if all_scalars(values) else ObjectArguments(values)
+
+
+def decode_arguments(buffers, count):
+    # type: (list, int) -> object
+    """An iterator over ``count`` arguments; it goes on behind one that cannot be unpickled."""
+    form = _raw(buffers[0])
+    if form == b"R":
+        start, step = (int(number) for number in _raw(buffers[1]).split(b","))
+        if not PY2:
+            return iter(range(start, start + step * count, step))
+        return lazy_map(lambda index: start + step * index, range_type(count))
+    if form == b"P":
+        return iter(loads(buffers[1]))  # type: ignore[call-overload]
+    return iter(lazy_map(loads, buffers[1:]))
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def encode_results(results):
+    # type: (list) -> tuple
+    """(buffers, None), or (buffers of those before, error) when one cannot be pickled."""
+    if all_scalars(results):
+        return [b"P", dumps(results)], None
+    buffers = [b"E"]
+    for result in results:
+        try:
+            buffers.append(dumps(result))
+        except Exception as error:  # pickling runs the class's own code: anything may come
+            return buffers, TypeError(
+                "the result cannot be sent back: %s of type %s (%s: %s)"
+                % (shortened(result), type(result).__name__, type(error).__name__, error)
+            )
+    return buffers, None
+
+
+def decode_results(buffers, skip=0):
+    # type: (list, int) -> list
+    """The results behind the first ``skip``; one that cannot be unpickled is a ``Misfit``."""
+    if _raw(buffers[0]) == b"P":
+        results = loads(buffers[1])
+        return results[skip:] if skip else results  # type: ignore[index, return-value]
+    return [_load_result(buffer) for buffer in buffers[1 + skip :]]
+
+
+class Misfit(object):
+    """In place of a result that cannot be unpickled here: the error, and the bytes as they came."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error):
+        # type: (Exception) -> None
+        self.error = error
+
+
+def _load_result(buffer):
+    # type: (object) -> object
+    try:
+        return loads(buffer)
+    except Exception as error:  # unpickling runs the class's own code: anything may come
+        misfit = RemoteError(
+            "the result cannot be unpickled here (%s: %s); .pickled has its bytes" % (type(error).__name__, error),
+            type(error).__name__,
+        )
+        misfit.pickled = _raw(buffer)  # type: ignore[attr-defined]
+        misfit.__cause__ = error
+        return Misfit(misfit)
+
+
+# -- exceptions -----------------------------------------------------------------------------------
+
+
+def encode_exception(error, frames_to_skip=1):
+    # type: (BaseException, int) -> tuple
+    """(plain description, buffers): with a pickle only if it was seen to come back as itself."""
+    trace = getattr(error, "__traceback__", None)
+    if PY2:  # py2
+        import sys
+
+        trace = sys.exc_info()[2]
+    for _ in range(frames_to_skip):
+        if trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+    text = native("".join(traceback.format_exception(type(error), error, trace)))
+    info = {
+        "type": type(error).__name__,
+        "text": _text(error),
+        "traceback": _json_safe(text[-TRACEBACK_CHARACTERS_MAX:]),
+    }
+    try:
+        pickled = dumps(error)
+        if type(loads(pickled)) is not type(error):
+            return info, []
+        return info, [pickled]
+    except BaseException:  # its own __reduce__ or __init__ runs here
+        return info, []
+
+
+def _text(error):
+    # type: (BaseException) -> str
+    try:
+        return _json_safe(str(error))
+    except Exception:
+        return "<its text cannot be made>"
+
+
+def _json_safe(text):
+    # type: (str) -> str
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text  # type: ignore[return-value]
+
+
+def decode_exception(info, buffers):
+    # type: (dict, list) -> BaseException
+    """The remote exception with its own class if it can be rebuilt, with the traceback's text as cause."""
+    error = None
+    if buffers:
+        try:
+            error = loads(buffers[0])
+        except BaseException:
+            error = None
+    if not isinstance(error, BaseException):
+        error = RemoteError(native("%s: %s" % (info.get("type"), info.get("text"))), native(info.get("type", "")))
+    error.__cause__ = RemoteTraceback(native(info.get("traceback", "")))
+    return error
+
+
+def shortened(value, characters=80):
+    # type: (object, int) -> str
+    """A value's repr for an error's text, whatever its repr does."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = "<%s whose repr raises %s>" % (type(value).__name__, type(error).__name__)
+    return text if len(text) <= characters else text[: characters - 3] + "..."
