@@ -1,0 +1,453 @@
+"""One machine's part: the agent's I/O (worker processes, the link to the master) and ``WorkerNode``.
+
+::
+
+    master <-- link --> Node (agent.py decides) <-- loopback --> worker processes (child.py)
+
+``Node`` does what its agent says, in whatever loop it is stepped: in the master's own process
+(``cluster.py``) or in ``WorkerNode.join_cluster``. A worker process is a fresh interpreter; two
+threads stand by each: one reads what it prints, one waits for its end. Both only post to the loop.
+"""
+from __future__ import absolute_import, division, print_function
+
+import json
+import logging
+import os
+import platform
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+
+from . import agent as brain
+from . import errors, protocol
+from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, integer_types, monotonic, native
+from .transport import Connection, Listener, Loop, dial
+
+log = logging.getLogger("minimalcluster")
+
+KEY_VARIABLE = "MINIMALCLUSTER_KEY"
+#: One thread each for BLAS and OpenMP in a worker process with a core to itself; the user's settings win.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
+LAST_LINES = 20
+LINE_CHARACTERS_MAX = 1000
+#: What the tasks of one worker process may print a second before lines are dropped (and counted).
+OUTPUT_BYTES_PER_SECOND = 256 << 10
+READ_BYTES = 1 << 16
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
+
+_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from minimalcluster.child import main; main()"
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def describe():
+    # type: () -> dict
+    """What a node tells of itself: plain data."""
+    return {
+        "hostname": native(socket.gethostname()),
+        "pid": os.getpid(),
+        "python": "%d.%d.%d" % sys.version_info[:3],
+        "platform": platform.system() or sys.platform,
+    }
+
+
+class _Child(object):
+    """A worker process, its connection once it has one, and the last it printed."""
+
+    def __init__(self, slot, process):
+        # type: (int, subprocess.Popen) -> None
+        self.slot, self.process = slot, process
+        self.connection = None  # type: Connection | None
+        self.lines = deque(maxlen=LAST_LINES)  # type: deque
+        self.partial = b""
+        self.taken = threading.Semaphore(0)  # released when the loop has taken what was read
+        self.window_at, self.window_bytes, self.dropped = 0.0, 0, 0
+
+
+class Node(object):
+    """Carries out its agent's effects. ``send`` takes messages for the master.
+
+    ``finished(reason, refused)`` is called in the loop's thread when all processes are gone.
+    """
+
+    def __init__(self, loop, slots, send, drop_link, finished):
+        # type: (Loop, int, object, object, object) -> None
+        self.id = os.urandom(16)
+        self._loop, self._send, self._drop_link, self._finished = loop, send, drop_link, finished
+        self._slots = slots
+        self._agent = brain.Agent(slots, dict(describe(), id=_hex(self.id)))
+        self._events = deque()  # type: deque
+        self._children = {}  # type: dict # slot -> _Child
+        self._key = protocol.generate_key(os.urandom(32))
+        self._listener = None  # type: Listener | None
+        self._end = None  # type: brain.Finished | None
+        self._effects = {
+            brain.ToMaster: lambda effect: self._send(effect.message),  # type: ignore[operator]
+            brain.ToChild: self._to_child,
+            brain.StartChild: self._start_child,
+            brain.KillChild: self._kill_child,
+            brain.DropLink: lambda effect: self._drop_link(effect.reason),  # type: ignore[operator]
+            brain.Finished: self._on_finished,
+            brain.Warn: lambda effect: log.warning("%s", effect.text),
+        }
+
+    # -- for the loop -----------------------------------------------------------------------------
+
+    def tell(self, event):
+        # type: (tuple) -> None
+        """Something happened; it is handled in the next step."""
+        self._events.append(event)
+
+    def step(self, now):
+        # type: (float) -> None
+        while self._events:
+            self._handle(self._events.popleft(), now)
+        self._handle(brain.TimePassed(), now)
+
+    def _handle(self, event, now):
+        # type: (tuple, float) -> None
+        for effect in self._agent.handle(event, now):
+            self._effects[type(effect)](effect)  # type: ignore[operator]
+
+    def deadline(self):
+        # type: () -> float | None
+        return 0.0 if self._events else self._agent.deadline()
+
+    def snapshot(self):
+        # type: () -> dict
+        return self._agent.snapshot()
+
+    # -- worker processes -------------------------------------------------------------------------
+
+    def _start_child(self, effect):
+        # type: (brain.StartChild) -> None
+        if self._listener is None:
+            self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, _PACKAGE_PARENT],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=child_environment(self._slots),
+                close_fds=not (PY2 and WINDOWS),
+            )
+            told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": sys.path}
+            process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        except (OSError, IOError) as error:
+            self.tell(brain.ChildExited(effect.slot, {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}))
+            return
+        self._children[effect.slot] = child = _Child(effect.slot, process)
+        output = _thread("output", self._read_output, child)
+        _thread("waiter", self._wait, child, output)
+
+    def _read_output(self, child):
+        # type: (_Child) -> None
+        descriptor = child.process.stdout.fileno()  # type: ignore[union-attr]
+        while True:
+            try:
+                data = os.read(descriptor, READ_BYTES)
+            except (OSError, ValueError):
+                return
+            if not data:
+                return
+            self._loop.call(self._printed, child, data)
+            child.taken.acquire()
+
+    def _wait(self, child, output):
+        # type: (_Child, threading.Thread) -> None
+        code = child.process.wait()
+        output.join(0.2)  # a grandchild may hold the pipe open for ever
+        self._loop.call(self._exited, child, code)
+
+    def _accepted(self, sock, where):
+        # type: (socket.socket, str) -> None
+        handshake = protocol.ServerHandshake(
+            self._key, os.urandom(16), os.urandom(32), 0, 0, tagged=False, pickle_protocol=PICKLE_PROTOCOL
+        )
+        Connection(self._loop, sock, handshake, self, where)
+
+    def opened(self, connection):
+        # type: (Connection) -> None
+        name = native(connection.peer.node_id.rstrip(b"\0"))  # type: ignore[union-attr]
+        child = self._children.get(int(name[4:])) if name.startswith("slot") else None
+        if child is None or child.connection is not None:
+            connection.close(None)
+            return
+        child.connection = connection
+        connection.about = child
+        self.tell(brain.ChildReady(child.slot))
+
+    def received(self, connection, messages):
+        # type: (Connection, list) -> None
+        for message in messages:
+            self.tell(brain.ChildSaid(connection.about.slot, message))  # type: ignore[attr-defined]
+
+    def closed(self, connection, error):
+        # type: (Connection, BaseException | None) -> None
+        if connection.about is not None:
+            _kill(connection.about.process)  # type: ignore[attr-defined] # its end is told by the waiter
+
+    def _exited(self, child, code):
+        # type: (_Child, int) -> None
+        while child.connection is not None and child.connection.readable():
+            pass  # its last results may have arrived a moment before
+        if self._children.get(child.slot) is child:
+            del self._children[child.slot]
+        if child.connection is not None:
+            child.connection.about = None
+            child.connection.close(None)
+        for pipe in (child.process.stdin, child.process.stdout):
+            try:
+                pipe.close()  # type: ignore[union-attr]
+            except (OSError, IOError):
+                pass
+        self.tell(brain.ChildExited(child.slot, {"exit": exit_in_words(code), "lines": list(child.lines)}))
+        self._finish_when_empty()
+
+    def _to_child(self, effect):
+        # type: (brain.ToChild) -> None
+        child = self._children.get(effect.slot)
+        if child is not None and child.connection is not None:
+            child.connection.send(effect.message)
+
+    def _kill_child(self, effect):
+        # type: (brain.KillChild) -> None
+        child = self._children.get(effect.slot)
+        if child is not None:
+            _kill(child.process)
+
+    def _on_finished(self, effect):
+        # type: (brain.Finished) -> None
+        self._end = effect
+        if self._listener is not None:
+            self._listener.close()
+        self._finish_when_empty()
+
+    def _finish_when_empty(self):
+        # type: () -> None
+        if self._end is not None and not self._children:
+            self._finished(self._end.reason, self._end.refused)  # type: ignore[operator]
+            self._finished = lambda reason, refused: None
+
+    # -- what tasks print -------------------------------------------------------------------------
+
+    def _printed(self, child, data):
+        # type: (_Child, bytes) -> None
+        child.taken.release()
+        lines = (child.partial + data).split(b"\n")
+        child.partial = lines.pop()[-LINE_CHARACTERS_MAX:]
+        texts = [line[:LINE_CHARACTERS_MAX].decode("utf-8", "replace").rstrip("\r") for line in lines]
+        child.lines.extend(texts)
+        now = monotonic()
+        if now - child.window_at > 1.0:
+            if child.dropped:
+                texts.insert(0, "[minimalcluster: %d lines dropped, too many in a second]" % child.dropped)
+            child.window_at, child.window_bytes, child.dropped = now, 0, 0
+        child.window_bytes += len(data)
+        if child.window_bytes > OUTPUT_BYTES_PER_SECOND:
+            child.dropped += len(texts)
+        elif texts:
+            self.tell(brain.ChildSaid(child.slot, protocol.Output({"pid": child.process.pid, "lines": texts})))
+
+
+def child_environment(slots):
+    # type: (int) -> dict
+    """A worker process's environment variables: ours, without the key, with thread caps."""
+    variables = dict(os.environ)
+    variables.pop(KEY_VARIABLE, None)
+    for name in THREAD_VARIABLES:
+        variables.setdefault(name, str(max(1, cpu_count() // slots)))
+    return variables
+
+
+def exit_in_words(code):
+    # type: (int) -> str
+    if code >= 0:
+        return "exit code %d" % code
+    names = [name for name in dir(signal) if name.startswith("SIG") and getattr(signal, name) == -code]
+    return "killed by signal %d%s" % (-code, " (%s)" % names[0] if names else "")
+
+
+def _kill(process):
+    # type: (subprocess.Popen) -> None
+    try:
+        if hasattr(os, "killpg") and os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except (OSError, AttributeError):
+        pass  # it is gone already
+
+
+def _thread(name, function, *arguments):
+    # type: (str, object, *object) -> threading.Thread
+    thread = threading.Thread(target=function, name="minimalcluster-" + name, args=arguments)  # type: ignore[arg-type]
+    thread.daemon = True
+    thread.start()
+    return thread
+
+
+def _hex(data):
+    # type: (bytes) -> str
+    return "".join("%02x" % byte for byte in bytearray(data))
+
+
+class WorkerNode(object):
+    """A machine that works for a master.
+
+    IP, PORT, AUTHKEY: the master's, as it was started with. nprocs: worker processes; fewer than
+    1 or more than the processors means as many as there are processors, with a warning. quiet:
+    connection news go to the log as DEBUG instead of WARNING and INFO.
+    """
+
+    def __init__(self, IP, PORT, AUTHKEY, nprocs, quiet=False):
+        # type: (str, int, object, int, bool) -> None
+        if not isinstance(PORT, integer_types) or not 0 < PORT < 65536:
+            raise ValueError("PORT must be a port of the master (1 to 65535), not %r" % (PORT,))
+        if not AUTHKEY:
+            raise ValueError("AUTHKEY must be the master's key; it is %r" % (AUTHKEY,))
+        if not isinstance(nprocs, integer_types):
+            raise TypeError("nprocs must be a whole number, not %r" % (nprocs,))
+        self.IP, self.PORT, self.quiet = native(IP), PORT, quiet
+        self._authkey = AUTHKEY
+        processors = cpu_count()
+        if not 1 <= nprocs <= processors:
+            log.warning("nprocs=%d changed to %d, the number of processors of this machine", nprocs, processors)
+            nprocs = processors
+        self.nprocs = nprocs
+
+    def join_cluster(self):
+        # type: () -> None
+        """Work until the master shuts down, then return.
+
+        A master that is not there yet or is lost is tried again and again, at growing, jittered
+        intervals of up to 10 s. Raises AuthenticationError (another key), VersionMismatch
+        (Python 2 with 3), ProtocolError or HandshakeTimeout (no master at that address).
+        """
+        _Member(self).run()
+
+
+class _Member(object):
+    """One ``join_cluster``: the loop, the node and the link that reconnects."""
+
+    def __init__(self, worker):
+        # type: (WorkerNode) -> None
+        self._worker = worker
+        self._where = "%s:%d" % (worker.IP, worker.PORT)
+        self._loop = Loop()
+        self._node = Node(self._loop, worker.nprocs, self._send, self._drop, self._on_finished)
+        self._connection = None  # type: Connection | None
+        self._retry_at = 0.0  # type: float | None # None while a connection is there or on its way
+        self._tries = 0
+        self._been_in = False
+        self._error = None  # type: BaseException | None
+
+    def run(self):
+        # type: () -> None
+        self._loop.join(self)
+        try:
+            self._loop.run()
+        except KeyboardInterrupt:
+            self._leave_now()
+            raise
+        finally:
+            self._loop.leave(self)
+            self._loop.close()
+        if self._error is not None:
+            raise self._error
+
+    def _leave_now(self):
+        # type: () -> None
+        """Tidy within a moment: the master hears it, the processes are gone."""
+        self._send(protocol.Farewell({"left": True}))
+        if self._connection is not None:
+            self._connection.write()
+        for child in list(self._node._children.values()):
+            _kill(child.process)
+
+    # -- as participant of the loop ---------------------------------------------------------------
+
+    def step(self, now):
+        # type: (float) -> None
+        if self._retry_at is not None and now >= self._retry_at:
+            self._dial()
+        self._node.step(now)
+
+    def deadline(self):
+        # type: () -> float | None
+        moments = [moment for moment in (self._retry_at, self._node.deadline()) if moment is not None]
+        return min(moments) if moments else None
+
+    # -- the link ---------------------------------------------------------------------------------
+
+    def _dial(self):
+        # type: () -> None
+        self._retry_at = None
+        try:
+            sock = dial(self._worker.IP, self._worker.PORT)
+        except errors.ConnectionFailed as error:
+            self._try_again(error)
+            return
+        handshake = protocol.ClientHandshake(
+            self._worker._authkey, os.urandom(32), protocol.NODE, self._node.id, sys.version_info[:2], self._where,
+            PICKLE_PROTOCOL,
+        )  # fmt: skip
+        self._connection = Connection(self._loop, sock, handshake, self, self._where, connecting=True)
+
+    def _try_again(self, error):
+        # type: (BaseException | None) -> None
+        self._tries += 1
+        longest = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(self._tries, 10))
+        wait = random.uniform(RETRY_SECONDS_MIN / 2, longest)
+        self._retry_at = monotonic() + wait
+        level = logging.DEBUG if self._worker.quiet else logging.WARNING
+        log.log(level, "%s; next try in %.1f s", error, wait)
+
+    def opened(self, connection):
+        # type: (Connection) -> None
+        self._tries = 0
+        self._been_in = True
+        log.log(logging.DEBUG if self._worker.quiet else logging.INFO, "connected to the master at %s", self._where)
+        self._node.tell(brain.LinkUp())
+
+    def received(self, connection, messages):
+        # type: (Connection, list) -> None
+        for message in messages:
+            self._node.tell(brain.MasterSaid(message))
+
+    def closed(self, connection, error):
+        # type: (Connection, BaseException | None) -> None
+        self._connection = None
+        if connection.peer is not None:
+            self._node.tell(brain.LinkDown())
+        elif isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError)) or (
+            isinstance(error, errors.HandshakeTimeout) and not self._been_in
+        ):
+            self._error = error
+            self._loop.stop()
+            return
+        self._try_again(error)
+
+    def _send(self, message):
+        # type: (tuple) -> None
+        if self._connection is not None:
+            self._connection.send(message)
+
+    def _drop(self, reason):
+        # type: (str) -> None
+        if self._connection is not None:
+            self._connection.close(errors.ConnectionFailed(reason))
+
+    def _on_finished(self, reason, refused):
+        # type: (str, str | None) -> None
+        if refused:
+            self._error = errors.VersionMismatch(native(refused))
+        self._loop.stop()
