@@ -1,0 +1,60 @@
+"""Cluster computing with nothing but Python: one function, many arguments, any machines.
+
+    from minimalcluster import MasterNode     on the machine that holds the work
+    from minimalcluster import WorkerNode     on every machine that helps
+
+``python -m minimalcluster demo`` shows it at work. README.md has the first script.
+"""
+from __future__ import absolute_import, division, print_function
+
+import sys
+
+__version__ = "1.0.0.dev1"
+
+_HOMES = {
+    "MasterNode": "master",
+    "WorkerNode": "node",
+    "ArgumentsError": "errors",
+    "AuthenticationError": "errors",
+    "ClusterError": "errors",
+    "ConnectionFailed": "errors",
+    "FrameTooLarge": "errors",
+    "HandshakeTimeout": "errors",
+    "InternalError": "errors",
+    "ProtocolError": "errors",
+    "RemoteError": "errors",
+    "RemoteTraceback": "errors",
+    "SourceError": "errors",
+    "StateError": "errors",
+    "TargetError": "errors",
+    "TaskError": "errors",
+    "UsageError": "errors",
+    "VersionMismatch": "errors",
+    "WorkerDied": "errors",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def _get(name):
+    # type: (str) -> object
+    module = __import__(__name__ + "." + _HOMES[name], fromlist=["_"])
+    return getattr(module, name)
+
+
+if sys.version_info >= (3, 7):
+
+    def __getattr__(name):
+        # type: (str) -> object
+        # A worker process imports this package and needs none of these; it starts in half the time.
+        if name in _HOMES:
+            return _get(name)
+        raise AttributeError("module %r has no attribute %r" % (__name__, name))
+
+    def __dir__():
+        # type: () -> list
+        return sorted(list(globals()) + __all__)
+
+else:  # py2, and 3.6
+    for _name in _HOMES:
+        globals()[_name] = _get(_name)

@@ -1,0 +1,501 @@
+"""The running master: scheduler + transport + the local node, in one thread. Every face uses this.
+
+::
+
+    any thread -- submit, cancel, join_local ... --> Loop.call -+
+    nodes      -- connections -- messages as events ----------+--> scheduler -- effects --> nodes, jobs
+    this machine's own node -- the same messages, no socket --+
+
+A job is an object with: ``total``, ``closed``, ``options``; ``definition()`` -> (info, buffers);
+``encode(first, count)`` -> buffers; and, called in the cluster's thread, ``deliver(first, count,
+skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poison(first, deaths)``,
+``finished(unfit)`` and ``crashed(error)``. None of these may block.
+"""
+from __future__ import absolute_import, division, print_function
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections import deque, namedtuple
+
+from . import agent, errors, protocol, scheduler
+from .compat import PICKLE_PROTOCOL, cpu_count, monotonic, native
+from .node import Node
+from .transport import Connection, Listener, Loop
+
+log = logging.getLogger("minimalcluster")
+
+#: How long running tasks may take to end when this machine stops working (their results would be lost).
+DRAIN_SECONDS = 5.0
+STOP_SECONDS = 5.0
+PRINTED_LINES_MAX = 10000
+JOB_SHIFT = 24
+
+#: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
+WorkerInfo = namedtuple(
+    "WorkerInfo", "hostname nprocs pid busy address python platform tasks_done tasks_per_second connected"
+)
+
+_EVENTS = {
+    protocol.Done: lambda node, session, m: scheduler.TasksDone(
+        node, session, m.attempt, m.first, m.count, m.elapsed_ns / 1e9, m.payload
+    ),
+    protocol.Failed: lambda node, session, m: scheduler.TaskFailed(
+        node, session, m.attempt, m.first, m.elapsed_ns / 1e9, m.info, m.payload
+    ),
+    protocol.Released: lambda node, session, m: scheduler.AttemptReleased(node, session, m.attempt, m.first),
+    protocol.Died: lambda node, session, m: scheduler.AttemptDied(node, session, m.attempt, m.first, m.info),
+    protocol.Unfit: lambda node, session, m: scheduler.AttemptUnfit(node, session, m.attempt, m.first, m.info),
+    protocol.Heartbeat: lambda node, session, m: scheduler.NodeHeard(node, session),
+}
+
+
+class _Session(object):
+    """One connection of one node, from its Join on. ``send(message)`` goes there."""
+
+    def __init__(self, number, send, address, close):
+        # type: (int, object, str, object) -> None
+        self.number, self.send, self.address, self.close = number, send, address, close
+        self.node = None  # type: str | None
+        self.info = {}  # type: dict
+        self.report = 0  # the last one received
+        self.answered = 0  # the last one acknowledged
+        self.owes_answer = False
+
+
+class Cluster(object):
+    """See the module's text. ``start`` opens the port; ``stop`` gives everything back."""
+
+    def __init__(self, host, port, authkey):
+        # type: (str, int, object) -> None
+        self._host, self.port, self._authkey = host, port, authkey
+        self._epoch = int.from_bytes(os.urandom(3), "big") >> 1 if hasattr(int, "from_bytes") else _small_random()
+        self._scheduler = scheduler.Scheduler(self._epoch)
+        self._loop = Loop()
+        self._listener = None  # type: Listener | None
+        self._thread = None  # type: threading.Thread | None
+        self._sessions = {}  # type: dict # node id -> _Session
+        self._next_session = 1
+        self._jobs = {}  # type: dict # id -> job
+        self._next_job = (self._epoch << JOB_SHIFT) + 1
+        self._local = None  # type: Node | None
+        self._local_gone = threading.Event()
+        self._local_gone.set()
+        self._inbox = deque()  # type: deque # (session, message) of the local node
+        self._printer = _Printer()
+        self._crashed = None  # type: BaseException | None
+        self._stopped = False
+        self._effects = {
+            scheduler.Define: self._define, scheduler.Grant: self._grant, scheduler.Revoke: self._revoke,
+            scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
+            scheduler.DeliverFailure: self._deliver_failure, scheduler.DeliverPoison: self._deliver_poison,
+            scheduler.Finish: self._finish, scheduler.Disconnect: self._disconnect,
+            scheduler.Explain: lambda effect: log.warning("%s", effect.text),
+        }  # fmt: skip
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def start(self):
+        # type: () -> None
+        """Open the port and start the thread. Raises OSError that names the address."""
+        self._listener = Listener(self._loop, self._host, self.port, self._accepted)
+        self.port = self._listener.port
+        self._salt = os.urandom(16)
+        authkey = protocol.as_bytes(self._authkey)
+        self._proof_key = protocol.proof_key(authkey, self._salt, protocol.KDF_ROUNDS)
+        self._loop.join(self)
+        self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
+        self._thread.daemon = True
+        self._thread.start()
+
+    def submit(self, job):
+        # type: (object) -> int
+        """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
+        number = self._next_job
+        self._next_job += 1
+        self._loop.call(self._submit, number, job)
+        return number
+
+    def grew(self, number, total, closed):
+        # type: (int, int, bool) -> None
+        self._loop.call(self._event, scheduler.JobGrew(number, total, closed))
+
+    def cancel(self, number):
+        # type: (int) -> None
+        self._loop.call(self._event, scheduler.JobCancelled(number))
+
+    def join_local(self, slots=None):
+        # type: (int | None) -> None
+        """Let this machine work; nothing happens when it does already."""
+        self._ask(self._join_local, slots or cpu_count())
+
+    def leave_local(self, drain_seconds=DRAIN_SECONDS):
+        # type: (float) -> None
+        """Stop this machine's work: what has not started goes elsewhere, what runs may end within drain_seconds."""
+        self._ask(self._drain_local)
+        if not self._local_gone.wait(drain_seconds):
+            self._ask(self._end_local)
+            self._local_gone.wait(STOP_SECONDS)
+
+    def workers(self):
+        # type: () -> list
+        return self._ask(self._workers)  # type: ignore[return-value]
+
+    def snapshot(self):
+        # type: () -> dict
+        return self._ask(self._scheduler.snapshot)  # type: ignore[return-value]
+
+    def stop(self):
+        # type: () -> None
+        """Tell the nodes, end the local processes, free the port. Idempotent."""
+        if self._thread is None or self._stopped:
+            return
+        self._stopped = True
+        if self._thread.is_alive():
+            self._ask(self._say_farewell)
+            self._local_gone.wait(STOP_SECONDS)
+            self._loop.stop()
+            self._thread.join(STOP_SECONDS)
+        self._printer.close()
+
+    def _ask(self, function, *arguments):
+        # type: (object, *object) -> object
+        """Run it in the cluster's thread and wait for what it returns."""
+        if self._thread is None or not self._thread.is_alive():
+            raise errors.StateError("the master is not running: call start_master_server() first")
+        answer = []  # type: list
+        answered = threading.Event()
+
+        def run():
+            # type: () -> None
+            try:
+                answer.append(function(*arguments))  # type: ignore[operator]
+            finally:
+                answered.set()
+
+        self._loop.call(run)
+        while not answered.wait(1.0):
+            if not self._thread.is_alive():
+                raise errors.StateError("the master has stopped")
+        if not answer:
+            raise errors.StateError("the master failed: %s" % self._crashed)
+        return answer[0]
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self):
+        # type: () -> None
+        try:
+            self._loop.run()
+        except BaseException as error:  # a defect of ours: whoever waits must hear of it
+            log.exception("the master's thread failed; please report this")
+            self._crashed = error
+        finally:
+            for job in list(self._jobs.values()):
+                job.crashed(errors.StateError("the master was shut down") if self._crashed is None else self._crashed)
+            self._jobs.clear()
+            self._local_gone.set()
+            self._loop.close()
+
+    def step(self, now):
+        # type: (float) -> None
+        while True:
+            while self._inbox:
+                session, message = self._inbox.popleft()
+                self._said(session, message)
+            self._handle(scheduler.TimePassed(), now)
+            self._answer()
+            if self._local is not None:
+                self._local.step(now)
+            if not self._inbox:
+                return
+
+    def deadline(self):
+        # type: () -> float | None
+        moments = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
+        moments = [moment for moment in moments if moment is not None]
+        return min(moments) if moments else None
+
+    def _event(self, event):
+        # type: (tuple) -> None
+        self._handle(event, monotonic())
+
+    def _handle(self, event, now):
+        # type: (tuple, float) -> None
+        for effect in self._scheduler.handle(event, now):
+            self._effects[type(effect)](effect)  # type: ignore[operator]
+
+    def _answer(self):
+        # type: () -> None
+        """Acknowledge what this pass has delivered."""
+        for session in self._sessions.values():
+            if session.report > session.answered or session.owes_answer:
+                session.answered, session.owes_answer = session.report, False
+                session.send(protocol.Acknowledge(session.report))
+
+    def _submit(self, number, job):
+        # type: (int, object) -> None
+        if self._stopped:
+            job.crashed(errors.StateError("the master was shut down"))  # type: ignore[attr-defined]
+            return
+        self._jobs[number] = job
+        total = job.total  # type: ignore[attr-defined]
+        self._event(scheduler.JobSubmitted(number, total, job.options))  # type: ignore[attr-defined]
+
+    # -- what nodes say ---------------------------------------------------------------------------
+
+    def _said(self, session, message):
+        # type: (_Session, tuple) -> None
+        kind = type(message)
+        if session.node is None:
+            if kind is protocol.Join:
+                self._joined(session, message.info)  # type: ignore[attr-defined]
+            else:
+                session.close(errors.ProtocolError("%s before Join" % kind.__name__))  # type: ignore[operator]
+        elif kind in _EVENTS:
+            if kind is protocol.Heartbeat:
+                session.owes_answer = True
+            else:
+                session.report = max(session.report, message.report)  # type: ignore[attr-defined]
+            self._event(_EVENTS[kind](session.node, session.number, message))
+        elif kind is protocol.Output:
+            self._printer.lines(session, message.info)  # type: ignore[attr-defined]
+        elif kind is protocol.Farewell:
+            left = message.info.get("left")  # type: ignore[attr-defined]
+            event = scheduler.NodeLeft if left else scheduler.NodeDraining
+            self._event(event(session.node, session.number))
+            if left:
+                session.close(None)  # type: ignore[operator]
+        else:
+            session.close(errors.ProtocolError("%s from a node" % kind.__name__))  # type: ignore[operator]
+
+    def _joined(self, session, info):
+        # type: (_Session, dict) -> None
+        ours, theirs = "%d.%d.%d" % sys.version_info[:3], str(info.get("python", "?"))
+        if theirs.split(".")[0] != ours.split(".")[0]:
+            text = (
+                "the master runs Python %s and this node Python %s: 2 and 3 do not mix in one cluster; "
+                "start the node with Python %s" % (ours, theirs, ours.split(".")[0])
+            )
+            log.warning("node %s is refused: %s", info.get("hostname"), text)
+            session.send(protocol.Farewell({"refused": text}))  # type: ignore[operator]
+            return
+        try:
+            session.node, slots = native(info["id"]), int(info["slots"])
+            held = [int(attempt) for attempt in info["held"]]
+        except (KeyError, TypeError, ValueError) as error:
+            session.close(errors.ProtocolError("a malformed Join: %s" % error))  # type: ignore[operator]
+            return
+        session.info = info
+        self._sessions.setdefault(session.node, session)
+        name = "%s/%s" % (info.get("hostname"), info.get("pid"))
+        # The event may ask to close the older session of the same node, so that one is still in the table.
+        self._event(scheduler.NodeJoined(session.node, session.number, slots, name, held))
+        self._sessions[session.node] = session
+        log.info("node %s joined with %d worker processes (Python %s)", name, slots, theirs)
+        session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
+
+    # -- what the scheduler wants -----------------------------------------------------------------
+
+    def _define(self, effect):
+        # type: (scheduler.Define) -> None
+        info, buffers = self._jobs[effect.job].definition()
+        self._sessions[effect.node].send(protocol.DefineJob(effect.job, info, buffers))
+
+    def _grant(self, effect):
+        # type: (scheduler.Grant) -> None
+        buffers = self._jobs[effect.job].encode(effect.first, effect.count)
+        self._sessions[effect.node].send(
+            protocol.Grant(effect.attempt, effect.job, effect.first, effect.count, int(effect.careful), buffers)
+        )
+
+    def _revoke(self, effect):
+        # type: (scheduler.Revoke) -> None
+        session = self._sessions.get(effect.node)
+        if session is not None:
+            session.send(protocol.Revoke(effect.attempt, int(effect.kill)))
+
+    def _forget(self, effect):
+        # type: (scheduler.Forget) -> None
+        session = self._sessions.get(effect.node)
+        if session is not None:
+            session.send(protocol.ForgetJob(effect.job))
+
+    def _deliver(self, effect):
+        # type: (scheduler.Deliver) -> None
+        self._jobs[effect.job].deliver(effect.first, effect.count, effect.skip, effect.payload)
+
+    def _deliver_failure(self, effect):
+        # type: (scheduler.DeliverFailure) -> None
+        info = self._sessions[effect.node].info
+        node = "%s/%s" % (info.get("hostname"), info.get("pid"))
+        self._jobs[effect.job].deliver_failure(effect.first, node, effect.info, effect.payload)
+
+    def _deliver_poison(self, effect):
+        # type: (scheduler.DeliverPoison) -> None
+        self._jobs[effect.job].deliver_poison(effect.first, effect.deaths)
+
+    def _finish(self, effect):
+        # type: (scheduler.Finish) -> None
+        self._jobs.pop(effect.job).finished(effect.unfit)
+
+    def _disconnect(self, effect):
+        # type: (scheduler.Disconnect) -> None
+        session = self._sessions.get(effect.node)
+        if session is not None and session.number == effect.session:
+            log.warning("node %s is disconnected: %s", session.info.get("hostname"), effect.reason)
+            session.close(errors.ConnectionFailed(effect.reason))
+
+    # -- connections ------------------------------------------------------------------------------
+
+    def _accepted(self, sock, where):
+        # type: (socket.socket, str) -> None
+        number = self._next_session
+        self._next_session += 1
+        handshake = protocol.ServerHandshake(
+            self._authkey, self._salt, os.urandom(32), number, self._epoch, self._proof_key,
+            pickle_protocol=PICKLE_PROTOCOL,
+        )  # fmt: skip
+        Connection(self._loop, sock, handshake, self, where)
+
+    def opened(self, connection):
+        # type: (Connection) -> None
+        peer = connection.peer
+        if peer.role != protocol.NODE:  # type: ignore[union-attr]
+            connection.close(errors.ProtocolError("%s is no node" % connection.where))
+            return
+        connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]
+
+    def received(self, connection, messages):
+        # type: (Connection, list) -> None
+        for message in messages:
+            self._said(connection.about, message)  # type: ignore[arg-type]
+
+    def closed(self, connection, error):
+        # type: (Connection, BaseException | None) -> None
+        session = connection.about  # type: _Session | None # type: ignore[assignment]
+        if session is None or session.node is None:
+            if error is not None:
+                log.warning("a connection from %s was refused: %s", connection.where, error)
+            return
+        self._event(scheduler.NodeDisconnected(session.node, session.number))
+        if self._sessions.get(session.node) is session:
+            del self._sessions[session.node]
+        log.info("node %s/%s: %s", session.info.get("hostname"), session.info.get("pid"), error or "left")
+
+    # -- this machine's own node ------------------------------------------------------------------
+
+    def _join_local(self, slots):
+        # type: (int) -> None
+        if self._local is not None:
+            return
+        number = self._next_session
+        self._next_session += 1
+        session = _Session(number, self._to_local, "", lambda error: None)
+        session_inbox = self._inbox
+        node = Node(
+            self._loop, slots, lambda message: session_inbox.append((session, message)), lambda reason: None,
+            lambda reason, refused: self._local_ended(session),
+        )  # fmt: skip
+        self._local = node
+        self._local_gone.clear()
+        node.tell(agent.LinkUp())
+        self.step(monotonic())  # so that it is in the list when join_local returns
+
+    def _to_local(self, message):
+        # type: (tuple) -> None
+        if self._local is not None:
+            self._local.tell(agent.MasterSaid(message))
+
+    def _drain_local(self):
+        # type: () -> None
+        if self._local is not None:
+            self._local.tell(agent.DrainAsked())
+
+    def _end_local(self):
+        # type: () -> None
+        if self._local is not None:
+            self._local.tell(agent.MasterSaid(protocol.Farewell({})))
+
+    def _local_ended(self, session):
+        # type: (_Session) -> None
+        self._local = None
+        if self._sessions.pop(session.node, None) is not None:
+            self._event(scheduler.NodeLeft(session.node, session.number))
+        self._local_gone.set()
+
+    # -- the rest ---------------------------------------------------------------------------------
+
+    def _say_farewell(self):
+        # type: () -> None
+        if self._listener is not None:
+            self._listener.close()
+        for number in list(self._jobs):
+            self._event(scheduler.JobCancelled(number))
+        for session in self._sessions.values():
+            session.send(protocol.Farewell({}))
+
+    def _workers(self):
+        # type: () -> list
+        workers = []
+        for node in self._scheduler.snapshot()["nodes"]:
+            session = self._sessions.get(node["id"])
+            info = session.info if session is not None else {}
+            seconds = node["busy_seconds"]
+            workers.append(
+                WorkerInfo(
+                    native(info.get("hostname", node["name"].split("/")[0])), node["slots"], info.get("pid"),
+                    int(node["leases"] > 0), session.address if session is not None else "",
+                    native(info.get("python", "?")), native(info.get("platform", "?")), node["tasks_done"],
+                    node["tasks_done"] * node["slots"] / seconds if seconds else 0.0, node["connected"],
+                )
+            )  # fmt: skip
+        return workers
+
+
+def _small_random():
+    # type: () -> int
+    return sum(byte << (8 * n) for n, byte in enumerate(bytearray(os.urandom(3)))) >> 1  # py2
+
+
+class _Printer(object):
+    """Writes what tasks printed to our standard output, in a thread of its own: a stalled terminal stalls nobody."""
+
+    def __init__(self):
+        # type: () -> None
+        self._lines = deque(maxlen=PRINTED_LINES_MAX)  # type: deque
+        self._something = threading.Event()
+        self._thread = None  # type: threading.Thread | None
+        self._closing = False
+
+    def lines(self, session, info):
+        # type: (_Session, dict) -> None
+        prefix = "" if not session.address else "[%s/%s] " % (session.info.get("hostname"), info.get("pid"))
+        for line in info.get("lines", ()):
+            self._lines.append(native(prefix + line))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="minimalcluster-printer")
+            self._thread.daemon = True
+            self._thread.start()
+        self._something.set()
+
+    def _write(self):
+        # type: () -> None
+        while not self._closing or self._lines:
+            self._something.wait()
+            self._something.clear()
+            try:
+                while self._lines:
+                    sys.stdout.write(self._lines.popleft() + "\n")
+                sys.stdout.flush()
+            except (OSError, IOError, ValueError):
+                self._lines.clear()  # closed; there is nobody to read it
+
+    def close(self):
+        # type: () -> None
+        self._closing = True
+        self._something.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
