@@ -25,7 +25,7 @@ import threading
 from itertools import islice
 
 from . import environment, protocol, values
-from .compat import PICKLE_PROTOCOL, PY2, native, perf_counter, queue
+from .compat import PICKLE_PROTOCOL, PY2, joined, native, perf_counter, queue
 
 #: A block's aim: what is in it when something is taken back stays here.
 BLOCK_SECONDS = 0.005
@@ -236,14 +236,14 @@ def _send_all(connection, buffers):
     small = []  # type: list
     for buffer in buffers:
         if len(buffer) < JOIN_BYTES_MAX:
-            small.append(bytes(buffer))
+            small.append(buffer)
             continue
         if small:
-            connection.sendall(b"".join(small))
+            connection.sendall(joined(small))
             small = []
         connection.sendall(buffer)
     if small:
-        connection.sendall(b"".join(small))
+        connection.sendall(joined(small))
 
 
 # -- start ----------------------------------------------------------------------------------------

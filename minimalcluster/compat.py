@@ -43,7 +43,7 @@ PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "as_bytes", "cpu_count", "integer_types",
+    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "as_bytes", "cpu_count", "integer_types", "joined",
     "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip
@@ -65,6 +65,14 @@ def native(value):
     if PY2:  # py2
         return value.encode("utf-8") if isinstance(value, text_type) else value  # type: ignore
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value  # type: ignore
+
+
+def joined(buffers):
+    # type: (object) -> bytes
+    """One bytes object of several bytes-like ones; 2.7 can neither join memoryviews nor turn them into bytes."""
+    if PY2:  # py2
+        return b"".join([each.tobytes() if isinstance(each, memoryview) else bytes(each) for each in buffers])  # type: ignore[attr-defined]
+    return b"".join(buffers)  # type: ignore[arg-type]
 
 
 def raise_from(error, cause):

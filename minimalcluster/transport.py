@@ -20,7 +20,7 @@ import threading
 from collections import deque
 
 from . import protocol
-from .compat import monotonic, socketpair
+from .compat import joined, monotonic, socketpair
 from .errors import ConnectionFailed, HandshakeTimeout, ProtocolError
 
 HANDSHAKE_SECONDS = 5.0
@@ -291,8 +291,8 @@ class Connection(object):
         for buffer in self._out:  # 2.7 and Windows
             if len(buffer) > JOIN_BYTES_MAX:
                 break
-            small.append(bytes(buffer))
-        return self._socket.send(b"".join(small))
+            small.append(buffer)
+        return self._socket.send(joined(small))
 
     def _sent(self, count):
         # type: (int) -> None
