@@ -1,0 +1,114 @@
+"""The command line: ``python -m minimalcluster demo`` and ``... node HOST:PORT``."""
+from __future__ import absolute_import, division, print_function
+
+import argparse
+import io
+import logging
+import os
+import sys
+
+from . import __version__, errors
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+_KEY_HELP = """\
+The key is never an argument, since every user of the machine can read those. It comes from, in this order:
+--key-file FILE, the environment variable MINIMALCLUSTER_KEY, or --key-stdin (one line on standard input).
+On the master it is MasterNode.AUTHKEY."""
+
+
+def main(argv=None):
+    # type: (list[str] | None) -> int
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return EXIT_USAGE
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("minimalcluster").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (errors.ClusterError, EnvironmentError, ValueError) as error:
+        sys.stderr.write("minimalcluster: %s: %s\n" % (type(error).__name__, error))
+        return EXIT_FAILED
+
+
+def _parser():
+    # type: () -> argparse.ArgumentParser
+    parser = argparse.ArgumentParser(
+        prog="python -m minimalcluster", description="Cluster computing with nothing but Python."
+    )
+    parser.add_argument("--version", action="version", version="minimalcluster " + __version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it work: a master and two nodes on this machine solve three problems",
+        description="Start a master and a second node on this machine, solve three problems with them, check the "
+        "answers and compare with one process. Exit status 0 only if everything checked out.",
+    )
+    demo.add_argument("--quick", action="store_true", help="a few seconds instead of about a minute")
+    demo.set_defaults(run=_demo, quiet=True)
+
+    node = commands.add_parser(
+        "node",
+        help="let this machine work for a master",
+        description="Join the master at HOST:PORT and work until it shuts down. A master that is not there yet is "
+        "waited for.",
+        epilog=_KEY_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    node.add_argument("master", metavar="HOST:PORT", type=_address, help="where the master listens")
+    node.add_argument("--nprocs", type=int, metavar="N", help="worker processes (default: the number of processors)")
+    node.add_argument("--key-file", metavar="FILE", help="a file that holds the master's key")
+    node.add_argument("--key-stdin", action="store_true", help="read the key from standard input")
+    node.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    node.set_defaults(run=_node)
+    return parser
+
+
+def _address(text):
+    # type: (str) -> tuple[str, int]
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError("%r is not of the form HOST:PORT, for example 192.168.1.5:8888" % text)
+    return host.strip("[]"), int(port)
+
+
+def _demo(arguments):
+    # type: (argparse.Namespace) -> int
+    from .demo import run
+
+    return run(arguments.quick)
+
+
+def _node(arguments):
+    # type: (argparse.Namespace) -> int
+    from .compat import cpu_count
+    from .node import WorkerNode
+
+    host, port = arguments.master
+    nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs
+    WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
+    return 0
+
+
+def _key(arguments):
+    # type: (argparse.Namespace) -> str
+    """The key from the first source that is named; a named source that cannot be read is fatal."""
+    from .node import KEY_VARIABLE
+
+    if arguments.key_file is not None:
+        with io.open(arguments.key_file, encoding="utf-8") as file:
+            key, source = file.read().strip(), arguments.key_file
+    elif KEY_VARIABLE in os.environ:
+        key, source = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
+    elif arguments.key_stdin:
+        key, source = sys.stdin.readline().strip(), "standard input"
+    else:
+        raise ValueError("no key: give --key-file FILE, --key-stdin, or set %s" % KEY_VARIABLE)
+    if not key:
+        raise ValueError("the key from %s is empty" % source)
+    return key
