@@ -19,6 +19,8 @@ from .progress import duration, line
 JOIN_SECONDS = 30.0
 NODE_END_SECONDS = 10.0
 PLAIN_LINE_SECONDS = 2.0
+#: Below this a task costs about as much to send, collect and put into the dict as to run.
+SHARED_TASK_SECONDS = 5e-6
 
 PI_SOURCE = """
 from random import random
@@ -217,12 +219,13 @@ def _compare(master, count, seconds, sample):
     started_at = monotonic()
     for argument in sample:  # type: ignore[attr-defined]
         function(argument)
-    serial = max(monotonic() - started_at, 1e-6) / len(sample) * count  # type: ignore[arg-type]
-    print(
-        "   {:s} here; one process would need about {:s}: {:.2f} times as fast on {:d} processors".format(
-            duration(seconds), duration(serial), serial / seconds, cpu_count()
-        )
-    )
+    each = max(monotonic() - started_at, 1e-6) / len(sample)  # type: ignore[arg-type]
+    text = "   %s here; one process would need about %s: %.2f times as fast on %d processors" % (
+        duration(seconds), duration(each * count), each * count / seconds, cpu_count(),
+    )  # fmt: skip
+    if each < SHARED_TASK_SECONDS:
+        text += "\n   (a task takes %.1f us: there is little to share, sending and collecting costs as much)" % (each * 1e6)
+    print(text)
 
 
 def _check(what, good):
