@@ -1,0 +1,456 @@
+"""What several test modules need: processes, interpreters, waiting for a condition, a proxy that does harm."""
+from __future__ import absolute_import, division, print_function
+
+import contextlib
+import glob
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: Far beyond what anything here takes; only a hanging test ever waits so long.
+SECONDS = 30.0
+
+# Without a handler 2.7 complains and 3.x prints every warning of the faults that are made here on purpose.
+logging.getLogger("minimalcluster").addHandler(logging.NullHandler())
+
+
+def wait_until(condition, seconds=SECONDS, what=None):
+    """Return the first true value of condition(); fail when there is none in time."""
+    end = time.time() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.time() > end:
+            raise AssertionError("%s did not come true in %.0f s" % (what or condition, seconds))
+        time.sleep(0.01)
+
+
+class Background(object):
+    """function(*arguments) in a thread; ``result`` waits for what it returns, or raises what it raised."""
+
+    def __init__(self, function, *arguments, **named):
+        self._outcome = None
+        self._thread = threading.Thread(target=self._run, args=(function, arguments, named))
+        self._thread.daemon = True
+        self._thread.start()
+
+    def _run(self, function, arguments, named):
+        try:
+            self._outcome = (function(*arguments, **named), None)
+        except BaseException as error:
+            self._outcome = (None, error)
+
+    def done(self):
+        return self._outcome is not None
+
+    def result(self, seconds=SECONDS):
+        wait_until(self.done, seconds, "the end of a thread")
+        if self._outcome[1] is not None:
+            raise self._outcome[1]
+        return self._outcome[0]
+
+
+class Log(logging.Handler):
+    """The messages of the logger "minimalcluster" while it is entered (``assertLogs`` is not in 2.7)."""
+
+    def __init__(self, level=logging.INFO):
+        logging.Handler.__init__(self, level)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append("%s %s" % (record.levelname, record.getMessage()))
+
+    def having(self, text):
+        return [message for message in list(self.messages) if text in message]
+
+    def __enter__(self):
+        logger = logging.getLogger("minimalcluster")
+        self._level_before = logger.level
+        logger.setLevel(self.level)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exc_info):
+        logger = logging.getLogger("minimalcluster")
+        logger.removeHandler(self)
+        logger.setLevel(self._level_before)
+
+
+@contextlib.contextmanager
+def directory():
+    path = os.path.realpath(tempfile.mkdtemp(prefix="minimalcluster-test-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def write(path, text=""):
+    with open(path, "w") as file:
+        file.write(text)
+    return path
+
+
+def free_port():
+    sock = socket.socket()
+    try:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+    finally:
+        sock.close()
+
+
+# -- interpreters ---------------------------------------------------------------------------------
+
+_interpreters = {}
+
+
+def interpreters():
+    """{(major, minor): path} of every supported CPython on this machine that starts."""
+    if not _interpreters:
+        for path in [sys.executable] + _candidates():
+            version = _version(path)
+            if version == (2, 7) or version >= (3, 6):
+                _interpreters.setdefault(version, path)
+    return _interpreters
+
+
+def _candidates():
+    found = []
+    for root in (os.environ.get("PYENV_ROOT"), os.path.expanduser("~/.pyenv")):
+        if root:
+            found += sorted(glob.glob(os.path.join(root, "versions", "*", "bin", "python")))
+    names = ["python2.7"] + ["python3.%d" % minor for minor in range(6, 15)]
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        found += [path for path in (os.path.join(folder, name) for name in names) if os.access(path, os.X_OK)]
+    return found
+
+
+def _version(path):
+    code = "import sys; print(sys.version_info[0], sys.version_info[1])"
+    try:
+        # pyenv's shims exist for versions that are not chosen, and then only complain.
+        process = subprocess.Popen([path, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        text = process.communicate()[0].decode("ascii", "replace")
+        return tuple(int(part) for part in text.strip("()\r\n").replace(",", " ").split())
+    except (OSError, ValueError):
+        return ()
+
+
+def other_major():
+    """An interpreter of the other major version; skips the test when there is none."""
+    for version, path in sorted(interpreters().items()):
+        if version[0] != sys.version_info[0]:
+            return path
+    raise unittest.SkipTest("no interpreter of the other major version is on this machine")
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+class Process(object):
+    """``python -c code`` or ``python file`` in a process of its own; told is its standard input, as JSON."""
+
+    def __init__(self, code=None, told=None, python=None, variables=None, file=None):
+        environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONUNBUFFERED="1", **(variables or {}))
+        self._popen = subprocess.Popen(
+            [python or sys.executable] + (["-c", code] if file is None else [file]),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, close_fds=True,
+        )  # fmt: skip
+        self.pid = self._popen.pid
+        self._read = []
+        self._popen.stdin.write(json.dumps(told).encode("ascii") + b"\n")
+        self._popen.stdin.close()
+        self._reader = Background(self._read_all)
+
+    def _read_all(self):
+        for line in iter(self._popen.stdout.readline, b""):
+            self._read.append(line.decode("utf-8", "replace"))
+        self._popen.stdout.close()
+
+    def output(self):
+        return "".join(self._read)
+
+    def wait_for_output(self, text, seconds=SECONDS):
+        def come():
+            return text in self.output() or (self._popen.poll() is not None and self._reader.done())
+
+        wait_until(come, seconds, "%r in %r" % (text, self.output()))
+        if text not in self.output():
+            raise AssertionError("it ended without %r:\n%s" % (text, self.output()))
+        return self.output()
+
+    def running(self):
+        return self._popen.poll() is None
+
+    def wait(self, seconds=SECONDS):
+        """The exit code; all output has been read then, unless a grandchild holds the pipe."""
+        wait_until(lambda: not self.running(), seconds, "the end of a process that wrote: %s" % self.output())
+        wait_until(self._reader.done, 5.0, "the end of its output")
+        return self._popen.poll()
+
+    def signal(self, number):
+        if self.running():
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """SIGKILL, and wait until it is gone."""
+        if self.running():
+            self._popen.kill()
+        self._popen.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.kill()
+
+
+_NODE = """
+import json, logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
+from minimalcluster import WorkerNode
+told = json.loads(sys.stdin.readline())
+WorkerNode("127.0.0.1", told["port"], told["key"], told["nprocs"]).join_cluster()
+print("join_cluster returned")
+"""
+
+
+def start_node(port, key, nprocs=1, python=None, name=""):
+    """A WorkerNode in a process of its own; its tasks see the name as the variable NODE_NAME."""
+    told = {"port": port, "key": key, "nprocs": nprocs}
+    return Process(_NODE, told, python, {"NODE_NAME": name})
+
+
+def node_of(master, nprocs=1, python=None, name=""):
+    """The same, and wait until the master lists it."""
+    node = start_node(master.PORT, master.AUTHKEY, nprocs, python, name)
+    try:
+        wait_until(
+            lambda: not node.running() or node.pid in [each.pid for each in master.list_workers()], what="a node's joining"
+        )
+        if not node.running():
+            raise AssertionError("the node ended: %s" % node.output())
+    except BaseException:
+        node.kill()
+        raise
+    return node
+
+
+def _all_processes():
+    """{pid: (parent, (pid, start time), state)}, from /proc."""
+    if not os.path.exists("/proc/self/stat"):
+        raise unittest.SkipTest("this system has no /proc to count processes in")
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                text = read("/proc/%s/stat" % name)
+            except (IOError, OSError):
+                continue  # it has just ended
+            fields = text[text.rindex(")") + 2 :].split()
+            found[int(name)] = (int(fields[1]), (int(name), fields[19]), fields[0])
+    return found
+
+
+def descendants(pid=None):
+    """The living children of a process, and theirs, each as (pid, start time)."""
+    table = _all_processes()
+    family, found = set([pid or os.getpid()]), set()
+    while True:
+        more = [child for child, (parent, _, _) in table.items() if parent in family and child not in family]
+        if not more:
+            return found
+        family.update(more)
+        found.update(table[child][1] for child in more if table[child][2] not in "ZX")
+
+
+def alive(identities):
+    """Those of them that still live."""
+    return set(identities) & set(identity for _, identity, state in _all_processes().values() if state not in "ZX")
+
+
+def worker_processes(pid, count):
+    """The (pid, start time) of a node's worker processes, once it has so many."""
+    return wait_until(lambda: len(descendants(pid)) == count and descendants(pid), what="%d worker processes" % count)
+
+
+def kill(identity):
+    try:
+        os.kill(identity[0], signal.SIGKILL)
+    except OSError:
+        pass  # it was quicker
+
+
+def wait_for_death(identities, seconds=10.0):
+    wait_until(lambda: not alive(identities), seconds, "the end of %s" % sorted(identities))
+
+
+# -- tasks that can be held and counted -----------------------------------------------------------
+
+#: Tasks tell that they run, and wait, through files in a directory: no test has to guess how long something takes.
+_GATES = '''
+import os, time
+DIRECTORY = %r
+
+def note(name):
+    """One more byte in the file: how often something happened."""
+    descriptor = os.open(os.path.join(DIRECTORY, str(name)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, b".")
+    os.close(descriptor)
+
+def wait_for(name):
+    end = time.time() + 60
+    while not os.path.exists(os.path.join(DIRECTORY, str(name))):
+        if time.time() > end:
+            raise RuntimeError("the gate %%s was never opened" %% name)
+        time.sleep(0.002)
+'''
+
+
+class Gates(object):
+    """The test's end of them. ``source`` goes before an environment's own."""
+
+    def __init__(self, path):
+        self._path = path
+        self.source = _GATES % str(path)
+
+    def noted(self, name):
+        path = os.path.join(self._path, str(name))
+        return os.path.getsize(path) if os.path.exists(path) else 0
+
+    def wait_for(self, name, count=1):
+        wait_until(lambda: self.noted(name) >= count, what="%d times %s" % (count, name))
+
+    def open(self, name):
+        write(os.path.join(self._path, str(name)))
+
+
+def prepare(master, source, name, arguments):
+    master.load_envir(source, from_file=False)
+    master.register_target_function(name)
+    master.load_args(arguments)
+
+
+def run(master, source, name, arguments, **options):
+    """The seed's four calls."""
+    prepare(master, source, name, arguments)
+    return master.execute(**options)
+
+
+# -- a network that does harm ---------------------------------------------------------------------
+
+
+class Proxy(object):
+    """Passes TCP connections on to a port of this machine, until it is told to do harm.
+
+    piece_bytes: send no more than so many bytes at a time. flip: the direction ("up" to the
+    target, "down" from it) in which the next data gets one bit wrong. refusing: close new ones.
+    """
+
+    def __init__(self, target):
+        self._target = target
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(16)
+        self.port = self._listener.getsockname()[1]
+        self.piece_bytes = None
+        self.flip = None
+        self.flipped = 0
+        self.refusing = False
+        self.accepted = 0
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._pairs = []
+        Background(self._accept)
+
+    def _accept(self):
+        while True:
+            try:
+                near = self._listener.accept()[0]
+            except (OSError, socket.error):
+                return
+            if self.refusing:
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except (OSError, socket.error):
+                near.close()
+                continue
+            for sock in (near, far):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pairs.append((near, far))
+            self.accepted += 1
+            Background(self._pump, near, far, "up")
+            Background(self._pump, far, near, "down")
+
+    def _pump(self, source, sink, direction):
+        try:
+            while True:
+                data = bytearray(source.recv(1 << 16))
+                if not data:
+                    break
+                self._flowing.wait()
+                if self.flip == direction:
+                    self.flip = None
+                    data[len(data) // 2] ^= 1
+                    self.flipped += 1
+                size = self.piece_bytes or len(data)
+                for start in range(0, len(data), size):
+                    sink.sendall(bytes(data[start : start + size]))
+        except (OSError, socket.error):
+            pass
+        finally:
+            self._close(source, sink)
+
+    @staticmethod
+    def _close(*socks):
+        for sock in socks:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it; close() alone does not
+            except (OSError, socket.error):
+                pass
+            sock.close()
+
+    def stall(self):
+        self._flowing.clear()
+
+    def flow(self):
+        self._flowing.set()
+
+    def cut(self):
+        """Reset every connection, both ways."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for sock in pair:
+                try:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                except (OSError, socket.error):
+                    pass
+                self._close(sock)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._listener.close()
+        self._flowing.set()
+        self.cut()
