@@ -1,0 +1,50 @@
+# Needs python3 with venv, make and a shell; everything else is installed into .venv/.
+
+PYTHON ?= python3
+VENV := .venv
+IN_VENV := $(VENV)/bin/python
+# The faces are for Python 3 alone; every other module runs on 2.7 too and is held to it.
+FACES := $(wildcard $(addprefix minimalcluster/,executor.py pool.py joblib_backend.py engines.py))
+CORE := $(filter-out $(FACES),$(sort $(wildcard minimalcluster/*.py)))
+SEEDS ?= 1000
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint types compat sim bench size wheel clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: lint types compat ## lint, types, compat, then every test under every Python found
+	$(IN_VENV) tools/run_tests.py $(TESTS)
+
+lint: $(VENV)/ready ## ruff: style and likely mistakes; layout of what is for Python 3 alone
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m ruff format --check .
+
+types: $(VENV)/ready ## mypy: the core's signature comments
+	$(IN_VENV) -m mypy
+
+compat: $(VENV)/ready ## vermin: nothing in the core that 2.7 or 3.6 does not have
+	$(IN_VENV) -m vermin --no-tips --violations -t=2.7- -t=3.6- $(CORE)
+
+sim: ## the simulated cluster over many seeds (SEEDS=1000)
+	$(PYTHON) -m tests.simulation $(SEEDS)
+
+bench: ## idle cost, throughput and round trips, beside multiprocessing and concurrent.futures
+	$(PYTHON) bench/idle.py
+	$(PYTHON) bench/throughput.py
+
+size: ## lines of code per core file
+	@$(PYTHON) tools/size.py $(CORE)
+
+wheel: $(VENV)/ready ## one wheel for 2.7 and 3.x, in dist/
+	rm -rf build/lib build/bdist.*
+	$(IN_VENV) -m build --wheel
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
