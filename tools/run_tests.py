@@ -189,7 +189,8 @@ def left_behind(run_id):
     for pid in pids:
         try:
             with open("/proc/%d/cmdline" % pid, "rb") as file:
-                texts.append("process %d: %s" % (pid, file.read().replace(b"\0", b" ").decode("utf-8", "replace")[:200]))
+                words = file.read().decode("utf-8", "replace").split("\0")
+            texts.append("process %d: %s" % (pid, " ".join(words)[:200]))
             os.kill(pid, signal.SIGKILL)
         except OSError:
             pass
@@ -262,15 +263,16 @@ def run_all(interpreters, names, jobs, limit_seconds, logs):
             thread.join()
     except KeyboardInterrupt:
         del waiting[:]
-        for process in list(running):
+        for process in tuple(running):  # each run takes its own out
             end(process)
         raise
     return sorted(outcomes, key=lambda outcome: outcome.interpreter.key)
 
 
 def totals(outcomes):
-    passed, failed, skipped = (sum(getattr(each, name) for each in outcomes) for name in ("passed", "failed", "skipped"))
-    return "%d passed, %d failed" % (passed, failed) + (", %d skipped" % skipped if skipped else "")
+    skipped = sum(each.skipped for each in outcomes)
+    text = "%d passed, %d failed" % (sum(each.passed for each in outcomes), sum(each.failed for each in outcomes))
+    return text + (", %d skipped" % skipped if skipped else "")
 
 
 def main():
