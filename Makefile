@@ -25,7 +25,7 @@ types: $(VENV)/ready ## mypy: the core's signature comments
 	$(IN_VENV) -m mypy
 
 compat: $(VENV)/ready ## vermin: nothing in the core that 2.7 or 3.6 does not have
-	$(IN_VENV) -m vermin --no-tips --violations -t=2.7- -t=3.6- $(CORE)
+	$(VENV)/bin/vermin --no-tips --violations -t=2.7- -t=3.6- $(CORE)
 
 sim: ## the simulated cluster over many seeds (SEEDS=1000)
 	$(PYTHON) -m tests.simulation $(SEEDS)
