@@ -202,7 +202,7 @@ class Scheduler(object):
             JobCancelled: self._job_cancelled,
             NodeJoined: self._node_joined,
             TimePassed: self._time_passed,
-        }
+        }  # type: dict
         self._session_handlers = {
             NodeHeard: self._node_heard,
             NodeDraining: self._node_draining,
@@ -213,7 +213,7 @@ class Scheduler(object):
             AttemptReleased: self._attempt_released,
             AttemptDied: self._attempt_died,
             AttemptUnfit: self._attempt_unfit,
-        }
+        }  # type: dict
 
     # -- the one door -----------------------------------------------------------------------------
 
@@ -224,12 +224,12 @@ class Scheduler(object):
         self._now = now
         handler = self._handlers.get(type(event))
         if handler is not None:
-            handler(event)  # type: ignore[operator]
+            handler(event)
         else:
             node = self._nodes.get(event.node)  # type: ignore[attr-defined]
             if node is not None and node.session == event.session:  # type: ignore[attr-defined]
                 node.heard_at = now
-                self._session_handlers[type(event)](node, event)  # type: ignore[operator]
+                self._session_handlers[type(event)](node, event)
         return self._effects
 
     def deadline(self):
@@ -329,7 +329,7 @@ class Scheduler(object):
         node.jobs = set()
 
     def _reconcile(self, node, held):
-        # type: (_Node, list) -> None
+        # type: (_Node, list | set) -> None
         """After a (re)connection: leases on both sides agree again."""
         held = set(held)
         for attempt in list(node.leases):
@@ -430,17 +430,17 @@ class Scheduler(object):
             self._finish_if_done(job)
 
     def _piece_of(self, node, event):
-        # type: (_Node, tuple) -> _Piece | None
+        # type: (_Node, TasksDone | TaskFailed) -> _Piece | None
         """The piece this result belongs to; None for a fenced attempt."""
-        piece = self._attempts.get(event.attempt)  # type: ignore[attr-defined]
+        piece = self._attempts.get(event.attempt)
         if piece is None:
             return None
-        lease = node.leases.get(event.attempt)  # type: ignore[attr-defined]
+        lease = node.leases.get(event.attempt)
         if lease is not None:
             lease.revoked = False  # it makes progress: it may be worth taking back again
-        if event.first > piece.lo:  # type: ignore[attr-defined]
+        if event.first > piece.lo:
             # Results come in order on one connection, so this node has lost some: let another run them.
-            self._do(Disconnect(node.id, node.session, "it skipped results of attempt %d" % event.attempt))  # type: ignore[attr-defined]
+            self._do(Disconnect(node.id, node.session, "it skipped results of attempt %d" % event.attempt))
             return None
         return piece
 
@@ -529,7 +529,8 @@ class Scheduler(object):
         self._lose(lease)
         if node.id not in job.unfit:
             job.unfit[node.id] = event.info
-            self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, event.info.get("text"))))
+            why = event.info.get("text")
+            self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
         if all(other.id in job.unfit for other in self._nodes.values() if other.serving):
             self._stop(job, kill=True)
         self._finish_if_done(job)
@@ -788,7 +789,7 @@ class Scheduler(object):
         leases = [lease for node in self._nodes.values() for lease in node.leases.values() if lease.piece.job is job]
         if len(leases) != job.leased:
             self._broken("job %d counts %d leases, and has %d" % (job.id, job.leased, len(leases)), job.id)
-        pieces = set(lease.piece for lease in leases)
+        pieces = {lease.piece for lease in leases}
         leased = sum(piece.hi - piece.lo for piece in pieces)
         if not job.stopped and queued + leased + job.delivered != job.total:
             self._broken(
