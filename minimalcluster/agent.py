@@ -102,12 +102,12 @@ class Agent(object):
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
             ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
             DrainAsked: self._drain_asked, TimePassed: self._time_passed,
-        }  # fmt: skip
+        }  # type: dict # fmt: skip
         self._said = {
             protocol.Joined: self._on_joined, protocol.DefineJob: self._on_define, protocol.Grant: self._on_grant,
             protocol.Revoke: self._on_revoke, protocol.ForgetJob: self._on_forget,
             protocol.Acknowledge: self._on_acknowledge, protocol.Farewell: self._on_farewell,
-        }  # fmt: skip
+        }  # type: dict # fmt: skip
 
     # -- the one door -----------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Agent(object):
         self._effects = []
         self._now = now
         if not self._finished:
-            self._handlers[type(event)](event)  # type: ignore[operator]
+            self._handlers[type(event)](event)
         return self._effects
 
     def deadline(self):
@@ -146,7 +146,7 @@ class Agent(object):
 
     def _all_held(self):
         # type: () -> list
-        reported = set(message.attempt for message in self._reports.values())
+        reported = {message.attempt for message in self._reports.values()}
         return sorted(reported.union(self._held))
 
     def _link_down(self, event):
@@ -196,7 +196,7 @@ class Agent(object):
     def _master_said(self, event):
         # type: (MasterSaid) -> None
         self._heard_at = self._now
-        self._said[type(event.message)](event.message)  # type: ignore[operator]
+        self._said[type(event.message)](event.message)
 
     def _on_define(self, message):
         # type: (protocol.DefineJob) -> None
