@@ -235,8 +235,8 @@ class Channel(object):
 
 
 def _tag(keyed, sequence, buffers):
-    # type: (object, int, list) -> bytes
-    digest = keyed.copy()  # type: ignore[attr-defined]
+    # type: (hmac.HMAC, int, list) -> bytes
+    digest = keyed.copy()
     digest.update(_SEQUENCE.pack(sequence))
     for buffer in buffers:
         digest.update(buffer)
@@ -290,6 +290,7 @@ class _Handshake(object):
     def __init__(self, authkey):
         # type: (object) -> None
         self.authkey = as_bytes(authkey)
+        self._key = b""  # the proof key, once the salt is known
         self.channel = None  # type: Channel | None
         self.peer = None  # type: Peer | None
         self._buffer = b""
