@@ -45,7 +45,7 @@ class _Poller(object):
         # type: () -> None
         self._interest = {}  # type: dict # descriptor -> wants to write
         if hasattr(select, "epoll"):
-            self._poll = select.epoll()
+            self._poll = select.epoll()  # type: select.epoll | select.poll | None
             self._unit, self._read, self._write = 1.0, select.EPOLLIN, select.EPOLLOUT
         elif hasattr(select, "poll"):
             self._poll = select.poll()
@@ -223,7 +223,7 @@ class Loop(object):
         """After ``run`` has returned: give the descriptors back."""
         for handler in list(self._handlers.values()):
             if handler is not self:
-                handler.close(None)  # type: ignore[attr-defined]
+                handler.close(None)
         self._waker.close()
         self._wakes.close()
         self._poller.close()
@@ -402,13 +402,14 @@ def listen(host, port):
     # type: (str, int) -> socket.socket
     """A listening socket. Raises OSError (socket.error on 2.7) that names address and remedy."""
     try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        family, kind, number, _, address = found[0]
         sock = socket.socket(family, kind, number)
     except socket.gaierror as error:
         raise socket.error(error.errno, "the name %r of HOST cannot be resolved: %s" % (host, error.strerror))
     try:
         if os.name == "nt":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
