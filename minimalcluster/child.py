@@ -24,8 +24,8 @@ import sys
 import threading
 from itertools import islice
 
-from . import environment, protocol, values
-from .compat import PICKLE_PROTOCOL, PY2, joined, native, perf_counter, queue
+from . import functions, protocol, values
+from .compat import PICKLE_PROTOCOL, PY2, joined, perf_counter, queue
 
 #: A block's aim: what is in it when something is taken back stays here.
 BLOCK_SECONDS = 0.005
@@ -134,11 +134,7 @@ class Worker(object):
         # type: (int) -> object
         if job not in self._functions:
             definition = self._definitions[job]
-            info = definition.info
-            source = environment.Source(
-                native(info["module"]), native(info["filename"]), info["is_text"], definition.payload[0].tobytes()
-            )
-            self._functions[job] = environment.find(environment.load(source), info["function"])
+            self._functions[job] = functions.target(definition.info, definition.payload)
         return self._functions[job]
 
     def _run_blocks(self, attempt, function, arguments):

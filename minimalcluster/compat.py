@@ -43,7 +43,7 @@ PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "as_bytes", "cpu_count", "integer_types", "joined",
+    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "as_bytes", "as_text", "cpu_count", "integer_types", "joined",
     "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip
@@ -57,6 +57,12 @@ def as_bytes(value):
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     raise TypeError("expected text or bytes, not %s" % type(value).__name__)
+
+
+def as_text(value):
+    # type: (object) -> str
+    """Text for JSON: on 2.7 that is unicode."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # type: ignore[return-value]
 
 
 def native(value):

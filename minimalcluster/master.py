@@ -9,7 +9,8 @@ import weakref
 
 from . import environment, errors, protocol, scheduler, values
 from .cluster import Cluster
-from .compat import as_bytes, integer_types, native, ordered_dict, queue, raise_from
+from .compat import as_bytes, as_text, integer_types, native, ordered_dict, raise_from
+from .jobs import End, Failure, Job, Outcomes
 from .progress import progress_for
 
 log = logging.getLogger("minimalcluster")
@@ -166,127 +167,74 @@ class MasterNode(object):
                 raise errors.StateError("nothing to run: call %s first" % missing)
             if self._arguments is None:
                 raise errors.StateError("no arguments: call load_args() first")
-            job = _Job(self._source, self._function, self._values, self._arguments, on_error,
+            job = _SourceJob(self._source, self._function, self._values, self._arguments, on_error,
                        _checked_chunksize(chunksize) or self.chunksize)  # fmt: skip
             return job.run(cluster, progress_for(progress, job.total))
 
 
-class _Job(object):
-    """One ``execute``: arrivals are queued by the cluster's thread and decoded in the caller's."""
+class _SourceJob(Job):
+    """One ``execute``: the environment's function over the loaded arguments."""
 
     closed = True
 
     def __init__(self, source, function, keys, arguments, on_error, chunksize):
         # type: (environment.Source, str, object, object, str, int | None) -> None
+        super(_SourceJob, self).__init__()
         self._source, self._function = source, function
         self._keys, self._arguments, self._on_error = keys, arguments, on_error
         self.total = len(arguments)  # type: ignore[arg-type]
         self.options = scheduler.DEFAULTS._replace(chunksize=chunksize, stop_on_error=on_error == STOP)
-        self._arrivals = queue.Queue()  # type: queue.Queue
         self._outcomes = [_MISSING] * self.total  # type: list
         self._failed = {}  # type: dict # index -> node
-        self._done = 0
-
-    # -- for the cluster, in its thread -----------------------------------------------------------
 
     def definition(self):
         # type: () -> tuple
         source = self._source
         info = {
-            "module": source.module,
-            "filename": source.filename if isinstance(source.filename, type(u"")) else source.filename.decode("utf-8", "replace"),
-            "is_text": source.is_text,
-            "function": self._function,
-        }
+            "kind": "source", "module": source.module, "filename": as_text(source.filename),
+            "is_text": source.is_text, "function": self._function,
+        }  # fmt: skip
         return info, [source.data]
 
     def encode(self, first, count):
         # type: (int, int) -> list
         return self._arguments.encode(first, count)  # type: ignore[attr-defined]
 
-    def deliver(self, first, count, skip, buffers):
-        # type: (int, int, int, list) -> None
-        self._arrivals.put((self._take_results, (first, count, skip, buffers)))
-
-    def deliver_failure(self, first, node, info, buffers):
-        # type: (int, str, dict, list) -> None
-        self._arrivals.put((self._take_failure, (first, node, info, buffers)))
-
-    def deliver_poison(self, first, deaths):
-        # type: (int, tuple) -> None
-        self._arrivals.put((self._take_poison, (first, deaths)))
-
-    def finished(self, unfit):
-        # type: (dict | None) -> None
-        self._arrivals.put((None, unfit))
-
-    def crashed(self, error):
-        # type: (BaseException) -> None
-        self._arrivals.put((None, error))
-
-    # -- in the caller's thread -------------------------------------------------------------------
-
     def run(self, cluster, progress):
         # type: (Cluster, object) -> dict
         number = cluster.submit(self)
-        end = None
+        done = 0
         try:
             while True:
-                try:
-                    take, told = self._arrivals.get(True, _WAIT_SECONDS)
-                except queue.Empty:
-                    progress.show(self._done)  # type: ignore[attr-defined]
-                    continue
-                if take is None:
-                    end = told
+                arrival = self.take(_WAIT_SECONDS)
+                if isinstance(arrival, End):
                     break
-                take(*told)
-                progress.show(self._done)  # type: ignore[attr-defined]
+                if arrival is not None:
+                    self._keep(arrival)
+                    done += len(arrival.values)
+                progress.show(done)  # type: ignore[attr-defined]
         except BaseException:  # Ctrl-C: the cluster stays usable
             cluster.cancel(number)
             raise
         finally:
-            progress.end(self._done)  # type: ignore[attr-defined]
-        return self._result(end)
+            progress.end(done)  # type: ignore[attr-defined]
+        return self._result(arrival.error)
 
-    def _take_results(self, first, count, skip, buffers):
-        # type: (int, int, int, list) -> None
-        results = values.decode_results(buffers, skip)[: count - skip]
-        start = first + skip
-        self._outcomes[start : start + len(results)] = results
-        for index, result in enumerate(results, start) if not values.all_scalars(results) else ():
-            if isinstance(result, values.Misfit):
-                self._failed[index] = "this machine"
-                self._outcomes[index] = result.error
-        self._done += len(results)
+    def _keep(self, outcomes):
+        # type: (Outcomes) -> None
+        first, found = outcomes
+        self._outcomes[first : first + len(found)] = found
+        if values.all_scalars(found):
+            return
+        for index, outcome in enumerate(found, first):
+            if isinstance(outcome, Failure):
+                self._failed[index] = outcome.node
+                self._outcomes[index] = outcome.error
 
-    def _take_failure(self, index, node, info, buffers):
-        # type: (int, str, dict, list) -> None
-        self._failed[index] = node
-        self._outcomes[index] = values.decode_exception(info, buffers)
-        self._done += 1
-
-    def _take_poison(self, index, deaths):
-        # type: (int, tuple) -> None
-        last = deaths[-1].info
-        nodes = [death.node for death in deaths]
-        lines = [native(line) for line in last.get("lines", ())]
-        text = "the worker process died each of %d times it ran this task: %s, on %s" % (
-            len(deaths), native(last.get("exit", "?")), ", ".join(sorted(set(nodes))),
-        )  # fmt: skip
-        if lines:
-            text += "; it last wrote:\n  " + "\n  ".join(lines)
-        self._failed[index] = nodes[-1]
-        self._outcomes[index] = errors.WorkerDied(text, native(last.get("exit", "?")), nodes, lines)
-        self._done += 1
-
-    def _result(self, end):
-        # type: (object) -> dict
-        if isinstance(end, BaseException):
-            raise end
-        if end is not None:
-            error = values.decode_exception(end, [])  # type: ignore[arg-type]
-            raise_from(errors.SourceError("no node can run the environment; the last said: %s" % error), error)
+    def _result(self, error):
+        # type: (BaseException | None) -> dict
+        if error is not None:
+            raise error
         if not self._failed or self._on_error == RETURN:
             return ordered_dict(zip(self._keys, self._outcomes))  # type: ignore[call-overload]
         return self._raise()

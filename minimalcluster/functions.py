@@ -1,0 +1,147 @@
+"""How a function travels: by the first way that fits.
+
+1. By reference, where the other process can import its module.
+2. By value with ``cloudpickle``, if this process has it: lambdas, closures, what was typed in.
+3. With the script: ``__main__``'s source is run there under another name, as multiprocessing does.
+
+``pack`` is for the side that sends, ``target`` for the worker process. A definition's info names
+its kind: "source" (an environment and a name in it), "function" (one pickled function, applied to
+each argument tuple) or "calls" (every task brings its own function and arguments).
+"""
+from __future__ import absolute_import, division, print_function
+
+import os
+import sys
+import types
+from collections import namedtuple
+
+from . import environment, values
+from .compat import PICKLE_PROTOCOL, native, pickle, raise_from
+from .errors import UsageError
+
+#: What a pickle needs of the process that loads it.
+NOTHING, SAME_MINOR, MAIN_SCRIPT = "nothing", "same minor", "main script"
+#: The name under which a script runs in a worker process, so that its guard stays closed.
+MAIN_NAME = "__minimalcluster_main__"
+
+Packed = namedtuple("Packed", "data needs")
+
+
+def minor():
+    # type: () -> str
+    return "%d.%d" % sys.version_info[:2]
+
+
+# -- sending --------------------------------------------------------------------------------------
+
+
+def pack(value):
+    # type: (object) -> Packed
+    """Pickle a call or a function by the first way that fits. Raises what the pickling raised."""
+    try:
+        data = pickle.dumps(value, PICKLE_PROTOCOL)
+    except Exception as error:
+        by_value = _cloudpickle()
+        if by_value is None:
+            raise
+        try:
+            return Packed(by_value.dumps(value, PICKLE_PROTOCOL), SAME_MINOR)
+        except Exception as second:
+            raise_from(second, error)
+    if b"__main__" not in data:
+        return Packed(data, NOTHING)
+    by_value = _cloudpickle()
+    if by_value is not None:
+        return Packed(by_value.dumps(value, PICKLE_PROTOCOL), SAME_MINOR)
+    main_script()
+    return Packed(data, MAIN_SCRIPT)
+
+
+def _cloudpickle():
+    # type: () -> types.ModuleType | None
+    try:
+        import cloudpickle
+    except ImportError:
+        return None
+    return cloudpickle  # type: ignore[no-any-return]
+
+
+def main_script():
+    # type: () -> tuple[str, bytes]
+    """(path, source) of the running script. Raises UsageError where there is none."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not path or not os.path.isfile(path):
+        raise UsageError(
+            "a function or class that was typed in (__main__) cannot be sent: pip install cloudpickle here, "
+            "or put it into a module"
+        )
+    with open(path, "rb") as file:
+        return native(path), file.read()
+
+
+def requirements(needs):
+    # type: (str) -> tuple[dict[str, object], list[bytes]]
+    """What a definition must say and bring for pickles with these needs."""
+    if needs == SAME_MINOR:
+        return {"minor": minor()}, []
+    if needs == MAIN_SCRIPT:
+        path, source = main_script()
+        return {"main": path}, [source]
+    return {}, []
+
+
+# -- receiving, in a worker process ---------------------------------------------------------------
+
+_initialized = set()  # type: set[str] # tokens of initializers that have run in this process
+
+
+def target(info, payload):
+    # type: (dict, list) -> object
+    """The callable that a definition makes: it takes one task's argument. Raises what the user's code raises."""
+    buffers = list(payload)
+    if info["kind"] == "source":
+        source = environment.Source(
+            native(info["module"]), native(info["filename"]), info["is_text"], buffers[0].tobytes()
+        )
+        return environment.find(environment.load(source), info["function"])
+    if info.get("minor") not in (None, minor()):
+        raise UsageError("its function travels by value from Python %s, and this is Python %s" % (info["minor"], minor()))
+    if "main" in info:
+        _run_main(native(info["main"]), buffers.pop(0).tobytes())
+    if "initializer" in info:
+        _initialize(info["initializer"], buffers.pop(0))
+    if info["kind"] == "calls":
+        return _call
+    function = values.loads(buffers.pop(0))
+    return (lambda arguments: function(*arguments)) if info["star"] else function  # type: ignore[operator]
+
+
+def _call(call):
+    # type: (tuple) -> object
+    function, arguments, keywords = call
+    return function(*arguments, **keywords)
+
+
+def _run_main(path, source):
+    # type: (str, bytes) -> None
+    """Run the user's script under another name and let pickles find its functions under ``__main__``."""
+    module = sys.modules.get(MAIN_NAME)
+    if module is None:
+        module = types.ModuleType(MAIN_NAME)
+        module.__file__ = path
+        sys.modules[MAIN_NAME] = module
+        try:
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+        except BaseException:
+            del sys.modules[MAIN_NAME]
+            raise
+    sys.modules["__main__"] = module
+
+
+def _initialize(token, buffer):
+    # type: (str, object) -> None
+    if token in _initialized:
+        return
+    initializer, arguments = values.loads(buffer)  # type: ignore[misc]
+    initializer(*arguments)
+    _initialized.add(token)
