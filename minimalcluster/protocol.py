@@ -290,7 +290,7 @@ class _Handshake(object):
     def __init__(self, authkey):
         # type: (object) -> None
         self.authkey = as_bytes(authkey)
-        self._key = b""  # the proof key, once the salt is known
+        self._key = None  # type: bytes # type: ignore[assignment] # the proof key, once the salt is known
         self.channel = None  # type: Channel | None
         self.peer = None  # type: Peer | None
         self._buffer = b""
