@@ -19,7 +19,7 @@ import socket
 import threading
 from collections import deque
 
-from . import protocol
+from . import protocol  # noqa: F401 # in type comments
 from .compat import joined, monotonic, socketpair
 from .errors import ConnectionFailed, HandshakeTimeout, ProtocolError
 
@@ -93,7 +93,7 @@ class _Poller(object):
     def close(self):
         # type: () -> None
         if hasattr(self._poll, "close"):
-            self._poll.close()
+            self._poll.close()  # type: ignore[union-attr]
 
 
 def _rounded_up(amount, unit):
