@@ -28,20 +28,20 @@ def dumps(value):
 
 
 def loads(buffer):
-    # type: (object) -> object
+    # type: (bytes | bytearray | memoryview) -> object
     if PY2:  # py2
         return pickle.loads(as_bytes(buffer) if isinstance(buffer, bytearray) else _raw(buffer))
-    return pickle.loads(buffer)  # type: ignore[arg-type]
+    return pickle.loads(buffer)
 
 
 def _raw(buffer):
-    # type: (object) -> bytes
+    # type: (bytes | bytearray | memoryview) -> bytes
     return buffer.tobytes() if isinstance(buffer, memoryview) else buffer  # type: ignore[return-value]
 
 
 def all_scalars(values):
-    # type: (object) -> bool
-    return SCALARS.issuperset(map(type, values))  # type: ignore[call-overload]
+    # type: (list | tuple) -> bool
+    return SCALARS.issuperset(map(type, values))
 
 
 # -- arguments ------------------------------------------------------------------------------------
@@ -51,10 +51,10 @@ class RangeArguments(object):
     """Arguments start, start + step, ...; a chunk travels as two numbers."""
 
     def __init__(self, values):
-        # type: (object) -> None
-        self._count = len(values)  # type: ignore[arg-type]
-        self._start = values[0] if self._count else 0  # type: ignore[index]
-        self._step = values[1] - values[0] if self._count > 1 else 1  # type: ignore[index]
+        # type: (range) -> None
+        self._count = len(values)
+        self._start = values[0] if self._count else 0
+        self._step = values[1] - values[0] if self._count > 1 else 1
 
     def __len__(self):
         # type: () -> int
@@ -69,24 +69,24 @@ class ScalarArguments(object):
     """Numbers, texts and the like: a chunk is one pickle, made when it is sent."""
 
     def __init__(self, values):
-        # type: (object) -> None
+        # type: (list | tuple) -> None
         self._values = values
 
     def __len__(self):
         # type: () -> int
-        return len(self._values)  # type: ignore[arg-type]
+        return len(self._values)
 
     def encode(self, first, count):
         # type: (int, int) -> list
-        return [b"P", dumps(list(self._values[first : first + count]))]  # type: ignore[index]
+        return [b"P", dumps(list(self._values[first : first + count]))]
 
 
 class ObjectArguments(object):
     """Anything else: pickled one by one at once, so that a misfit is named before anything is sent."""
 
     def __init__(self, values):
-        # type: (object) -> None
-        self._pickles = [_dump_argument(index, value) for index, value in enumerate(values)]  # type: ignore[arg-type, var-annotated]
+        # type: (list | tuple) -> None
+        self._pickles = [_dump_argument(index, value) for index, value in enumerate(values)]
 
     def __len__(self):
         # type: () -> int
@@ -109,7 +109,7 @@ def _dump_argument(index, value):
 
 
 def arguments(values):
-    # type: (object) -> object
+    # type: (list | tuple | range) -> RangeArguments | ScalarArguments | ObjectArguments
     """The cheapest form for a sequence. Raises ArgumentsError for what cannot be pickled."""
     if isinstance(values, range_type):
         return RangeArguments(values)
@@ -154,8 +154,8 @@ def decode_results(buffers, skip=0):
     # type: (list, int) -> list
     """The results behind the first ``skip``; one that cannot be unpickled is a ``Misfit``."""
     if _raw(buffers[0]) == b"P":
-        results = loads(buffers[1])
-        return results[skip:] if skip else results  # type: ignore[index, return-value]
+        results = loads(buffers[1])  # type: list # type: ignore[assignment]
+        return results[skip:] if skip else results
     return [_load_result(buffer) for buffer in buffers[1 + skip :]]
 
 
@@ -170,7 +170,7 @@ class Misfit(object):
 
 
 def _load_result(buffer):
-    # type: (object) -> object
+    # type: (bytes | bytearray | memoryview) -> object
     try:
         return loads(buffer)
     except Exception as error:  # unpickling runs the class's own code: anything may come
@@ -221,8 +221,8 @@ def _text(error):
 
 
 def _json_safe(text):
-    # type: (str) -> str
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text  # type: ignore[return-value]
+    # type: (str | bytes) -> str
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
 
 
 def decode_exception(info, buffers):
