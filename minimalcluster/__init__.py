@@ -33,6 +33,9 @@ _HOMES = {
     "WorkerDied": "errors",
 }
 
+if sys.version_info >= (3, 6):  # the faces
+    _HOMES["ClusterExecutor"] = "executor"
+
 __all__ = sorted(_HOMES)
 
 

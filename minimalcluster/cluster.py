@@ -118,9 +118,19 @@ class Cluster(object):
         self._loop.call(self._submit, number, job)
         return number
 
-    def grew(self, number, total, closed):
-        # type: (int, int, bool) -> None
-        self._loop.call(self._event, scheduler.JobGrew(number, total, closed))
+    def grew(self, number, job):
+        # type: (int, object) -> None
+        """The job's ``total`` or ``closed`` has changed; many changes make one announcement."""
+        if not job.announced:  # type: ignore[attr-defined]
+            job.announced = True  # type: ignore[attr-defined]
+            self._loop.call(self._grew, number, job)
+
+    def _grew(self, number, job):
+        # type: (int, object) -> None
+        job.announced = False  # type: ignore[attr-defined]
+        # Read closed first: it is set after the last growth.
+        closed = job.closed  # type: ignore[attr-defined]
+        self._event(scheduler.JobGrew(number, job.total, closed))  # type: ignore[attr-defined]
 
     def cancel(self, number):
         # type: (int) -> None
@@ -241,8 +251,10 @@ class Cluster(object):
             job.crashed(errors.StateError("the master was shut down"))  # type: ignore[attr-defined]
             return
         self._jobs[number] = job
-        total = job.total  # type: ignore[attr-defined]
-        self._event(scheduler.JobSubmitted(number, total, job.options))  # type: ignore[attr-defined]
+        closed, total = job.closed, job.total  # type: ignore[attr-defined]
+        self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))  # type: ignore[attr-defined]
+        if not closed:
+            self._event(scheduler.JobGrew(number, total, closed))
 
     # -- what nodes say ---------------------------------------------------------------------------
 
