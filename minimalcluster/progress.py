@@ -64,7 +64,7 @@ class _Nobody(object):
 
 
 def progress_for(wish, total):
-    # type: (object, int) -> object
+    # type: (object, int) -> Progress | _Nobody
     """wish: True, False, None (only on a terminal, only if it takes long) or a function of (done, total)."""
     if callable(wish):
         return Progress(lambda done, seconds: wish(done, total), 0.0)
