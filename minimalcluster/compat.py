@@ -36,6 +36,9 @@ else:
     monotonic = time.monotonic
     perf_counter = time.perf_counter
 
+#: Faster, and safe in signal handlers; since 3.7.
+SimpleQueue = getattr(queue, "SimpleQueue", queue.Queue)  # type: type[queue.SimpleQueue]
+
 #: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
 PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 
@@ -43,7 +46,7 @@ PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "as_bytes", "as_text", "cpu_count", "integer_types", "joined",
+    "PICKLE_PROTOCOL", "PY2", "SCALARS", "SimpleQueue", "WINDOWS", "as_bytes", "as_text", "cpu_count", "integer_types", "joined",
     "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip
@@ -69,8 +72,8 @@ def native(value):
     # type: (object) -> str
     """Text or bytes as this Python's ``str``; what cannot be shown is escaped."""
     if PY2:  # py2
-        return value.encode("utf-8") if isinstance(value, text_type) else value  # type: ignore
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value  # type: ignore
+        return value.encode("utf-8") if isinstance(value, text_type) else value
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value  # type: ignore[return-value]
 
 
 def joined(buffers):
