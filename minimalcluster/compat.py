@@ -15,8 +15,8 @@ WINDOWS = os.name == "nt"
 if PY2:  # py2
     from collections import OrderedDict as ordered_dict
 
-    import cPickle as pickle  # type: ignore[import-not-found]
-    import Queue as queue  # type: ignore[import-not-found]
+    import cPickle as pickle  # type: ignore[import-not-found] # novm
+    import Queue as queue  # type: ignore[import-not-found] # novm
 
     text_type = unicode  # type: ignore[name-defined] # noqa: F821
     range_type = xrange  # type: ignore[name-defined] # noqa: F821
@@ -27,17 +27,17 @@ if PY2:  # py2
     perf_counter = time.time
 else:
     import pickle
-    import queue
+    import queue  # novm
 
     ordered_dict = dict
     text_type = str
     range_type = range
     integer_types = (int,)
-    monotonic = time.monotonic
-    perf_counter = time.perf_counter
+    monotonic = time.monotonic  # novm
+    perf_counter = time.perf_counter  # novm
 
 #: Faster, and safe in signal handlers; since 3.7.
-SimpleQueue = getattr(queue, "SimpleQueue", queue.Queue)  # type: type[queue.SimpleQueue]
+SimpleQueue = getattr(queue, "SimpleQueue", queue.Queue)  # type: type[queue.Queue]
 
 #: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
 PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
@@ -46,8 +46,8 @@ PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PY2", "SCALARS", "SimpleQueue", "WINDOWS", "as_bytes", "as_text", "cpu_count", "integer_types", "joined",
-    "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
+    "PICKLE_PROTOCOL", "PY2", "SCALARS", "SimpleQueue", "WINDOWS", "as_bytes", "as_text", "cpu_count",
+    "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 
