@@ -8,7 +8,7 @@ from __future__ import absolute_import, division, print_function
 from collections import namedtuple
 
 from . import errors, values
-from .compat import native, queue
+from .compat import SimpleQueue, native, queue
 
 #: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
 Outcomes = namedtuple("Outcomes", "first values")
@@ -31,7 +31,7 @@ class Job(object):
 
     def __init__(self):
         # type: () -> None
-        self._arrivals = queue.Queue() if not hasattr(queue, "SimpleQueue") else queue.SimpleQueue()
+        self._arrivals = SimpleQueue()  # type: queue.Queue
         self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
 
     # -- in the cluster's thread ------------------------------------------------------------------
