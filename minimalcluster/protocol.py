@@ -49,7 +49,7 @@ UNTAGGED = 1  # flag in HELLO
 
 _HELLO = struct.Struct(">8sBB16sI32s")
 _AUTH = struct.Struct(">8sB32sB16sBBB")
-_OK = struct.Struct(">32sQIB")
+_OK = struct.Struct(">QIB32s")
 _FRAME = struct.Struct(">BQ")
 _SEQUENCE = struct.Struct(">Q")
 _COUNT = struct.Struct(">I")
@@ -326,6 +326,12 @@ def _transcript(hello, auth):
     return hashlib.sha256(hello + auth + b"\0" * 32).digest()
 
 
+def _answer(transcript, proof, fields):
+    # type: (bytes, bytes, bytes) -> bytes
+    # OK's own fields are covered too: nobody in between chooses a session or a pickle protocol for us.
+    return hashlib.sha256(transcript + proof + fields).digest()
+
+
 class ServerHandshake(_Handshake):
     """The accepting side. ``start()`` gives HELLO; ``receive(data)`` gives what to send back."""
 
@@ -360,8 +366,8 @@ class ServerHandshake(_Handshake):
         chosen = min(pickle_protocol, self._pickle)
         self.peer = Peer(role, node_id, (major, minor), chosen, self._session, self._epoch)
         self._open(transcript, b"server", b"client", self._tagged)
-        answer = self._proof(b"server", hashlib.sha256(transcript + proof).digest())
-        return b"\0" + _OK.pack(answer, self._session, self._epoch, chosen)
+        fields = _OK.pack(self._session, self._epoch, chosen, b"")[:-_PROOF_BYTES]
+        return b"\0" + fields + self._proof(b"server", _answer(transcript, proof, fields))
 
 
 class ClientHandshake(_Handshake):
@@ -413,9 +419,9 @@ class ClientHandshake(_Handshake):
         ok = self._take(1 + _OK.size)
         if ok is None:
             return b""
-        answer, session, epoch, pickle_protocol = _OK.unpack(ok[1:])
+        session, epoch, pickle_protocol, answer = _OK.unpack(ok[1:])
         proof = self._auth[-_PROOF_BYTES:]
-        expected = self._proof(b"server", hashlib.sha256(self._transcript + proof).digest())
+        expected = self._proof(b"server", _answer(self._transcript, proof, ok[1:-_PROOF_BYTES]))
         if not hmac.compare_digest(expected, answer):
             raise errors.AuthenticationError(
                 "%s could not prove that it knows the key: not our master, or someone in the middle; "
