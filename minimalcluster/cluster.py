@@ -444,7 +444,8 @@ class Cluster(object):
         # type: () -> None
         if self._listener is not None:
             self._listener.close()
-        for number in list(self._jobs):
+        for number, job in list(self._jobs.items()):
+            job.crashed(errors.StateError("the master was shut down"))
             self._event(scheduler.JobCancelled(number))
         for session in self._sessions.values():
             session.send(protocol.Farewell({}))
