@@ -303,8 +303,6 @@ def _line_buffered(descriptor):
 def main():
     # type: () -> None
     told, lifeline = _take_standard_input()
-    if hasattr(os, "setsid"):
-        os.setsid()  # a terminal's Ctrl-C is for the master; and the whole group can be killed as one
     _die_with(lifeline)
     sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)  # type: ignore[assignment]
     sys.path[:] = told["path"]

@@ -42,6 +42,12 @@ OUTPUT_BYTES_PER_SECOND = 256 << 10
 READ_BYTES = 1 << 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
 
+#: A terminal's Ctrl-C is for us, from a worker process's first moment; and its group can be killed as one.
+if WINDOWS:
+    _OWN_SESSION = {"creationflags": 0x200}  # type: dict # CREATE_NEW_PROCESS_GROUP, unnamed in 2.7 and elsewhere
+else:
+    _OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
+
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from minimalcluster.child import main; main()"
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -137,6 +143,7 @@ class Node(object):
                 stderr=subprocess.STDOUT,
                 env=child_environment(self._slots),
                 close_fds=not (PY2 and WINDOWS),
+                **_OWN_SESSION
             )
             told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": sys.path}
             process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
