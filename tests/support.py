@@ -173,6 +173,7 @@ class Process(object):
         self._popen = subprocess.Popen(
             [python or sys.executable] + (["-c", code] if file is None else [file]),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, close_fds=True,
+            preexec_fn=getattr(os, "setsid", None),
         )  # fmt: skip
         self.pid = self._popen.pid
         self._read = []
@@ -206,9 +207,9 @@ class Process(object):
         wait_until(self._reader.done, 5.0, "the end of its output")
         return self._popen.poll()
 
-    def signal(self, number):
-        if self.running():
-            os.kill(self.pid, number)
+    def interrupt(self):
+        """Ctrl-C, as a terminal sends it: to the whole process group."""
+        os.killpg(self.pid, signal.SIGINT)
 
     def kill(self):
         """SIGKILL, and wait until it is gone."""
