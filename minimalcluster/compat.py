@@ -20,7 +20,7 @@ if PY2:  # py2
 
     text_type = unicode  # type: ignore[name-defined] # noqa: F821
     range_type = xrange  # type: ignore[name-defined] # noqa: F821
-    integer_types = (int, long)  # type: ignore[name-defined] # noqa: F821
+    integer_types = (int, long)  # type: ignore[name-defined] # noqa: F821 # novm
     # The only wall-clock-proof clocks there: ticks since boot, and Windows' performance counter.
     monotonic = time.clock if WINDOWS else (lambda: os.times()[4])  # type: ignore[attr-defined]
     # Durations of a few microseconds matter more here than jumps of the wall clock.
@@ -95,9 +95,9 @@ def cpu_count():
     # type: () -> int
     """Processors this process may use (at least 1)."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
+        return len(os.sched_getaffinity(0)) or 1  # novm
     if hasattr(os, "cpu_count"):
-        return os.cpu_count() or 1
+        return os.cpu_count() or 1  # novm
     if WINDOWS:  # py2
         return int(os.environ.get("NUMBER_OF_PROCESSORS", "1"))
     return max(1, os.sysconf("SC_NPROCESSORS_ONLN"))  # py2
