@@ -46,7 +46,7 @@ PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PY2", "SCALARS", "SimpleQueue", "WINDOWS", "as_bytes", "as_text", "cpu_count",
+    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text", "cpu_count",
     "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip
