@@ -25,7 +25,7 @@ import threading
 from itertools import islice
 
 from . import functions, protocol, values
-from .compat import PICKLE_PROTOCOL, PY2, joined, perf_counter, queue
+from .compat import PICKLE_PROTOCOL, PY2, SimpleQueue, joined, perf_counter
 
 #: A block's aim: what is in it when something is taken back stays here.
 BLOCK_SECONDS = 0.005
@@ -52,7 +52,7 @@ class Worker(object):
     def __init__(self, connection, channel):
         # type: (socket.socket, protocol.Channel) -> None
         self._socket, self._channel = connection, channel
-        self._inbox = queue.Queue() if PY2 or not hasattr(queue, "SimpleQueue") else queue.SimpleQueue()
+        self._inbox = SimpleQueue()
         self._lock = threading.Lock()  # guards the attempt's claim
         self._send_lock = threading.Lock()
         self._attempt = None  # type: _Attempt | None
@@ -304,7 +304,7 @@ def main():
     # type: () -> None
     told, lifeline = _take_standard_input()
     _die_with(lifeline)
-    sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)
     sys.path[:] = told["path"]
     connection, handshake = _connect(told)
     worker = Worker(connection, handshake.channel)
