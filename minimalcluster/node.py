@@ -101,7 +101,7 @@ class Node(object):
             brain.DropLink: lambda effect: self._drop_link(effect.reason),  # type: ignore[operator]
             brain.Finished: self._on_finished,
             brain.Warn: lambda effect: log.warning("%s", effect.text),
-        }
+        }  # type: dict
 
     # -- for the loop -----------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Node(object):
     def _handle(self, event, now):
         # type: (tuple, float) -> None
         for effect in self._agent.handle(event, now):
-            self._effects[type(effect)](effect)  # type: ignore[operator]
+            self._effects[type(effect)](effect)
 
     def deadline(self):
         # type: () -> float | None
@@ -149,7 +149,8 @@ class Node(object):
             process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
         except (OSError, IOError) as error:
-            self.tell(brain.ChildExited(effect.slot, {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}))
+            info = {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}
+            self.tell(brain.ChildExited(effect.slot, info))
             return
         self._children[effect.slot] = child = _Child(effect.slot, process)
         output = _thread("output", self._read_output, child)
