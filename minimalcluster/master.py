@@ -43,8 +43,8 @@ class MasterNode(object):
         self._source = None  # type: environment.Source | None
         self._module = None  # type: object
         self._function = None  # type: str | None
-        self._values = None  # type: object
-        self._arguments = None  # type: object
+        self._values = ()  # type: range | tuple
+        self._arguments = None  # type: values.Arguments | None
         self._turn = threading.Lock()  # one execute() at a time
         self._shut_down = False
         _open_masters.add(self)
@@ -178,11 +178,11 @@ class _SourceJob(Job):
     closed = True
 
     def __init__(self, source, function, keys, arguments, on_error, chunksize):
-        # type: (environment.Source, str, object, object, str, int | None) -> None
+        # type: (environment.Source, str, range | tuple, values.Arguments, str, int | None) -> None
         super(_SourceJob, self).__init__()
         self._source, self._function = source, function
         self._keys, self._arguments, self._on_error = keys, arguments, on_error
-        self.total = len(arguments)  # type: ignore[arg-type]
+        self.total = len(arguments)
         self.options = scheduler.DEFAULTS._replace(chunksize=chunksize, stop_on_error=on_error == STOP)
         self._outcomes = [_MISSING] * self.total  # type: list
         self._failed = {}  # type: dict # index -> node
@@ -198,7 +198,7 @@ class _SourceJob(Job):
 
     def encode(self, first, count):
         # type: (int, int) -> list
-        return self._arguments.encode(first, count)  # type: ignore[attr-defined]
+        return self._arguments.encode(first, count)
 
     def run(self, cluster, progress):
         # type: (Cluster, object) -> dict
@@ -266,7 +266,7 @@ _MISSING = object()
 
 
 def _checked_arguments(args):
-    # type: (object) -> object
+    # type: (object) -> range | tuple
     if isinstance(args, values.range_type):
         return args
     if isinstance(args, (dict, set, frozenset)) or not hasattr(args, "__len__") or not hasattr(args, "__getitem__"):
@@ -274,7 +274,7 @@ def _checked_arguments(args):
             "the arguments must be a sequence (a list, a tuple, a range), not %s: %s; try list(...)"
             % (type(args).__name__, values.shortened(args))
         )
-    values_ = tuple(args)  # type: ignore[arg-type]
+    values_ = tuple(args)  # type: tuple # type: ignore[arg-type]
     try:
         if len(set(values_)) == len(values_):
             return values_
