@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
@@ -31,6 +31,11 @@ from . import errors, functions, protocol, scheduler, values
 from .cluster import Cluster
 from .compat import cpu_count
 from .jobs import End, Failure, Job, Outcomes
+
+if sys.version_info >= (3, 7):
+    from concurrent.futures import BrokenExecutor
+else:
+    BrokenExecutor = RuntimeError  # what 3.7 derives it from
 
 if TYPE_CHECKING:
     from .master import MasterNode
