@@ -10,7 +10,7 @@ import weakref
 from . import environment, errors, protocol, scheduler, values
 from .cluster import Cluster
 from .compat import as_bytes, as_text, integer_types, native, ordered_dict, raise_from
-from .jobs import End, Failure, Job, Outcomes
+from .jobs import End, Failure, Job, Outcomes  # noqa: F401 # Outcomes in a type comment
 from .progress import progress_for
 
 log = logging.getLogger("minimalcluster")
@@ -44,7 +44,7 @@ class MasterNode(object):
         self._module = None  # type: object
         self._function = None  # type: str | None
         self._values = ()  # type: range | tuple
-        self._arguments = None  # type: values.Arguments | None
+        self._arguments = None  # type: values.AnyArguments | None
         self._turn = threading.Lock()  # one execute() at a time
         self._shut_down = False
         _open_masters.add(self)
@@ -178,7 +178,7 @@ class _SourceJob(Job):
     closed = True
 
     def __init__(self, source, function, keys, arguments, on_error, chunksize):
-        # type: (environment.Source, str, range | tuple, values.Arguments, str, int | None) -> None
+        # type: (environment.Source, str, range | tuple, values.AnyArguments, str, int | None) -> None
         super(_SourceJob, self).__init__()
         self._source, self._function = source, function
         self._keys, self._arguments, self._on_error = keys, arguments, on_error
@@ -236,19 +236,19 @@ class _SourceJob(Job):
         if error is not None:
             raise error
         if not self._failed or self._on_error == RETURN:
-            return ordered_dict(zip(self._keys, self._outcomes))  # type: ignore[call-overload]
+            return ordered_dict(zip(self._keys, self._outcomes))
         return self._raise()
 
     def _raise(self):
         # type: () -> dict
         results, failures = ordered_dict(), ordered_dict()
-        for index, (key, outcome) in enumerate(zip(self._keys, self._outcomes)):  # type: ignore[call-overload]
+        for index, (key, outcome) in enumerate(zip(self._keys, self._outcomes)):
             if index in self._failed:
                 failures[key] = outcome
             elif outcome is not _MISSING:
                 results[key] = outcome
         first = min(self._failed)
-        argument, cause = self._keys[first], self._outcomes[first]  # type: ignore[index]
+        argument, cause = self._keys[first], self._outcomes[first]
         text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
             len(failures), self.total, self._function, values.shortened(argument), self._failed[first],
             type(cause).__name__, cause,
@@ -291,7 +291,8 @@ def _checked_arguments(args):
             )
         if earlier != index:
             raise errors.ArgumentsError(
-                "argument %d is a duplicate of argument %d: %s; the result is a dict by argument, so they must be unique"
+                "argument %d is a duplicate of argument %d: %s; "
+                "the result is a dict by argument, so they must be unique"
                 % (index, earlier, values.shortened(value))
             )
     return values_
@@ -300,7 +301,9 @@ def _checked_arguments(args):
 def _checked_chunksize(chunksize):
     # type: (int | None) -> int | None
     if chunksize is not None and (not isinstance(chunksize, integer_types) or chunksize < 1):
-        raise ValueError("chunksize must be a whole number from 1 on, or None to let the cluster measure, not %r" % (chunksize,))
+        raise ValueError(
+            "chunksize must be a whole number from 1 on, or None to let the cluster measure, not %r" % (chunksize,)
+        )
     return chunksize
 
 
