@@ -18,6 +18,8 @@ if PY2:  # py2
 else:
     lazy_map = map
 
+MYPY = False
+
 #: A traceback longer than this says nothing more (a recursion error's has 1000 frames).
 TRACEBACK_CHARACTERS_MAX = 20000
 
@@ -108,8 +110,12 @@ def _dump_argument(index, value):
         )
 
 
+if MYPY:
+    AnyArguments = RangeArguments | ScalarArguments | ObjectArguments
+
+
 def arguments(values):
-    # type: (list | tuple | range) -> RangeArguments | ScalarArguments | ObjectArguments
+    # type: (list | tuple | range) -> AnyArguments
     """The cheapest form for a sequence. Raises ArgumentsError for what cannot be pickled."""
     if isinstance(values, range_type):
         return RangeArguments(values)
