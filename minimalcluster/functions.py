@@ -63,7 +63,7 @@ def _cloudpickle():
         import cloudpickle
     except ImportError:
         return None
-    return cloudpickle  # type: ignore[no-any-return]
+    return cloudpickle
 
 
 def main_script():
@@ -139,9 +139,9 @@ def _run_main(path, source):
 
 
 def _initialize(token, buffer):
-    # type: (str, object) -> None
+    # type: (str, memoryview) -> None
     if token in _initialized:
         return
-    initializer, arguments = values.loads(buffer)  # type: ignore[misc]
+    initializer, arguments = values.loads(buffer)  # type: ignore[misc] # type: tuple
     initializer(*arguments)
     _initialized.add(token)
