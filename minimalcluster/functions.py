@@ -105,7 +105,8 @@ def target(info, payload):
         )
         return environment.find(environment.load(source), info["function"])
     if info.get("minor") not in (None, minor()):
-        raise UsageError("its function travels by value from Python %s, and this is Python %s" % (info["minor"], minor()))
+        theirs = info["minor"]
+        raise UsageError("its function travels by value from Python %s, and this is Python %s" % (theirs, minor()))
     if "main" in info:
         _run_main(native(info["main"]), buffers.pop(0).tobytes())
     if "initializer" in info:
@@ -142,6 +143,7 @@ def _initialize(token, buffer):
     # type: (str, memoryview) -> None
     if token in _initialized:
         return
-    initializer, arguments = values.loads(buffer)  # type: ignore[misc] # type: tuple
+    call = values.loads(buffer)  # type: tuple # type: ignore[assignment]
+    initializer, arguments = call
     initializer(*arguments)
     _initialized.add(token)
