@@ -18,7 +18,7 @@ if PY2:  # py2
 else:
     lazy_map = map
 
-MYPY = False
+MYPY = False  # mypy takes it for true: names for type comments
 
 #: A traceback longer than this says nothing more (a recursion error's has 1000 frames).
 TRACEBACK_CHARACTERS_MAX = 20000
