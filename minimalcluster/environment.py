@@ -26,7 +26,8 @@ def from_text(text):
         raise TypeError("the environment must be source text, not %s" % type(text).__name__)
     data = as_bytes(text)
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return Source("minimalcluster_environment_" + digest, "<environment %s>" % digest, isinstance(text, text_type), data)
+    filename = "<environment %s>" % digest
+    return Source("minimalcluster_environment_" + digest, filename, isinstance(text, text_type), data)
 
 
 def from_file(path):
