@@ -116,7 +116,8 @@ def _end(node):
 
 def _show_nodes(master):
     # type: (MasterNode) -> None
-    print("\n  %-20s %5s %8s %6s  %-9s %-22s %9s" % ("node", "procs", "pid", "python", "system", "address", "tasks done"))
+    titles = ("node", "procs", "pid", "python", "system", "address", "tasks done")
+    print("\n  %-20s %5s %8s %6s  %-9s %-22s %9s" % titles)
     for worker in master.list_workers():
         print(
             "  %-20s %5d %8d %6s  %-9s %-22s %9d"
@@ -224,7 +225,8 @@ def _compare(master, count, seconds, sample):
         duration(seconds), duration(each * count), each * count / seconds, cpu_count(),
     )  # fmt: skip
     if each < SHARED_TASK_SECONDS:
-        text += "\n   (a task takes %.1f us: there is little to share, sending and collecting costs as much)" % (each * 1e6)
+        text += "\n   (a task takes %.1f us: " % (each * 1e6)
+        text += "there is little to share, sending and collecting costs as much)"
     print(text)
 
 
