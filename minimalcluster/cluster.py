@@ -13,9 +13,10 @@ skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poi
 """
 from __future__ import absolute_import, division, print_function
 
+import binascii
 import logging
 import os
-import socket
+import socket  # noqa: F401 # in a type comment
 import sys
 import threading
 from collections import deque, namedtuple
@@ -71,7 +72,7 @@ class Cluster(object):
     def __init__(self, host, port, authkey):
         # type: (str, int, object) -> None
         self._host, self.port, self._authkey = host, port, authkey
-        self._epoch = int.from_bytes(os.urandom(3), "big") >> 1 if hasattr(int, "from_bytes") else _small_random()
+        self._epoch = int(binascii.hexlify(os.urandom(3)), 16) >> 1
         self._scheduler = scheduler.Scheduler(self._epoch)
         self._loop = Loop()
         self._listener = None  # type: Listener | None
@@ -224,8 +225,8 @@ class Cluster(object):
 
     def deadline(self):
         # type: () -> float | None
-        moments = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
-        moments = [moment for moment in moments if moment is not None]
+        deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
+        moments = [moment for moment in deadlines if moment is not None]
         return min(moments) if moments else None
 
     def _event(self, event):
@@ -466,11 +467,6 @@ class Cluster(object):
                 )
             )  # fmt: skip
         return workers
-
-
-def _small_random():
-    # type: () -> int
-    return sum(byte << (8 * n) for n, byte in enumerate(bytearray(os.urandom(3)))) >> 1  # py2
 
 
 class _Printer(object):
