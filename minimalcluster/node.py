@@ -434,6 +434,8 @@ class _Member(object):
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
         self._connection = None
+        if error is None:
+            return  # join_cluster is about to end
         if connection.peer is not None:
             self._node.tell(brain.LinkDown())
         elif isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError)) or (
