@@ -356,6 +356,7 @@ class _Member(object):
         self._retry_at = 0.0  # type: float | None # None while a connection is there or on its way
         self._tries = 0
         self._been_in = False
+        self._ending = False  # the master has said Farewell: the end of the link is no loss
         self._error = None  # type: BaseException | None
 
     def run(self):
@@ -429,13 +430,14 @@ class _Member(object):
     def received(self, connection, messages):
         # type: (Connection, list) -> None
         for message in messages:
+            self._ending = self._ending or isinstance(message, protocol.Farewell)
             self._node.tell(brain.MasterSaid(message))
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
         self._connection = None
-        if error is None:
-            return  # join_cluster is about to end
+        if error is None or self._ending:
+            return
         if connection.peer is not None:
             self._node.tell(brain.LinkDown())
         elif isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError)) or (
