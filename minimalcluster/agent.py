@@ -12,6 +12,8 @@ Rules:
   a reconnection the master hears first which attempts are held, then all kept reports, in order.
 * A worker process that dies is reported with the first task it had not finished, and replaced.
 * Without a master the work goes on for ``ALONE_SECONDS``; then everything held is dropped.
+* What a worker process asks the master for (a module, a shared object) is asked again after a
+  reconnection; a shared object is kept in a file and asked for once per node.
 * Draining: what has not started is given back, what runs ends; then the node is finished.
 """
 from __future__ import absolute_import, division, print_function
@@ -36,6 +38,7 @@ MasterSaid = namedtuple("MasterSaid", "message")
 ChildReady = namedtuple("ChildReady", "slot")
 ChildSaid = namedtuple("ChildSaid", "slot message")
 ChildExited = namedtuple("ChildExited", "slot info")
+Kept = namedtuple("Kept", "name info")
 DrainAsked = namedtuple("DrainAsked", "")
 TimePassed = namedtuple("TimePassed", "")
 
@@ -44,6 +47,8 @@ ToMaster = namedtuple("ToMaster", "message")
 ToChild = namedtuple("ToChild", "slot message")
 StartChild = namedtuple("StartChild", "slot")
 KillChild = namedtuple("KillChild", "slot")
+Keep = namedtuple("Keep", "name info payload")
+Discard = namedtuple("Discard", "name")
 DropLink = namedtuple("DropLink", "reason")
 Finished = namedtuple("Finished", "reason refused")
 Warn = namedtuple("Warn", "text")
@@ -88,6 +93,9 @@ class Agent(object):
         self._reports = OrderedDict()  # type: OrderedDict # number -> message, not acknowledged
         self._definitions = {}  # type: dict # job -> DefineJob
         self._next_report = 1
+        self._fetches = OrderedDict()  # type: OrderedDict # our request -> (Fetch as sent, [(slot, its request)])
+        self._next_fetch = 1
+        self._files = {}  # type: dict # shared object -> where it lies, told by the shell
         self._linked = False  # a connection is there
         self._joined = False  # and the master has taken us in
         self._heard_at = 0.0
@@ -101,12 +109,13 @@ class Agent(object):
         self._handlers = {
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
             ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
-            DrainAsked: self._drain_asked, TimePassed: self._time_passed,
+            DrainAsked: self._drain_asked, TimePassed: self._time_passed, Kept: self._kept,
         }  # type: dict # fmt: skip
         self._said = {
             protocol.Joined: self._on_joined, protocol.DefineJob: self._on_define, protocol.Grant: self._on_grant,
             protocol.Revoke: self._on_revoke, protocol.ForgetJob: self._on_forget,
             protocol.Acknowledge: self._on_acknowledge, protocol.Farewell: self._on_farewell,
+            protocol.Fetched: self._on_fetched, protocol.Drop: self._on_drop,
         }  # type: dict # fmt: skip
 
     # -- the one door -----------------------------------------------------------------------------
@@ -162,6 +171,8 @@ class Agent(object):
         self._joined = self._serving = True
         for report in self._reports.values():
             self._do(ToMaster(report))
+        for fetch, _ in self._fetches.values():
+            self._do(ToMaster(fetch))
         if self._draining:
             self._do(ToMaster(protocol.Farewell({"draining": True})))
 
@@ -278,6 +289,9 @@ class Agent(object):
                 self._do(ToMaster(message))
             return
         slot = self._slots[event.slot]
+        if isinstance(message, protocol.Fetch):
+            self._fetch(slot, message)
+            return
         held = self._held.get(message.attempt)
         if held is None or held.slot is not slot:
             return
@@ -318,7 +332,65 @@ class Agent(object):
             slot.start_at = self._now
         slot.state, slot.attempt, slot.kill_at = EMPTY, None, None
         slot.jobs = set()
+        for _, askers in self._fetches.values():
+            askers[:] = [asker for asker in askers if asker[0] != slot.number]
         self._finish_if_drained()
+
+    # -- what worker processes ask for ------------------------------------------------------------
+
+    def _fetch(self, slot, message):
+        # type: (_Slot, protocol.Fetch) -> None
+        asker = (slot.number, message.request)
+        name = message.info.get("name")
+        if message.info.get("what") == "share":
+            if name in self._files:
+                self._answer([asker], self._files[name], [])
+                return
+            for sent, askers in self._fetches.values():
+                if sent.info == message.info:
+                    askers.append(asker)
+                    return
+        sent = protocol.Fetch(self._next_fetch, message.info)
+        self._next_fetch += 1
+        self._fetches[sent.request] = (sent, [asker])
+        if self._joined:
+            self._do(ToMaster(sent))
+
+    def _on_fetched(self, message):
+        # type: (protocol.Fetched) -> None
+        if message.request not in self._fetches:
+            return
+        sent, askers = self._fetches[message.request]
+        if sent.info.get("what") == "share" and message.info.get("found"):
+            self._do(Keep(sent.info["name"], message.info, message.payload))
+            return
+        del self._fetches[message.request]
+        self._answer(askers, message.info, message.payload)
+
+    def _kept(self, event):
+        # type: (Kept) -> None
+        """The shell has put a shared object into a file (or could not, and info says why)."""
+        if event.info.get("found"):
+            self._files[event.name] = event.info
+        for number, (sent, askers) in list(self._fetches.items()):
+            if sent.info.get("what") == "share" and sent.info["name"] == event.name:
+                del self._fetches[number]
+                self._answer(askers, event.info, [])
+
+    def _on_drop(self, message):
+        # type: (protocol.Drop) -> None
+        name = message.info.get("name")
+        if self._files.pop(name, None) is not None:
+            self._do(Discard(name))
+        for slot in self._slots:
+            if slot.state in (IDLE, RUNNING):
+                self._do(ToChild(slot.number, message))
+
+    def _answer(self, askers, info, payload):
+        # type: (list, dict, list) -> None
+        for number, request in askers:
+            if self._slots[number].state in (IDLE, RUNNING):
+                self._do(ToChild(number, protocol.Fetched(request, info, payload)))
 
     # -- time -------------------------------------------------------------------------------------
 

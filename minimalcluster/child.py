@@ -24,8 +24,10 @@ import sys
 import threading
 from itertools import islice
 
-from . import functions, protocol, values
-from .compat import PICKLE_PROTOCOL, PY2, SimpleQueue, joined, perf_counter
+from . import functions, protocol, shares, values
+from .compat import PICKLE_PROTOCOL, PY2, SimpleQueue, joined, perf_counter, pickle
+from .errors import StateError
+from .imports import ClusterFinder, Edited
 
 #: A block's aim: what is in it when something is taken back stays here.
 BLOCK_SECONDS = 0.005
@@ -61,6 +63,13 @@ class Worker(object):
         self._functions = {}  # type: dict # job -> callable
         self._task_seconds = {}  # type: dict # job -> seconds a task took lately
         self._pid = os.getpid()
+        self._finder = ClusterFinder(self.fetch)
+        self._edited = Edited()
+        self._fetches = {}  # type: dict # request -> [event, answer]
+        self._next_fetch = 1
+        self._shared = {}  # type: dict # name -> object
+        sys.meta_path.append(self._finder)  # type: ignore[arg-type]
+        shares.resolver = self._resolve
 
     # -- reader thread ----------------------------------------------------------------------------
 
@@ -74,6 +83,12 @@ class Worker(object):
                 for message in self._channel.feed(data):
                     if isinstance(message, protocol.Revoke):
                         self._give_back(message.attempt)
+                    elif isinstance(message, protocol.Fetched):
+                        waiting = self._fetches.pop(message.request)
+                        waiting[1] = message
+                        waiting[0].set()
+                    elif isinstance(message, protocol.Drop):
+                        self._shared.pop(message.info["name"], None)
                     else:
                         self._inbox.put(message)
         finally:
@@ -90,6 +105,29 @@ class Worker(object):
             attempt.end = attempt.claimed
         self._send(protocol.Released(0, number, attempt.end))
 
+    # -- any thread -------------------------------------------------------------------------------
+
+    def fetch(self, what, name):
+        # type: (str, str) -> tuple
+        """Ask the master, through the node: (info, buffers). Waits as long as it takes."""
+        waiting = [threading.Event(), None]  # type: list
+        with self._lock:
+            request = self._next_fetch
+            self._next_fetch += 1
+            self._fetches[request] = waiting
+        self._send(protocol.Fetch(request, {"what": what, "name": name, "pickle": pickle.HIGHEST_PROTOCOL}))
+        waiting[0].wait()
+        return waiting[1].info, waiting[1].payload
+
+    def _resolve(self, name):
+        # type: (str) -> object
+        if name not in self._shared:
+            info, _ = self.fetch("share", name)
+            if not info.get("found"):
+                raise StateError("the shared object %s cannot be had: %s" % (name, info.get("error", "it was dropped")))
+            self._shared[name] = shares.load(info)
+        return self._shared[name]
+
     # -- main thread ------------------------------------------------------------------------------
 
     def serve(self):
@@ -99,6 +137,7 @@ class Worker(object):
             if isinstance(message, protocol.Grant):
                 self._run(message)
             elif isinstance(message, protocol.DefineJob):
+                self._finder.new_job(message.info.get("served"))
                 self._definitions[message.job] = message
                 self._functions.pop(message.job, None)
             elif isinstance(message, protocol.ForgetJob):
@@ -109,6 +148,8 @@ class Worker(object):
     def _run(self, grant):
         # type: (protocol.Grant) -> None
         attempt = _Attempt(grant)
+        if self._edited.refresh():
+            self._functions.clear()
         try:
             function = self._function(grant.job)
         except BaseException as error:  # the user's source runs here

@@ -23,7 +23,9 @@ from collections import deque, namedtuple
 
 from . import agent, errors, protocol, scheduler
 from .compat import PICKLE_PROTOCOL, cpu_count, monotonic, native
+from .library import Library
 from .node import Node
+from .shares import Shared
 from .transport import Connection, Listener, Loop
 
 log = logging.getLogger("minimalcluster")
@@ -86,6 +88,7 @@ class Cluster(object):
         self._local_gone.set()
         self._inbox = deque()  # type: deque # (session, message) of the local node
         self._printer = _Printer()
+        self._library = Library(self._loop.call)
         self._crashed = None  # type: BaseException | None
         self._stopped = False
         self._effects = {
@@ -150,6 +153,23 @@ class Cluster(object):
             self._ask(self._end_local)
             self._local_gone.wait(STOP_SECONDS)
 
+    def share(self, value):
+        # type: (object) -> Shared
+        """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
+        name = "".join("%02x" % byte for byte in bytearray(os.urandom(8)))
+        self._library.share(name, value)
+        return Shared(name, value, self._drop_shared)
+
+    def _drop_shared(self, name):
+        # type: (str) -> None
+        self._library.drop(name)
+        self._loop.call(self._tell_all, protocol.Drop({"name": name}))
+
+    def _tell_all(self, message):
+        # type: (tuple) -> None
+        for session in self._sessions.values():
+            session.send(message)
+
     def workers(self):
         # type: () -> list
         return self._ask(self._workers)  # type: ignore[return-value]
@@ -170,6 +190,7 @@ class Cluster(object):
             self._loop.stop()
             self._thread.join(STOP_SECONDS)
         self._printer.close()
+        self._library.close()
 
     def _ask(self, function, *arguments):
         # type: (object, *object) -> object
@@ -273,6 +294,8 @@ class Cluster(object):
             else:
                 session.report = max(session.report, message.report)  # type: ignore[attr-defined]
             self._event(_EVENTS[kind](session.node, session.number, message))
+        elif kind is protocol.Fetch:
+            self._library.ask(session.send, message.request, message.info, not session.address)  # type: ignore[attr-defined]
         elif kind is protocol.Output:
             self._printer.lines(session, message.info)  # type: ignore[attr-defined]
         elif kind is protocol.Farewell:
@@ -315,6 +338,7 @@ class Cluster(object):
     def _define(self, effect):
         # type: (scheduler.Define) -> None
         info, buffers = self._jobs[effect.job].definition()
+        info = dict(info, served=self._library.version())
         self._sessions[effect.node].send(protocol.DefineJob(effect.job, info, buffers))
 
     def _grant(self, effect):

@@ -81,6 +81,11 @@ class MasterNode(object):
         """One WorkerInfo per node: hostname, worker processes, process id, busy (1/0), and more, by name."""
         return self._running().workers()
 
+    def share(self, value):
+        # type: (object) -> object
+        """A handle that stands for the object in arguments: sent once to each node, kept there until ``drop()``."""
+        return self._running().share(value)
+
     def shutdown(self):
         # type: () -> None
         """Tell the nodes, end the local worker processes, free the port. May be called again."""

@@ -25,6 +25,7 @@ from collections import deque
 from . import agent as brain
 from . import errors, protocol
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, integer_types, monotonic, native
+from .shares import Files
 from .transport import Connection, Listener, Loop, dial
 
 log = logging.getLogger("minimalcluster")
@@ -93,11 +94,14 @@ class Node(object):
         self._key = protocol.generate_key(os.urandom(32))
         self._listener = None  # type: Listener | None
         self._end = None  # type: brain.Finished | None
+        self._files = Files()
         self._effects = {
             brain.ToMaster: lambda effect: self._send(effect.message),  # type: ignore[operator]
             brain.ToChild: self._to_child,
             brain.StartChild: self._start_child,
             brain.KillChild: self._kill_child,
+            brain.Keep: self._keep,
+            brain.Discard: lambda effect: self._files.discard(effect.name),
             brain.DropLink: lambda effect: self._drop_link(effect.reason),  # type: ignore[operator]
             brain.Finished: self._on_finished,
             brain.Warn: lambda effect: log.warning("%s", effect.text),
@@ -226,6 +230,17 @@ class Node(object):
         if child is not None and child.connection is not None:
             child.connection.send(effect.message)
 
+    def _keep(self, effect):
+        # type: (brain.Keep) -> None
+        """A shared object has come: into a file, for all worker processes (the master's own files serve as they are)."""
+        info = effect.info
+        try:
+            if "path" not in info:
+                info = self._files.keep(effect.name, effect.payload)
+        except (OSError, IOError) as error:
+            info = {"found": False, "error": "it cannot be kept on this node: %s" % error}
+        self.tell(brain.Kept(effect.name, info))
+
     def _kill_child(self, effect):
         # type: (brain.KillChild) -> None
         child = self._children.get(effect.slot)
@@ -242,6 +257,7 @@ class Node(object):
     def _finish_when_empty(self):
         # type: () -> None
         if self._end is not None and not self._children:
+            self._files.close()
             self._finished(self._end.reason, self._end.refused)  # type: ignore[operator]
             self._finished = lambda reason, refused: None
 

@@ -67,6 +67,8 @@ ForgetJob = namedtuple("ForgetJob", "job")
 Acknowledge = namedtuple("Acknowledge", "report")
 Joined = namedtuple("Joined", "info")
 Farewell = namedtuple("Farewell", "info")
+Fetched = namedtuple("Fetched", "request info payload")
+Drop = namedtuple("Drop", "info")
 
 # node -> master; "report" numbers what must not be lost until it is acknowledged
 Join = namedtuple("Join", "info")
@@ -77,6 +79,7 @@ Released = namedtuple("Released", "report attempt first")
 Died = namedtuple("Died", "report attempt first info")
 Unfit = namedtuple("Unfit", "report attempt first info")
 Output = namedtuple("Output", "info")
+Fetch = namedtuple("Fetch", "request info")
 
 # Wire number, how many integers lead, whether a JSON object follows, whether buffers follow.
 _Layout = namedtuple("_Layout", "number integers info payload")
@@ -88,6 +91,8 @@ _LAYOUTS = {
     Acknowledge: _Layout(5, 1, False, False),
     Joined: _Layout(6, 0, True, False),
     Farewell: _Layout(7, 0, True, False),
+    Fetched: _Layout(8, 1, True, True),
+    Drop: _Layout(9, 0, True, False),
     Join: _Layout(16, 0, True, False),
     Heartbeat: _Layout(17, 0, True, False),
     Done: _Layout(18, 5, False, True),
@@ -96,6 +101,7 @@ _LAYOUTS = {
     Died: _Layout(21, 3, True, False),
     Unfit: _Layout(22, 3, True, False),
     Output: _Layout(23, 0, True, False),
+    Fetch: _Layout(24, 1, True, False),
 }
 MESSAGES = tuple(sorted(_LAYOUTS, key=lambda kind: _LAYOUTS[kind].number))
 _KINDS = {layout.number: (kind, layout) for kind, layout in _LAYOUTS.items()}

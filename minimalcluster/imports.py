@@ -1,0 +1,232 @@
+"""A worker process's imports: what this machine lacks comes from the master; what was edited is read anew.
+
+The finder stands last in ``sys.meta_path``: whatever the node has itself wins. The master serves
+pure-Python modules of the project only (and cloudpickle), never installed packages: whether
+those fit this machine is not its to say.
+"""
+from __future__ import absolute_import, division, print_function
+
+import os
+import sys
+import types
+
+from .compat import PY2, WINDOWS, native, perf_counter
+
+REFRESH_SECONDS = 1.0
+#: Where no project's module lies.
+_INSTALLED = ("site-packages", "dist-packages")
+_OURS = __name__.split(".")[0]
+
+
+class ClusterFinder(object):
+    """Finds and loads modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
+
+    One class for both import systems: find_spec/exec_module of 3.x, find_module/load_module of 2.7.
+    """
+
+    def __init__(self, fetch):
+        # type: (object) -> None
+        self._fetch = fetch
+        self._version = None  # type: object
+        self._missing = set()  # type: set[str]
+        self._known = {}  # type: dict[str, tuple] # name -> (info, source)
+        self.served = set()  # type: set[str] # modules in sys.modules that came this way
+
+    def new_job(self, version):
+        # type: (object) -> None
+        """What was missing may be there now; when the master's files have changed, all of them are read anew."""
+        self._missing.clear()
+        if version != self._version:
+            self._version = version
+            for name in self.served:
+                sys.modules.pop(name, None)
+            self.served.clear()
+            self._known.clear()
+
+    def _ask(self, name):
+        # type: (str) -> tuple | None
+        if name in self._missing or name.split(".")[0] == _OURS:
+            return None
+        if name not in self._known:
+            info, buffers = self._fetch("module", name)  # type: ignore[operator]
+            if not info.get("found"):
+                self._missing.add(name)
+                return None
+            self._known[name] = info, bytes(buffers[0].tobytes())
+        return self._known[name]
+
+    # -- Python 3 ---------------------------------------------------------------------------------
+
+    def find_spec(self, fullname, path=None, target=None):
+        # type: (str, object, object) -> object
+        answer = self._ask(fullname)
+        if answer is None:
+            return None
+        from importlib.machinery import ModuleSpec
+
+        info, _ = answer
+        spec = ModuleSpec(fullname, self, origin=info["filename"], is_package=info["package"])  # type: ignore[arg-type]
+        spec.has_location = True
+        if info["package"]:
+            spec.submodule_search_locations = [os.path.dirname(info["filename"])]
+        return spec
+
+    def create_module(self, spec):
+        # type: (object) -> None
+        return None
+
+    def exec_module(self, module):
+        # type: (types.ModuleType) -> None
+        self._run(module)
+
+    def get_resource_reader(self, fullname):
+        # type: (str) -> object
+        return _ResourceReader(self._fetch, fullname)
+
+    # -- Python 2 ---------------------------------------------------------------------------------
+
+    def find_module(self, fullname, path=None):
+        # type: (str, object) -> ClusterFinder | None
+        return self if self._ask(fullname) is not None else None
+
+    def load_module(self, fullname):
+        # type: (str) -> types.ModuleType
+        if fullname in sys.modules:
+            return sys.modules[fullname]
+        info, _ = self._known[fullname]
+        module = types.ModuleType(fullname)
+        module.__file__, module.__loader__ = native(info["filename"]), self  # type: ignore[assignment]
+        if info["package"]:
+            module.__path__ = [os.path.dirname(module.__file__)]  # type: ignore[attr-defined]
+            module.__package__ = fullname
+        else:
+            module.__package__ = fullname.rpartition(".")[0]
+        sys.modules[fullname] = module
+        try:
+            self._run(module)
+        except BaseException:
+            del sys.modules[fullname]
+            raise
+        return sys.modules[fullname]
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def _run(self, module):
+        # type: (types.ModuleType) -> None
+        info, source = self._known[module.__name__]
+        self.served.add(module.__name__)
+        exec(compile(source, native(info["filename"]), "exec", dont_inherit=True), module.__dict__)
+
+    def get_source(self, fullname):
+        # type: (str) -> str | None
+        """For tracebacks: linecache asks the loader."""
+        answer = self._ask(fullname)
+        if answer is None:
+            return None
+        if PY2:  # py2
+            return answer[1]  # type: ignore[no-any-return]
+        from importlib.util import decode_source
+
+        return decode_source(answer[1])
+
+    def is_package(self, fullname):
+        # type: (str) -> bool
+        answer = self._ask(fullname)
+        return answer is not None and bool(answer[0]["package"])
+
+    def get_data(self, path):
+        # type: (str) -> bytes
+        """Package data by path, as ``pkgutil.get_data`` asks for it."""
+        for name, (info, _) in self._known.items():
+            folder = os.path.dirname(info["filename"])
+            if info["package"] and path.startswith(folder + os.sep):
+                return _resource(self._fetch, name, path[len(folder) + 1 :].replace(os.sep, "/"))
+        raise IOError("%s does not come from the master" % path)
+
+
+def _resource(fetch, package, name):
+    # type: (object, str, str) -> bytes
+    info, buffers = fetch("resource", "%s:%s" % (package, name))  # type: ignore[operator]
+    if not info.get("found"):
+        raise IOError("package %s has no data file %r on the master" % (package, name))
+    return bytes(buffers[0].tobytes())
+
+
+class _ResourceReader(object):
+    """importlib.resources' simple protocol (importlib.abc.ResourceReader) over ``fetch``."""
+
+    def __init__(self, fetch, package):
+        # type: (object, str) -> None
+        self._fetch, self._package = fetch, package
+
+    def open_resource(self, resource):
+        # type: (str) -> object
+        import io
+
+        try:
+            return io.BytesIO(_resource(self._fetch, self._package, resource))
+        except IOError:
+            # importlib.resources wants this very type
+            raise FileNotFoundError(resource)  # type: ignore[name-defined] # noqa: F821, B904
+
+    def resource_path(self, resource):
+        # type: (str) -> str
+        raise FileNotFoundError(resource)  # type: ignore[name-defined] # noqa: F821
+
+    def is_resource(self, name):
+        # type: (str) -> bool
+        info, _ = self._fetch("resource", "%s:%s" % (self._package, name))  # type: ignore[operator]
+        return bool(info.get("found"))
+
+    def contents(self):
+        # type: () -> list[str]
+        info, _ = self._fetch("contents", self._package)  # type: ignore[operator]
+        return list(info.get("names", ()))
+
+
+# -- modules of this machine that were edited -----------------------------------------------------
+
+
+def is_project_file(path):
+    # type: (str) -> bool
+    """A .py file that is neither the standard library's nor an installed package's."""
+    if not path.endswith(".py"):
+        return False
+    path = os.path.abspath(path)
+    parts = path.replace("\\", "/").split("/")
+    library = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+    if WINDOWS:
+        path, library = path.lower(), library.lower()
+    return not any(part in _INSTALLED for part in parts) and not path.startswith(library)
+
+
+class Edited(object):
+    """Notices project modules whose files have changed since they were imported, and unloads all of them."""
+
+    def __init__(self):
+        # type: () -> None
+        self._times = {}  # type: dict[str, tuple] # module -> (file, its time)
+        self._checked_at = 0.0
+
+    def refresh(self):
+        # type: () -> bool
+        """At most once a second. True when something was unloaded: the next use imports it anew."""
+        now = perf_counter()
+        if now - self._checked_at < REFRESH_SECONDS:
+            return False
+        self._checked_at = now
+        changed = False
+        for name, module in list(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if name.startswith((_OURS, "__")) or not isinstance(path, str) or not is_project_file(path):
+                continue
+            try:
+                modified = os.stat(path).st_mtime
+            except OSError:
+                continue
+            changed = changed or self._times.setdefault(name, (path, modified)) != (path, modified)
+        if changed:
+            for name in self._times:
+                sys.modules.pop(name, None)
+            self._times.clear()
+        return changed

@@ -1,0 +1,178 @@
+"""The master's answers to what worker processes ask for: project modules, package data, shared objects.
+
+It reads files and pickles, so it works in a thread of its own, started with the first question.
+"""
+from __future__ import absolute_import, division, print_function
+
+import os
+import sys
+import threading
+
+from . import protocol, shares
+from .compat import as_text, pickle, queue
+from .imports import is_project_file
+
+#: Installed packages that are served all the same: by-value functions need it on every node.
+SERVED_PACKAGES = ("cloudpickle",)
+
+
+class Library(object):
+    """``ask(send, request, info, local)`` answers later, through ``send``, from the library's own thread."""
+
+    def __init__(self, call):
+        # type: (object) -> None
+        self._call = call  # runs a function in the cluster's thread
+        self._questions = queue.Queue()  # type: queue.Queue
+        self._thread = None  # type: threading.Thread | None
+        self._lock = threading.Lock()
+        self._served = {}  # type: dict[str, float] # file -> its time when it was served
+        self._shared = {}  # type: dict[str, tuple] # name -> (value, {protocol: info})
+        self._files = shares.Files()
+        self._version = 0
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def share(self, name, value):
+        # type: (str, object) -> None
+        """Keep an object for the nodes. Raises what its pickling raises."""
+        protocol_ = pickle.HIGHEST_PROTOCOL
+        info = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
+        self._shared[name] = (value, {protocol_: info})
+
+    def drop(self, name):
+        # type: (str) -> None
+        _, infos = self._shared.pop(name, (None, {}))
+        for protocol_ in infos:
+            self._files.discard("%s.%d" % (name, protocol_))
+
+    def close(self):
+        # type: () -> None
+        self._questions.put(None)
+        self._files.close()
+
+    # -- from the cluster's thread ----------------------------------------------------------------
+
+    def version(self):
+        # type: () -> int
+        """Another number whenever a served file has changed."""
+        for path, modified in list(self._served.items()):
+            if _modified(path) != modified:
+                self._served.clear()
+                self._version += 1
+                break
+        return self._version
+
+    def ask(self, send, request, info, local):
+        # type: (object, int, dict, bool) -> None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="minimalcluster-library")
+            self._thread.daemon = True
+            self._thread.start()
+        self._questions.put((send, request, info, local))
+
+    # -- its own thread ---------------------------------------------------------------------------
+
+    def _work(self):
+        # type: () -> None
+        while True:
+            question = self._questions.get()
+            if question is None:
+                return
+            send, request, info, local = question
+            try:
+                answer, buffers = self._answer(info, local)
+            except Exception as error:  # finding a module runs its parents' code
+                answer, buffers = {"found": False, "error": as_text("%s: %s" % (type(error).__name__, error))}, []
+            self._call(send, protocol.Fetched(request, answer, buffers))  # type: ignore[operator]
+
+    def _answer(self, info, local):
+        # type: (dict, bool) -> tuple
+        what, name = info.get("what"), str(info.get("name"))
+        if what == "module":
+            return self._module(name)
+        if what == "resource":
+            package, _, resource = name.partition(":")
+            return self._resource(package, resource)
+        if what == "contents":
+            folder = self._folder(name)
+            return {"found": folder is not None, "names": sorted(os.listdir(folder)) if folder else []}, []
+        if what == "share":
+            return self._share(name, int(info.get("pickle", 2)), local)
+        return {"found": False}, []
+
+    def _module(self, name):
+        # type: (str) -> tuple
+        path = _source_of(name)
+        if path is None or not (is_project_file(path) or name.split(".")[0] in SERVED_PACKAGES):
+            return {"found": False}, []
+        with open(path, "rb") as file:
+            source = file.read()
+        self._served[path] = _modified(path)
+        return {"found": True, "filename": as_text(path), "package": os.path.basename(path) == "__init__.py"}, [source]
+
+    def _folder(self, package):
+        # type: (str) -> str | None
+        path = _source_of(package)
+        if path is None or os.path.basename(path) != "__init__.py" or not is_project_file(path):
+            return None
+        return os.path.dirname(path)
+
+    def _resource(self, package, resource):
+        # type: (str, str) -> tuple
+        folder = self._folder(package)
+        parts = resource.split("/")
+        # Package data lies below the package: nothing else of the master's files is to be had.
+        if folder is None or not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
+            return {"found": False}, []
+        path = os.path.join(folder, *parts)
+        if not os.path.isfile(path) or not os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep):
+            return {"found": False}, []
+        with open(path, "rb") as file:
+            return {"found": True}, [file.read()]
+
+    def _share(self, name, protocol_, local):
+        # type: (str, int, bool) -> tuple
+        if name not in self._shared:
+            return {"found": False}, []
+        value, infos = self._shared[name]
+        protocol_ = min(protocol_, pickle.HIGHEST_PROTOCOL)
+        if protocol_ not in infos:
+            infos[protocol_] = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
+        info = infos[protocol_]
+        return (info, []) if local else ({"found": True}, shares.read(info))
+
+
+def _source_of(name):
+    # type: (str) -> str | None
+    """The .py file of a module, imported here or not."""
+    module = sys.modules.get(name)
+    path = getattr(module, "__file__", None)
+    if module is None:
+        try:
+            from importlib.util import find_spec
+        except ImportError:  # py2
+            path = _find_2(name)
+        else:
+            spec = find_spec(name)
+            path = spec.origin if spec is not None else None
+    if not isinstance(path, str):
+        return None
+    if path.endswith((".pyc", ".pyo")):
+        path = path[:-1]
+    return path if path.endswith(".py") and os.path.isfile(path) else None
+
+
+def _find_2(name):
+    # type: (str) -> str | None
+    import pkgutil
+
+    loader = pkgutil.find_loader(name)
+    return loader.get_filename() if loader is not None and hasattr(loader, "get_filename") else None  # type: ignore[no-any-return, union-attr]
+
+
+def _modified(path):
+    # type: (str) -> float
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

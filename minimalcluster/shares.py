@@ -1,0 +1,175 @@
+"""Objects that many tasks use: sent once to each node, kept there in a file, mapped by its worker processes.
+
+A ``Shared`` handle pickles as its name. In a worker process the name becomes the object again: its
+buffers (NumPy's arrays, with pickle protocol 5) are read-only views of the file, the same memory in
+every process; the rest of it is unpickled once per process.
+"""
+from __future__ import absolute_import, division, print_function
+
+import mmap
+import os
+import shutil
+import tempfile
+import weakref
+
+from .compat import PY2, pickle
+from .errors import StateError
+
+#: A cache line; NumPy likes its data aligned.
+ALIGNMENT = 64
+_PREFIX = "minimalcluster-"
+
+#: Set by the worker process: name -> object.
+resolver = None  # type: object
+_handles = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # name -> Shared, in the master's process
+
+
+class Shared(object):
+    """Use it as an argument, or inside one; the function gets the object. ``drop()`` frees the nodes' copies."""
+
+    def __init__(self, name, value, drop):
+        # type: (str, object, object) -> None
+        self.name, self._value, self._drop = name, value, drop
+        _handles[name] = self
+
+    def get(self):
+        # type: () -> object
+        """The object itself, here."""
+        return self._value
+
+    def drop(self):
+        # type: () -> None
+        """No task needs it any more. Tasks that come later with this handle fail."""
+        if self._drop is not None:
+            drop, self._drop = self._drop, None
+            drop(self.name)  # type: ignore[operator]
+
+    def __reduce__(self):
+        # type: () -> tuple
+        if self._drop is None:
+            raise StateError("the shared object %s was dropped" % self.name)
+        return resolve, (self.name,)
+
+    def __repr__(self):
+        # type: () -> str
+        return "<Shared %s: %s>" % (self.name, type(self._value).__name__)
+
+
+def resolve(name):
+    # type: (str) -> object
+    """What a pickled handle becomes: called by unpickling."""
+    if resolver is not None:
+        return resolver(name)  # type: ignore[operator]
+    handle = _handles.get(name)
+    if handle is None:
+        raise StateError("the shared object %s is not known here; was it dropped?" % name)
+    return handle.get()
+
+
+def dump(value, protocol):
+    # type: (object, int) -> list
+    """One pickle, then its buffers out of band where the protocol has them (5: Python 3.8)."""
+    if protocol < 5:
+        return [pickle.dumps(value, min(protocol, pickle.HIGHEST_PROTOCOL))]
+    found = []  # type: list
+    data = pickle.dumps(value, 5, buffer_callback=found.append)  # type: ignore[call-arg]
+    return [data] + [buffer.raw() for buffer in found]
+
+
+def load(info):
+    # type: (dict) -> object
+    """The object in a file that ``Files.keep`` wrote."""
+    with open(info["path"], "rb") as file:
+        if PY2:  # py2
+            return pickle.loads(file.read(info["sizes"][0]))
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    views, at = [], 0
+    for size in info["sizes"]:
+        views.append(view[at : at + size])
+        at += _aligned(size)
+    if len(views) == 1:
+        return pickle.loads(views[0])
+    return pickle.loads(views[0], buffers=views[1:])  # type: ignore[call-arg]
+
+
+def read(info):
+    # type: (dict) -> list
+    """The buffers of a kept object, for sending: views of the file, not copies."""
+    with open(info["path"], "rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    views, at = [], 0
+    for size in info["sizes"]:
+        views.append(view[at : at + size])
+        at += _aligned(size)
+    return views
+
+
+def _aligned(size):
+    # type: (int) -> int
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Files(object):
+    """A process's directory of shared objects: made when needed, removed at the end, whoever left one behind."""
+
+    def __init__(self):
+        # type: () -> None
+        self._folder = None  # type: str | None
+        self._paths = {}  # type: dict[str, str]
+
+    def keep(self, name, buffers):
+        # type: (str, list) -> dict
+        """Write the buffers; what ``load`` needs to know. Raises OSError (a full disk) and leaves no torn file."""
+        if self._folder is None:
+            _remove_left_behind()
+            self._folder = tempfile.mkdtemp(prefix="%s%d-" % (_PREFIX, os.getpid()))
+        path = os.path.join(self._folder, name)
+        try:
+            with open(path + ".part", "wb") as file:
+                for buffer in buffers:
+                    file.write(buffer)
+                    file.write(b"\0" * (_aligned(len(buffer)) - len(buffer)))
+            os.rename(path + ".part", path)
+        except (OSError, IOError):
+            if os.path.exists(path + ".part"):
+                os.remove(path + ".part")
+            raise
+        self._paths[name] = path
+        return {"found": True, "path": path, "sizes": [len(buffer) for buffer in buffers]}
+
+    def discard(self, name):
+        # type: (str) -> None
+        path = self._paths.pop(name, None)
+        if path is not None:
+            try:
+                os.remove(path)
+            except OSError:
+                pass  # Windows, while a process maps it; close() removes it
+
+    def close(self):
+        # type: () -> None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def _remove_left_behind():
+    # type: () -> None
+    """What a killed process could not remove. Only where a process's life can be asked for (not on Windows)."""
+    if os.name == "nt":
+        return
+    for name in os.listdir(tempfile.gettempdir()):
+        pid = name[len(_PREFIX) :].split("-")[0]
+        if name.startswith(_PREFIX) and pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+
+
+def _alive(pid):
+    # type: (int) -> bool
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        import errno
+
+        return error.errno == errno.EPERM
+    return True
