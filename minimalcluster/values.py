@@ -10,7 +10,7 @@ from __future__ import absolute_import, division, print_function
 
 import traceback
 
-from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, native, pickle, range_type
+from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, native, pickle, range_type, text_type
 from .errors import ArgumentsError, RemoteError, RemoteTraceback
 
 if PY2:  # py2
@@ -220,10 +220,12 @@ def encode_exception(error, frames_to_skip=1):
 
 def _text(error):
     # type: (BaseException) -> str
-    try:
-        return _json_safe(str(error))
-    except Exception:
-        return "<its text cannot be made>"
+    for kind in (str, text_type):  # on 2.7 str() fails for text beyond ASCII
+        try:
+            return _json_safe(kind(error))
+        except Exception:  # noqa: S112
+            continue
+    return "<its text cannot be made>"
 
 
 def _json_safe(text):
