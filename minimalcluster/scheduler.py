@@ -85,16 +85,19 @@ Death = namedtuple("Death", "node info")
 class _Piece(object):
     """Consecutive tasks [lo, hi) of a job that share a fate."""
 
-    __slots__ = ("attempts", "careful", "deaths", "hi", "job", "leases", "lo", "queued")
+    __slots__ = ("attempts", "deaths", "hi", "job", "leases", "lo", "queued")
 
-    def __init__(self, job, lo, hi, careful=False, deaths=()):
-        # type: (_Job, int, int, bool, tuple) -> None
+    def __init__(self, job, lo, hi, deaths=None):
+        # type: (_Job, int, int, list | None) -> None
         self.job, self.lo, self.hi = job, lo, hi
-        self.careful = careful  # results are flushed after each task, so that a death blames one
-        self.deaths = deaths  # of its first task, if careful; of one of its tasks, otherwise
+        # Deaths that one of these tasks is suspected of. Pieces cut from one share the list: the first
+        # task that is caught takes it all, and the others are cleared.
+        self.deaths = [] if deaths is None else deaths  # type: list
         self.queued = False
         self.leases = {}  # type: dict # attempt -> _Lease, live
-        self.attempts = []  # type: list # every attempt that may still deliver
+        # Every attempt that may still deliver, and whether it is careful: a result is sent after each task,
+        # so that a death blames the one that was running.
+        self.attempts = {}  # type: dict
 
 
 class _Lease(object):
@@ -479,7 +482,7 @@ class Scheduler(object):
         rest = None
         if first < piece.hi:
             if len(piece.leases) == 1 and not piece.job.stopped:
-                rest = _Piece(piece.job, first, piece.hi, piece.careful and first == piece.lo)
+                rest = _Piece(piece.job, first, piece.hi, piece.deaths)
             piece.hi = first
         if piece.lo == piece.hi:
             self._retire(piece)
@@ -494,6 +497,7 @@ class Scheduler(object):
         if lease is None:
             return
         piece = lease.piece
+        careful = piece.attempts[event.attempt]
         self._end_lease(lease)
         self._fence(piece, event.attempt)
         if piece.leases or piece.job.stopped:
@@ -501,19 +505,23 @@ class Scheduler(object):
             self._finish_if_done(piece.job)
             return
         self.requeued += 1
-        deaths = piece.deaths + (Death(node.name, event.info),)
         job, lo, hi = piece.job, piece.lo, piece.hi
         self._retire(piece)
-        if not (piece.careful or hi - lo == 1):
-            # One of these tasks did it. They run again, one result at a time, to see which.
-            self._queue(_Piece(job, lo, hi, True, deaths))
+        if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
+            self._queue(_Piece(job, lo, hi, piece.deaths))
             return
+        deaths = piece.deaths + [Death(node.name, event.info)]
+        if not careful:
+            # One of these tasks did it. They run again, one result at a time, to see which.
+            self._queue(_Piece(job, lo, hi, deaths))
+            return
+        del piece.deaths[:]
         if hi - lo > 1:
             self._queue(_Piece(job, lo + 1, hi))
         if len(deaths) < job.options.attempts_max:
-            self._queue(_Piece(job, lo, lo + 1, True, deaths))
+            self._queue(_Piece(job, lo, lo + 1, deaths))
             return
-        self._do(DeliverPoison(job.id, lo, deaths))
+        self._do(DeliverPoison(job.id, lo, tuple(deaths)))
         job.delivered += 1
         if job.options.stop_on_error:
             self._stop(job, kill=False)
@@ -551,7 +559,7 @@ class Scheduler(object):
     def _fence(self, piece, attempt):
         # type: (_Piece, int) -> None
         self._attempts.pop(attempt, None)
-        piece.attempts.remove(attempt)
+        del piece.attempts[attempt]
 
     def _lose(self, lease):
         # type: (_Lease) -> None
@@ -633,13 +641,12 @@ class Scheduler(object):
         attempt = self._next_attempt
         self._next_attempt += 1
         self._attempts[attempt] = piece
-        piece.attempts.append(attempt)
+        piece.attempts[attempt] = careful = bool(piece.deaths) or job.options.attempts_max == 1
         self._begin_lease(attempt, piece, node)
         if job.id not in node.jobs:
             node.jobs.add(job.id)
             job.nodes.add(node.id)
             self._do(Define(node.id, job.id))
-        careful = piece.careful or job.options.attempts_max == 1
         self._tell("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
         self._do(Grant(node.id, job.id, attempt, piece.lo, piece.hi - piece.lo, careful))
 
@@ -654,7 +661,7 @@ class Scheduler(object):
         piece = job.pieces[0]
         self._unqueue(piece)
         if piece.hi - piece.lo > size:
-            self._queue(_Piece(job, piece.lo + size, piece.hi, piece.careful, piece.deaths))
+            self._queue(_Piece(job, piece.lo + size, piece.hi, piece.deaths))
             piece.hi = piece.lo + size
         return piece
 
