@@ -1,0 +1,170 @@
+"""What is shipped: no dependencies, one wheel for every Python, a version that the change log knows."""
+from __future__ import absolute_import, division, print_function
+
+import ast
+import contextlib
+import glob
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+import zipfile
+
+import minimalcluster
+from tests import support
+
+PACKAGE = os.path.join(support.ROOT, "minimalcluster")
+#: The .venv of `make`: interpreters need nothing installed, so the tools that build a wheel are there.
+BUILDERS = [
+    sys.executable,
+    os.path.join(support.ROOT, ".venv", "bin", "python"),
+    os.path.join(support.ROOT, ".venv", "Scripts", "python.exe"),
+]
+#: May be imported where it is installed, never needed (the extras of pyproject.toml).
+OPTIONAL = {"cloudpickle", "joblib", "distributed", "dask", "ray"}
+#: The standard library's names for queue and pickle there.
+ONLY_ON_2 = {"Queue", "cPickle"}
+
+
+def text_of(*names):
+    with io.open(os.path.join(support.ROOT, *names), encoding="utf-8") as file:
+        return file.read()
+
+
+def output_of(command, **named):
+    """What it prints; its failure shows everything it printed."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=None, **named)
+    output = process.communicate()[0].decode("utf-8", "replace")
+    if process.returncode:
+        raise AssertionError("%s: exit code %d\n%s" % (" ".join(command), process.returncode, output))
+    return output
+
+
+def has_module(python, name):
+    if not os.path.exists(python):
+        return False
+    with open(os.devnull, "wb") as nothing:
+        return subprocess.call([python, "-c", "import " + name], stdout=nothing, stderr=nothing, cwd=os.sep) == 0
+
+
+@contextlib.contextmanager
+def folder():
+    path = tempfile.mkdtemp(prefix="minimalcluster-packaging-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@unittest.skipUnless(hasattr(sys, "stdlib_module_names"), "before 3.10 Python cannot list its own modules")
+class Imports(unittest.TestCase):
+    def test_only_the_standard_library_is_imported(self):
+        """No module of the package imports what is neither its own, nor Python's, nor optional."""
+        for path in sorted(glob.glob(os.path.join(PACKAGE, "*.py"))):
+            for name in imported(ast.parse(text_of(path))):
+                self.assertTrue(is_standard(name) or name in OPTIONAL, "%s imports %s" % (os.path.basename(path), name))
+
+    def test_a_third_party_import_would_be_found(self):
+        tree = ast.parse("import os, numpy.linalg\nfrom . import x\ndef f():\n    from yaml import load")
+        self.assertEqual([name for name in imported(tree) if not is_standard(name)], ["numpy", "yaml"])
+
+
+def imported(tree):
+    """The first word of every absolute import, in functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return sorted(names)
+
+
+def is_standard(name):
+    return name in ONLY_ON_2 or name == "minimalcluster" or name in sys.stdlib_module_names
+
+
+class Version(unittest.TestCase):
+    def test_the_change_log_begins_with_this_version(self):
+        versions = re.findall(r"^## \[?v?(\d[\w.]*)", text_of("CHANGELOG.md"), re.MULTILINE)
+        self.assertTrue(versions, "CHANGELOG.md has no line like: ## 1.0.0")
+        self.assertEqual(versions[0], minimalcluster.__version__)
+
+    def test_pyproject_names_no_dependency(self):
+        self.assertIn("\ndependencies = []\n", text_of("pyproject.toml"))
+
+
+class Wheel(unittest.TestCase):
+    """One wheel, built once per run, installed with this interpreter's own pip."""
+
+    @classmethod
+    def setUpClass(cls):
+        builders = [python for python in BUILDERS if has_module(python, "build, setuptools")]
+        if not builders:
+            raise unittest.SkipTest("no Python here has the package 'build' (`make wheel` installs it into .venv)")
+        cls.folder = tempfile.mkdtemp(prefix="minimalcluster-wheel-")
+        try:
+            cls.path = cls.build(builders[0])
+        except BaseException:
+            cls.tearDownClass()
+            raise
+
+    @classmethod
+    def build(cls, builder):
+        source, out = os.path.join(cls.folder, "source"), os.path.join(cls.folder, "dist")
+        compiled = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(PACKAGE, os.path.join(source, "minimalcluster"), ignore=compiled)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(os.path.join(support.ROOT, name), source)
+        output_of([builder, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source], cwd=cls.folder)
+        (path,) = glob.glob(os.path.join(out, "*.whl"))
+        return path
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.folder, ignore_errors=True)
+
+    def test_it_is_for_every_python(self):
+        name = "minimalcluster-%s-py2.py3-none-any.whl" % minimalcluster.__version__
+        self.assertEqual(os.path.basename(self.path), name)
+        with zipfile.ZipFile(self.path) as wheel:
+            about = "minimalcluster-%s.dist-info/" % minimalcluster.__version__
+            tags = wheel.read(about + "WHEEL").decode("ascii")
+            metadata = wheel.read(about + "METADATA").decode("utf-8").splitlines()
+            names = set(wheel.namelist())
+        self.assertIn("Tag: py2-none-any", tags)
+        self.assertIn("Tag: py3-none-any", tags)
+        needs = [line for line in metadata if line.startswith("Requires-Dist:") and "extra ==" not in line]
+        self.assertEqual(needs, [])
+        modules = {"minimalcluster/" + os.path.basename(path) for path in glob.glob(os.path.join(PACKAGE, "*.py"))}
+        self.assertEqual(modules - names, set())
+
+    def test_this_pythons_pip_installs_it_and_the_command_runs(self):
+        if not has_module(sys.executable, "pip"):
+            self.skipTest("this Python has no pip")
+        with folder() as prefix:
+            output_of([
+                sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-index", "--no-deps",
+                "--no-cache-dir", "--ignore-installed", "--prefix", prefix, self.path,
+            ], cwd=prefix)  # fmt: skip
+            (package,) = find(prefix, os.path.join("minimalcluster", "__init__.py"))
+            (script,) = find(prefix, "minimalcluster" + (".exe" if os.name == "nt" else ""))
+            variables = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(package)))
+            self.assertIn(minimalcluster.__version__, output_of([script, "--version"], cwd=prefix, env=variables))
+            where = output_of([sys.executable, "-c", "import minimalcluster as m; print(m.__file__); m.MasterNode"],
+                              cwd=prefix, env=variables)  # fmt: skip
+            self.assertTrue(os.path.realpath(where.strip()).startswith(os.path.realpath(prefix)), where)
+
+
+def find(top, ending):
+    """Files below top whose path ends so."""
+    paths = [os.path.join(folder_, name) for folder_, _, names in os.walk(top) for name in names]
+    return [path for path in paths if path.endswith(os.sep + ending)]
+
+
+if __name__ == "__main__":
+    unittest.main()
