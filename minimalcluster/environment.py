@@ -9,6 +9,7 @@ from __future__ import absolute_import, division, print_function
 
 import hashlib
 import linecache
+import os
 import sys
 import types
 from collections import namedtuple
@@ -33,6 +34,7 @@ def from_text(text):
 def from_file(path):
     # type: (str) -> Source
     """Source from a .py file; its own coding declaration counts. Raises IOError naming the path."""
+    path = path if PY2 else os.fspath(path)  # novm
     with open(path, "rb") as file:
         data = file.read()
     digest = hashlib.sha256(as_bytes(path) + b"\0" + data).hexdigest()[:16]
@@ -48,6 +50,8 @@ def load(source):
     if source.module in sys.modules:
         return sys.modules[source.module]
     text = source.data.decode("utf-8") if source.is_text else source.data
+    if PY2 and source.is_text:  # py2
+        text = _undeclared(text)
     code = compile(text, source.filename, "exec", dont_inherit=True)
     _show_lines(source)
     module = types.ModuleType(source.module)
@@ -62,6 +66,16 @@ def load(source):
             raise
         raise_from(SourceError(_what_failed(source, error)), error)
     return module
+
+
+def _undeclared(text):
+    # type: (str) -> str
+    """2.7 refuses text that declares a coding; that counted (in the first two lines, PEP 263) when the text was read."""
+    lines = text.split("\n", 2)
+    for number, line in enumerate(lines[:2]):
+        if line.lstrip().startswith("#"):
+            lines[number] = line.replace("coding:", "coding ").replace("coding=", "coding ")
+    return "\n".join(lines)
 
 
 def _show_lines(source):
