@@ -481,7 +481,7 @@ class Scheduler(object):
         first = max(event.first, piece.lo)
         rest = None
         if first < piece.hi:
-            if len(piece.leases) == 1 and not piece.job.stopped:
+            if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
                 rest = _Piece(piece.job, first, piece.hi, piece.deaths)
             piece.hi = first
         if piece.lo == piece.hi:
