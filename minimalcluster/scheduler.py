@@ -155,8 +155,8 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "id", "leased", "nodes", "options",
-        "pieces", "queued", "stopped", "total", "unfit", "wait_since",
+        "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "hopeless", "id", "leased", "nodes",
+        "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
     )  # fmt: skip
 
     def __init__(self, event):
@@ -173,6 +173,7 @@ class _Job(object):
         self.nodes = set()  # type: set # ids of nodes that know this job
         self.unfit = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
         self.stopped = False
+        self.hopeless = None  # type: dict | None # what the last node said when none could run it
         self.explain_at = None  # type: float | None
 
     @property
@@ -300,11 +301,7 @@ class Scheduler(object):
                 if node.connected:
                     self._do(Forget(node_id, job.id))
             self._tell("job", job.id, "finished", job.delivered)
-            self._do(Finish(job.id, self._why_unfit(job)))
-
-    def _why_unfit(self, job):
-        # type: (_Job) -> dict | None
-        return next(iter(job.unfit.values())) if job.stopped and job.unfit else None
+            self._do(Finish(job.id, job.hopeless))
 
     # -- nodes ------------------------------------------------------------------------------------
 
@@ -539,7 +536,9 @@ class Scheduler(object):
             job.unfit[node.id] = event.info
             why = event.info.get("text")
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
-        if all(other.id in job.unfit for other in self._nodes.values() if other.serving):
+        others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
+        if others and all(other in job.unfit for other in others) and not job.stopped:
+            job.hopeless = event.info
             self._stop(job, kill=True)
         self._finish_if_done(job)
 
