@@ -14,7 +14,8 @@ Rules:
 * A piece is a run of consecutive tasks [lo, hi). Its results are delivered from the front, so ``lo``
   alone says what has been delivered: whatever arrives below it is a duplicate and is dropped.
 * An attempt is one lease of a piece to one node. Its number is unique across restarts of the
-  master (epoch, then a counter) and is the fencing token: an unknown number changes nothing.
+  master (epoch, then a counter) and is the fencing token: an unknown number changes nothing. Nor
+  does an event of a session that is closed or replaced.
 * A lost attempt's number is remembered until its piece is done: if its node comes back first, its
   results count. Whoever is first wins; the others are revoked.
 * A task that raises has an outcome. Only a task that was running when its worker process died is
@@ -231,7 +232,7 @@ class Scheduler(object):
             handler(event)
         else:
             node = self._nodes.get(event.node)  # type: ignore[attr-defined]
-            if node is not None and node.session == event.session:  # type: ignore[attr-defined]
+            if node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
                 node.heard_at = now
                 self._session_handlers[type(event)](node, event)
         return self._effects
@@ -361,11 +362,10 @@ class Scheduler(object):
 
     def _node_disconnected(self, node, event):
         # type: (_Node, NodeDisconnected) -> None
-        if node.connected:
-            node.connected = False
-            node.gone_at = self._now + RECONNECT_SECONDS
-            self._count_slots()
-            self._tell("node", node.id, "disconnected", event.session)
+        node.connected = False
+        node.gone_at = self._now + RECONNECT_SECONDS
+        self._count_slots()
+        self._tell("node", node.id, "disconnected", event.session)
 
     def _node_left(self, node, event):
         # type: (_Node, NodeLeft) -> None
