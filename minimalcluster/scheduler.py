@@ -327,7 +327,7 @@ class Scheduler(object):
         for job_id in node.jobs:
             if job_id in self._jobs:
                 self._jobs[job_id].nodes.discard(node.id)
-        node.jobs = set()
+        node.jobs, node.speeds = set(), {}
 
     def _reconcile(self, node, held):
         # type: (_Node, list | set) -> None
@@ -337,16 +337,20 @@ class Scheduler(object):
             if attempt not in held:
                 self._lose(node.leases[attempt])
         for attempt in sorted(held):
-            if attempt in node.leases:
-                continue
             piece = self._attempts.get(attempt)
             if piece is None:
                 self._do(Revoke(node.id, attempt, True))
                 continue
-            if piece.queued:
-                self._unqueue(piece)
-            self._begin_lease(attempt, piece, node)
-        # The node knows the jobs of what it holds; defining one again does no harm.
+            if attempt not in node.leases:
+                if piece.queued:
+                    self._unqueue(piece)
+                self._begin_lease(attempt, piece, node)
+            node.leases[attempt].revoked = False  # that request may have been lost with the connection
+            if piece.job.stopped:
+                self._do(Revoke(node.id, attempt, False))
+            # It knows the job of what it holds, and is to be told when that job ends.
+            node.jobs.add(piece.job.id)
+            piece.job.nodes.add(node.id)
 
     def _node_heard(self, node, event):
         # type: (_Node, NodeHeard) -> None
