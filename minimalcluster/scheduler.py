@@ -688,7 +688,7 @@ class Scheduler(object):
         # type: () -> None
         """While slots are idle and nothing is queued, ask busy nodes for what they have not started."""
         self._take_back_at = None
-        idle = sum(max(0, node.slots - len(node.leases)) for node in self._nodes.values() if node.serving)
+        idle = [node for node in self._nodes.values() if node.serving and len(node.leases) < node.slots]
         if not idle or any(job.queued for job in self._jobs.values()):
             return
         candidates = []
@@ -696,11 +696,15 @@ class Scheduler(object):
             waiting = len(node.leases) - node.slots
             for lease in reversed(list(node.leases.values())):
                 size = lease.piece.hi - lease.piece.lo
-                if not lease.revoked and (size > 1 or waiting > 0) and node.connected:
+                unfit = lease.piece.job.unfit
+                if (
+                    not lease.revoked and (size > 1 or waiting > 0) and node.connected
+                    and any(other.id not in unfit for other in idle)
+                ):  # fmt: skip
                     candidates.append((waiting > 0, size * self._seconds(lease), lease))
                 waiting -= 1
         candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
-        for _, _, lease in candidates[:idle]:
+        for _, _, lease in candidates[: sum(node.slots - len(node.leases) for node in idle)]:
             ripe_at = lease.granted_at + TAKE_BACK_SECONDS
             if self._now >= ripe_at:
                 lease.revoked = True
