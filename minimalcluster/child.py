@@ -25,7 +25,7 @@ import threading
 from itertools import islice
 
 from . import functions, protocol, shares, values
-from .compat import PICKLE_PROTOCOL, PY2, SimpleQueue, joined, perf_counter, pickle
+from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SimpleQueue, joined, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder, Edited
 
@@ -115,7 +115,7 @@ class Worker(object):
             request = self._next_fetch
             self._next_fetch += 1
             self._fetches[request] = waiting
-        self._send(protocol.Fetch(request, {"what": what, "name": name, "pickle": pickle.HIGHEST_PROTOCOL}))
+        self._send(protocol.Fetch(request, {"what": what, "name": name, "pickle": PICKLE_PROTOCOL_MAX}))
         waiting[0].wait()
         return waiting[1].info, waiting[1].payload
 
@@ -159,8 +159,9 @@ class Worker(object):
         with self._lock:
             self._attempt = attempt
             if attempt.number in self._revoked:
-                self._revoked.discard(attempt.number)
                 attempt.end = attempt.claimed
+            # Not when an attempt ends: one for the next may have come before the next was begun.
+            self._revoked.clear()
         if attempt.end == attempt.claimed:
             self._send(protocol.Released(0, attempt.number, attempt.end))
         try:
@@ -169,7 +170,6 @@ class Worker(object):
         finally:
             with self._lock:
                 self._attempt = None
-                self._revoked.clear()
 
     def _function(self, job):
         # type: (int) -> object

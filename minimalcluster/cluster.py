@@ -33,6 +33,7 @@ log = logging.getLogger("minimalcluster")
 #: How long running tasks may take to end when this machine stops working (their results would be lost).
 DRAIN_SECONDS = 5.0
 STOP_SECONDS = 5.0
+FAREWELL_SECONDS = 2.0
 PRINTED_LINES_MAX = 10000
 JOB_SHIFT = 24
 
@@ -86,6 +87,7 @@ class Cluster(object):
         self._local = None  # type: Node | None
         self._local_gone = threading.Event()
         self._local_gone.set()
+        self._all_left = threading.Event()
         self._inbox = deque()  # type: deque # (session, message) of the local node
         self._printer = _Printer()
         self._library = Library(self._loop.call)
@@ -186,6 +188,7 @@ class Cluster(object):
         self._stopped = True
         if self._thread.is_alive():
             self._ask(self._say_farewell)
+            self._all_left.wait(FAREWELL_SECONDS)  # so that all have heard it, and their last lines have come
             self._local_gone.wait(STOP_SECONDS)
             self._loop.stop()
             self._thread.join(STOP_SECONDS)
@@ -420,6 +423,7 @@ class Cluster(object):
         self._event(scheduler.NodeDisconnected(session.node, session.number))
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
+            self._notice_all_left()
         log.info("node %s/%s: %s", session.info.get("hostname"), session.info.get("pid"), error or "left")
 
     # -- this machine's own node ------------------------------------------------------------------
@@ -462,6 +466,12 @@ class Cluster(object):
         if self._sessions.pop(session.node, None) is not None:
             self._event(scheduler.NodeLeft(session.node, session.number))
         self._local_gone.set()
+        self._notice_all_left()
+
+    def _notice_all_left(self):
+        # type: () -> None
+        if self._stopped and not self._sessions:
+            self._all_left.set()
 
     # -- the rest ---------------------------------------------------------------------------------
 
@@ -474,6 +484,7 @@ class Cluster(object):
             self._event(scheduler.JobCancelled(number))
         for session in self._sessions.values():
             session.send(protocol.Farewell({}))
+        self._notice_all_left()
 
     def _workers(self):
         # type: () -> list

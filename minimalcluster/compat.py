@@ -42,11 +42,14 @@ SimpleQueue = getattr(queue, "SimpleQueue", queue.Queue)  # type: type[queue.Que
 #: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
 PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 
+#: The newest one this Python has, for data whose readers have said what they can read.
+PICKLE_PROTOCOL_MAX = pickle.HIGHEST_PROTOCOL
+
 #: Types whose values always survive a pickle, one by one or by the thousand.
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text", "cpu_count",
+    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text", "cpu_count",
     "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip

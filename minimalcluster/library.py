@@ -9,7 +9,7 @@ import sys
 import threading
 
 from . import protocol, shares
-from .compat import as_text, pickle, queue
+from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
 from .imports import is_project_file
 
 #: Installed packages that are served all the same: by-value functions need it on every node.
@@ -35,7 +35,7 @@ class Library(object):
     def share(self, name, value):
         # type: (str, object) -> None
         """Keep an object for the nodes. Raises what its pickling raises."""
-        protocol_ = pickle.HIGHEST_PROTOCOL
+        protocol_ = PICKLE_PROTOCOL_MAX
         info = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
         self._shared[name] = (value, {protocol_: info})
 
@@ -135,7 +135,7 @@ class Library(object):
         if name not in self._shared:
             return {"found": False}, []
         value, infos = self._shared[name]
-        protocol_ = min(protocol_, pickle.HIGHEST_PROTOCOL)
+        protocol_ = min(protocol_, PICKLE_PROTOCOL_MAX)
         if protocol_ not in infos:
             infos[protocol_] = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
         info = infos[protocol_]

@@ -279,7 +279,11 @@ class Node(object):
         if child.window_bytes > OUTPUT_BYTES_PER_SECOND:
             child.dropped += len(texts)
         elif texts:
-            self.tell(brain.ChildSaid(child.slot, protocol.Output({"pid": child.process.pid, "lines": texts})))
+            message = protocol.Output({"pid": child.process.pid, "lines": texts})
+            if self._end is None:
+                self.tell(brain.ChildSaid(child.slot, message))
+            else:  # the agent has finished; the last lines are still worth sending
+                self._send(message)
 
 
 def child_environment(slots):

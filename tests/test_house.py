@@ -31,9 +31,12 @@ ALLOWED = {
     "jobs": "values",
     "progress": "",
     "transport": "protocol",
-    "child": "protocol functions environment values",
-    "node": "protocol agent transport",
-    "cluster": "protocol scheduler agent transport node",
+    "shares": "",
+    "imports": "",
+    "library": "protocol shares imports",
+    "child": "protocol functions environment values shares imports",
+    "node": "protocol agent transport shares",
+    "cluster": "protocol scheduler agent transport node library shares",
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
@@ -42,7 +45,7 @@ FOR_ALL = {"errors", "compat"}
 PURE = ("protocol", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
-PICKLERS = ("compat", "values", "functions")
+PICKLERS = ("compat", "values", "functions", "shares")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
