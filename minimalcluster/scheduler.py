@@ -444,7 +444,12 @@ class Scheduler(object):
             lease.revoked = False  # it makes progress: it may be worth taking back again
         if event.first > piece.lo:
             # Results come in order on one connection, so this node has lost some: let another run them.
-            self._do(Disconnect(node.id, node.session, "it skipped results of attempt %d" % event.attempt))
+            self._do(Revoke(node.id, event.attempt, True))
+            if lease is not None:
+                self._lose(lease)
+            if event.attempt in piece.attempts:
+                self._fence(piece, event.attempt)
+            self._finish_if_done(piece.job)
             return None
         return piece
 
