@@ -311,6 +311,9 @@ class Scheduler(object):
         node = self._nodes.get(event.node)
         if node is None:
             self._nodes[event.node] = node = _Node(event, self._now)
+        elif event.session < node.session:  # it was held up on the way
+            self._do(Disconnect(node.id, event.session, "older than another connection of the same node"))
+            return
         else:
             if node.connected:
                 self._do(Disconnect(node.id, node.session, "replaced by a newer connection of the same node"))
