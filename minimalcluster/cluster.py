@@ -328,11 +328,16 @@ class Cluster(object):
             session.close(errors.ProtocolError("a malformed Join: %s" % error))  # type: ignore[operator]
             return
         session.info = info
-        self._sessions.setdefault(session.node, session)
-        name = "%s/%s" % (info.get("hostname"), info.get("pid"))
-        # The event may ask to close the older session of the same node, so that one is still in the table.
-        self._event(scheduler.NodeJoined(session.node, session.number, slots, name, held))
+        older = self._sessions.get(session.node)
+        if older is not None and older.number > session.number:
+            session.node = None
+            session.close(errors.ConnectionFailed("it was held up, and its node has joined again since"))  # type: ignore[operator]
+            return
         self._sessions[session.node] = session
+        name = "%s/%s" % (info.get("hostname"), info.get("pid"))
+        self._event(scheduler.NodeJoined(session.node, session.number, slots, name, held))
+        if older is not None:
+            older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
         log.info("node %s joined with %d worker processes (Python %s)", name, slots, theirs)
         session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
 
