@@ -420,7 +420,7 @@ class Cluster(object):
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
-        session = connection.about  # type: _Session | None # type: ignore[assignment]
+        session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
         if session is None or session.node is None:
             if error is not None:
                 log.warning("a connection from %s was refused: %s", connection.where, error)
