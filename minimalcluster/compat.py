@@ -49,8 +49,8 @@ PICKLE_PROTOCOL_MAX = pickle.HIGHEST_PROTOCOL
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text", "cpu_count",
-    "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
+    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text",
+    "cpu_count", "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
     "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 
