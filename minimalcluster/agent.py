@@ -207,7 +207,11 @@ class Agent(object):
     def _master_said(self, event):
         # type: (MasterSaid) -> None
         self._heard_at = self._now
-        self._said[type(event.message)](event.message)
+        said = self._said.get(type(event.message))
+        if said is None:
+            self._do(DropLink("%s is nothing a master says" % type(event.message).__name__))
+        else:
+            said(event.message)
 
     def _on_define(self, message):
         # type: (protocol.DefineJob) -> None
@@ -264,6 +268,8 @@ class Agent(object):
     def _child_ready(self, event):
         # type: (ChildReady) -> None
         slot = self._slots[event.slot]
+        if slot.state != STARTING:
+            return
         slot.state, slot.failures = IDLE, 0
         slot.jobs = set()
         self._fill()
