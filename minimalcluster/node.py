@@ -232,7 +232,7 @@ class Node(object):
 
     def _keep(self, effect):
         # type: (brain.Keep) -> None
-        """A shared object has come: into a file, for all worker processes (the master's own files serve as they are)."""
+        """A shared object has come: into a file, for all worker processes (the master's own serve as they are)."""
         info = effect.info
         try:
             if "path" not in info:
@@ -283,7 +283,7 @@ class Node(object):
             if self._end is None:
                 self.tell(brain.ChildSaid(child.slot, message))
             else:  # the agent has finished; the last lines are still worth sending
-                self._send(message)
+                self._send(message)  # type: ignore[operator]
 
 
 def child_environment(slots):
