@@ -50,8 +50,8 @@ SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) |
 
 __all__ = [
     "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text",
-    "cpu_count", "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
-    "range_type", "socketpair", "text_type",
+    "cpu_count", "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue",
+    "raise_from", "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 
 
