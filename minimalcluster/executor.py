@@ -51,15 +51,15 @@ WINDOW_BYTES = 64 << 20
 WAIT_SECONDS = 1.0
 
 
-class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):  # type: ignore[misc]
+class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):
     """No work can ever be done: a failing initializer, a failed master."""
 
 
-class WorkerDiedError(BrokenExecutor, errors.WorkerDied):  # type: ignore[misc]
+class WorkerDiedError(BrokenExecutor, errors.WorkerDied):
     """The worker process died each time it ran this call; the others are not touched."""
 
 
-class ClusterFuture(Future, Generic[T]):  # type: ignore[type-arg]
+class ClusterFuture(Future, Generic[T]):
     """A standard Future; ``wait()`` returns for it as soon as it is cancelled, not when a worker would get to it."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class ClusterFuture(Future, Generic[T]):  # type: ignore[type-arg]
         self._handed_out = False
 
     def cancel(self) -> bool:
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             fresh = not self.cancelled()
             cancelled = super().cancel()
             if cancelled and fresh:
@@ -76,7 +76,7 @@ class ClusterFuture(Future, Generic[T]):  # type: ignore[type-arg]
 
     def _hand_out(self) -> bool:
         """It goes to a node now; False if it was cancelled before."""
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             if not self._handed_out and not self.cancelled():
                 self._handed_out = self.set_running_or_notify_cancel()
         return self._handed_out
@@ -199,7 +199,7 @@ class _MapJob(Job):
 
     def encode(self, first: int, count: int) -> List[bytes]:
         if self._arguments is not None:
-            return self._arguments.encode(first, count)  # type: ignore[no-any-return]
+            return self._arguments.encode(first, count)
         with self._items_lock:
             start = first - self._base
             items = list(itertools.islice(self._items, start, start + count))
@@ -290,7 +290,7 @@ class MapResults(Iterator[T]):
         if isinstance(outcome, Failure):
             self.close()
             raise _standard(outcome.error)
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     def close(self) -> None:
         """Hand out nothing more and forget what there is."""
@@ -319,7 +319,7 @@ class MapResults(Iterator[T]):
         arrival = self._job.take(None if seconds is None else max(0.0, seconds))
         if arrival is None:
             self.close()
-            raise FutureTimeoutError()
+            raise FutureTimeoutError
         self._keep(arrival)
 
     def _keep(self, arrival: Union[Outcomes, End]) -> None:
@@ -498,7 +498,7 @@ class ClusterExecutor(Executor):
         view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
         return view
 
-    def submit(__self, __fn, *args, **kwargs):  # type: ignore[no-untyped-def, override] # noqa: N805
+    def submit(__self, __fn, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: N805
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
         core = __self._core
         core.check()
@@ -512,7 +512,7 @@ class ClusterExecutor(Executor):
         core.stream(packed.needs, __self._options).add(future, packed.data)
         return future
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
