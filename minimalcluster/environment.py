@@ -17,6 +17,8 @@ from collections import namedtuple
 from .compat import PY2, as_bytes, native, raise_from, text_type
 from .errors import SourceError, TargetError
 
+PREFIX = "minimalcluster_environment_"  # of the modules' names
+
 Source = namedtuple("Source", "module filename is_text data")
 
 
@@ -28,7 +30,7 @@ def from_text(text):
     data = as_bytes(text)
     digest = hashlib.sha256(data).hexdigest()[:16]
     filename = "<environment %s>" % digest
-    return Source("minimalcluster_environment_" + digest, filename, isinstance(text, text_type), data)
+    return Source(PREFIX + digest, filename, isinstance(text, text_type), data)
 
 
 def from_file(path):
@@ -38,7 +40,7 @@ def from_file(path):
     with open(path, "rb") as file:
         data = file.read()
     digest = hashlib.sha256(as_bytes(path) + b"\0" + data).hexdigest()[:16]
-    return Source("minimalcluster_environment_" + digest, native(path), False, data)
+    return Source(PREFIX + digest, native(path), False, data)
 
 
 def load(source):

@@ -11,6 +11,7 @@ import sys
 import types
 
 from .compat import PY2, WINDOWS, native, perf_counter
+from .environment import PREFIX as ENVIRONMENT_PREFIX
 
 REFRESH_SECONDS = 1.0
 #: Where no project's module lies.
@@ -38,8 +39,7 @@ class ClusterFinder(object):
         self._missing.clear()
         if version != self._version:
             self._version = version
-            for name in self.served:
-                sys.modules.pop(name, None)
+            unload(self.served)
             self.served.clear()
             self._known.clear()
 
@@ -226,7 +226,19 @@ class Edited(object):
                 continue
             changed = changed or self._times.setdefault(name, (path, modified)) != (path, modified)
         if changed:
-            for name in self._times:
-                sys.modules.pop(name, None)
+            unload(self._times)
             self._times.clear()
         return changed
+
+
+_unloaded = []  # type: list[types.ModuleType] # 2.7 empties a module's globals when nobody holds it
+
+
+def unload(names):
+    # type: (object) -> None
+    """Let the next import read these modules anew, and the environments that may have imported them."""
+    for name in list(sys.modules):
+        if name in names or (name.startswith(ENVIRONMENT_PREFIX) and names):  # type: ignore[operator]
+            module = sys.modules.pop(name)
+            if PY2:  # py2
+                _unloaded.append(module)

@@ -149,11 +149,15 @@ def _source_of(name):
     path = getattr(module, "__file__", None)
     if module is None:
         try:
+            from importlib import invalidate_caches
             from importlib.util import find_spec
         except ImportError:  # py2
             path = _find_2(name)
         else:
             spec = find_spec(name)
+            if spec is None:
+                invalidate_caches()  # the file may be younger than what the finders remember of its folder
+                spec = find_spec(name)
             path = spec.origin if spec is not None else None
     if not isinstance(path, str):
         return None

@@ -79,14 +79,9 @@ def dump(value, protocol):
 def load(info):
     # type: (dict) -> object
     """The object in a file that ``Files.keep`` wrote."""
-    with open(info["path"], "rb") as file:
-        if PY2:  # py2
-            return pickle.loads(file.read(info["sizes"][0]))
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    views, at = [], 0
-    for size in info["sizes"]:
-        views.append(view[at : at + size])
-        at += _aligned(size)
+    views = read(info)
+    if PY2:  # py2
+        return pickle.loads(views[0].tobytes())
     if len(views) == 1:
         return pickle.loads(views[0])
     return pickle.loads(views[0], buffers=views[1:])  # type: ignore[call-arg]
@@ -94,9 +89,9 @@ def load(info):
 
 def read(info):
     # type: (dict) -> list
-    """The buffers of a kept object, for sending: views of the file, not copies."""
+    """The buffers of a kept object: views of the file, not copies (but on 2.7, which cannot)."""
     with open(info["path"], "rb") as file:
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        view = memoryview(file.read() if PY2 else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # py2
     views, at = [], 0
     for size in info["sizes"]:
         views.append(view[at : at + size])

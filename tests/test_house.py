@@ -32,13 +32,18 @@ ALLOWED = {
     "progress": "",
     "transport": "protocol",
     "shares": "",
-    "imports": "",
+    "imports": "environment",
     "library": "protocol shares imports",
     "child": "protocol functions environment values shares imports",
     "node": "protocol agent transport shares",
     "cluster": "protocol scheduler agent transport node library shares",
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
+    # Faces: on what is below, never on one another (a pool is an executor with other manners).
+    "executor": "master cluster scheduler protocol functions values jobs",
+    "pool": "executor master cluster scheduler protocol functions values jobs",
+    "engines": "master cluster scheduler protocol functions values jobs",
+    "joblib_backend": "executor master cluster scheduler functions values jobs",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}

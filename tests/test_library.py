@@ -1,0 +1,88 @@
+"""What the master serves, and above all what it does not."""
+from __future__ import absolute_import, division, print_function
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import unittest
+
+from minimalcluster.library import Library
+
+
+class LibraryTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = os.path.realpath(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        sys.path.insert(0, self.folder)
+        self.addCleanup(sys.path.remove, self.folder)
+        self.addCleanup(sys.modules.pop, "lib_package", None)  # asking for a submodule imports it
+        os.makedirs(os.path.join(self.folder, "lib_package", "sub"))
+        self.write("lib_package/__init__.py", "name = 1\n")
+        self.write("lib_package/data.txt", "data")
+        self.write("lib_package/sub/more.txt", "more")
+        self.write("secret.txt", "secret")
+        self.library = Library(lambda function, message: function(message))
+        self.addCleanup(self.library.close)
+
+    def write(self, name, text):
+        with open(os.path.join(self.folder, *name.split("/")), "w") as file:
+            file.write(text)
+
+    def ask(self, what, name, local=False, **more):
+        answers, answered = [], threading.Event()
+
+        def send(message):
+            answers.append(message)
+            answered.set()
+
+        self.library.ask(send, 5, dict(more, what=what, name=name), local)
+        self.assertTrue(answered.wait(30))
+        self.assertEqual(answers[0].request, 5)
+        return answers[0].info, [bytes(memoryview(each).tobytes()) for each in answers[0].payload]
+
+    def test_project_modules(self):
+        info, buffers = self.ask("module", "lib_package")
+        self.assertTrue(info["found"] and info["package"])
+        self.assertEqual(buffers, [b"name = 1\n"])
+
+    def test_neither_the_standard_library_nor_installed_packages_nor_nonsense(self):
+        for name in ("json", "os", "pip", "setuptools", "sys", "no_such_module", "", "..", "lib_package.nothing", "a b"):
+            self.assertFalse(self.ask("module", name)[0]["found"], name)
+
+    def test_package_data(self):
+        self.assertEqual(self.ask("resource", "lib_package:data.txt"), ({"found": True}, [b"data"]))
+        self.assertEqual(self.ask("resource", "lib_package:sub/more.txt"), ({"found": True}, [b"more"]))
+        self.assertEqual(self.ask("contents", "lib_package")[0]["names"][:2], ["__init__.py", "data.txt"])
+
+    def test_nothing_outside_of_the_package(self):
+        os.symlink(os.path.join(self.folder, "secret.txt"), os.path.join(self.folder, "lib_package", "link.txt"))
+        for name in ("../secret.txt", "sub/../../secret.txt", "/etc/passwd", "", "sub", "link.txt", "sub//more.txt"):
+            self.assertFalse(self.ask("resource", "lib_package:" + name)[0]["found"], name)
+        self.assertFalse(self.ask("resource", "json:decoder.py")[0]["found"])
+
+    def test_the_version_changes_with_a_served_file(self):
+        self.ask("module", "lib_package")
+        before = self.library.version()
+        self.assertEqual(self.library.version(), before)
+        os.utime(os.path.join(self.folder, "lib_package", "__init__.py"), (5, 5))
+        self.assertNotEqual(self.library.version(), before)
+
+    def test_shared_objects_by_path_here_and_by_value_elsewhere(self):
+        self.library.share("n", list(range(100)))
+        info, buffers = self.ask("share", "n", local=True, pickle=2)
+        self.assertTrue(os.path.exists(info["path"]))
+        self.assertEqual(buffers, [])
+        info, buffers = self.ask("share", "n", pickle=2)
+        self.assertNotIn("path", info)
+        self.assertTrue(buffers)
+        self.library.drop("n")
+        self.assertFalse(self.ask("share", "n", pickle=2)[0]["found"])
+
+    def test_an_unknown_question(self):
+        self.assertFalse(self.ask("nonsense", "n")[0]["found"])
+
+
+if __name__ == "__main__":
+    unittest.main()

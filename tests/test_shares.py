@@ -1,0 +1,137 @@
+"""Shared objects: files, handles, what a worker process makes of them."""
+from __future__ import absolute_import, division, print_function
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from minimalcluster import MasterNode, StateError, shares
+from tests import support
+
+SOURCE = """
+import os
+total = lambda pair: (sum(pair[1]), os.getpid())
+nested = lambda pair: len(pair[1]["inside"][0])
+same = lambda pair: pair[1] is pair[2]
+"""
+
+
+class FilesTest(unittest.TestCase):
+    def setUp(self):
+        self.files = shares.Files()
+        self.addCleanup(self.files.close)
+
+    def test_what_is_kept_is_loaded(self):
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            value = {"list": [1, 2.5, None], "bytes": b"x" * 1000, "text": u"\u00e9"}
+            info = self.files.keep("name%d" % protocol, shares.dump(value, protocol))
+            self.assertEqual(shares.load(info), value)
+            self.assertEqual(b"".join(bytes(view.tobytes()) for view in shares.read(info)), b"".join(shares.dump(value, protocol)))
+
+    @unittest.skipIf(pickle.HIGHEST_PROTOCOL < 5, "buffers out of band came with protocol 5")
+    def test_buffers_are_read_only_views_of_the_file(self):
+        value = [pickle.PickleBuffer(bytearray(b"a" * 100)), pickle.PickleBuffer(bytearray(b"b" * 3))]
+        info = self.files.keep("name", shares.dump(value, 5))
+        self.assertEqual(len(info["sizes"]), 3)
+        first, second = shares.load(info)
+        self.assertEqual((bytes(first), bytes(second)), (b"a" * 100, b"bbb"))
+        with self.assertRaises(TypeError):
+            memoryview(first)[0] = 1
+
+    def test_an_interrupted_write_leaves_no_torn_file(self):
+        class Full(object):
+            def __len__(self):
+                return 3
+
+        with self.assertRaises(Exception):
+            self.files.keep("torn", [b"abc", Full()])
+        self.files.keep("whole", [b"abc"])
+        folder = self.files._folder
+        self.assertNotIn("torn", os.listdir(folder))
+
+    def test_discard_and_close_remove(self):
+        info = self.files.keep("name", [b"abc"])
+        self.files.discard("name")
+        self.files.discard("name")
+        self.assertFalse(os.path.exists(info["path"]))
+        folder = os.path.dirname(info["path"])
+        self.files.close()
+        self.assertFalse(os.path.exists(folder))
+
+    @unittest.skipIf(os.name == "nt", "a process's life cannot be asked for on Windows")
+    def test_what_a_killed_process_left_behind_is_removed(self):
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        left = tempfile.mkdtemp(prefix="minimalcluster-%d-" % dead.pid)
+        self.files.keep("name", [b"abc"])
+        self.assertFalse(os.path.exists(left))
+        self.assertTrue(os.path.exists(self.files._folder))
+
+
+class HandleTest(unittest.TestCase):
+    def test_it_pickles_as_its_name(self):
+        handle = shares.Shared("n", [1, 2], lambda name: None)
+        self.assertLess(len(pickle.dumps(shares.Shared("m", b"x" * 10000, lambda name: None), 2)), 200)
+        self.assertIs(pickle.loads(pickle.dumps(handle, 2)), handle.get())
+        self.assertIn("n", repr(handle))
+
+    def test_a_dropped_one_says_so(self):
+        dropped = []
+        handle = shares.Shared("n", [1, 2], dropped.append)
+        handle.drop()
+        handle.drop()
+        self.assertEqual(dropped, ["n"])
+        with self.assertRaises(StateError):
+            pickle.dumps(handle, 2)
+
+
+class ClusterTest(unittest.TestCase):
+    def setUp(self):
+        self.master = MasterNode(PORT=0)
+        self.addCleanup(self.master.shutdown)
+
+    def prepare(self, function, arguments):
+        self.master.load_envir(SOURCE, from_file=False)
+        self.master.register_target_function(function)
+        self.master.load_args(arguments)
+
+    def test_it_arrives_in_every_process_of_this_machine(self):
+        self.master.start_master_server()
+        handle = self.master.share(list(range(1000)))
+        self.prepare("total", [(n, handle) for n in range(50)])
+        self.assertEqual(set(total for total, _ in self.master.execute().values()), {499500})
+
+    def test_it_is_the_same_object_for_all_tasks_of_a_process(self):
+        self.master.start_master_server()
+        handle = self.master.share(tuple(range(1000)))
+        self.prepare("same", [(n, handle, handle) for n in range(20)])
+        self.assertEqual(set(self.master.execute().values()), {True})
+
+    def test_a_node_gets_it_over_the_wire(self):
+        self.master.start_master_server(False)
+        with support.node_of(self.master, 1):
+            handle = self.master.share(b"x" * 3000000)
+            self.prepare("nested", [(n, _Frozen(inside=(handle,))) for n in range(5)])
+            self.assertEqual(set(self.master.execute().values()), {3000000})
+
+    def test_what_cannot_be_pickled_is_refused_at_once(self):
+        self.master.start_master_server(False)
+        with self.assertRaises(Exception):
+            self.master.share(lambda: None)
+
+
+class _Frozen(dict):
+    """A hashable dict that travels as a plain one."""
+
+    def __hash__(self):
+        return id(self)
+
+    def __reduce__(self):
+        return dict, (list(self.items()),)
+
+
+if __name__ == "__main__":
+    unittest.main()
