@@ -101,8 +101,11 @@ def _key(arguments):
     from .node import KEY_VARIABLE
 
     if arguments.key_file is not None:
-        with io.open(arguments.key_file, encoding="utf-8") as file:
-            key, source = file.read().strip(), arguments.key_file
+        try:
+            with io.open(arguments.key_file, encoding="utf-8") as file:
+                key, source = file.read().strip(), arguments.key_file
+        except UnicodeDecodeError:
+            raise ValueError("%s is not text in UTF-8, so it cannot be a key file" % arguments.key_file)
     elif KEY_VARIABLE in os.environ:
         key, source = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
     elif arguments.key_stdin:
