@@ -17,7 +17,7 @@ from .master import MasterNode
 from .progress import duration, line
 
 JOIN_SECONDS = 30.0
-NODE_END_SECONDS = 10.0
+NODE_END_SECONDS = 3.0
 PLAIN_LINE_SECONDS = 2.0
 #: Below this a task costs about as much to send, collect and put into the dict as to run.
 SHARED_TASK_SECONDS = 5e-6
@@ -60,6 +60,7 @@ def run(quick=False):
         with MasterNode(PORT=0) as master:
             master.start_master_server()
             node = _start_second_node(master)
+            _wait_for_both(master, node)
             _show_nodes(master)
             checks = [
                 _pi(master, 10**5 if quick else 10**6),
@@ -93,13 +94,17 @@ def _start_second_node(master):
     node = subprocess.Popen(command, stdin=subprocess.PIPE, env=environ)
     node.stdin.write(("%s\n" % master.AUTHKEY).encode("ascii"))  # type: ignore[union-attr]
     node.stdin.close()  # type: ignore[union-attr]
+    return node
+
+
+def _wait_for_both(master, node):
+    # type: (MasterNode, subprocess.Popen[bytes]) -> None
     deadline = monotonic() + JOIN_SECONDS
     pause = threading.Event()
     while len(master.list_workers()) < 2:
         if node.poll() is not None or monotonic() > deadline:
             raise EnvironmentError("the second node did not join (exit code %s)" % node.poll())
         pause.wait(0.02)
-    return node
 
 
 def _end(node):
