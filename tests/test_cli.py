@@ -1,0 +1,187 @@
+"""The command line: what it takes, what it says, and with which exit status it ends."""
+from __future__ import absolute_import, division, print_function
+
+import argparse
+import os
+import unittest
+
+import minimalcluster
+from minimalcluster import MasterNode, cli
+from minimalcluster.node import KEY_VARIABLE
+from tests import commands, support
+
+KEY = "mck-" + "0123456789abcdef" * 4
+NOBODY = "127.0.0.1:9"  # never dialled: the key is looked at first
+
+
+def run(*arguments, **options):
+    return commands.run(commands.minimalcluster(*arguments), **options)
+
+
+class HelpTest(unittest.TestCase):
+    def shown(self, arguments, *texts):
+        code, output = run(*arguments)
+        self.assertEqual(code, 0, output)
+        for text in texts:
+            self.assertIn(text, output)
+
+    def test_help(self):
+        self.shown(["--help"], "demo", "node", "--version")
+        self.shown(["demo", "--help"], "--quick", "Exit status 0 only if")
+        self.shown(["node", "--help"], "HOST:PORT", "--nprocs", "--key-file", "--key-stdin", "--quiet", KEY_VARIABLE)
+
+    def test_version(self):
+        self.shown(["--version"], "minimalcluster %s\n" % minimalcluster.__version__)
+
+
+class UsageTest(unittest.TestCase):
+    def refused(self, arguments, *texts):
+        code, output = run(*arguments)
+        self.assertEqual(code, cli.EXIT_USAGE, output)
+        for text in ("usage: ",) + texts:
+            self.assertIn(text, output)
+        self.assertNotIn("Traceback", output)
+
+    def test_no_command_and_unknown_ones(self):
+        self.refused([])
+        self.refused(["dance"], "dance")
+        self.refused(["node"])
+        self.refused(["demo", "--slow"], "--slow")
+        self.refused(["node", NOBODY, "--nprocs", "many"], "--nprocs", "many")
+
+    def test_bad_address(self):
+        self.refused(["node", "localhost"], "'localhost' is not of the form HOST:PORT, for example")
+
+    def test_addresses(self):
+        for text in ("", ":", "localhost", "localhost:", ":8888", "localhost:0", "localhost:65536", "localhost:-1",
+                     "localhost:http", "localhost:88 88", "localhost:8888/"):  # fmt: skip
+            self.assertRaises(argparse.ArgumentTypeError, cli._address, text)
+        self.assertEqual(cli._address("localhost:65535"), ("localhost", 65535))
+        self.assertEqual(cli._address("[::1]:8888"), ("::1", 8888))
+
+
+class KeyTest(unittest.TestCase):
+    """Where a node's key comes from, and what is said when it does not come."""
+
+    def refused(self, arguments, *texts, **options):
+        code, output = run("node", NOBODY, *arguments, **options)
+        self.assertEqual(code, cli.EXIT_FAILED, output)
+        self.assertEqual(output.count("\n"), 1, output)
+        self.assertTrue(output.startswith("minimalcluster: "), output)
+        for text in texts:
+            self.assertIn(text, output)
+
+    def test_no_key(self):
+        self.refused([], "no key", "--key-file", "--key-stdin", KEY_VARIABLE)
+
+    def test_empty_key(self):
+        with support.directory() as path:
+            file = support.write(os.path.join(path, "key"), " \n")
+            self.refused(["--key-file", file], "the key from %s is empty" % file)
+        self.refused([], "the key from %s is empty" % KEY_VARIABLE, variables={KEY_VARIABLE: ""})
+        self.refused(["--key-stdin"], "the key from standard input is empty", given=b"")
+
+    def test_unreadable_key_file(self):
+        with support.directory() as path:
+            self.refused(["--key-file", os.path.join(path, "absent")], os.path.join(path, "absent"))
+            self.refused(["--key-file", path], path)
+            with open(os.path.join(path, "binary"), "wb") as file:
+                file.write(b"\xff\xfe\x00")
+            self.refused(["--key-file", file.name], file.name, "is not text")
+
+    @unittest.skipIf(getattr(os, "geteuid", lambda: 0)() == 0, "every file is readable for root (and on Windows)")
+    def test_forbidden_key_file(self):
+        with support.directory() as path:
+            file = support.write(os.path.join(path, "key"), KEY)
+            os.chmod(file, 0)
+            self.refused(["--key-file", file], file)
+
+    def test_a_named_source_that_fails_is_fatal(self):
+        self.refused(["--key-file", "absent"], "absent", variables={KEY_VARIABLE: KEY})
+
+
+class NodeTest(unittest.TestCase):
+    def setUp(self):
+        self.master = MasterNode(PORT=0, AUTHKEY=KEY)
+        self.addCleanup(self.master.shutdown)
+        self.master.start_master_server(if_join_as_worker=False)
+        self.address = "127.0.0.1:%d" % self.master.PORT
+
+    def node(self, *arguments, **options):
+        node = commands.Command(commands.minimalcluster("node", self.address, *arguments), **options)
+        self.addCleanup(node.kill)
+        return node
+
+    def joined(self, node):
+        def there():
+            return self.master.list_workers() or not node.running()
+
+        support.wait_until(there, what="a node's joining")
+        self.assertTrue(node.running(), node.output())
+        return self.master.list_workers()[0]
+
+    def serves(self, *arguments, **options):
+        """It joins, works, keeps the key to itself, and ends with 0 when the master shuts down."""
+        node = self.node("--nprocs", "1", *arguments, **options)
+        worker = self.joined(node)
+        self.assertEqual((worker.pid, worker.nprocs), (node.pid, 1))
+        source = "import os\ndef f(name):\n    return os.environ.get(name)\n"
+        self.assertEqual(support.run(self.master, source, "f", [KEY_VARIABLE]), {KEY_VARIABLE: None})
+        self.master.shutdown()
+        self.assertEqual(node.wait(), 0, node.output())
+        self.assertNotIn(KEY, node.output())
+        self.assertNotIn("WARNING", node.output())
+        return node.output()
+
+    def test_key_from_a_file(self):
+        with support.directory() as path:
+            file = support.write(os.path.join(path, "key"), KEY + "\n")
+            output = self.serves("--key-file", file, variables={KEY_VARIABLE: "the file comes first"})
+        self.assertIn("connected to the master at %s" % self.address, output)
+
+    def test_key_from_the_environment(self):
+        self.serves(variables={KEY_VARIABLE: KEY})
+
+    def test_key_from_standard_input(self):
+        self.serves("--key-stdin", given=(KEY + "\n").encode("ascii"))
+
+    def test_quiet(self):
+        self.assertEqual(self.serves("--quiet", variables={KEY_VARIABLE: KEY}), "")
+
+    def test_all_processors_without_nprocs(self):
+        worker = self.joined(self.node(variables={KEY_VARIABLE: KEY}))
+        self.assertEqual(worker.nprocs, minimalcluster.compat.cpu_count())
+
+    def test_wrong_key(self):
+        wrong = KEY[:-1] + "0"
+        node = self.node(variables={KEY_VARIABLE: wrong})
+        self.assertEqual(node.wait(), cli.EXIT_FAILED)
+        self.assertEqual(node.output().count("\n"), 1, node.output())
+        self.assertIn("minimalcluster: AuthenticationError: the master at %s refused our key" % self.address, node.output())
+        for secret in (KEY, wrong):
+            self.assertNotIn(secret, node.output())
+
+    @unittest.skipUnless(hasattr(os, "killpg"), "Ctrl-C cannot be sent to another process here")
+    def test_interrupt(self):
+        node = self.node("--nprocs", "1", variables={KEY_VARIABLE: KEY})
+        self.joined(node)
+        workers = support.worker_processes(node.pid, 1)
+        node.interrupt()
+        self.assertEqual(node.wait(), cli.EXIT_INTERRUPTED)
+        self.assertNotIn("Traceback", node.output())
+        support.wait_for_death(workers)
+        support.wait_until(lambda: not self.master.list_workers(), what="the node's leaving")
+
+    @unittest.skipUnless(hasattr(os, "killpg"), "Ctrl-C cannot be sent to another process here")
+    def test_no_master_yet(self):
+        self.master.shutdown()
+        node = self.node(variables={KEY_VARIABLE: KEY})
+        node.wait_for_output("cannot connect to %s" % self.address)
+        self.assertIn("next try in", node.output())
+        node.interrupt()
+        self.assertEqual(node.wait(), cli.EXIT_INTERRUPTED)
+        self.assertNotIn("Traceback", node.output())
+
+
+if __name__ == "__main__":
+    unittest.main()
