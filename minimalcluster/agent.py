@@ -155,8 +155,10 @@ class Agent(object):
 
     def _all_held(self):
         # type: () -> list
+        """What the master may expect to hear of. A process that is being killed will say nothing more."""
         reported = {message.attempt for message in self._reports.values()}
-        return sorted(reported.union(self._held))
+        dying = {slot.attempt for slot in self._slots if slot.kill_at is not None}
+        return sorted(reported.union(self._held) - dying)
 
     def _link_down(self, event):
         # type: (LinkDown) -> None
