@@ -62,7 +62,7 @@ class ClusterFinder(object):
         answer = self._ask(fullname)
         if answer is None:
             return None
-        from importlib.machinery import ModuleSpec
+        from importlib.machinery import ModuleSpec  # novm
 
         info, _ = answer
         spec = ModuleSpec(fullname, self, origin=info["filename"], is_package=info["package"])  # type: ignore[arg-type]
@@ -95,9 +95,9 @@ class ClusterFinder(object):
             return sys.modules[fullname]
         info, _ = self._known[fullname]
         module = types.ModuleType(fullname)
-        module.__file__, module.__loader__ = native(info["filename"]), self  # type: ignore[assignment]
+        module.__file__, module.__loader__ = native(info["filename"]), self
         if info["package"]:
-            module.__path__ = [os.path.dirname(module.__file__)]  # type: ignore[attr-defined]
+            module.__path__ = [os.path.dirname(module.__file__)]
             module.__package__ = fullname
         else:
             module.__package__ = fullname.rpartition(".")[0]
@@ -125,7 +125,7 @@ class ClusterFinder(object):
             return None
         if PY2:  # py2
             return answer[1]  # type: ignore[no-any-return]
-        from importlib.util import decode_source
+        from importlib.util import decode_source  # novm
 
         return decode_source(answer[1])
 
@@ -167,11 +167,11 @@ class _ResourceReader(object):
             return io.BytesIO(_resource(self._fetch, self._package, resource))
         except IOError:
             # importlib.resources wants this very type
-            raise FileNotFoundError(resource)  # type: ignore[name-defined] # noqa: F821, B904
+            raise FileNotFoundError(resource)  # novm
 
     def resource_path(self, resource):
         # type: (str) -> str
-        raise FileNotFoundError(resource)  # type: ignore[name-defined] # noqa: F821
+        raise FileNotFoundError(resource)  # novm
 
     def is_resource(self, name):
         # type: (str) -> bool
