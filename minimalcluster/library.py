@@ -149,8 +149,8 @@ def _source_of(name):
     path = getattr(module, "__file__", None)
     if module is None:
         try:
-            from importlib import invalidate_caches
-            from importlib.util import find_spec
+            from importlib import invalidate_caches  # novm
+            from importlib.util import find_spec  # novm
         except ImportError:  # py2
             path = _find_2(name)
         else:
@@ -171,7 +171,7 @@ def _find_2(name):
     import pkgutil
 
     loader = pkgutil.find_loader(name)
-    return loader.get_filename() if loader is not None and hasattr(loader, "get_filename") else None  # type: ignore[no-any-return, union-attr]
+    return loader.get_filename() if loader is not None and hasattr(loader, "get_filename") else None
 
 
 def _modified(path):
