@@ -72,7 +72,7 @@ def dump(value, protocol):
     if protocol < 5:
         return [pickle.dumps(value, min(protocol, pickle.HIGHEST_PROTOCOL))]
     found = []  # type: list
-    data = pickle.dumps(value, 5, buffer_callback=found.append)  # type: ignore[call-arg]
+    data = pickle.dumps(value, 5, buffer_callback=found.append)  # novm
     return [data] + [buffer.raw() for buffer in found]
 
 
@@ -84,7 +84,7 @@ def load(info):
         return pickle.loads(views[0].tobytes())
     if len(views) == 1:
         return pickle.loads(views[0])
-    return pickle.loads(views[0], buffers=views[1:])  # type: ignore[call-arg]
+    return pickle.loads(views[0], buffers=views[1:])  # novm
 
 
 def read(info):
