@@ -25,7 +25,20 @@ import weakref
 from collections import deque
 from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Generic,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from . import errors, functions, protocol, scheduler, values
 from .cluster import Cluster
@@ -346,7 +359,9 @@ class MapResults(Iterator[T]):
 class _Core:
     """What an executor is without its face: cluster, streams, initializer. Outlives a dropped face until idle."""
 
-    def __init__(self, cluster: Cluster, owned: bool, initializer: Optional[Callable[..., object]], initargs: Tuple[Any, ...]):
+    def __init__(
+        self, cluster: Cluster, owned: bool, initializer: Optional[Callable[..., object]], initargs: Tuple[Any, ...]
+    ):
         self.cluster, self._owned = cluster, owned
         self._lock = threading.Lock()
         self._streams: Dict[Tuple[str, scheduler.Options], _Stream] = {}
@@ -374,7 +389,9 @@ class _Core:
 
     def check(self) -> None:
         if self._pid != os.getpid():
-            raise RuntimeError("this executor belongs to the process that made it; a fork cannot use it: make a new one")
+            raise RuntimeError(
+                "this executor belongs to the process that made it; a fork cannot use it: make a new one"
+            )
         if self.broken is not None:
             raise self.broken
         if self._shut:
@@ -451,7 +468,7 @@ class ClusterExecutor(Executor):
         master: "Optional[MasterNode]" = None,
         initializer: Optional[Callable[..., object]] = None,
         initargs: Tuple[Any, ...] = (),
-        join: bool = True
+        join: bool = True,
     ) -> None:
         if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
             raise ValueError("max_workers must be greater than 0")
@@ -518,7 +535,7 @@ class ClusterExecutor(Executor):
         *iterables: Iterable[Any],
         timeout: Optional[float] = None,
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None
+        buffersize: Optional[int] = None,
     ) -> "MapResults[T]":
         """The results of fn over the zipped iterables, in order.
 
@@ -534,7 +551,7 @@ class ClusterExecutor(Executor):
         *iterables: Iterable[Any],
         timeout: Optional[float] = None,
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None
+        buffersize: Optional[int] = None,
     ) -> "MapResults[T]":
         """As ``map``, but results come as soon as they are there."""
         return self._map(fn, iterables, timeout, chunksize, buffersize, False)
