@@ -72,7 +72,7 @@ def load(source):
 
 def _undeclared(text):
     # type: (str) -> str
-    """2.7 refuses text that declares a coding; that counted (in the first two lines, PEP 263) when the text was read."""
+    """2.7 refuses text that declares a coding (in its first two lines, PEP 263); that counted when it was read."""
     lines = text.split("\n", 2)
     for number, line in enumerate(lines[:2]):
         if line.lstrip().startswith("#"):
