@@ -405,8 +405,9 @@ def listen(host, port):
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
         family, kind, number, _, address = found[0]
         sock = socket.socket(family, kind, number)
-    except socket.gaierror as error:
-        raise socket.error(error.errno, "the name %r of HOST cannot be resolved: %s" % (host, error.strerror))
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no name at all, such as "a..b"
+        number = getattr(error, "errno", socket.EAI_NONAME)
+        raise socket.error(number, "the name %r of HOST cannot be resolved: %s" % (host, error))
     try:
         if os.name == "nt":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
@@ -431,7 +432,7 @@ def dial(host, port):
     """A socket that is connecting. Raises ConnectionFailed when the name cannot be resolved."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
-    except (OSError, socket.error) as error:
+    except (OSError, socket.error, UnicodeError) as error:
         raise ConnectionFailed("the name %r cannot be resolved: %s" % (host, error))
     sock = socket.socket(family, kind, number)
     prepare(sock)
