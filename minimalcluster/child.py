@@ -68,8 +68,6 @@ class Worker(object):
         self._fetches = {}  # type: dict # request -> [event, answer]
         self._next_fetch = 1
         self._shared = {}  # type: dict # name -> object
-        sys.meta_path.append(self._finder)  # type: ignore[arg-type]
-        shares.resolver = self._resolve
 
     # -- reader thread ----------------------------------------------------------------------------
 
@@ -132,6 +130,8 @@ class Worker(object):
 
     def serve(self):
         # type: () -> None
+        sys.meta_path.append(self._finder)  # type: ignore[arg-type]
+        shares.resolver = self._resolve
         while True:
             message = self._inbox.get()
             if isinstance(message, protocol.Grant):

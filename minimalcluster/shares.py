@@ -58,12 +58,12 @@ class Shared(object):
 def resolve(name):
     # type: (str) -> object
     """What a pickled handle becomes: called by unpickling."""
+    handle = _handles.get(name)
+    if handle is not None:
+        return handle.get()
     if resolver is not None:
         return resolver(name)  # type: ignore[operator]
-    handle = _handles.get(name)
-    if handle is None:
-        raise StateError("the shared object %s is not known here; was it dropped?" % name)
-    return handle.get()
+    raise StateError("the shared object %s is not known here; was it dropped?" % name)
 
 
 def dump(value, protocol):
@@ -79,7 +79,12 @@ def dump(value, protocol):
 def load(info):
     # type: (dict) -> object
     """The object in a file that ``Files.keep`` wrote."""
-    views = read(info)
+    return rebuilt(read(info))
+
+
+def rebuilt(views):
+    # type: (list) -> object
+    """The object of the buffers that ``dump`` made."""
     if PY2:  # py2
         return pickle.loads(views[0].tobytes())
     if len(views) == 1:

@@ -136,6 +136,18 @@ def decode_arguments(buffers, count):
     return iter(lazy_map(loads, buffers[1:]))
 
 
+def part_of(buffers, start, count):
+    # type: (list, int, int) -> list
+    """Of a chunk's buffers those for ``count`` arguments from the ``start``-th on."""
+    form = _raw(buffers[0])
+    if form == b"R":
+        first, step = (int(number) for number in _raw(buffers[1]).split(b","))
+        return [b"R", ("%d,%d" % (first + start * step, step)).encode("ascii")]
+    if form == b"P":
+        return [b"P", dumps(loads(buffers[1])[start : start + count])]  # type: ignore[index]
+    return [form] + buffers[1 + start : 1 + start + count]
+
+
 # -- results --------------------------------------------------------------------------------------
 
 
