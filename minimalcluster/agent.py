@@ -165,8 +165,7 @@ class Agent(object):
         if self._linked:
             self._linked = self._joined = False
             self._alone_at = self._now + ALONE_SECONDS
-        if self._draining:
-            self._finish("left", None)
+        self._finish_if_drained()
 
     def _on_joined(self, message):
         # type: (protocol.Joined) -> None
@@ -438,6 +437,7 @@ class Agent(object):
             if slot.state == RUNNING:
                 slot.kill_at = self._now
                 self._do(KillChild(slot.number))
+        self._finish_if_drained()
 
     def _do(self, effect):
         # type: (tuple) -> None
