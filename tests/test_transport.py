@@ -1,0 +1,533 @@
+"""The loop, its connections and its limits, over real sockets on this machine."""
+from __future__ import absolute_import, division, print_function
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import threading
+import unittest
+
+from minimalcluster import protocol, transport
+from minimalcluster.compat import monotonic
+from minimalcluster.errors import (
+    AuthenticationError, ConnectionFailed, FrameTooLarge, HandshakeTimeout, ProtocolError,
+)  # fmt: skip
+from tests import support
+from tests.support import wait_until
+
+KEY = protocol.generate_key(b"k" * 32)
+OTHER_KEY = protocol.generate_key(b"o" * 32)
+
+
+@contextlib.contextmanager
+def patched(name, value):
+    before = getattr(transport, name)
+    setattr(transport, name, value)
+    try:
+        yield
+    finally:
+        setattr(transport, name, before)
+
+
+@contextlib.contextmanager
+def running():
+    """A loop that runs in a thread of its own."""
+    loop = transport.Loop()
+    thread = support.Background(loop.run)
+    try:
+        yield loop
+    finally:
+        loop.stop()
+        thread.result()
+        loop.close()
+
+
+def in_loop(loop, function, *arguments):
+    """What function returns, run in the loop's thread; raises what it raises."""
+    answer = []
+
+    def run():
+        try:
+            answer.append((function(*arguments), None))
+        except Exception as error:
+            answer.append((None, error))
+
+    loop.call(run)
+    value, error = wait_until(lambda: answer, what="an answer of the loop")[0]
+    if error is not None:
+        raise error
+    return value
+
+
+class Owner(object):
+    """Keeps what it is told of; ``then`` is called with each connection and its messages, in the loop."""
+
+    def __init__(self, then=None):
+        self.connections, self.messages, self.ends = [], [], []
+        self._then = then
+
+    def opened(self, connection):
+        self.connections.append(connection)
+
+    def received(self, connection, messages):
+        self.messages += [plain(message) for message in messages]
+        if self._then is not None:
+            self._then(connection, messages)
+
+    def closed(self, connection, error):
+        self.ends.append(error)
+
+    def end(self):
+        """The error of the one connection that ended."""
+        wait_until(lambda: self.ends, what="the end of a connection")
+        return self.ends[0]
+
+
+def plain(message):
+    return type(message)(*[[bytes(b.tobytes()) for b in field] if isinstance(field, list) else field for field in message])
+
+
+def serve(loop, owner, key=KEY):
+    """The port of a listener whose connections are the owner's."""
+
+    def accepted(sock, where):
+        handshake = protocol.ServerHandshake(key, os.urandom(16), os.urandom(32), 1, 1)
+        transport.Connection(loop, sock, handshake, owner, where)
+
+    return in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, accepted).port
+
+
+def connect(loop, port, owner, key=KEY):
+    def run():
+        handshake = protocol.ClientHandshake(key, os.urandom(32), protocol.NODE, b"i" * 16, (3, 6), "the master")
+        return transport.Connection(loop, transport.dial("127.0.0.1", port), handshake, owner, "the master", True)
+
+    return in_loop(loop, run)
+
+
+def connected(loop, server, client, port=None):
+    """The two ends of a connection that has been proved."""
+    near = connect(loop, serve(loop, server) if port is None else port, client)
+    wait_until(lambda: server.connections and client.connections, what="a connection")
+    return server.connections[-1], near
+
+
+def silent(port):
+    return socket.create_connection(("127.0.0.1", port))
+
+
+def open_descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+class Loop(unittest.TestCase):
+    def test_calls_of_many_threads_all_run_there_in_order(self):
+        with running() as loop:
+            ran = []
+            own = in_loop(loop, threading.current_thread)
+
+            def work(name):
+                for number in range(500):
+                    loop.call(lambda n=number: ran.append((name, n, threading.current_thread() is own)))
+
+            for worker in [support.Background(work, name) for name in range(4)]:
+                worker.result()
+            wait_until(lambda: len(ran) == 2000, what="2000 calls")
+            for name in range(4):
+                self.assertEqual([(name, n, True) for n in range(500)], [each for each in ran if each[0] == name])
+
+    def test_a_call_wakes_a_loop_that_waits_for_nothing(self):
+        with running() as loop:
+            for _ in range(200):  # one lost wake-up would leave it asleep for ever
+                self.assertEqual(1, in_loop(loop, lambda: 1))
+
+    def test_a_call_from_the_loop_itself_runs_in_its_next_cycle(self):
+        with running() as loop:
+            ran = []
+            loop.call(lambda: loop.call(lambda: loop.call(ran.append, 1)))
+            wait_until(lambda: ran, what="a call of a call")
+
+    def test_a_call_before_it_runs_is_not_lost(self):
+        loop = transport.Loop()
+        ran = []
+        loop.call(ran.append, 1)
+        loop.stop()
+        loop.run()
+        loop.close()
+        self.assertEqual([1], ran)
+
+    def test_a_participant_is_stepped_when_it_is_due(self):
+        class Participant(object):
+            moments = [monotonic() + 0.02, monotonic() + 0.04]
+            early = 0
+
+            def deadline(self):
+                return self.moments[0] if self.moments else None
+
+            def step(self, now):
+                while self.moments and now >= self.moments[0]:
+                    self.moments.pop(0)
+
+        participant = Participant()
+        with running() as loop:
+            loop.call(loop.join, participant)
+            wait_until(lambda: not participant.moments, what="both moments")
+            in_loop(loop, loop.leave, participant)
+            in_loop(loop, loop.leave, participant)  # twice does no harm
+
+    @unittest.skipUnless(os.path.exists("/proc/self/fd"), "descriptors are counted in /proc")
+    def test_it_gives_its_descriptors_back(self):
+        with running() as loop:
+            connected(loop, Owner(), Owner())
+        before = open_descriptors()
+        for _ in range(3):
+            with running() as loop:
+                connected(loop, Owner(), Owner())
+        self.assertEqual(before, open_descriptors())
+
+
+class Messages(unittest.TestCase):
+    def exchange(self, count=20):
+        """Numbers and payloads both ways, in order."""
+        server, client = Owner(), Owner()
+        sent = [protocol.Done(n, n, n, n, n, [b"x" * n, b""]) for n in range(count)]
+        with running() as loop:
+            for end in connected(loop, server, client):
+                for message in sent:
+                    loop.call(end.send, message)
+            wait_until(lambda: len(server.messages) == len(client.messages) == count, what="all messages")
+        self.assertEqual(sent, server.messages)
+        self.assertEqual(sent, client.messages)
+        self.assertEqual([None, None], server.ends + client.ends)  # on purpose, by the loop's end
+
+    def test_they_come_whole_and_in_order(self):
+        self.exchange(500)
+
+    def test_with_each_kind_of_poller(self):
+        class Without(object):
+            """The select module of a system that lacks some of it."""
+
+            def __init__(self, *missing):
+                for name in dir(select):
+                    if name not in missing:
+                        setattr(self, name, getattr(select, name))
+
+        kinds = [("epoll",), ("epoll", "poll")]
+        for missing in kinds:
+            with patched("select", Without(*missing)):
+                self.exchange()
+                self._refused_and_woken()
+
+    def _refused_and_woken(self):
+        with running() as loop:
+            client = Owner()
+            connect(loop, support.free_port(), client)
+            self.assertIsInstance(client.end(), ConnectionFailed)
+
+    def test_without_sendmsg(self):
+        # 2.7 and Windows: small buffers are joined, large ones go alone.
+        class Plain(object):
+            def __init__(self, sock):
+                self._sock = sock
+
+            def __getattr__(self, name):
+                if name == "sendmsg":
+                    raise AttributeError(name)
+                return getattr(self._sock, name)
+
+        server, client = Owner(), Owner()
+        large = os.urandom(transport.JOIN_BYTES_MAX) * 20
+        message = protocol.Done(1, 2, 3, 4, 5, [b"a", large, b"b", b"", large, b"c" * 100])
+        with running() as loop:
+            near, _ = connected(loop, server, client)
+            in_loop(loop, setattr, near, "_socket", Plain(near._socket))
+            for _ in range(3):
+                loop.call(near.send, message)
+            wait_until(lambda: len(client.messages) == 3, what="the messages")
+        self.assertEqual([message] * 3, client.messages)
+
+    def test_in_pieces_of_any_size(self):
+        server, client = Owner(), Owner()
+        sent = [protocol.Done(n, n, n, n, n, [b"x" * n]) for n in range(20)]
+        with running() as loop, support.Proxy(serve(loop, server)) as proxy:
+            proxy.piece_bytes = 1
+            for end in connected(loop, server, client, proxy.port):
+                for message in sent:
+                    loop.call(end.send, message)
+            wait_until(lambda: len(server.messages) == len(client.messages) == 20, what="all messages")
+        self.assertEqual(sent, server.messages)
+        self.assertEqual(sent, client.messages)
+
+    def test_large_ones_both_ways_at_once(self):
+        # Neither end may wait for the other to read first.
+        server, client = Owner(), Owner()
+        data = os.urandom(1 << 20) * 8
+        message = protocol.Done(1, 2, 3, 4, 5, [data])
+        with running() as loop, running() as other:
+            port = serve(loop, server)
+            near = connect(other, port, client)
+            wait_until(lambda: server.connections, what="a connection")
+            loop.call(server.connections[0].send, message)
+            other.call(near.send, message)
+            wait_until(lambda: server.messages and client.messages, what="both messages")
+        self.assertEqual([message], server.messages)
+        self.assertEqual([message], client.messages)
+
+    def test_what_was_sent_before_the_stop_arrives(self):
+        server, client = Owner(), Owner()
+        with running() as loop:
+            port = serve(loop, server)
+            with running() as other:
+                near = connect(other, port, client)
+                wait_until(lambda: server.connections, what="a connection")
+                other.call(near.send, protocol.Farewell({"left": True}))
+            wait_until(lambda: server.ends, what="the end")
+        self.assertEqual([protocol.Farewell({"left": True})], server.messages)
+
+    def test_one_that_is_too_large_is_the_senders_error_and_no_more(self):
+        server, client = Owner(), Owner()
+        with running() as loop:
+            near, _ = connected(loop, server, client)
+            near._channel._frame_bytes_max = 1000
+            message = protocol.Done(1, 2, 3, 4, 5, [b"x" * 2000])
+            self.assertRaises(FrameTooLarge, in_loop, loop, near.send, message)
+            loop.call(near.send, protocol.ForgetJob(1))
+            wait_until(lambda: client.messages, what="the next message")
+        self.assertEqual([protocol.ForgetJob(1)], client.messages)
+
+
+class Ends(unittest.TestCase):
+    def test_closing_tells_both_sides_once(self):
+        server, client = Owner(), Owner()
+        with running() as loop:
+            near, far = connected(loop, server, client)
+            in_loop(loop, far.close)
+            self.assertIsNone(client.end())
+            self.assertIsInstance(server.end(), ConnectionFailed)
+            self.assertIn("closed the connection", str(server.end()))
+            in_loop(loop, far.close)
+            in_loop(loop, far.send, protocol.ForgetJob(1))  # into the void
+        self.assertEqual((1, 1), (len(server.ends), len(client.ends)))
+
+    def test_closing_while_much_is_still_to_be_sent(self):
+        server, client = Owner(), Owner()
+        message = protocol.Done(1, 2, 3, 4, 5, [b"x" * (8 << 20)])
+        with running() as loop, support.Proxy(serve(loop, server)) as proxy:
+            near, far = connected(loop, server, client, proxy.port)
+            proxy.stall()
+            in_loop(loop, near.send, message)
+            in_loop(loop, near.close)
+            self.assertIsNone(server.end())
+            in_loop(loop, far.send, message)
+            proxy.cut()
+            self.assertIsInstance(client.end(), ConnectionFailed)
+            self.assertEqual(1, in_loop(loop, lambda: 1))  # the loop has survived it
+        self.assertEqual((1, 1), (len(server.ends), len(client.ends)))
+        self.assertEqual([], client.messages + server.messages)
+
+    def test_the_owner_may_close_it_from_within(self):
+        server = Owner(then=lambda connection, messages: connection.close(None))
+        client = Owner()
+        with running() as loop:
+            _, far = connected(loop, server, client)
+            for number in range(100):
+                loop.call(far.send, protocol.ForgetJob(number))
+            self.assertIsNone(server.end())
+            self.assertIsInstance(client.end(), ConnectionFailed)
+        self.assertEqual(1, len(server.ends))
+
+    def test_the_owner_may_close_it_as_soon_as_it_is_open(self):
+        class Refusing(Owner):
+            def opened(self, connection):
+                connection.close(None)
+
+        server, client = Refusing(), Owner()
+        with running() as loop:
+            connect(loop, serve(loop, server), client)
+            self.assertIsNone(server.end())
+            self.assertIsInstance(client.end(), ConnectionFailed)
+        self.assertEqual([], server.messages)
+
+    def test_a_changed_bit_ends_one_connection_and_no_other(self):
+        server, client, other = Owner(), Owner(), Owner()
+        with running() as loop, support.Proxy(serve(loop, server)) as proxy:
+            _, far = connected(loop, server, client, proxy.port)
+            healthy = connect(loop, proxy.port, other)
+            wait_until(lambda: len(server.connections) == 2, what="the second connection")
+            proxy.flip = "up"
+            loop.call(far.send, protocol.Done(1, 2, 3, 4, 5, [b"x" * 100]))
+            self.assertIsInstance(server.end(), ProtocolError)
+            client.end()
+            loop.call(healthy.send, protocol.ForgetJob(1))
+            wait_until(lambda: server.messages, what="a message of the other")
+        self.assertEqual([protocol.ForgetJob(1)], server.messages)
+
+
+class Strangers(unittest.TestCase):
+    def test_a_wrong_key_is_told_on_both_sides(self):
+        server, client = Owner(), Owner()
+        with running() as loop:
+            connect(loop, serve(loop, server), client, OTHER_KEY)
+            self.assertIsInstance(server.end(), AuthenticationError)
+            self.assertIsInstance(client.end(), AuthenticationError)
+            self.assertIn("AUTHKEY", str(client.end()))
+        self.assertEqual([], server.connections + client.connections)
+
+    def test_another_protocol_is_closed_and_named(self):
+        server = Owner()
+        with running() as loop:
+            port = serve(loop, server)
+            for number, (data, name) in enumerate(
+                [(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP"), (b"SSH-2.0-x\r\n", "SSH"), (b"\x80\x02}", "another")]
+            ):
+                sock = silent(port)
+                sock.settimeout(support.SECONDS)
+                sock.sendall(data)
+                wait_until(lambda: len(server.ends) > number, what="its end")
+                self.assertIn(name, str(server.ends[number]))
+                self.assertEqual(len(protocol.ServerHandshake(KEY, b"s" * 16, b"n" * 32, 1, 1).start()), len(heard(sock)))
+
+    def test_a_peer_that_says_nothing_is_dropped_in_time(self):
+        server, client = Owner(), Owner()
+        mute = transport.listen("127.0.0.1", 0)
+        self.addCleanup(mute.close)
+        with patched("HANDSHAKE_SECONDS", 0.1), running() as loop:
+            sock = silent(serve(loop, server))
+            self.addCleanup(sock.close)
+            connect(loop, mute.getsockname()[1], client)
+            for owner in (server, client):
+                self.assertIsInstance(owner.end(), HandshakeTimeout)
+            self.assertIn("the master", str(client.end()))
+
+    def test_one_that_has_proved_itself_has_no_time_limit(self):
+        server, client = Owner(), Owner()
+        with running() as loop:
+            near, far = connected(loop, server, client)
+            for end in (near, far):
+                in_loop(loop, setattr, end, "expires_at", 0.0)
+            loop.call(far.send, protocol.ForgetJob(1))
+            wait_until(lambda: server.messages, what="a message")
+            self.assertEqual([], server.ends + client.ends)
+
+    def test_of_too_many_the_oldest_go(self):
+        server, client = Owner(), Owner()
+        with patched("HALF_OPEN_MAX", 4), running() as loop:
+            port = serve(loop, server)
+            strangers = []
+            for number in range(10):
+                strangers.append(silent(port))
+                self.addCleanup(strangers[-1].close)
+            wait_until(lambda: len(server.ends) >= 6, what="six ends")
+            for sock in strangers[:6]:
+                sock.settimeout(support.SECONDS)
+                heard(sock)  # returns when it has been closed
+            for sock in strangers[6:]:
+                sock.settimeout(support.SECONDS)
+                self.assertTrue(sock.recv(1000).startswith(protocol.MAGIC))
+                sock.setblocking(False)
+                with self.assertRaises((OSError, socket.error)) as caught:
+                    sock.recv(1)
+                self.assertIn(caught.exception.errno, (errno.EAGAIN, errno.EWOULDBLOCK))  # still open, and silent
+            for error in server.ends[:6]:
+                self.assertIn("too many", str(error))
+            connect(loop, port, client)
+            wait_until(lambda: client.connections, what="a member's connection")
+
+
+class Addresses(unittest.TestCase):
+    def error_of(self, function, *arguments):
+        try:
+            function(*arguments).close()
+        except (OSError, socket.error) as error:
+            return error
+        raise AssertionError("it worked")
+
+    def test_a_busy_port(self):
+        sock = transport.listen("127.0.0.1", 0)
+        self.addCleanup(sock.close)
+        port = sock.getsockname()[1]
+        error = self.error_of(transport.listen, "127.0.0.1", port)
+        self.assertEqual(errno.EADDRINUSE, error.errno)
+        for part in ("127.0.0.1:%d" % port, "PORT=0"):
+            self.assertIn(part, str(error))
+
+    def test_an_address_of_another_machine(self):
+        error = self.error_of(transport.listen, "192.0.2.1", 0)  # RFC 5737: nobody's
+        self.assertIn("192.0.2.1", str(error))
+        self.assertIn("0.0.0.0", str(error))
+
+    def test_a_port_is_free_again_at_once(self):
+        server, client = Owner(), Owner()
+        with running() as loop:
+            port = serve(loop, server)
+            connected(loop, server, client, port)
+        transport.listen("127.0.0.1", port).close()
+
+    def test_a_name_that_cannot_be_resolved(self):
+        def getaddrinfo(*arguments):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        # Nobody is asked: a resolver's answer, and its patience, differ from machine to machine.
+        before = socket.getaddrinfo
+        socket.getaddrinfo = getaddrinfo
+        try:
+            for function in (transport.listen, transport.dial):
+                with self.assertRaises((OSError, socket.error, ConnectionFailed)) as caught:
+                    function("no-such-host", 8888)
+                self.assertIn("'no-such-host'", str(caught.exception))
+                self.assertIn("resolved", str(caught.exception))
+        finally:
+            socket.getaddrinfo = before
+
+    def test_a_name_that_is_none(self):
+        # Python 3 refuses it before it asks anybody, with a UnicodeError.
+        for function, kind in ((transport.listen, (OSError, socket.error)), (transport.dial, ConnectionFailed)):
+            with self.assertRaises(kind) as caught:
+                function("x" * 64 + ".invalid", 8888)
+            self.assertIn("resolved", str(caught.exception))
+
+    def test_nobody_listens(self):
+        client = Owner()
+        with running() as loop:
+            connect(loop, support.free_port(), client)
+            self.assertIsInstance(client.end(), ConnectionFailed)
+            self.assertIn("cannot connect to the master: ", str(client.end()))
+            self.assertIn("refused", str(client.end()))
+
+    def test_ipv6(self):
+        try:
+            probe = socket.socket(socket.AF_INET6)
+            probe.bind(("::1", 0))
+            probe.close()
+        except (OSError, socket.error, AttributeError):
+            self.skipTest("this machine has no IPv6 loopback")
+        seen = []
+        with running() as loop:
+            listener = in_loop(loop, transport.Listener, loop, "::1", 0, lambda sock, where: seen.append((sock, where)))
+            sock = transport.dial("::1", listener.port)
+            self.addCleanup(sock.close)
+            wait_until(lambda: seen, what="a connection")
+            seen[0][0].close()
+            self.assertIn("::1", seen[0][1])
+
+
+def heard(sock):
+    """All that a peer said until it closed."""
+    data = b""
+    while True:
+        try:
+            more = sock.recv(1000)
+        except (OSError, socket.error) as error:
+            if error.errno != errno.ECONNRESET:
+                raise
+            more = b""
+        if not more:
+            sock.close()
+            return data
+        data += more
+
+
+if __name__ == "__main__":
+    unittest.main()
