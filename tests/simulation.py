@@ -49,9 +49,11 @@ STRIKES = (
 )  # fmt: skip
 # Part 3 adds "master_crash" here: World.master is replaced by Master(world, epoch + 1) on its journal.
 #: Faults that are a property of the run.
-CONDITIONS = ("bit_flip", "cuts", "slow_link", "poison", "raises", "unfit", "failing_start", "late_nodes")
-#: What makes the cluster run a task again.
-LOSSES = frozenset(STRIKES) - {"slow_child", "drain", "cancel"} | {"bit_flip"}
+CONDITIONS = ("bit_flip", "cuts", "slow_link", "poison", "raises", "unfit", "failing_start", "late_nodes", "slow_node")
+#: What makes the cluster run a task again. A reset does not: the node is back in time, with what it holds.
+LOSSES = frozenset(STRIKES) - {"reset", "slow_child", "drain", "cancel", "stale_replay"} | {"bit_flip", "slow_link"}
+#: Faults that cost nothing: with these alone every task runs once.
+HARMLESS = tuple(name for name in STRIKES if name not in LOSSES)
 
 
 class Failure(AssertionError):
@@ -71,9 +73,11 @@ class Job(object):
         chunksize = 1 + int(draw() * 20) if draw() < 0.3 else None
         self.stop_on_error = draw() < 0.15
         self.options = scheduler.Options(chunksize, self.retries, self.attempts_max, self.stop_on_error)
-        seconds = 10 ** (-4 + 4.3 * draw())
-        if self.total:
-            seconds = min(seconds, 10.0 * world.slots / self.total)
+        if self.attempts_max == 1 or chunksize:
+            self.total = min(self.total, 150)  # they report each task
+        # The work of the whole run; less of it where it means many messages.
+        work = world.slots * 10 ** (-1 + 2 * draw())
+        seconds = min(work, 10.0 if self.total <= 30 else 4.0 if self.total <= 150 else 2.0) / max(1, self.total)
         heavy = draw() < 0.2
         self.seconds = [seconds * (0.5 + draw()) * (20 if heavy and draw() < 0.03 else 1) for _ in range(self.total)]
         self.poison = self._some(world, "poison", 3)
@@ -157,6 +161,12 @@ class Pipe(object):
         if queue:
             self.busy = True
             self.world.at(max(queue[0][0], self.stalled_until), self._pump)
+
+    def flow(self):
+        # type: () -> None
+        """The stall is over."""
+        self.stalled_until = self.world.now
+        self._pump()
 
     def cut(self):
         # type: () -> None
@@ -245,7 +255,7 @@ class Session(object):
         self.number, self.link = number, link
         self.node = None  # type: int | None
         self.report = self.answered = 0
-        self.owes_answer = False
+        self.owes_answer = self.draining = False
 
 
 class Master(object):
@@ -310,13 +320,15 @@ class Master(object):
     def receive(self, link, data):
         # type: (Link, bytes) -> None
         session = link.session
+        if not link.master_open:
+            return
         if data is None:
             self.close(session)
             return
         try:
             messages = link.master_channel.feed(data)
         except errors.ProtocolError:
-            if not self.world.flip_rate:
+            if "bit_flip" not in self.world.conditions:
                 raise
             self.close(session)
             return
@@ -343,6 +355,7 @@ class Master(object):
             return
         if kind is protocol.Farewell:
             left = message.info.get("left")
+            session.draining = True
             self.event((scheduler.NodeLeft if left else scheduler.NodeDraining)(session.node, session.number))
             if left:
                 self.close(session)
@@ -378,8 +391,11 @@ class Master(object):
 
     def joined(self, session, info):
         # type: (Session, dict) -> None
+        older = self.sessions.get(info["id"])
+        if older is not None and older.number > session.number:
+            self.close(session)
+            return
         session.node = info["id"]
-        older = self.sessions.get(session.node)
         self.sessions[session.node] = session
         name = "%s/%s" % (info["hostname"], info["pid"])
         self.event(scheduler.NodeJoined(session.node, session.number, info["slots"], name, info["held"]))
@@ -445,8 +461,11 @@ class Master(object):
             world.fail("a grant of tasks that have outcomes: %r" % (effect,))
         if job.cancelled or (job.stop_on_error and job.errors):
             world.fail("a grant after the end: %r" % (effect,))
-        if effect.node not in self.sessions:
-            world.fail("a grant to a node that is not connected: %r" % (effect,))
+        if effect.node not in self.sessions or self.sessions[effect.node].draining:
+            world.fail("a grant to a node that is not there or wants no more: %r" % (effect,))
+        node = self.scheduler._nodes[effect.node]
+        if len(node.leases) > 2 * node.slots:
+            world.fail("a grant to a node that has no credit: %r" % (effect,))
         self.send(
             self.sessions[effect.node],
             protocol.Grant(
@@ -492,7 +511,8 @@ class Master(object):
         # type: (scheduler.DeliverFailure) -> None
         job = self.live_job(effect.job)
         self.sessions[effect.node]  # cluster.py looks there who it was
-        if effect.info != {"raised": effect.first} or job.raised[effect.first] < job.retries + 1:
+        tries = 1 if job.stop_on_error and job.errors else job.retries + 1  # no retries once it is stopped
+        if effect.info != {"raised": effect.first} or job.raised[effect.first] < tries:
             self.world.fail("a failure of a task that raised %d times: %r" % (job.raised[effect.first], effect[:4]))
         job.errors += 1
         self.outcome(job, effect.first, "failure")
@@ -500,13 +520,14 @@ class Master(object):
     def deliver_poison(self, effect):
         # type: (scheduler.DeliverPoison) -> None
         job, deaths = self.live_job(effect.job), [death.info for death in effect.deaths]
-        # The first may be that of a whole chunk: one of its tasks did it. All others must be exact.
-        exact = deaths if job.attempts_max == 1 else deaths[1:]
+        # The first may be that of a whole chunk: one of its tasks did it. All others must be exact, except
+        # that a process which was dead already when it was given the task cannot be told from one it killed.
+        exact = [death for death in (deaths if job.attempts_max == 1 else deaths[1:]) if death["running"] is not None]
         if (
             len(deaths) != job.attempts_max
             or len(set(death["death"] for death in deaths)) != len(deaths)
             or any(death["running"] != [job.number, effect.first] for death in exact)
-            or deaths[0]["running"][0] != job.number
+            or any(death["running"] is not None and death["running"][0] != job.number for death in deaths)
         ):
             self.world.fail("task %d of job %d is blamed for deaths that are not its own: %r" % (effect.first, job.number, deaths))
         job.errors += 1
@@ -645,7 +666,7 @@ class Node(object):
         try:
             messages = link.node_channel.feed(data)
         except errors.ProtocolError:
-            if not self.world.flip_rate:
+            if "bit_flip" not in self.world.conditions:
                 raise
             self.closed()
             return
@@ -830,13 +851,13 @@ class Child(object):
 
     def seconds(self, index):
         # type: (int) -> float
-        return self.job.seconds[index] * self.slow * self.node.slow
+        return self.job.seconds[index] * max(self.slow, self.node.slow)
 
     def run(self):
         # type: () -> None
         """Up to the block's end, or to the first task that raises or kills."""
         job, stop, seconds = self.job, self.first, 0.0
-        slow = self.slow * self.node.slow
+        slow = max(self.slow, self.node.slow)
         while stop < self.claimed:
             seconds += job.seconds[stop] * slow
             stop += 1
@@ -927,11 +948,14 @@ class World(object):
         draw = self.random
         many = draw() * 0.5
         self.conditions = set(name for name in CONDITIONS if draw() < many)
-        rates = {name: 0.05 * 40 ** draw() for name in STRIKES if draw() < many}
+        strikes = STRIKES if draw() < 0.85 else HARMLESS
+        rates = {name: 0.1 * 40 ** draw() for name in strikes if draw() < many + 0.1}
         self.delay_seconds = 10 ** (-4 + 2 * draw()) * (20 if "slow_link" in self.conditions else 1)
+        if "slow_link" in self.conditions:
+            self.count("slow_link")
         self.flip_rate = 0.1 * draw() ** 3 if "bit_flip" in self.conditions else 0.0
         self.cut_rate = draw() if "cuts" in self.conditions else 0.0
-        self.faults_end = 1 + 8 * draw() if draw() < 0.93 else 10 + 110 * draw()
+        self.faults_end = 0.5 + 5 * draw() if draw() < 0.95 else 10 + 110 * draw()
         count = 1 + int(50 * draw() ** 12)
         slots = [1 + int(4 * draw() ** 2) for _ in range(count)]
         self.slots = sum(slots)
@@ -965,7 +989,7 @@ class World(object):
             if node.unfit:
                 self.count("unfit")
             node.fails_to_start = 0.5 * self.random() if "failing_start" in self.conditions else 0.0
-            node.slow = 10.0 if self.random() < 0.05 else 1.0
+            node.slow = 10.0 if "slow_node" in self.conditions and self.random() < 0.3 else 1.0
 
     def submit(self, job):
         # type: (Job) -> None
@@ -1141,21 +1165,23 @@ class World(object):
         self.note("calm")
         self.calm_at = self.now
         self.flip_rate = 0.0
-        for node in self.nodes.values():
+        for _, node in sorted(self.nodes.items()):
             node.stalled_until = node.frozen_until = min(node.frozen_until, self.now)
-            node.fails_to_start, node.slow = 0.0, 1.0
+            node.fails_to_start = 0.0
+            node.timer.set(self.now)
             for child in node.children.values():
-                child.slow = 1.0
+                child.slow = 1.0  # what runs there already goes on slowly
         for link in self.links:
-            link.to_master.stalled_until = link.to_node.stalled_until = self.now
+            link.to_master.flow()
+            link.to_node.flow()
         if not any(node.alive and not node.draining and not node.unfit for node in self.nodes.values()):
             self.new_node(1 + int(3 * self.random()))
         slots = sum(node.slots for node in self.nodes.values() if node.alive and not node.draining and not node.unfit)
         work = sum(
-            sum(job.seconds) * (1 + job.retries) + 3 * len(job.poison) * sum(job.seconds) + 20 * max(job.seconds or [0])
+            sum(job.seconds) * (1 + job.retries + 3 * len(job.poison)) / slots + 10 * max(job.seconds or [0])
             for job in self.jobs.values()
         )
-        self.limit = self.now + CALM_SECONDS + 3 * work / slots
+        self.limit = self.now + CALM_SECONDS + 3 * work
 
     def quiet(self):
         # type: () -> None
@@ -1181,7 +1207,7 @@ class World(object):
             if index in job.poison:
                 if job.outcomes[index] == "poison" and executions != job.attempts_max:
                     self.fail("poison task %d of job %d ran %d times of %d" % (index, job.number, executions, job.attempts_max))
-            elif not job.poison and executions > max(1, job.raised[index], min(job.retries, job.raises.get(index, 0)) + 1):
+            elif not job.poison and executions > 1 + min(job.retries, job.raises.get(index, 0)):
                 self.fail("task %d of job %d ran %d times, and nothing was lost" % (index, job.number, executions))
 
     # -- the loop -----------------------------------------------------------------------------------------
