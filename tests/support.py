@@ -17,6 +17,8 @@ import threading
 import time
 import unittest
 
+from minimalcluster import protocol
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Far beyond what anything here takes; only a hanging test ever waits so long.
 SECONDS = 30.0
@@ -354,6 +356,55 @@ def run(master, source, name, arguments, **options):
     """The seed's four calls."""
     prepare(master, source, name, arguments)
     return master.execute(**options)
+
+
+# -- a node by hand -------------------------------------------------------------------------------
+
+
+class RawNode(object):
+    """Proves the key and speaks the wire's messages, as the test wants them: to replay, to lie, to fall silent."""
+
+    def __init__(self, port, key, role=protocol.NODE, node_id=None):
+        self.id = node_id or os.urandom(16)
+        self.socket = socket.create_connection(("127.0.0.1", port), SECONDS)
+        handshake = protocol.ClientHandshake(key, os.urandom(32), role, self.id, sys.version_info[:2], "the master", 2)
+        while handshake.channel is None:
+            self.socket.sendall(handshake.receive(self._bytes()))
+        self._channel = handshake.channel
+        self._arrived = list(self._channel.feed(handshake.leftover()))
+
+    def _bytes(self):
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise EOFError("the master closed the connection")
+        return data
+
+    def join(self, slots=1, **changes):
+        info = {
+            "id": "".join("%02x" % byte for byte in bytearray(self.id)), "slots": slots, "held": [], "hostname": "raw",
+            "pid": 1, "python": "%d.%d.%d" % sys.version_info[:3], "platform": "test",
+        }  # fmt: skip
+        info.update(changes)
+        self.send(protocol.Join(dict((name, value) for name, value in info.items() if value is not None)))
+        return self
+
+    def send(self, message):
+        self.socket.sendall(b"".join(bytes(buffer) for buffer in self._channel.frame(message)))
+
+    def receive(self, kind):
+        """The next message of that kind; others before it are dropped. EOFError when the master closes."""
+        while True:
+            while self._arrived:
+                message = self._arrived.pop(0)
+                if isinstance(message, kind):
+                    return message
+            self._arrived += self._channel.feed(self._bytes())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.socket.close()
 
 
 # -- a network that does harm ---------------------------------------------------------------------

@@ -1,0 +1,249 @@
+"""Cluster: what a proved node may say, and what becomes of it when it says something else."""
+from __future__ import absolute_import, division, print_function
+
+import unittest
+
+from minimalcluster import MasterNode, StateError, protocol, scheduler
+from minimalcluster.cluster import Cluster
+from minimalcluster.jobs import End, Job, Outcomes
+from minimalcluster.values import encode_results
+from tests import support
+
+IDENTITY = "f = lambda x: x"
+
+
+def done(grant, results, report=1, first=None):
+    first = grant.first if first is None else first
+    return protocol.Done(report, grant.attempt, first, len(results), 1000, encode_results(results)[0])
+
+
+class NodeMessagesTest(unittest.TestCase):
+    """A master without worker processes of its own, and nodes that are spoken by hand."""
+
+    def setUp(self):
+        self.master = MasterNode(PORT=0)
+        self.addCleanup(self.master.shutdown)
+        self.master.start_master_server(if_join_as_worker=False)
+        self.log = support.Log()
+        self.log.__enter__()
+        self.addCleanup(self.log.__exit__)
+
+    def node(self, **named):
+        node = support.RawNode(self.master.PORT, self.master.AUTHKEY, **named)
+        self.addCleanup(node.socket.close)
+        return node
+
+    def execute(self, arguments, **options):
+        support.prepare(self.master, IDENTITY, "f", arguments)
+        return support.Background(self.master.execute, **options)
+
+    def closed(self, node):
+        self.assertRaises(EOFError, node.receive, ())
+
+    def test_a_job_by_hand(self):
+        node = self.node().join()
+        node.receive(protocol.Joined)
+        job = self.execute([10, 20], chunksize=2)
+        definition, grant = node.receive(protocol.DefineJob), node.receive(protocol.Grant)
+        self.assertEqual(definition.info["function"], "f")
+        self.assertEqual(definition.payload[0].tobytes(), IDENTITY.encode("ascii"))
+        self.assertEqual((grant.job, grant.first, grant.count), (definition.job, 0, 2))
+        node.send(done(grant, ["a", "b"]))
+        self.assertEqual(job.result(), {10: "a", 20: "b"})
+        said = [node.receive((protocol.Acknowledge, protocol.ForgetJob)) for _ in range(2)]
+        self.assertEqual(set(said), set([protocol.Acknowledge(1), protocol.ForgetJob(definition.job)]))
+
+    def test_results_come_twice(self):
+        node = self.node().join()
+        job = self.execute([10, 20], chunksize=1)
+        first = node.receive(protocol.Grant)
+        for _ in range(3):
+            node.send(done(first, ["first"]))
+        second = first
+        while second.first == first.first:
+            second = node.receive(protocol.Grant)
+        node.send(done(first, ["again, under the next number"], 2))
+        node.send(done(second, ["second"], 3))
+        node.send(done(second, ["again, after the end"], 4))
+        self.assertEqual(job.result(), {10: "first", 20: "second"})
+        while node.receive(protocol.Acknowledge).report < 4:
+            pass
+        self.assertEqual(len(self.master.list_workers()), 1)
+
+    def test_results_of_an_attempt_nobody_made(self):
+        node = self.node().join()
+        job = self.execute([10])
+        grant = node.receive(protocol.Grant)
+        node.send(done(grant._replace(attempt=grant.attempt + 1), ["invented"]))
+        node.send(done(grant._replace(attempt=1), ["of another master's time"], 2))
+        node.send(done(grant, ["right"], 3))
+        self.assertEqual(job.result(), {10: "right"})
+
+    def test_skipped_results_are_handed_out_again(self):
+        node = self.node().join()
+        job = self.execute([10, 20, 30], chunksize=3)
+        grant = node.receive(protocol.Grant)
+        node.send(done(grant, ["third"], first=2))
+        self.assertEqual(node.receive(protocol.Revoke).attempt, grant.attempt)
+        node.send(done(grant, ["late", "late", "late"], 2))
+        again = node.receive(protocol.Grant)
+        self.assertEqual((again.first, again.count), (0, 3))
+        self.assertNotEqual(again.attempt, grant.attempt)
+        node.send(done(again, [1, 2, 3], 3))
+        self.assertEqual(job.result(), {10: 1, 20: 2, 30: 3})
+
+    def test_second_connection_of_a_node_replaces_the_first(self):
+        first = self.node().join()
+        job = self.execute([10])
+        grant = first.receive(protocol.Grant)
+        second = self.node(node_id=first.id).join(held=[grant.attempt])
+        second.receive(protocol.Joined)
+        self.closed(first)
+        self.assertEqual([worker.connected for worker in self.master.list_workers()], [True])
+        second.send(done(grant, ["kept"]))  # it holds the attempt still: nothing was handed out again
+        self.assertEqual(job.result(), {10: "kept"})
+
+    def test_heartbeat_is_answered(self):
+        node = self.node().join()
+        for _ in range(2):
+            node.send(protocol.Heartbeat({"held": []}))
+            self.assertEqual(node.receive(protocol.Acknowledge).report, 0)
+
+    def test_anything_before_join(self):
+        node = self.node()
+        node.send(protocol.Heartbeat({}))
+        self.closed(node)
+        support.wait_until(lambda: self.log.having("Heartbeat before Join"))
+
+    def test_malformed_join(self):
+        for changes in ({"id": None}, {"slots": "many"}, {"held": 5}, {"held": ["x"]}):
+            self.closed(self.node().join(**changes))
+        support.wait_until(lambda: len(self.log.having("malformed Join")) == 4)
+        self.assertEqual(self.master.list_workers(), [])
+
+    def test_message_of_a_master(self):
+        node = self.node().join()
+        node.receive(protocol.Joined)
+        node.send(protocol.Revoke(1, 0))
+        self.closed(node)
+        support.wait_until(lambda: self.log.having("Revoke from a node"))
+
+    def test_worker_process_at_the_port_for_nodes(self):
+        self.assertRaises(EOFError, self.node, role=protocol.CHILD)
+        support.wait_until(lambda: self.log.having("is no node"))
+
+    def test_other_major_python(self):
+        node = self.node().join(python="1.5.2")
+        self.assertIn("do not mix", node.receive(protocol.Farewell).info["refused"])
+        self.assertEqual(self.master.list_workers(), [])
+
+    def test_node_that_leaves(self):
+        node = self.node().join()
+        node.receive(protocol.Joined)
+        node.send(protocol.Farewell({"left": True}))
+        self.closed(node)
+        self.assertEqual(self.master.list_workers(), [])
+
+    def test_node_that_drains_gets_no_more(self):
+        node = self.node().join()
+        node.receive(protocol.Joined)
+        node.send(protocol.Farewell({"draining": True}))
+        job = self.execute([10])
+        with support.node_of(self.master):
+            self.assertEqual(job.result(), {10: 10})
+        node.send(protocol.Heartbeat({"held": []}))
+        kinds = (protocol.Grant, protocol.Acknowledge)
+        self.assertIsInstance(node.receive(kinds), protocol.Acknowledge)
+
+    def test_shutdown_says_farewell(self):
+        node = self.node().join()
+        node.receive(protocol.Joined)
+        self.master.shutdown()
+        self.assertEqual(node.receive(protocol.Farewell).info, {})
+
+
+class _Fake(Job):
+    """Ten tasks that return nothing to speak of."""
+
+    total, closed = 10, True
+    options = scheduler.DEFAULTS
+
+    def definition(self):
+        return {"kind": "source", "module": "m", "filename": "f", "is_text": True, "function": "f"}, [b"f = lambda x: x"]
+
+    def encode(self, first, count):
+        return [b"R", b"%d,1" % first]
+
+    def all_of_it(self):
+        outcomes = {}
+        while True:
+            arrival = self.take(support.SECONDS)
+            if isinstance(arrival, Outcomes):
+                outcomes.update(enumerate(arrival.values, arrival.first))
+            else:
+                return outcomes, arrival
+
+
+class _Broken(_Fake):
+    def encode(self, first, count):
+        raise RuntimeError("a defect in a job")
+
+
+class ClusterTest(unittest.TestCase):
+    def setUp(self):
+        self.cluster = Cluster("127.0.0.1", 0, protocol.generate_key(b"k" * 32))
+        self.addCleanup(self.cluster.stop)
+
+    def test_before_start(self):
+        self.assertRaises(StateError, self.cluster.workers)
+        self.assertRaises(StateError, self.cluster.join_local)
+        self.cluster.stop()
+
+    def test_jobs_side_by_side(self):
+        self.cluster.start()
+        self.cluster.join_local()
+        jobs = [_Fake() for _ in range(5)]
+        numbers = [self.cluster.submit(job) for job in jobs]
+        self.assertEqual(len(set(numbers)), 5)
+        for job in jobs:
+            self.assertEqual(job.all_of_it(), (dict((n, n) for n in range(10)), End(None)))
+        self.assertEqual(self.cluster.snapshot()["jobs"], [])
+
+    def test_cancelled(self):
+        self.cluster.start()
+        job = _Fake()
+        self.cluster.cancel(self.cluster.submit(job))
+        self.assertEqual(job.all_of_it(), ({}, End(None)))
+
+    def test_stopped(self):
+        self.cluster.start()
+        waiting = _Fake()
+        self.cluster.submit(waiting)
+        self.cluster.stop()
+        self.cluster.stop()
+        outcomes, end = waiting.all_of_it()
+        self.assertEqual(outcomes, {})
+        self.assertIsInstance(end.error, StateError)
+        self.assertRaises(StateError, self.cluster.workers)
+
+    def test_a_defect_is_told_to_whoever_waits(self):
+        self.cluster.start()
+        jobs = [_Fake(), _Broken()]
+        with support.Log() as log:
+            for job in jobs:
+                self.cluster.submit(job)
+            # The thread may end before or after it has answered.
+            try:
+                self.cluster.join_local()
+            except StateError:
+                pass
+            fine, broken = [job.all_of_it()[1].error for job in jobs]
+            self.assertIn(type(fine), (type(None), RuntimeError))  # it may have been done before
+            self.assertEqual(str(broken), "a defect in a job")
+            support.wait_until(lambda: log.having("please report this"))
+        self.assertRaises(StateError, self.cluster.workers)
+        support.wait_until(lambda: not support.descendants(), what="the end of the worker processes")
+
+
+if __name__ == "__main__":
+    unittest.main()
