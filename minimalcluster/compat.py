@@ -118,6 +118,8 @@ def socketpair():
         ours = socket.create_connection(listener.getsockname())
         theirs, address = listener.accept()
         if address != ours.getsockname():
+            ours.close()
+            theirs.close()
             raise OSError("a stranger connected to our wake-up socket")
         return ours, theirs
     finally:

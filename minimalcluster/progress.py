@@ -91,7 +91,7 @@ def _rounded(rate):
 
 def duration(seconds):
     # type: (float) -> str
-    if seconds < 60:
-        return "%.1f s" % seconds if seconds < 10 else "%.0f s" % seconds
+    if seconds < 59.5:  # what is rounded up to 60 is a minute
+        return "%.1f s" % seconds if seconds < 9.95 else "%.0f s" % seconds
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return "%d:%02d min" % (minutes, rest) if minutes < 60 else "%d:%02d h" % divmod(minutes, 60)
