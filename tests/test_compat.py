@@ -1,0 +1,149 @@
+"""The same names do the same on every Python."""
+from __future__ import absolute_import, division, print_function
+
+import pickle as pickle_here
+import socket
+import unittest
+
+from minimalcluster import compat
+from minimalcluster.compat import as_bytes, as_text, joined, native, raise_from, text_type
+
+TEXT = u"\u00e4\u4e2d"
+UTF_8 = b"\xc3\xa4\xe4\xb8\xad"
+
+
+class Strings(unittest.TestCase):
+    def test_as_bytes(self):
+        for value in (TEXT, UTF_8, bytearray(UTF_8)):
+            self.assertEqual(UTF_8, as_bytes(value))
+            self.assertIs(bytes, type(as_bytes(value)))
+        for wrong in (None, 5, ["a"]):
+            self.assertRaises(TypeError, as_bytes, wrong)
+
+    def test_as_text(self):
+        for value in (TEXT, UTF_8):
+            self.assertEqual(TEXT, as_text(value))
+            self.assertIs(text_type, type(as_text(value)))
+        self.assertIn(u"a", as_text(b"a\xff"))
+
+    def test_native(self):
+        for value in (TEXT, UTF_8):
+            self.assertIs(str, type(native(value)))
+            self.assertEqual(as_bytes(TEXT), as_bytes(native(value)))
+        self.assertIs(str, type(native(b"a\xff")))
+
+    def test_joined(self):
+        buffers = [b"a", bytearray(b"b"), memoryview(b"c"), memoryview(bytearray(b"xdx"))[1:2], b""]
+        self.assertEqual(b"abcd", joined(buffers))
+        self.assertIs(bytes, type(joined(buffers)))
+        self.assertEqual(b"", joined([]))
+
+
+class Numbers(unittest.TestCase):
+    def test_types(self):
+        for number in (0, 10**30):
+            self.assertIsInstance(number, compat.integer_types)
+            self.assertIn(type(number), compat.SCALARS)
+        self.assertIsInstance(compat.range_type(3), compat.range_type)
+        for value in (1.5, True, None, 1j, TEXT, UTF_8):
+            self.assertIn(type(value), compat.SCALARS)
+        for value in ([], (), {}, object(), bytearray()):
+            self.assertNotIn(type(value), compat.SCALARS)
+
+    def test_clocks_do_not_go_back(self):
+        for clock in (compat.monotonic, compat.perf_counter):
+            moments = [clock() for _ in range(1000)]
+            self.assertEqual(sorted(moments), moments)
+
+    def test_the_monotonic_clock_is_not_the_wall_clock(self):
+        # Which jumps, by hand or by a time server (FAULTS.md 20).
+        self.assertNotIn(getattr(compat.monotonic, "__name__", ""), ("time", "perf_counter"))
+
+    def test_there_is_a_processor(self):
+        self.assertIsInstance(compat.cpu_count(), compat.integer_types)
+        self.assertGreaterEqual(compat.cpu_count(), 1)
+
+
+class Containers(unittest.TestCase):
+    def test_ordered_dict(self):
+        keys = [3, 1, 2, "b", "a"]
+        self.assertEqual(keys, list(compat.ordered_dict((key, None) for key in keys)))
+        self.assertIsInstance(compat.ordered_dict(), dict)
+
+    def test_queues(self):
+        for kind in (compat.SimpleQueue, compat.queue.Queue):
+            made = kind()
+            made.put(1)
+            self.assertEqual(1, made.get(timeout=1))
+            self.assertRaises(compat.queue.Empty, made.get, timeout=0)
+
+    def test_the_pickle_protocol_is_one_that_every_minor_version_reads(self):
+        self.assertEqual(2 if compat.PY2 else 4, compat.PICKLE_PROTOCOL)
+        self.assertEqual(pickle_here.HIGHEST_PROTOCOL, compat.PICKLE_PROTOCOL_MAX)
+        self.assertEqual([1], compat.pickle.loads(compat.pickle.dumps([1], compat.PICKLE_PROTOCOL)))
+
+    def test_all_that_is_announced_is_there(self):
+        for name in compat.__all__:
+            self.assertTrue(hasattr(compat, name), name)
+
+
+class Raising(unittest.TestCase):
+    def test_raise_from(self):
+        cause = KeyError("first")
+        with self.assertRaises(ValueError) as caught:
+            raise_from(ValueError("second"), cause)
+        self.assertIs(cause, caught.exception.__cause__)
+
+
+class Sockets(unittest.TestCase):
+    def talk(self):
+        one, two = compat.socketpair()
+        try:
+            for sender, receiver in ((one, two), (two, one)):
+                sender.sendall(b"hello")
+                receiver.settimeout(10)
+                self.assertEqual(b"hello", receiver.recv(5))
+        finally:
+            one.close()
+            two.close()
+
+    def test_socketpair(self):
+        self.talk()
+
+    def test_socketpair_where_the_system_has_none(self):
+        if not hasattr(socket, "socketpair"):
+            self.skipTest("that is this system: tested above")
+        before = socket.socketpair
+        del socket.socketpair
+        try:
+            self.talk()
+        finally:
+            socket.socketpair = before
+
+    def test_such_a_pair_is_not_joined_by_a_stranger(self):
+        # Whoever is quicker to connect to the listener of the moment is not taken for our other end.
+        class Intruded(object):
+            """The socket module, with a stranger who is always first."""
+
+            def __getattr__(self, name):
+                if name == "socketpair":
+                    raise AttributeError(name)
+                return getattr(socket, name)
+
+            def create_connection(self, address):
+                strangers.append(socket.create_connection(address))
+                return socket.create_connection(address)
+
+        strangers = []
+        before, compat.socket = compat.socket, Intruded()
+        try:
+            self.assertRaises(OSError, compat.socketpair)
+        finally:
+            compat.socket = before
+            for each in strangers:
+                each.close()
+        self.assertEqual(1, len(strangers))
+
+
+if __name__ == "__main__":
+    unittest.main()
