@@ -28,7 +28,7 @@ compat: $(VENV)/ready ## vermin: nothing in the core that 2.7 or 3.6 does not ha
 	$(VENV)/bin/vermin --no-tips --violations -t=2.7- -t=3.6- $(CORE)
 
 sim: ## the simulated cluster over many seeds (SEEDS=1000)
-	$(PYTHON) -m tests.simulation $(SEEDS)
+	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
 
 bench: ## idle cost, throughput and round trips, beside multiprocessing and concurrent.futures
 	$(PYTHON) bench/idle.py
