@@ -52,6 +52,8 @@ EPOCH_SHIFT = 40  # attempts per epoch: 10^12
 JobSubmitted = namedtuple("JobSubmitted", "job total options")
 JobGrew = namedtuple("JobGrew", "job total closed")
 JobCancelled = namedtuple("JobCancelled", "job")
+JobStopped = namedtuple("JobStopped", "job")
+TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
 NodeDraining = namedtuple("NodeDraining", "node session")
@@ -205,6 +207,8 @@ class Scheduler(object):
             JobSubmitted: self._job_submitted,
             JobGrew: self._job_grew,
             JobCancelled: self._job_cancelled,
+            JobStopped: self._job_stopped,
+            TaskCancelled: self._task_cancelled,
             NodeJoined: self._node_joined,
             TimePassed: self._time_passed,
         }  # type: dict
@@ -272,6 +276,30 @@ class Scheduler(object):
         job = self._jobs.get(event.job)
         if job is not None:
             self._stop(job, kill=True)
+            self._finish_if_done(job)
+
+    def _job_stopped(self, event):
+        # type: (JobStopped) -> None
+        """As cancelled, but what runs may end and counts."""
+        job = self._jobs.get(event.job)
+        if job is not None:
+            self._stop(job, kill=False)
+            self._finish_if_done(job)
+
+    def _task_cancelled(self, event):
+        # type: (TaskCancelled) -> None
+        """Nobody wants this task's outcome: its worker process is ended, the rest of its piece runs again."""
+        job = self._jobs.get(event.job)
+        for piece in {lease.piece for node in self._nodes.values() for lease in node.leases.values()}:
+            if job is None or piece.job is not job or not piece.lo <= event.task < piece.hi or job.stopped:
+                continue
+            lo, hi, job.delivered = piece.lo, piece.hi, job.delivered + 1
+            for lease in list(piece.leases.values()):
+                self._do(Revoke(lease.node.id, lease.attempt, True))
+            self._retire(piece)
+            for low, high in ((lo, event.task), (event.task + 1, hi)):
+                if low < high:
+                    self._queue(_Piece(job, low, high))
             self._finish_if_done(job)
 
     def _stop(self, job, kill):
