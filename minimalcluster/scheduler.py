@@ -615,6 +615,7 @@ class Scheduler(object):
         # type: (_Piece) -> None
         if piece.job.stopped and not piece.leases:
             self._retire(piece)
+            self._finish_if_done(piece.job)
 
     def _queue(self, piece):
         # type: (_Piece) -> None
