@@ -30,6 +30,8 @@ ALONE_SECONDS = 60.0
 #: A revoked task that does not end by itself within this time is ended with its process.
 KILL_SECONDS = 0.5
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
+#: How long a worker process that leaves may take for its exit handlers.
+LEAVE_SECONDS = 10.0
 
 # -- events ---------------------------------------------------------------------------------------
 LinkUp = namedtuple("LinkUp", "")
@@ -54,11 +56,14 @@ Finished = namedtuple("Finished", "reason refused")
 Warn = namedtuple("Warn", "text")
 
 # States of a slot.
-EMPTY, STARTING, IDLE, RUNNING = "empty", "starting", "idle", "running"
+EMPTY, STARTING, IDLE, RUNNING, LEAVING = "empty", "starting", "idle", "running", "leaving"
 
 
 class _Slot(object):
-    __slots__ = ("attempt", "failures", "jobs", "kill_at", "number", "start_at", "state")
+    __slots__ = (
+        "attempt", "failures", "jobs", "kill_at", "last", "number", "start_at", "state", "timeout",
+        "timeout_at",
+    )  # fmt: skip
 
     def __init__(self, number):
         # type: (int) -> None
@@ -69,6 +74,9 @@ class _Slot(object):
         self.attempt = None  # type: int | None
         self.jobs = set()  # type: set # defined in this process
         self.kill_at = None  # type: float | None
+        self.last = False  # its process leaves when this attempt ends
+        self.timeout = None  # type: float | None # seconds its attempt may take
+        self.timeout_at = None  # type: float | None
 
 
 class _Held(object):
@@ -134,6 +142,7 @@ class Agent(object):
         if self._finished:
             return None
         moments = [slot.kill_at for slot in self._slots if slot.kill_at is not None]
+        moments += [slot.timeout_at for slot in self._slots if slot.timeout_at is not None]
         if self._serving:
             moments += [slot.start_at for slot in self._slots if slot.state == EMPTY]
         if self._linked:
@@ -239,7 +248,7 @@ class Agent(object):
         else:
             self._do(ToChild(held.slot.number, message))
             if message.kill:
-                held.slot.kill_at = self._now + KILL_SECONDS
+                held.slot.kill_at, held.slot.timeout_at = self._now + KILL_SECONDS, None
         self._finish_if_drained()
 
     def _on_forget(self, message):
@@ -287,6 +296,8 @@ class Agent(object):
                 slot.jobs.add(grant.job)
                 self._do(ToChild(slot.number, self._definitions[grant.job]))
             self._do(ToChild(slot.number, grant))
+            slot.timeout = self._definitions[grant.job].info.get("timeout") if grant.job in self._definitions else None
+            slot.timeout_at = None if slot.timeout is None else self._now + slot.timeout
 
     def _child_said(self, event):
         # type: (ChildSaid) -> None
@@ -298,6 +309,9 @@ class Agent(object):
         slot = self._slots[event.slot]
         if isinstance(message, protocol.Fetch):
             self._fetch(slot, message)
+            return
+        if isinstance(message, protocol.Leaving):
+            slot.last = True
             return
         held = self._held.get(message.attempt)
         if held is None or held.slot is not slot:
@@ -320,9 +334,21 @@ class Agent(object):
     def _end(self, slot):
         # type: (_Slot) -> None
         del self._held[slot.attempt]
-        slot.state, slot.attempt, slot.kill_at = IDLE, None, None
+        slot.state, slot.attempt, slot.kill_at, slot.timeout_at = IDLE, None, None, None
+        if slot.last:
+            slot.state, slot.kill_at = LEAVING, self._now + LEAVE_SECONDS
         self._fill()
         self._finish_if_drained()
+
+    def _time_out(self, slot):
+        # type: (_Slot) -> None
+        """The task has had its time (such jobs come in chunks of one): it ends with its process, nobody is blamed."""
+        held = self._held[slot.attempt]
+        info = {"type": "TaskTimeout", "text": "the call took longer than %g s and was ended" % slot.timeout}
+        slot.last = True
+        self._report(protocol.Failed(0, slot.attempt, held.next, int(slot.timeout * 1e9), info, []))  # type: ignore[operator]
+        self._end(slot)
+        self._do(KillChild(slot.number))
 
     def _child_exited(self, event):
         # type: (ChildExited) -> None
@@ -337,8 +363,8 @@ class Agent(object):
             self._do(Warn("a worker process could not start (%s); next try in %.1f s" % (_why(event.info), wait)))
         else:
             slot.start_at = self._now
-        slot.state, slot.attempt, slot.kill_at = EMPTY, None, None
-        slot.jobs = set()
+        slot.state, slot.attempt, slot.kill_at, slot.timeout_at = EMPTY, None, None, None
+        slot.jobs, slot.last = set(), False
         for _, askers in self._fetches.values():
             askers[:] = [asker for asker in askers if asker[0] != slot.number]
         self._finish_if_drained()
@@ -404,6 +430,8 @@ class Agent(object):
     def _time_passed(self, event):
         # type: (TimePassed) -> None
         for slot in self._slots:
+            if slot.timeout_at is not None and self._now >= slot.timeout_at:
+                self._time_out(slot)
             if slot.kill_at is not None and self._now >= slot.kill_at:
                 self._do(KillChild(slot.number))
                 slot.kill_at = self._now + KILL_SECONDS

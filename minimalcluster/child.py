@@ -62,6 +62,7 @@ class Worker(object):
         self._definitions = {}  # type: dict # job -> DefineJob
         self._functions = {}  # type: dict # job -> callable
         self._task_seconds = {}  # type: dict # job -> seconds a task took lately
+        self._chunks = 0  # run for jobs that count them
         self._pid = os.getpid()
         self._finder = ClusterFinder(self.fetch)
         self._edited = Edited()
@@ -135,6 +136,10 @@ class Worker(object):
         while True:
             message = self._inbox.get()
             if isinstance(message, protocol.Grant):
+                if self._is_last(message.job):
+                    self._send(protocol.Leaving())
+                    self._run(message)
+                    return
                 self._run(message)
             elif isinstance(message, protocol.DefineJob):
                 self._finder.new_job(message.info.get("served"))
@@ -144,6 +149,14 @@ class Worker(object):
                 self._definitions.pop(message.job, None)
                 self._functions.pop(message.job, None)
                 self._task_seconds.pop(message.job, None)
+            message = None  # what was sent to us may be large
+
+    def _is_last(self, job):
+        # type: (int) -> bool
+        """Its jobs may want a worker process replaced after so many chunks (multiprocessing's maxtasksperchild)."""
+        leave_after = self._definitions[job].info.get("leave_after")
+        self._chunks += leave_after is not None
+        return leave_after is not None and self._chunks >= leave_after
 
     def _run(self, grant):
         # type: (protocol.Grant) -> None

@@ -142,6 +142,24 @@ class Cluster(object):
         # type: (int) -> None
         self._loop.call(self._event, scheduler.JobCancelled(number))
 
+    def stop_job(self, number):
+        # type: (int) -> None
+        """As ``cancel``, but what runs may end and counts."""
+        self._loop.call(self._event, scheduler.JobStopped(number))
+
+    def cancel_task(self, number, task):
+        # type: (int, int) -> None
+        """Nothing is delivered for this task any more; its worker process is ended."""
+        self._loop.call(self._event, scheduler.TaskCancelled(number, task))
+
+    def settle(self):
+        # type: () -> None
+        """Return when what was submitted before has been handed out, as far as there are free worker processes."""
+        try:
+            self._ask(self.step, monotonic())
+        except errors.StateError:
+            pass  # nothing is handed out any more
+
     def join_local(self, slots=None):
         # type: (int | None) -> None
         """Let this machine work; nothing happens when it does already."""

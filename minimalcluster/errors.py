@@ -7,9 +7,12 @@
     ├── UsageError              your call; nothing was sent and nothing has changed
     │   ├── ArgumentsError      load_args: no sequence, a duplicate, unhashable, unpicklable
     │   ├── SourceError         the environment ran and raised, here or on every node
+    │   ├── InitializerError    the initializer raised in a worker process
     │   ├── TargetError         the function's name is not in the environment, or not callable
     │   └── StateError          the call came too early or too late (no function, shut down)
     ├── TaskError               your function raised; .results and .errors hold every outcome
+    ├── ResultError             your function's result cannot be pickled; its cause is the pickling's own error
+    ├── TaskTimeout             your function took longer than the timeout you gave it
     ├── WorkerDied              the worker process died under this task, attempts_max times
     ├── RemoteError             stands for a remote exception that cannot be rebuilt here
     ├── ConnectionFailed        the network, or the program at the other end
@@ -44,6 +47,10 @@ class SourceError(UsageError):
     """The environment's source raised while it was run; the original exception is the cause."""
 
 
+class InitializerError(UsageError):
+    """A worker process's initializer raised; the text says what."""
+
+
 class TargetError(UsageError, ValueError):
     """The registered name is not defined by the environment, or cannot be called."""
 
@@ -67,6 +74,23 @@ class TaskError(ClusterError):
         self.node = node
         self.results = {} if results is None else results
         self.errors = {} if errors is None else errors
+
+
+class ResultError(ClusterError, TypeError):
+    """The result cannot be sent back. value: its repr. ``__context__`` is the pickling's own error."""
+
+    def __init__(self, message, value=""):
+        # type: (str, str) -> None
+        super(ResultError, self).__init__(message, value)
+        self.value = value
+
+    def __str__(self):
+        # type: () -> str
+        return str(self.args[0])
+
+
+class TaskTimeout(ClusterError):
+    """The call took longer than it was given, and was ended with its worker process."""
 
 
 class WorkerDied(ClusterError):

@@ -16,18 +16,18 @@ below, so dropping it closes it: what was submitted is finished, then the worker
 import asyncio
 import atexit
 import itertools
-import logging
 import os
 import sys
 import threading
 import time
 import weakref
-from collections import deque
+from collections import namedtuple
 from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import (
     TYPE_CHECKING,
     Any,
+    AsyncIterator,
     Callable,
     Dict,
     Generic,
@@ -35,6 +35,7 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Set,
     Tuple,
     TypeVar,
     Union,
@@ -44,55 +45,115 @@ from . import errors, functions, protocol, scheduler, values
 from .cluster import Cluster
 from .compat import cpu_count
 from .jobs import End, Failure, Job, Outcomes
+from .master import MasterNode, _check_key
 
 if sys.version_info >= (3, 7):
     from concurrent.futures import BrokenExecutor
 else:
     BrokenExecutor = RuntimeError  # what 3.7 derives it from
 
-if TYPE_CHECKING:
-    from .master import MasterNode
-
 T = TypeVar("T")
 
-log = logging.getLogger("minimalcluster")
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    from .engines import Engine
+
+    P = ParamSpec("P")
+    _Future = Future[T]
+else:
+
+    class _Future(Future, Generic[T]):
+        pass
+
 
 #: How far ``map`` reads ahead of what has been taken, unless ``buffersize`` says otherwise.
 WINDOW_ITEMS = 1 << 18
 WINDOW_BYTES = 64 << 20
-#: Stop a stream's thread from waiting for ever should its job be lost.
-WAIT_SECONDS = 1.0
+#: How long it reads at a time from what may be slow; what has been read is at work meanwhile.
+READ_SECONDS = 0.05
+READ_ITEMS_MAX = 1 << 12
+
+AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+
+#: What the calls made through one view of an executor have in common; timeout: seconds for each call.
+Terms = namedtuple("Terms", "options timeout")
+TERMS = Terms(scheduler.DEFAULTS, None)
 
 
-class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):
-    """No work can ever be done: a failing initializer, a failed master."""
+class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):  # type: ignore[misc]
+    """No work can ever be done: a failing initializer, a master that was shut down."""
 
 
-class WorkerDiedError(BrokenExecutor, errors.WorkerDied):
+class WorkerDiedError(BrokenExecutor, errors.WorkerDied):  # type: ignore[misc]
     """The worker process died each time it ran this call; the others are not touched."""
 
 
-class ClusterFuture(Future, Generic[T]):
-    """A standard Future; ``wait()`` returns for it as soon as it is cancelled, not when a worker would get to it."""
+class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):  # type: ignore[misc]
+    """The call took longer than its ``timeout`` and was ended with its worker process."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._handed_out = False
+
+def _standard(error: BaseException) -> BaseException:
+    """What programs written for concurrent.futures expect of what the node tells of a call."""
+    if type(error) is errors.WorkerDied:
+        return WorkerDiedError(str(error), error.exit, error.nodes, error.lines)
+    if type(error) is errors.TaskTimeout:
+        return CallTimeoutError(str(error))
+    if type(error) is errors.ResultError and error.__context__ is not None:
+        cause = error.__context__  # the pickling's own error
+        cause.__cause__ = error.__cause__  # its text says which result
+        return cause
+    return error
+
+
+class ClusterFuture(_Future[T]):
+    """A standard Future, whose call may also be cancelled while it runs."""
+
+    _handed_out = False  # to a node, maybe before it runs
+    _decided = False  # its outcome is on the way into it
+    _place: "Optional[Tuple[_Stream, int]]" = None
 
     def cancel(self) -> bool:
+        """As the standard's; ``wait()`` returns for it at once, not when a worker would have got to it."""
+        cancelled = super().cancel()
         with self._condition:
-            fresh = not self.cancelled()
-            cancelled = super().cancel()
-            if cancelled and fresh:
+            if self._state == "CANCELLED":
                 self.set_running_or_notify_cancel()
         return cancelled
 
-    def _hand_out(self) -> bool:
+    def cancel_running(self) -> bool:
+        """Cancel it even while it runs: its worker process is ended. False if it has an outcome already."""
+        if self.cancel():
+            return True
+        with self._condition:
+            if self._decided:
+                return False
+            self._state = "CANCELLED"
+            self._condition.notify_all()
+            self.set_running_or_notify_cancel()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        if self._place is not None:
+            stream, index = self._place
+            stream.cancel_running(index)
+        return True
+
+    def hand_out(self) -> bool:
         """It goes to a node now; False if it was cancelled before."""
         with self._condition:
             if not self._handed_out and not self.cancelled():
                 self._handed_out = self.set_running_or_notify_cancel()
-        return self._handed_out
+            return self._handed_out and not self.cancelled()
+
+    def resolve(self, outcome: object) -> None:
+        with self._condition:
+            self._decided = self.hand_out()
+        self._place = None
+        if not self._decided:
+            return  # cancelled
+        if isinstance(outcome, Failure):
+            self.set_exception(_standard(outcome.error))
+        else:
+            self.set_result(outcome)  # type: ignore[arg-type]
 
 
 class _Stream(Job):
@@ -100,31 +161,33 @@ class _Stream(Job):
 
     closed = False
 
-    def __init__(self, core: "_Core", needs: str, options: scheduler.Options) -> None:
+    def __init__(self, core: "_Core", needs: str, terms: Terms) -> None:
         super().__init__()
         self.total = 0
-        self.options = options
-        self._core, self._needs = core, needs
-        self._lock = threading.Lock()
+        self.options = terms.options
+        self._core = core
+        self._definition = core.definition("calls", needs, terms.timeout)
         self._waiting: Dict[int, Tuple[ClusterFuture[Any], bytes]] = {}
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
 
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
-        return self._core.definition("calls", self._needs)
+        return self._definition
 
     def add(self, future: "ClusterFuture[Any]", data: bytes) -> None:
-        with self._lock:
-            self._waiting[self.total] = future, data
-            self.total += 1
+        """Under the core's lock."""
+        future._place = self, self.total
+        self._waiting[self.total] = future, data
+        self.total += 1
         self._core.cluster.grew(self.number, self)
 
     def encode(self, first: int, count: int) -> List[bytes]:
         buffers = [b"E"]
         for index in range(first, first + count):
-            future, data = self._waiting[index]
-            buffers.append(data if future._hand_out() else b"")  # nothing to run: its outcome interests nobody
+            future, data = self._waiting.get(index, (None, b""))
+            # Of one that was cancelled there is nothing to run, and its outcome interests nobody.
+            buffers.append(data if future is not None and future.hand_out() else b"")
         return buffers
 
     def close(self) -> None:
@@ -135,6 +198,10 @@ class _Stream(Job):
         for future, _ in list(self._waiting.values()):
             future.cancel()
 
+    def cancel_running(self, index: int) -> None:
+        self._waiting.pop(index, None)
+        self._core.cluster.cancel_task(self.number, index)
+
     def _deliver_all(self) -> None:
         while True:
             arrival = self.take(None)
@@ -142,100 +209,124 @@ class _Stream(Job):
                 break
             if arrival is not None:
                 self._deliver(arrival)
-                del arrival
-        error = arrival.error
-        broken = None if error is None else self._core.break_(error)
+                arrival = None  # nothing here keeps a result while the next one is waited for
+        error = self._core.ended(self, arrival.error) or CancelledError()
         for index in sorted(self._waiting):
-            future, _ = self._waiting.pop(index)
-            _resolve(future, Failure(broken or CancelledError(), ""))
+            self._resolve(index, Failure(error, ""))
 
     def _deliver(self, outcomes: Outcomes) -> None:
         index = outcomes.first
         outcomes.values.reverse()
         while outcomes.values:
-            future, _ = self._waiting.pop(index)
-            _resolve(future, outcomes.values.pop())
-            del future
+            self._resolve(index, outcomes.values.pop())
             index += 1
 
-
-def _resolve(future: "ClusterFuture[Any]", outcome: object) -> None:
-    if not future._hand_out():
-        return  # cancelled before it was handed out
-    if isinstance(outcome, Failure):
-        future.set_exception(_standard(outcome.error))
-    else:
-        future.set_result(outcome)
-
-
-def _standard(error: BaseException) -> BaseException:
-    """What programs written for concurrent.futures expect of a worker's death."""
-    if type(error) is errors.WorkerDied:
-        return WorkerDiedError(str(error), error.exit, error.nodes, error.lines)
-    return error
+    def _resolve(self, index: int, outcome: object) -> None:
+        future, _ = self._waiting.pop(index, (None, b""))
+        if future is not None:
+            future.resolve(outcome)
 
 
 class _MapJob(Job):
-    """One function over zipped iterables, read as far ahead as the window allows."""
+    """One function over many items, read as far ahead as the window allows."""
 
-    closed = False
+    closed = False  # no item will follow
+    started = False  # somebody has asked for a result
+    abandoned = False  # nobody will
+    number = 0
 
     def __init__(
-        self, core: "_Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...],
-        options: scheduler.Options, window: Optional[int],
+        self, core: "_Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
+        window: Optional[int] = None, star: Optional[bool] = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._core, self.options = core, options
-        packed = functions.pack(function)
-        self._function, self._needs = packed.data, packed.needs
-        self._star = len(iterables) > 1
+        self._core = core
+        # A call that may be ended with its worker process travels alone.
+        self.options = terms.options if terms.timeout is None else terms.options._replace(chunksize=1)
+        self.over = threading.Event()
+        self.input_error: Optional[BaseException] = None  # raised behind all results
+        self.star = len(iterables) != 1 if star is None else star
+        self.finite = any(hasattr(each, "__len__") for each in iterables)
+        self._quick = all(hasattr(each, "__len__") for each in iterables)
         self._source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables))
         self._window = window
-        self._items: "deque[Any]" = deque()  # read and not delivered, from task self._base on
+        self._items: List[Any] = []  # read and not delivered, from task self._base on
         self._base = 0
         self._arguments: Any = None
         self.total = 0
         self.taken = 0
         self._bytes = 0
-        if len(iterables) == 1 and isinstance(iterables[0], range) and window is None:
-            self._arguments = values.RangeArguments(iterables[0])
-            self.total, self.closed = len(iterables[0]), True
         self._read_lock = threading.Lock()
         self._items_lock = threading.Lock()
-        if not self.closed:
-            self.read_ahead()
-        self.number = core.cluster.submit(self)
+        if not self.star and isinstance(iterables[0], range) and window is None:
+            self._arguments = values.RangeArguments(iterables[0])
+            self.total, self.closed = len(iterables[0]), True
+        self._define(function, terms.timeout)
+        core.submit_map(self)
+
+    def _define(self, function: Callable[..., Any], timeout: Optional[float]) -> None:
+        """What cannot be sent is the first result's error; an error of the input is raised as it is."""
+        self.read_ahead()
+        if self.input_error is not None:
+            raise self.input_error
+        self._needs = functions.NOTHING
+        try:
+            packed = functions.pack(function)
+            self._needs = packed.needs
+            if self._items and self._needs == functions.NOTHING:
+                self._needs = _needs_of(self._items[0])
+            info, buffers = self._core.definition("function", self._needs, timeout)
+            self._definition = dict(info, star=self.star), buffers + [packed.data]
+        except Exception as error:
+            self._definition = {}, []
+            self.input_error, self.total, self.closed = error, 0, True
 
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
-        info, buffers = self._core.definition("function", self._needs)
-        return dict(info, star=self._star), buffers + [self._function]
+        return self._definition
 
     def encode(self, first: int, count: int) -> List[bytes]:
         if self._arguments is not None:
-            return self._arguments.encode(first, count)
+            return self._arguments.encode(first, count)  # type: ignore[no-any-return]
         with self._items_lock:
-            start = first - self._base
-            items = list(itertools.islice(self._items, start, start + count))
-        if not self._star and values.all_scalars(items):
+            items = self._items[first - self._base : first - self._base + count]
+        if not self.star and values.all_scalars(items):
             return [b"P", values.dumps(items)]
         return [b"E"] + [_packed_item(item, self._needs) for item in items]
 
+    # -- in the cluster's thread ------------------------------------------------------------------
+
+    def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
+        if not self.abandoned:
+            super().deliver(first, count, skip, buffers)
+
+    def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
+        super().finished(unfit)
+        self._end()
+
+    def crashed(self, error: BaseException) -> None:
+        super().crashed(error)
+        self._end()
+
+    def _end(self) -> None:
+        self._core.maps.discard(self)
+        self.over.set()
+
+    # -- in the user's threads --------------------------------------------------------------------
+
     def read_ahead(self, everything: bool = False) -> None:
-        """Read from the iterables what the window still allows; their own errors are raised as they are."""
+        """Read what the window still allows; at least one item when nothing is under way."""
         if self.closed:
             return
         with self._read_lock:
+            stop_at = None if self._quick else time.monotonic() + READ_SECONDS
+            size = READ_ITEMS_MAX if self._quick else 1
             while not self.closed and (everything or self._room()):
-                try:
-                    item = next(self._source)
-                except StopIteration:
-                    self.closed = True
+                room = READ_ITEMS_MAX if everything or self._window is None else self._window - self.total + self.taken
+                self._read(min(size, room))
+                size = min(2 * size, READ_ITEMS_MAX)
+                if stop_at is not None and not everything and time.monotonic() > stop_at:
                     break
-                with self._items_lock:
-                    self._items.append(item)
-                self._bytes += sys.getsizeof(item)
-                self.total += 1
-        if hasattr(self, "number"):
+        if self.number:
             self._core.cluster.grew(self.number, self)
 
     def _room(self) -> bool:
@@ -244,19 +335,60 @@ class _MapJob(Job):
             return pending < self._window
         return pending < WINDOW_ITEMS and self._bytes * pending < WINDOW_BYTES * max(self.total, 1)
 
+    def _read(self, count: int) -> None:
+        items: List[Any] = []
+        try:
+            items.extend(itertools.islice(self._source, count))  # keeps what came before an error
+            ended = len(items) < count
+        except Exception as error:
+            self.input_error, ended = error, True
+        finally:
+            self._bytes += sum(map(sys.getsizeof, items))
+            with self._items_lock:
+                self._items += items
+            self.total += len(items)
+        self.closed = ended
+
+    def stop_reading(self) -> None:
+        """The executor was shut down: what was read is finished, what follows is refused."""
+        with self._read_lock:
+            if not self.closed:
+                self.input_error = RuntimeError(AFTER_SHUTDOWN)
+                self.closed = True
+        self._core.cluster.grew(self.number, self)
+
     def delivered(self, upto: int) -> None:
         """Arguments below ``upto`` are needed no more, whatever dies."""
         with self._items_lock:
-            while self._items and self._base < upto:
-                self._items.popleft()
-                self._base += 1
+            if upto > self._base:
+                del self._items[: upto - self._base]
+                self._base = upto
+
+    def dropped(self) -> None:
+        """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
+        if self.started:
+            self._core.cluster.cancel(self.number)
+        else:
+            self.abandoned = True
+
+
+def _needs_of(item: object) -> str:
+    try:
+        return functions.pack(item).needs
+    except Exception:
+        return functions.NOTHING  # its own place will tell
 
 
 def _packed_item(item: object, needs: str) -> bytes:
     try:
         packed = functions.pack(item)
+        if packed.needs not in (functions.NOTHING, needs):
+            raise errors.ArgumentsError(
+                "an argument that refers to __main__, or travels by value, follows others that do not: %s"
+                % values.shortened(item)
+            )
         return packed.data
-    except Exception as error:
+    except BaseException as error:  # its class's own code runs here, in the cluster's thread
         return functions.pack(_Unsendable(error)).data
 
 
@@ -267,8 +399,7 @@ class _Unsendable:
         self._error = error
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        info, buffers = values.encode_exception(self._error, 0)
-        return _raise_unsendable, (info, buffers)
+        return _raise_unsendable, values.encode_exception(self._error, 0)
 
 
 def _raise_unsendable(info: Dict[str, Any], buffers: List[bytes]) -> None:
@@ -276,7 +407,7 @@ def _raise_unsendable(info: Dict[str, Any], buffers: List[bytes]) -> None:
 
 
 class MapResults(Iterator[T]):
-    """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it."""
+    """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it half-way."""
 
     def __init__(self, job: _MapJob, deadline: Optional[float], ordered: bool) -> None:
         self._job, self._deadline, self._ordered = job, deadline, ordered
@@ -284,97 +415,105 @@ class MapResults(Iterator[T]):
         self._covered: Dict[int, int] = {}  # delivered out of order: first -> end
         self._frontier = 0
         self._current: List[Any] = []
-        self._next = 0
-        self._ended = False
-        self._finalizer = weakref.finalize(self, job._core.cluster.cancel, job.number)
+        self._ended = self._closed = False
+        self._finalizer = weakref.finalize(self, job.dropped)
         self._finalizer.atexit = False
 
     def __iter__(self) -> "MapResults[T]":
         return self
 
     def __next__(self) -> T:
-        while not self._current:
-            if self._next_chunk():
-                continue
-            if self._ended:
-                raise StopIteration
-            self._wait()
-        outcome = self._current.pop()
+        try:
+            outcome = self.outcome(self._deadline)
+        except FutureTimeoutError:
+            self.close()
+            raise
         if isinstance(outcome, Failure):
             self.close()
             raise _standard(outcome.error)
-        return outcome
+        return outcome  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Hand out nothing more and forget what there is."""
+        """Hand out nothing more, end what runs and forget what there is."""
+        self._job.started = True
         self._finalizer()
-        self._ended = True
+        self._ended = self._closed = True
         self._current, self._chunks = [], {}
 
+    def outcome(self, deadline: Optional[float]) -> object:
+        """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""
+        self._job.started = True
+        while not self._current:
+            if not self._next_chunk():
+                if self._ended:
+                    self._raise_end()
+                self._wait(deadline)
+        return self._current.pop()
+
     def _next_chunk(self) -> bool:
-        first = self._next if self._ordered else next(iter(self._chunks), None)
+        first = self._job.taken if self._ordered else next(iter(self._chunks), None)
         chunk = self._chunks.pop(first, None)  # type: ignore[arg-type]
         if chunk is None:
             return False
-        self._next += len(chunk)
         self._job.taken += len(chunk)
         chunk.reverse()
         self._current = chunk
-        try:
-            self._job.read_ahead()
-        except BaseException:
-            self.close()
-            raise
+        self._job.read_ahead()
         return True
 
-    def _wait(self) -> None:
-        seconds = None if self._deadline is None else self._deadline - time.monotonic()
-        arrival = self._job.take(None if seconds is None else max(0.0, seconds))
+    def _wait(self, deadline: Optional[float]) -> None:
+        job = self._job
+        if job.taken == job.total and not job.closed:
+            job.read_ahead()
+            return
+        arrival = job.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
         if arrival is None:
-            self.close()
-            raise FutureTimeoutError
-        self._keep(arrival)
-
-    def _keep(self, arrival: Union[Outcomes, End]) -> None:
+            raise FutureTimeoutError()
         if isinstance(arrival, End):
             self._ended = True
-            if arrival.error is not None:
-                raise self._job._core.break_(arrival.error)
-            return
+            if arrival.error is not None and not self._closed:
+                raise job._core.ended(job, arrival.error)  # type: ignore[misc]
+        elif not self._closed:
+            self._keep(arrival)
+
+    def _keep(self, arrival: Outcomes) -> None:
         self._chunks[arrival.first] = arrival.values
         self._covered[arrival.first] = arrival.first + len(arrival.values)
         while self._frontier in self._covered:
             self._frontier = self._covered.pop(self._frontier)
         self._job.delivered(self._frontier)
 
-    def _collect_everything(self) -> None:
-        """At shutdown: read the rest of the input and keep what comes, for whoever still iterates."""
-        self._job.read_ahead(everything=True)
-        while not self._ended:
-            arrival = self._job.take(None)
-            if arrival is not None:
-                self._keep(arrival)
+    def _raise_end(self) -> None:
+        job = self._job
+        if not self._closed:
+            self._closed = True
+            if job.taken < job.total:
+                raise CancelledError()
+            if job.input_error is not None:
+                raise job.input_error
+        raise StopIteration
 
 
 class _Core:
     """What an executor is without its face: cluster, streams, initializer. Outlives a dropped face until idle."""
 
     def __init__(
-        self, cluster: Cluster, owned: bool, initializer: Optional[Callable[..., object]], initargs: Tuple[Any, ...]
-    ):
+        self, cluster: Cluster, owned: bool, initializer: "Optional[functions.Packed]", leave_after: Optional[int]
+    ) -> None:
         self.cluster, self._owned = cluster, owned
-        self._lock = threading.Lock()
-        self._streams: Dict[Tuple[str, scheduler.Options], _Stream] = {}
-        self._maps: "weakref.WeakSet[MapResults[Any]]" = weakref.WeakSet()
+        self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
+        self._streams: Dict[Tuple[str, Terms], _Stream] = {}
+        self.maps: Set[_MapJob] = set()
         self._shut = False
         self._stopping: Optional[threading.Thread] = None
-        self.broken: Optional[BaseException] = None
-        self._pid = os.getpid()
+        self.broken: Optional[BrokenClusterExecutor] = None
+        self.pid = os.getpid()
+        self.ends_at_exit = False  # do not finish what waits when the interpreter ends
         self._token = "".join("%02x" % byte for byte in os.urandom(8))
-        self._initializer = None if initializer is None else functions.pack((initializer, initargs))
+        self._initializer, self._leave_after = initializer, leave_after
         _open_cores.add(self)
 
-    def definition(self, kind: str, needs: str) -> Tuple[Dict[str, object], List[bytes]]:
+    def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
         wanted = {needs} if self._initializer is None else {needs, self._initializer.needs}
         info: Dict[str, object] = {"kind": kind}
         buffers: List[bytes] = []
@@ -385,62 +524,101 @@ class _Core:
         if self._initializer is not None:
             info["initializer"] = self._token
             buffers.append(self._initializer.data)
+        if self._leave_after is not None:
+            info["leave_after"] = self._leave_after
+        if timeout is not None:
+            info["timeout"] = timeout
         return info, buffers
 
     def check(self) -> None:
-        if self._pid != os.getpid():
-            raise RuntimeError(
-                "this executor belongs to the process that made it; a fork cannot use it: make a new one"
-            )
+        if self.pid != os.getpid():
+            raise RuntimeError("this executor belongs to the process that made it; a fork cannot use it: make a new one")
         if self.broken is not None:
-            raise self.broken
+            error = BrokenClusterExecutor(str(self.broken))
+            raise error from self.broken.__cause__
         if self._shut:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError(AFTER_SHUTDOWN)
 
-    def stream(self, needs: str, options: scheduler.Options) -> _Stream:
+    def submit(self, future: "ClusterFuture[Any]", packed: "functions.Packed", terms: Terms) -> None:
         with self._lock:
             self.check()
-            if (needs, options) not in self._streams:
-                self._streams[needs, options] = _Stream(self, needs, options)
-            return self._streams[needs, options]
+            stream = self._streams.get((packed.needs, terms))
+            if stream is None:
+                stream = self._streams[packed.needs, terms] = _Stream(self, packed.needs, terms)
+            stream.add(future, packed.data)
 
-    def remember(self, results: MapResults[Any]) -> None:
-        self._maps.add(results)
-
-    def break_(self, error: BaseException) -> BaseException:
-        """Nothing can be done any more; the reason is everybody's."""
+    def submit_map(self, job: _MapJob) -> None:
         with self._lock:
-            if self.broken is None:
-                self.broken = BrokenClusterExecutor(str(error))
-                self.broken.__cause__ = error
-            return self.broken
+            self.check()
+            self.maps.add(job)
+            job.number = self.cluster.submit(job)
+
+    def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
+        """A job is over; what those who still wait for it are told. Later calls too, if it cannot get better."""
+        with self._lock:
+            for key in [key for key, stream in self._streams.items() if stream is job]:
+                del self._streams[key]
+            if error is None:
+                return self.broken
+            broken = BrokenClusterExecutor(str(error))
+            broken.__cause__ = error
+            cause = getattr(error.__cause__, "type_name", None)
+            if self.broken is None and (not isinstance(error, errors.SourceError) or cause == "InitializerError"):
+                self.broken = broken
+            return broken
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        if self.pid != os.getpid():
+            return  # a fork's copy; the executor lives on where it was made
         with self._lock:
             first, self._shut = not self._shut, True
-            streams = list(self._streams.values())
+            streams, maps = list(self._streams.values()), list(self.maps)
         if cancel_futures:
+            self.cluster.settle()
             for stream in streams:
                 stream.cancel_waiting()
-            for results in list(self._maps):
-                results.close()
+            for job in maps:
+                self.cluster.stop_job(job.number)
         if first:
             for stream in streams:
                 stream.close()
-            self._stopping = threading.Thread(target=self._stop, name="minimalcluster-shutdown", daemon=True)
+            self._stopping = threading.Thread(
+                target=self._stop, args=(streams, maps), name="minimalcluster-shutdown", daemon=True
+            )
             self._stopping.start()
-        stopping = self._stopping
-        if wait and stopping is not None and threading.current_thread() not in [stopping] + [s.thread for s in streams]:
+        stopping, current = self._stopping, threading.current_thread()
+        if wait and stopping is not None and current is not stopping and current not in [s.thread for s in streams]:
             stopping.join()
 
-    def _stop(self) -> None:
+    def terminate(self, why: str) -> None:
+        """End everything now: what waits and what runs."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            if self.broken is None:
+                self.broken = BrokenClusterExecutor(why)
+            streams, maps = list(self._streams.values()), list(self.maps)
+        for job in maps:
+            job.closed = True  # read no further
+            self.cluster.cancel(job.number)
+        for stream in streams:
+            self.cluster.cancel(stream.number)
+        self.shutdown(False, False)
+
+    def join(self) -> None:
+        if self._stopping is not None:
+            self._stopping.join()
+
+    def _stop(self, streams: List[_Stream], maps: List[_MapJob]) -> None:
         """When everything submitted is done, the workers leave."""
-        for results in list(self._maps):
-            try:
-                results._collect_everything()
-            except BaseException:
-                results.close()  # its own iteration says what was wrong with the input
-        for stream in list(self._streams.values()):
+        for job in maps:
+            if job.finite or not job.started:
+                job.read_ahead(everything=True)
+            else:
+                job.stop_reading()
+        for job in maps:
+            job.over.wait()
+        for stream in streams:
             stream.thread.join()
         if self._owned:
             self.cluster.stop()
@@ -453,7 +631,9 @@ class ClusterExecutor(Executor):
     max_workers: worker processes on this machine, also beyond its processors; None: one per
     processor. host, port: where other nodes join (port 0: any free one). authkey: None makes a
     strong one. master: ride on a running MasterNode instead. join=False: no worker processes on
-    this machine. initializer(*initargs) runs once in every worker process before its first call.
+    this machine. engine: work on Dask, Ray or another Executor (``minimalcluster.engines``) instead of
+    worker processes of ours. initializer(*initargs) runs once in every worker process before its first call.
+    max_tasks_per_child: chunks (a submitted call is one) after which a worker process is replaced.
 
     Raises ValueError for max_workers <= 0, TypeError for an initializer that cannot be called.
     """
@@ -465,77 +645,92 @@ class ClusterExecutor(Executor):
         port: int = 0,
         authkey: Union[str, bytes, None] = None,
         *,
-        master: "Optional[MasterNode]" = None,
+        master: Optional[MasterNode] = None,
+        engine: "Optional[Engine]" = None,
         initializer: Optional[Callable[..., object]] = None,
         initargs: Tuple[Any, ...] = (),
         join: bool = True,
+        max_tasks_per_child: Optional[int] = None
     ) -> None:
         if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if functions.MAIN_NAME in sys.modules:
+        _check_whole("max_tasks_per_child", max_tasks_per_child, 1)
+        if functions.running_main():
             raise RuntimeError(
-                "a script that a worker process has loaded makes an executor of its own; put that part of it "
+                "a script that a worker process is loading makes an executor of its own; put that part of it "
                 "under: if __name__ == '__main__':"
             )
-        self._options = scheduler.DEFAULTS
+        packed = None if initializer is None else functions.pack((initializer, tuple(initargs)))
+        self.authkey: object
         if master is not None:
-            cluster, self.authkey = master._running(), master.AUTHKEY
-            host = master.HOST
+            cluster, self.authkey, host = master._running(), master.AUTHKEY, master.HOST
+        elif engine is not None:
+            if max_workers is not None:
+                raise ValueError("max_workers is for worker processes of ours; an engine has its own number of them")
+            cluster, self.authkey, host = engine.cluster(), None, ""
+            cluster.start()
         else:
             self.authkey = protocol.generate_key(os.urandom(32)) if authkey is None else authkey
-            from .master import _check_key
-
             _check_key(host, protocol.as_bytes(self.authkey))
             cluster = Cluster(host, port, self.authkey)
             cluster.start()
             if join:
                 cluster.join_local(max_workers or cpu_count())
         self.address = (host, cluster.port)
-        self._core = _Core(cluster, master is None, initializer, tuple(initargs))
+        self._terms = TERMS
+        self._core = _Core(cluster, master is None, packed, max_tasks_per_child)
         self._finalizer = weakref.finalize(self, self._core.shutdown, False, False)
         self._finalizer.atexit = False
 
-    def options(self, *, retries: Optional[int] = None, attempts_max: Optional[int] = None) -> "ClusterExecutor":
-        """The same executor with other options for the calls made through this view.
+    def options(
+        self, *, timeout: Optional[float] = None, retries: Optional[int] = None, attempts_max: Optional[int] = None
+    ) -> "ClusterExecutor":
+        """The same executor with other terms for the calls made through this view.
 
-        retries: how often a call that raises is tried again (0). attempts_max: how many worker
-        processes a call may kill before it is reported (3).
+        timeout: seconds a call may take in its worker process; then it is ended with that process
+        and fails with TimeoutError. retries: how often a call that raises is tried again (0).
+        attempts_max: how many worker processes a call may kill before it is reported (3).
         """
+        _check_whole("retries", retries, 0)
+        _check_whole("attempts_max", attempts_max, 1)
+        if timeout is not None and not timeout > 0:
+            raise ValueError("timeout must be a number of seconds greater than 0, not %r" % (timeout,))
+        changes = {"retries": retries, "attempts_max": attempts_max}
+        options = self._terms.options._replace(**{name: value for name, value in changes.items() if value is not None})
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        changes = {"retries": retries, "attempts_max": attempts_max}
-        for name, value in changes.items():
-            least = 0 if name == "retries" else 1
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise ValueError("%s must be a whole number from %d on, not %r" % (name, least, value))
-        view._options = self._options._replace(**{name: value for name, value in changes.items() if value is not None})
-        view._finalizer = self._finalizer
+        view._terms = Terms(options, self._terms.timeout if timeout is None else float(timeout))
         view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
         return view
 
-    def submit(__self, __fn, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: N805
+    def share(self, value: T) -> T:
+        """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
+        return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object
+
+    def submit(  # type: ignore[override]
+        __self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs"  # noqa: N805
+    ) -> "ClusterFuture[T]":
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
         core = __self._core
         core.check()
-        future = ClusterFuture()  # type: ignore[var-annotated]
+        future: ClusterFuture[T] = ClusterFuture()
         try:
             packed = functions.pack((__fn, args, kwargs))
-        except Exception as error:
-            future.set_running_or_notify_cancel()
-            future.set_exception(error)
-            return future
-        core.stream(packed.needs, __self._options).add(future, packed.data)
+        except (Exception, SystemExit) as error:  # pickling runs the classes' own code
+            future.resolve(Failure(error, ""))
+        else:
+            core.submit(future, packed, __self._terms)
         return future
 
-    def map(
+    def map(  # type: ignore[override]
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: Optional[float] = None,
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None,
+        buffersize: Optional[int] = None
     ) -> "MapResults[T]":
         """The results of fn over the zipped iterables, in order.
 
@@ -551,7 +746,7 @@ class ClusterExecutor(Executor):
         *iterables: Iterable[Any],
         timeout: Optional[float] = None,
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None,
+        buffersize: Optional[int] = None
     ) -> "MapResults[T]":
         """As ``map``, but results come as soon as they are there."""
         return self._map(fn, iterables, timeout, chunksize, buffersize, False)
@@ -563,14 +758,10 @@ class ClusterExecutor(Executor):
         for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
             if value is not None and value < 1:
                 raise ValueError("%s must be >= 1." % name)
-        if not iterables:
-            raise TypeError("map() needs at least one iterable")
         self._core.check()
         deadline = None if timeout is None else time.monotonic() + timeout
-        options = self._options._replace(chunksize=chunksize)
-        results = MapResults(_MapJob(self._core, fn, iterables, options, buffersize), deadline, ordered)  # type: MapResults[T]
-        self._core.remember(results)
-        return results
+        terms = self._terms._replace(options=self._terms.options._replace(chunksize=chunksize))
+        return MapResults(_MapJob(self._core, fn, iterables, terms, buffersize), deadline, ordered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; with ``wait`` return when everything is done and the workers have left."""
@@ -578,21 +769,32 @@ class ClusterExecutor(Executor):
 
     # -- asyncio ----------------------------------------------------------------------------------
 
-    async def run(__self, __fn, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: N805
-        """``await ex.run(fn, ...)``: the call's result."""
-        return await asyncio.wrap_future(__self.submit(__fn, *args, **kwargs))
+    async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:  # noqa: N805
+        """``await ex.run(fn, ...)``: the call's result. Cancelling it ends the call, also while it runs."""
+        future = __self.submit(__fn, *args, **kwargs)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.cancel_running()
+            raise
 
-    async def amap(self, fn: Callable[..., T], *iterables: Iterable[Any]) -> Any:
-        """``async for result in ex.amap(fn, items)``: in order."""
-        results = self.map(fn, *iterables)
+    async def amap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        chunksize: Optional[int] = None,
+        buffersize: Optional[int] = None
+    ) -> AsyncIterator[T]:
+        """``async for result in ex.amap(fn, items)``: in order. Leaving the loop ends the rest."""
         loop = asyncio.get_event_loop()
         nothing = object()
+        results = self.map(fn, *iterables, chunksize=chunksize, buffersize=buffersize)
         try:
             while True:
                 result = await loop.run_in_executor(None, next, results, nothing)
                 if result is nothing:
                     return
-                yield result
+                yield result  # type: ignore[misc]
         finally:
             results.close()
 
@@ -603,14 +805,20 @@ class ClusterExecutor(Executor):
         await asyncio.get_event_loop().run_in_executor(None, self.shutdown)
 
 
+def _check_whole(name: str, value: Optional[int], least: int) -> None:
+    if value is not None and (not isinstance(value, int) or value < least):
+        raise ValueError("%s must be a whole number from %d on, not %r" % (name, least, value))
+
+
 _open_cores: "weakref.WeakSet[_Core]" = weakref.WeakSet()
 
 
 def _finish_all() -> None:
     """Work submitted before the interpreter's exit is finished, as the standard's executors do."""
     for core in list(_open_cores):
-        if core._pid == os.getpid():
-            core.shutdown(True, False)
+        if core.ends_at_exit:
+            core.terminate("the interpreter ends")
+        core.shutdown(True, False)
 
 
 if hasattr(threading, "_register_atexit"):

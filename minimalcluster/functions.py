@@ -11,13 +11,14 @@ each argument tuple) or "calls" (every task brings its own function and argument
 from __future__ import absolute_import, division, print_function
 
 import os
+import re
 import sys
 import types
 from collections import namedtuple
 
 from . import environment, values
 from .compat import PICKLE_PROTOCOL, native, pickle, raise_from
-from .errors import UsageError
+from .errors import InitializerError, UsageError
 
 #: What a pickle needs of the process that loads it.
 NOTHING, SAME_MINOR, MAIN_SCRIPT = "nothing", "same minor", "main script"
@@ -43,18 +44,55 @@ def pack(value):
     except Exception as error:
         by_value = _cloudpickle()
         if by_value is None:
-            raise
+            raise _explained(error, value, _HINT if _BY_VALUE.search(str(error)) else "")
         try:
             return Packed(by_value.dumps(value, PICKLE_PROTOCOL), SAME_MINOR)
         except Exception as second:
-            raise_from(second, error)
-    if b"__main__" not in data:
+            raise _explained(second, value, "")
+    if b"__main__" not in data and MAIN_NAME.encode("ascii") not in data:
         return Packed(data, NOTHING)
     by_value = _cloudpickle()
     if by_value is not None:
         return Packed(by_value.dumps(value, PICKLE_PROTOCOL), SAME_MINOR)
     main_script()
     return Packed(data, MAIN_SCRIPT)
+
+
+#: What only cloudpickle can send, as pickle's texts have it.
+_BY_VALUE = re.compile("lambda|local|attribute lookup|not the same object|not found as")
+_HINT = "; pip install cloudpickle here, or put it into a module, at its top level"
+_DEPTH_MAX = 4
+
+
+def _explained(error, value, hint):
+    # type: (Exception, object, str) -> Exception
+    """The same error, if it is one of pickle's usual, with the place of what cannot travel and what helps."""
+    if type(error) not in (TypeError, AttributeError, pickle.PicklingError) or len(error.args) != 1:
+        return error
+    place = _culprit(value, _DEPTH_MAX)
+    explained = type(error)("%s%s%s" % (error, " (in %s)" % place if place else "", hint))
+    explained.__cause__ = error.__cause__
+    return explained
+
+
+def _culprit(value, depth):
+    # type: (object, int) -> str
+    """Where in a value that which cannot be pickled is: "argument 1, .parent, .lock"; "" for the value as a whole."""
+    if isinstance(value, (list, tuple)):
+        parts = [("[%d]" % index, part) for index, part in enumerate(value)]
+        if len(value) == 3 and isinstance(value, tuple) and isinstance(value[2], dict):  # a call
+            parts = [("argument %d" % index, part) for index, part in enumerate(value[1])]
+            parts += [("argument %s" % name, part) for name, part in value[2].items()]
+    elif isinstance(value, dict):
+        parts = [("[%s]" % values.shortened(key), part) for key, part in value.items()]
+    else:
+        parts = [("." + name, part) for name, part in sorted(getattr(value, "__dict__", {}).items())]
+    for name, part in parts if depth else ():
+        try:
+            pickle.dumps(part, PICKLE_PROTOCOL)
+        except Exception:  # pickling runs the class's own code
+            return ", ".join([name] + [place for place in [_culprit(part, depth - 1)] if place])
+    return ""
 
 
 def _cloudpickle():
@@ -75,6 +113,8 @@ def main_script():
             "a function or class that was typed in (__main__) cannot be sent: pip install cloudpickle here, "
             "or put it into a module"
         )
+    # What comes back was made under that name.
+    sys.modules.setdefault(MAIN_NAME, sys.modules["__main__"])
     with open(path, "rb") as file:
         return native(path), file.read()
 
@@ -93,6 +133,13 @@ def requirements(needs):
 # -- receiving, in a worker process ---------------------------------------------------------------
 
 _initialized = set()  # type: set[str] # tokens of initializers that have run in this process
+_running_main = []  # type: list[str] # the script that is being run here, as long as it is
+
+
+def running_main():
+    # type: () -> bool
+    """Whether this is a worker process that is just running the user's script for its functions."""
+    return bool(_running_main)
 
 
 def target(info, payload):
@@ -107,6 +154,8 @@ def target(info, payload):
     if info.get("minor") not in (None, minor()):
         theirs = info["minor"]
         raise UsageError("its function travels by value from Python %s, and this is Python %s" % (theirs, minor()))
+    if "minor" in info:
+        values.by_value = _cloudpickle()
     if "main" in info:
         _run_main(native(info["main"]), buffers.pop(0).tobytes())
     if "initializer" in info:
@@ -131,11 +180,14 @@ def _run_main(path, source):
         module = types.ModuleType(MAIN_NAME)
         module.__file__ = path
         sys.modules[MAIN_NAME] = module
+        _running_main.append(path)
         try:
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
         except BaseException:
             del sys.modules[MAIN_NAME]
             raise
+        finally:
+            _running_main.pop()
     sys.modules["__main__"] = module
 
 
@@ -145,5 +197,9 @@ def _initialize(token, buffer):
         return
     call = values.loads(buffer)  # type: tuple # type: ignore[assignment]
     initializer, arguments = call
-    initializer(*arguments)
+    try:
+        initializer(*arguments)
+    except BaseException as error:  # also SystemExit: without it no call may run here
+        name = getattr(initializer, "__name__", values.shortened(initializer))
+        raise_from(InitializerError("the initializer %s raised %s: %s" % (name, type(error).__name__, error)), error)
     _initialized.add(token)

@@ -80,6 +80,7 @@ Died = namedtuple("Died", "report attempt first info")
 Unfit = namedtuple("Unfit", "report attempt first info")
 Output = namedtuple("Output", "info")
 Fetch = namedtuple("Fetch", "request info")
+Leaving = namedtuple("Leaving", "")  # a worker process: this chunk is its last
 
 # Wire number, how many integers lead, whether a JSON object follows, whether buffers follow.
 _Layout = namedtuple("_Layout", "number integers info payload")
@@ -102,6 +103,7 @@ _LAYOUTS = {
     Unfit: _Layout(22, 3, True, False),
     Output: _Layout(23, 0, True, False),
     Fetch: _Layout(24, 1, True, False),
+    Leaving: _Layout(25, 0, False, False),
 }
 MESSAGES = tuple(sorted(_LAYOUTS, key=lambda kind: _LAYOUTS[kind].number))
 _KINDS = {layout.number: (kind, layout) for kind, layout in _LAYOUTS.items()}

@@ -9,9 +9,10 @@ Pickled once where a value is born, unpickled once where it is used. The first b
 from __future__ import absolute_import, division, print_function
 
 import traceback
+import types  # noqa: F401 # in a type comment
 
 from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, native, pickle, range_type, text_type
-from .errors import ArgumentsError, RemoteError, RemoteTraceback
+from .errors import ArgumentsError, RemoteError, RemoteTraceback, ResultError, TaskTimeout
 
 if PY2:  # py2
     from itertools import imap as lazy_map
@@ -22,11 +23,26 @@ MYPY = False  # mypy takes it for true: names for type comments
 
 #: A traceback longer than this says nothing more (a recursion error's has 1000 frames).
 TRACEBACK_CHARACTERS_MAX = 20000
+#: Of the causes behind an exception, so many travel with it.
+CHAIN_MAX = 10
+#: ``cloudpickle``, once it is known that the master runs the same minor version.
+by_value = None  # type: types.ModuleType | None
 
 
 def dumps(value):
     # type: (object) -> bytes
     return pickle.dumps(value, PICKLE_PROTOCOL)
+
+
+def dumps_by_value(value):
+    # type: (object) -> bytes
+    """What a by-value function makes may be of a class that came by value, too."""
+    try:
+        return dumps(value)
+    except Exception:
+        if by_value is None:
+            raise
+        return by_value.dumps(value, PICKLE_PROTOCOL)  # type: ignore[no-any-return]
 
 
 def loads(buffer):
@@ -153,18 +169,22 @@ def part_of(buffers, start, count):
 
 def encode_results(results):
     # type: (list) -> tuple
-    """(buffers, None), or (buffers of those before, error) when one cannot be pickled."""
+    """(buffers, None), or (buffers of those before, ResultError) when one cannot be pickled."""
     if all_scalars(results):
         return [b"P", dumps(results)], None
     buffers = [b"E"]
     for result in results:
         try:
-            buffers.append(dumps(result))
-        except Exception as error:  # pickling runs the class's own code: anything may come
-            return buffers, TypeError(
+            buffers.append(dumps_by_value(result))
+        except BaseException as error:  # pickling runs the class's own code: anything may come
+            text = shortened(result)
+            misfit = ResultError(
                 "the result cannot be sent back: %s of type %s (%s: %s)"
-                % (shortened(result), type(result).__name__, type(error).__name__, error)
+                % (text, type(result).__name__, type(error).__name__, _text(error)),
+                text,
             )
+            misfit.__cause__ = error
+            return buffers, misfit
     return buffers, None
 
 
@@ -206,7 +226,7 @@ def _load_result(buffer):
 
 def encode_exception(error, frames_to_skip=1):
     # type: (BaseException, int) -> tuple
-    """(plain description, buffers): with a pickle only if it was seen to come back as itself."""
+    """(plain description, buffers): the pickle of the exception, if it was seen to come back as itself, then its causes'."""
     trace = getattr(error, "__traceback__", None)
     if PY2:  # py2
         import sys
@@ -216,22 +236,52 @@ def encode_exception(error, frames_to_skip=1):
         if trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
     text = native("".join(traceback.format_exception(type(error), error, trace)))
-    info = {
-        "type": type(error).__name__,
-        "text": _text(error),
-        "traceback": _json_safe(text[-TRACEBACK_CHARACTERS_MAX:]),
-    }
+    buffers = []  # type: list
+    info = _describe(error, buffers)
+    info["traceback"] = _json_safe(text[-TRACEBACK_CHARACTERS_MAX:])
+    chain = []
+    for how, cause in _causes(error):
+        chain.append(dict(_describe(cause, buffers), how=how))
+    if chain:
+        info["chain"] = chain
+    return info, buffers
+
+
+def _describe(error, buffers):
+    # type: (BaseException, list) -> dict
+    info = {"type": type(error).__name__, "text": _text(error), "pickled": False}
+    notes = getattr(error, "__notes__", None)
+    if isinstance(notes, list) and notes:
+        info["notes"] = [_text(note) for note in notes]
     try:
-        pickled = dumps(error)
-        if type(loads(pickled)) is not type(error):
-            return info, []
-        return info, [pickled]
+        pickled = dumps_by_value(error)
+        info["pickled"] = type(loads(pickled)) is type(error)
     except BaseException:  # its own __reduce__ or __init__ runs here
-        return info, []
+        return info
+    if info["pickled"]:
+        buffers.append(pickled)
+    return info
+
+
+def _causes(error):
+    # type: (BaseException) -> list
+    """What led to it, as Python would print it: ("cause" or "context", exception), the nearest first."""
+    found = []  # type: list
+    seen = [error]
+    while len(found) < CHAIN_MAX:
+        how, cause = "cause", getattr(error, "__cause__", None)
+        if cause is None and not getattr(error, "__suppress_context__", True):
+            how, cause = "context", error.__context__  # type: ignore[attr-defined]
+        if cause is None or any(cause is each for each in seen):
+            break
+        found.append((how, cause))
+        seen.append(cause)
+        error = cause
+    return found
 
 
 def _text(error):
-    # type: (BaseException) -> str
+    # type: (object) -> str
     for kind in (str, text_type):  # on 2.7 str() fails for text beyond ASCII
         try:
             return _json_safe(kind(error))
@@ -247,16 +297,41 @@ def _json_safe(text):
 
 def decode_exception(info, buffers):
     # type: (dict, list) -> BaseException
-    """The remote exception with its own class if it can be rebuilt, with the traceback's text as cause."""
+    """The remote exception with its own class if it can be rebuilt, with the traceback's text as cause.
+
+    What it was raised from is its ``__context__`` here.
+    """
+    if info.get("type") == "TaskTimeout" and not buffers:
+        return TaskTimeout(native(info.get("text", "")))  # the node's word, not a task's
+    buffers = list(buffers)
+    error = last = _rebuilt(info, buffers)
+    for link in info.get("chain", ()):
+        cause = _rebuilt(link, buffers)
+        if last is not error and link.get("how") == "cause":
+            last.__cause__ = cause
+        else:
+            last.__context__ = cause  # type: ignore[attr-defined]
+        last = cause
+    remote = RemoteTraceback(native(info.get("traceback", "")))
+    remote.__context__ = getattr(error, "__context__", None)  # type: ignore[attr-defined]
+    remote.__suppress_context__ = True  # type: ignore[attr-defined] # its text tells of it already
+    error.__cause__ = remote
+    return error
+
+
+def _rebuilt(info, buffers):
+    # type: (dict, list) -> BaseException
+    """One exception; its pickle, if it has one, is the next of the buffers."""
     error = None
-    if buffers:
+    if buffers and info.get("pickled", True):
         try:
-            error = loads(buffers[0])
+            error = loads(buffers.pop(0))
         except BaseException:
             error = None
     if not isinstance(error, BaseException):
         error = RemoteError(native("%s: %s" % (info.get("type"), info.get("text"))), native(info.get("type", "")))
-    error.__cause__ = RemoteTraceback(native(info.get("traceback", "")))
+    if info.get("notes") and not hasattr(error, "__notes__"):
+        error.__notes__ = [native(note) for note in info["notes"]]  # type: ignore[attr-defined]
     return error
 
 
