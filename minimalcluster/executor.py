@@ -657,11 +657,7 @@ class ClusterExecutor(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         _check_whole("max_tasks_per_child", max_tasks_per_child, 1)
-        if functions.running_main():
-            raise RuntimeError(
-                "a script that a worker process is loading makes an executor of its own; put that part of it "
-                "under: if __name__ == '__main__':"
-            )
+        functions.forbid_a_cluster_while_main_loads()
         packed = None if initializer is None else functions.pack((initializer, tuple(initargs)))
         self.authkey: object
         if master is not None:

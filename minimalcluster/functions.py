@@ -191,6 +191,16 @@ def _run_main(path, source):
     sys.modules["__main__"] = module
 
 
+def forbid_a_cluster_while_main_loads():
+    # type: () -> None
+    """A script that starts a cluster when a worker process loads it would do so without end."""
+    if _running_main:
+        raise RuntimeError(
+            "a worker process is loading the script %s for its functions, and it starts a cluster of its own: put "
+            "that part of it under  if __name__ == '__main__':  (or pip install cloudpickle here)" % _running_main[0]
+        )
+
+
 def _initialize(token, buffer):
     # type: (str, memoryview) -> None
     if token in _initialized:

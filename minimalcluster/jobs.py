@@ -8,8 +8,15 @@ from __future__ import absolute_import, division, print_function
 from collections import namedtuple
 
 from . import errors, values
-from .compat import SimpleQueue, native, queue
+from .compat import SimpleQueue, native, ordered_dict, queue, raise_from
+from .scheduler import DEFAULTS
 
+FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
+#: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
+_WAIT_SECONDS = 1.0
+
+#: What to run: its name for people, and its definition for the nodes (see functions.py).
+Target = namedtuple("Target", "name info buffers")
 #: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
 Outcomes = namedtuple("Outcomes", "first values")
 #: The job is over: error is None, or why it ended early.
@@ -105,3 +112,126 @@ def _end(unfit):
     error = errors.SourceError("no node can run this job; the last one said: %s" % cause)
     error.__cause__ = cause
     return End(error)
+
+
+class ListedJob(Job):
+    """One function over arguments that are all there: ``run`` gives a dict by key, ``iterate`` pairs as they come."""
+
+    closed = True
+
+    def __init__(self, target, keys, arguments, on_error, chunksize):
+        # type: (Target, range | tuple, values.AnyArguments, str, int | None) -> None
+        super(ListedJob, self).__init__()
+        self._target, self._keys, self._arguments, self._on_error = target, keys, arguments, on_error
+        self.shown = keys  # what an error names as the argument
+        self.total = len(arguments)
+        self.options = DEFAULTS._replace(chunksize=chunksize, stop_on_error=on_error == STOP)
+        self._outcomes = [_MISSING] * self.total  # type: list
+        self._failed = {}  # type: dict # index -> node
+
+    def definition(self):
+        # type: () -> tuple
+        return self._target.info, self._target.buffers
+
+    def encode(self, first, count):
+        # type: (int, int) -> list
+        return self._arguments.encode(first, count)
+
+    def run(self, cluster, progress):
+        # type: (object, object) -> dict
+        number = cluster.submit(self)  # type: ignore[attr-defined]
+        done = 0
+        try:
+            while True:
+                arrival = self.take(_WAIT_SECONDS)
+                if isinstance(arrival, End):
+                    break
+                if arrival is not None:
+                    self._keep(arrival)
+                    done += len(arrival.values)
+                progress.show(done)  # type: ignore[attr-defined]
+        except BaseException:  # Ctrl-C: the cluster stays usable
+            cluster.cancel(number)  # type: ignore[attr-defined]
+            raise
+        finally:
+            progress.end(done)  # type: ignore[attr-defined]
+        return self._result(arrival.error)
+
+    def iterate(self, cluster, ordered):
+        # type: (object, bool) -> object
+        """Submits now; (key, result) as they come. What has been given is not kept."""
+        return self._pairs(cluster, cluster.submit(self), ordered)  # type: ignore[attr-defined]
+
+    def _pairs(self, cluster, number, ordered):
+        # type: (object, int, bool) -> object
+        frontier = 0
+        try:
+            while True:
+                arrival = self.take(_WAIT_SECONDS)
+                if isinstance(arrival, End):
+                    break
+                if arrival is None:
+                    continue
+                self._keep(arrival)
+                indexes = range(arrival.first, arrival.first + len(arrival.values))
+                if ordered:
+                    start = frontier
+                    while frontier < self.total and self._outcomes[frontier] is not _MISSING:
+                        frontier += 1
+                    indexes = range(start, frontier)
+                for index in indexes:
+                    if index not in self._failed or self._on_error == RETURN:
+                        pair = self._keys[index], self._outcomes[index]
+                        self._outcomes[index] = _GIVEN
+                        yield pair
+        finally:
+            cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
+        if arrival.error is not None:
+            raise arrival.error
+        if self._failed and self._on_error != RETURN:
+            self._raise()
+
+    def _keep(self, outcomes):
+        # type: (Outcomes) -> None
+        first, found = outcomes
+        self._outcomes[first : first + len(found)] = found
+        if values.all_scalars(found):
+            return
+        for index, outcome in enumerate(found, first):
+            if isinstance(outcome, Failure):
+                self._failed[index] = outcome.node
+                self._outcomes[index] = outcome.error
+
+    def _result(self, error):
+        # type: (BaseException | None) -> dict
+        if error is not None:
+            raise error
+        if not self._failed or self._on_error == RETURN:
+            return ordered_dict(zip(self._keys, self._outcomes))
+        return self._raise()
+
+    def _raise(self):
+        # type: () -> dict
+        results, failures = ordered_dict(), ordered_dict()
+        for index, (key, outcome) in enumerate(zip(self._keys, self._outcomes)):
+            if index in self._failed:
+                failures[key] = outcome
+            elif outcome is not _MISSING and outcome is not _GIVEN:
+                results[key] = outcome
+        first = min(self._failed)
+        argument, cause = self.shown[first], self._outcomes[first]
+        text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
+            len(failures), self.total, self._target.name, values.shortened(argument), self._failed[first],
+            type(cause).__name__, cause,
+        )  # fmt: skip
+        if self._on_error == STOP:
+            text += " (stopped there: %d tasks were not run)" % (self.total - len(results) - len(failures))
+        remote = getattr(cause, "__cause__", None)  # py2: only who was given one has one
+        if isinstance(remote, errors.RemoteTraceback):
+            text += "\n" + remote.tb
+        error = errors.TaskError(text, argument, self._failed[first], results, failures)
+        raise_from(error, cause)
+        raise AssertionError("unreachable")
+
+
+_MISSING, _GIVEN = object(), object()

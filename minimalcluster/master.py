@@ -7,19 +7,16 @@ import os
 import threading
 import weakref
 
-from . import environment, errors, protocol, scheduler, values
+from . import environment, errors, functions, protocol, values
 from .cluster import Cluster
-from .compat import as_bytes, as_text, integer_types, native, ordered_dict, raise_from
-from .jobs import End, Failure, Job, Outcomes  # noqa: F401 # Outcomes in a type comment
+from .compat import as_bytes, as_text, integer_types, native, text_type
+from .jobs import FINISH, RETURN, STOP, ListedJob, Target
 from .progress import progress_for
 
 log = logging.getLogger("minimalcluster")
 
-FINISH, STOP, RETURN = "finish", "stop", "return"
 _LOOPBACK = ("127.", "localhost", "::1")
 _KEY_BYTES_MIN = 16
-#: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
-_WAIT_SECONDS = 1.0
 
 
 class MasterNode(object):
@@ -28,21 +25,27 @@ class MasterNode(object):
     HOST: the address to listen on ('127.0.0.1': this machine only; '0.0.0.0': all networks).
     PORT: 0 takes a free one; ``.PORT`` tells it. AUTHKEY: text or bytes; None makes a strong
     random key, to be read from ``.AUTHKEY``. chunksize: tasks shipped together; None lets the
-    cluster measure. A context manager: leaving it shuts down.
+    cluster measure. engine: work on Dask, Ray or an Executor instead (``minimalcluster.engines``,
+    Python 3); no port is opened then. A context manager: leaving it shuts down.
     """
 
-    def __init__(self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None):
-        # type: (str, int, object, int | None) -> None
+    def __init__(self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None):
+        # type: (str, int, object, int | None, object) -> None
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
+        functions.forbid_a_cluster_while_main_loads()
         self.HOST, self.PORT = native(HOST), PORT
         self.AUTHKEY = protocol.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
         _check_key(self.HOST, as_bytes(self.AUTHKEY))
         self.chunksize = _checked_chunksize(chunksize)
+        if engine is not None and not hasattr(engine, "cluster"):
+            raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
+        self._engine = engine
         self._cluster = None  # type: Cluster | None
         self._source = None  # type: environment.Source | None
         self._module = None  # type: object
-        self._function = None  # type: str | None
+        self._function = None  # type: str | None # a name in the environment, or
+        self._target = None  # type: Target | None # a callable, packed
         self._values = ()  # type: range | tuple
         self._arguments = None  # type: values.AnyArguments | None
         self._turn = threading.Lock()  # one execute() at a time
@@ -60,10 +63,11 @@ class MasterNode(object):
         if self._shut_down:
             raise errors.StateError("this master was shut down; make a new MasterNode")
         if self._cluster is None:
-            cluster = Cluster(self.HOST, self.PORT, self.AUTHKEY)
+            engine = self._engine
+            cluster = Cluster(self.HOST, self.PORT, self.AUTHKEY) if engine is None else engine.cluster()  # type: ignore[attr-defined]
             cluster.start()
             self._cluster, self.PORT = cluster, cluster.port
-        if if_join_as_worker:
+        if if_join_as_worker and self._engine is None:
             self.join_as_worker()
 
     def join_as_worker(self):
@@ -134,15 +138,22 @@ class MasterNode(object):
         """The loaded environment as a module: its classes make arguments, its functions can be tried here."""
         return self._module
 
-    def register_target_function(self, function_name):
-        # type: (str) -> None
-        """The environment's callable to run. Raises TargetError for a name it does not define."""
+    def register_target_function(self, function):
+        # type: (object) -> None
+        """What to run: the name of a callable that the environment defines, or a callable of this program.
+
+        Raises TargetError for a name that the environment does not define or cannot call, and
+        what the pickling raises for a callable that cannot travel (see functions.py).
+        """
+        if not isinstance(function, (bytes, text_type)) and callable(function):
+            self._function, self._target = None, _packed_target(function)
+            return
+        if not isinstance(function, (str, text_type)):
+            raise TypeError("the function must be its name in the environment, or a callable, not %r" % (function,))
         if self._module is None:
             raise errors.StateError("no environment is loaded: call load_envir() before register_target_function()")
-        if not isinstance(function_name, (str, type(u""))):
-            raise TypeError("the function's name must be text, not %r" % (function_name,))
-        environment.find(self._module, native(function_name))  # type: ignore[arg-type]
-        self._function = native(function_name)
+        environment.find(self._module, native(function))
+        self._function, self._target = native(function), None
 
     def load_args(self, args):
         # type: (object) -> None
@@ -163,112 +174,80 @@ class MasterNode(object):
         progress: None shows a line on a terminal when it takes long, True and False force it, a
         function is called with (done, total) now and then.
         """
-        if on_error not in (FINISH, STOP, RETURN):
-            raise ValueError("on_error must be 'finish', 'stop' or 'return', not %r" % (on_error,))
+        _check_on_error(on_error)
         with self._turn:
             cluster = self._running()
-            if self._source is None or self._function is None:
-                missing = "load_envir()" if self._source is None else "register_target_function()"
-                raise errors.StateError("nothing to run: call %s first" % missing)
-            if self._arguments is None:
-                raise errors.StateError("no arguments: call load_args() first")
-            job = _SourceJob(self._source, self._function, self._values, self._arguments, on_error,
-                       _checked_chunksize(chunksize) or self.chunksize)  # fmt: skip
+            job = self._job(on_error, chunksize)
             return job.run(cluster, progress_for(progress, job.total))
 
+    def imap(self, on_error=FINISH, chunksize=None):
+        # type: (str, int | None) -> object
+        """As ``execute``, but an iterator of (argument, result) in argument order, each as soon as it is there.
 
-class _SourceJob(Job):
-    """One ``execute``: the environment's function over the loaded arguments."""
+        Failed arguments are left out, and when all is done TaskError says which they were; with
+        on_error="return" their exceptions come as results. Closing the iterator cancels the rest.
+        """
+        _check_on_error(on_error)
+        return self._job(on_error, chunksize).iterate(self._running(), True)
 
-    closed = True
+    def imap_unordered(self, on_error=FINISH, chunksize=None):
+        # type: (str, int | None) -> object
+        """As ``imap``, in the order in which the results come."""
+        _check_on_error(on_error)
+        return self._job(on_error, chunksize).iterate(self._running(), False)
 
-    def __init__(self, source, function, keys, arguments, on_error, chunksize):
-        # type: (environment.Source, str, range | tuple, values.AnyArguments, str, int | None) -> None
-        super(_SourceJob, self).__init__()
-        self._source, self._function = source, function
-        self._keys, self._arguments, self._on_error = keys, arguments, on_error
-        self.total = len(arguments)
-        self.options = scheduler.DEFAULTS._replace(chunksize=chunksize, stop_on_error=on_error == STOP)
-        self._outcomes = [_MISSING] * self.total  # type: list
-        self._failed = {}  # type: dict # index -> node
+    def map(self, function, items, on_error=FINISH, chunksize=None, progress=None):
+        # type: (object, object, str, int | None, object) -> list
+        """[function(item) for item in items], in order; items need be neither unique nor hashable.
 
-    def definition(self):
-        # type: () -> tuple
-        source = self._source
-        info = {
-            "kind": "source", "module": source.module, "filename": as_text(source.filename),
-            "is_text": source.is_text, "function": self._function,
-        }  # fmt: skip
-        return info, [source.data]
+        The loaded environment, function and arguments are not touched. TaskError's ``.results``
+        and ``.errors`` have the items' positions as keys.
+        """
+        _check_on_error(on_error)
+        if not callable(function):
+            raise TypeError("the function must be a callable, not %s" % values.shortened(function))
+        items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
+        job = ListedJob(_packed_target(function), range(len(items)), values.arguments(items), on_error,
+                        _checked_chunksize(chunksize) or self.chunksize)  # fmt: skip
+        job.shown = items
+        with self._turn:
+            return list(job.run(self._running(), progress_for(progress, job.total)).values())
 
-    def encode(self, first, count):
-        # type: (int, int) -> list
-        return self._arguments.encode(first, count)
-
-    def run(self, cluster, progress):
-        # type: (Cluster, object) -> dict
-        number = cluster.submit(self)
-        done = 0
-        try:
-            while True:
-                arrival = self.take(_WAIT_SECONDS)
-                if isinstance(arrival, End):
-                    break
-                if arrival is not None:
-                    self._keep(arrival)
-                    done += len(arrival.values)
-                progress.show(done)  # type: ignore[attr-defined]
-        except BaseException:  # Ctrl-C: the cluster stays usable
-            cluster.cancel(number)
-            raise
-        finally:
-            progress.end(done)  # type: ignore[attr-defined]
-        return self._result(arrival.error)
-
-    def _keep(self, outcomes):
-        # type: (Outcomes) -> None
-        first, found = outcomes
-        self._outcomes[first : first + len(found)] = found
-        if values.all_scalars(found):
-            return
-        for index, outcome in enumerate(found, first):
-            if isinstance(outcome, Failure):
-                self._failed[index] = outcome.node
-                self._outcomes[index] = outcome.error
-
-    def _result(self, error):
-        # type: (BaseException | None) -> dict
-        if error is not None:
-            raise error
-        if not self._failed or self._on_error == RETURN:
-            return ordered_dict(zip(self._keys, self._outcomes))
-        return self._raise()
-
-    def _raise(self):
-        # type: () -> dict
-        results, failures = ordered_dict(), ordered_dict()
-        for index, (key, outcome) in enumerate(zip(self._keys, self._outcomes)):
-            if index in self._failed:
-                failures[key] = outcome
-            elif outcome is not _MISSING:
-                results[key] = outcome
-        first = min(self._failed)
-        argument, cause = self._keys[first], self._outcomes[first]
-        text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
-            len(failures), self.total, self._function, values.shortened(argument), self._failed[first],
-            type(cause).__name__, cause,
-        )  # fmt: skip
-        if self._on_error == STOP:
-            text += " (stopped there: %d tasks were not run)" % (self.total - len(results) - len(failures))
-        remote = getattr(cause, "__cause__", None)  # py2: only who was given one has one
-        if isinstance(remote, errors.RemoteTraceback):
-            text += "\n" + remote.tb
-        error = errors.TaskError(text, argument, self._failed[first], results, failures)
-        raise_from(error, cause)
-        raise AssertionError("unreachable")
+    def _job(self, on_error, chunksize):
+        # type: (str, int | None) -> ListedJob
+        target = self._target
+        if self._function is not None and self._source is not None:
+            target = _named_target(self._source, self._function)
+        if target is None:
+            missing = "load_envir()" if self._source is None else "register_target_function()"
+            raise errors.StateError("nothing to run: call %s first" % missing)
+        if self._arguments is None:
+            raise errors.StateError("no arguments: call load_args() first")
+        chunksize = _checked_chunksize(chunksize) or self.chunksize
+        return ListedJob(target, self._values, self._arguments, on_error, chunksize)
 
 
-_MISSING = object()
+def _named_target(source, function):
+    # type: (environment.Source, str) -> Target
+    info = {
+        "kind": "source", "module": source.module, "filename": as_text(source.filename),
+        "is_text": source.is_text, "function": function,
+    }  # fmt: skip
+    return Target(function, info, [source.data])
+
+
+def _packed_target(function):
+    # type: (object) -> Target
+    packed = functions.pack(function)
+    info, buffers = functions.requirements(packed.needs)
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return Target(name, dict(info, kind="function", star=False), buffers + [packed.data])
+
+
+def _check_on_error(on_error):
+    # type: (str) -> None
+    if on_error not in (FINISH, STOP, RETURN):
+        raise ValueError("on_error must be 'finish', 'stop' or 'return', not %r" % (on_error,))
 
 
 def _checked_arguments(args):

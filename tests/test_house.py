@@ -28,7 +28,7 @@ ALLOWED = {
     "environment": "",
     "values": "",
     "functions": "environment values",
-    "jobs": "values",
+    "jobs": "values scheduler",
     "progress": "",
     "transport": "protocol",
     "shares": "",
@@ -43,7 +43,7 @@ ALLOWED = {
     "executor": "master cluster scheduler protocol functions values jobs",
     "pool": "executor master cluster scheduler protocol functions values jobs",
     "engines": "master cluster scheduler protocol functions values jobs",
-    "joblib_backend": "executor master cluster scheduler functions values jobs",
+    "joblib_backend": "executor master cluster scheduler functions values jobs shares",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
