@@ -1,0 +1,295 @@
+"""What the documents say is so: scripts run, commands parse, links lead somewhere, signatures and failures are as written."""
+from __future__ import absolute_import, division, print_function
+
+import ast
+import inspect
+import io
+import os
+import re
+import shlex
+import sys
+import unittest
+
+from minimalcluster import MasterNode, WorkerNode, cli, scheduler
+from minimalcluster.compat import PY2
+from tests import commands, support
+
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+KEY = MasterNode(PORT=0).AUTHKEY
+
+
+def document(name):
+    with io.open(os.path.join(support.ROOT, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def section(title):
+    """The README's text from a heading to the next one of its rank or a higher one."""
+    lines = document("README.md").splitlines()
+    start = lines.index(title)
+    rank = title.index(" ")
+    for end in range(start + 1, len(lines)):
+        if re.match(r"#{1,%d} " % rank, lines[end]):
+            return "\n".join(lines[start:end])
+    return "\n".join(lines[start:])
+
+
+def table(text):
+    """The rows of a table, without its head, as lists of cells."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not re.match(r"^-+$", row[0])]
+
+
+def scripts():
+    return re.findall(r"^```python\n(.*?)^```$", document("README.md"), re.MULTILINE | re.DOTALL)
+
+
+class ScriptsTest(unittest.TestCase):
+    """Every Python block of the README, run as the file it is meant to be."""
+
+    def script(self, *texts):
+        found = [script for script in scripts() if all(text in script for text in texts)]
+        self.assertEqual(len(found), 1, texts)
+        return found[0]
+
+    def output_of(self, script):
+        with support.directory() as path:
+            file = self.saved(path, "script.py", script)
+            code, output = commands.run([file], directory=path)
+        self.assertEqual(code, 0, output)
+        return output
+
+    def saved(self, path, name, script):
+        with io.open(os.path.join(path, name), "w", encoding="utf-8") as file:
+            # 2.7's print is a statement; in a script of its own a reader would add this line, as the examples do.
+            file.write((u"from __future__ import print_function\n" if PY2 else u"") + script)
+        return file.name
+
+    def test_each_block_has_a_test_here(self):
+        self.assertEqual(len(scripts()), 5)
+
+    def test_first_script(self):
+        script = self.script("PORT=0", "count_primes")
+        self.assertEqual(self.output_of(script), "70435 primes between one and two million\n")
+
+    def test_errors(self):
+        output = self.output_of(self.script("except TaskError"))
+        self.assertIn("1 of 4 tasks failed, the first of them invert(0) on ", output)
+        self.assertIn("invert = lambda x: 1.0 / x", output)
+        self.assertIn("\n3 succeeded: 0.25\n", output)
+        self.assertIn("\n1 failed: ZeroDivisionError('", output)
+
+    def test_environment(self):
+        output = self.output_of(self.script("class Circle"))
+        self.assertEqual(output, "radius 1: area 3.14\nradius 2: area 12.57\n")
+
+    def test_two_machines(self):
+        """The master's script, the node's script and the node's command line, as three machines."""
+        here = {"0.0.0.0": "127.0.0.1", "192.168.1.5": "127.0.0.1", "8888": str(support.free_port())}
+
+        def local(text):
+            for there, replacement in here.items():
+                text = text.replace(there, replacement)
+            return text
+
+        line = [line for line in command_lines() if line[:1] == ["node"]]
+        self.assertEqual(line, [["node", "192.168.1.5:8888", "--key-file", "key"]])
+        with support.directory() as path:
+            support.write(os.path.join(path, "key"), KEY + "\n")
+            master = self.saved(path, "master.py", local(self.script('HOST="0.0.0.0"')))
+            node = self.saved(path, "node.py", local(self.script("WorkerNode(")))
+            with commands.Command([master], directory=path) as master:
+                support.wait_until(lambda: listening(int(here["8888"])), what="the master's port")
+                by_command = commands.minimalcluster(*[local(word) for word in line[0]])
+                with commands.Command([node], directory=path) as first, commands.Command(by_command, directory=path) as second:
+                    for process in (master, first, second):
+                        self.assertEqual(process.wait(2 * support.SECONDS), 0, process.output())
+        self.assertIn("70435 primes between one and two million\n", master.output())
+        self.assertEqual(len(re.findall(r"^\S+ did [1-9]\d* tasks$", master.output(), re.MULTILINE)), 3, master.output())
+
+
+def listening(port):
+    import socket
+
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    except (OSError, socket.error):
+        return False
+
+
+def command_lines():
+    """The words behind ``python3 -m minimalcluster`` of every indented line that starts so."""
+    return [shlex.split(str(words)) for words in re.findall(r"^    python3 -m minimalcluster ?(.*)$", document("README.md"), re.MULTILINE)]
+
+
+class CommandsTest(unittest.TestCase):
+    def test_command_lines_parse(self):
+        lines = command_lines()
+        self.assertIn(["demo"], lines)
+        for words in lines:
+            self.assertTrue(callable(cli._parser().parse_args(words).run), words)
+
+    def test_options_exist(self):
+        """Whatever the README calls an option of the commands is one, and none is left out."""
+        known = set()
+        for action in cli._parser()._subparsers._group_actions[0].choices.values():
+            known.update(option for option in action._option_string_actions if option.startswith("--"))
+        known.discard("--help")
+        said = set(re.findall(r"`[^`\n]*?(--[a-z-]+)", section("## Every call")))
+        said.discard("--help")
+        self.assertEqual(said, known)
+
+    def test_key_command(self):
+        """The line that makes a key makes one that is good enough for any HOST."""
+        line = re.search(r"^    python3 (-c .*) > key$", document("README.md"), re.MULTILINE).group(1)
+        code, output = commands.run(shlex.split(str(line)))
+        self.assertEqual(code, 0, output)
+        self.assertEqual(len(output), len(KEY) + 1)
+        self.assertEqual(MasterNode("0.0.0.0", 0, output.strip()).AUTHKEY, output.strip())
+
+    def test_make_targets(self):
+        targets = set(re.findall(r"^([a-z]+):", document("Makefile"), re.MULTILINE))
+        for name in DOCUMENTS:
+            text = document(name)
+            for line in re.findall(r"^    make (\S+(?: \S+)*)", text, re.MULTILINE) + re.findall(r"`make ([^`]+)`", text):
+                wanted = [word for word in line.split() if re.match(r"^[a-z]+$", word)]
+                self.assertTrue(set(wanted) <= targets, "%s: make %s" % (name, line))
+
+
+class LinksTest(unittest.TestCase):
+    def test_relative_links_exist(self):
+        for name in DOCUMENTS:
+            text = document(name)
+            headings = set(anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
+            for target in re.findall(r"\]\(([^)\s]+)\)", text):
+                if target.startswith("#"):
+                    self.assertIn(target[1:], headings, name)
+                elif "://" not in target:
+                    self.assertTrue(os.path.exists(os.path.join(support.ROOT, target)), "%s: %s" % (name, target))
+
+    def test_the_picture_is_well_formed(self):
+        from xml.dom import minidom
+
+        picture = minidom.parse(os.path.join(support.ROOT, "docs", "cluster.svg"))
+        self.assertEqual(picture.documentElement.tagName, "svg")
+        self.assertIn("(docs/cluster.svg)", document("README.md"))
+
+    def test_files_of_the_architecture(self):
+        text = document("ARCHITECTURE.md")
+        files = [row[0].strip("`") for row in table(text)[1:]]
+        for name in files:
+            self.assertTrue(os.path.exists(os.path.join(support.ROOT, "minimalcluster", name)), name)
+        there = [name for name in os.listdir(os.path.join(support.ROOT, "minimalcluster")) if name.endswith(".py")]
+        self.assertEqual([name for name in there if "`%s`" % name not in text], [], "ARCHITECTURE.md does not name them")
+
+
+def anchor(heading):
+    """A heading's name in a link, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+#: Parameters of later parts, which the README does not describe yet.
+NOT_DESCRIBED = {"engine"}
+
+
+class SignaturesTest(unittest.TestCase):
+    """The tables of calls say what the classes say."""
+
+    def rows(self, title):
+        for row in table(section(title))[1:]:
+            self.assertEqual(len(row), 3, row)
+            yield ast.parse(row[0].strip("`")).body[0].value
+
+    def check(self, title, kind):
+        names = []
+        for call in self.rows(title):
+            if isinstance(call, ast.Name):  # a property
+                names.append(call.id)
+                self.assertIsInstance(getattr(kind, call.id), property)
+                continue
+            names.append(call.func.id)
+            function = kind.__init__ if call.func.id == kind.__name__ else getattr(kind, call.func.id)
+            said = [argument.id for argument in call.args], [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
+            self.assertEqual(said, signature(function), call.func.id)
+        return names
+
+    def test_master(self):
+        names = self.check("### The master", MasterNode)
+        self.assertEqual(names[:2], ["MasterNode", "start_master_server"])
+        self.assertEqual(len(names), len(set(names)))
+        for name in ("join_as_worker", "stop_as_worker", "list_workers", "load_envir", "register_target_function", "load_args",
+                     "execute", "shutdown"):  # the seed's # fmt: skip
+            self.assertIn(name, names)
+
+    def test_node(self):
+        self.assertEqual(self.check("### The nodes", WorkerNode), ["WorkerNode", "join_cluster"])
+
+    def test_fields_of_list_workers(self):
+        from minimalcluster.cluster import WorkerInfo
+
+        row = [row for row in table(section("### The master")) if "list_workers" in row[0]][0]
+        said = re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", row[1])))
+        self.assertEqual(said, list(WorkerInfo._fields))
+
+    def test_errors_exist(self):
+        import minimalcluster
+
+        for name in set(re.findall(r"`([A-Z]\w*(?:Error|Failed|Timeout|Mismatch|Died))`", document("README.md"))):
+            builtins = vars(sys.modules["__builtin__" if PY2 else "builtins"])
+            self.assertTrue(name in builtins or name in minimalcluster.__all__, name)
+
+
+def signature(function):
+    """([names without a default], [(name, default)]), without self."""
+    spec = inspect.getargspec(function) if PY2 else inspect.getfullargspec(function)
+    defaults = spec.defaults or ()
+    first = len(spec.args) - len(defaults)
+    named = [pair for pair in zip(spec.args[first:], defaults) if pair[0] not in NOT_DESCRIBED]
+    return spec.args[1:first], named
+
+
+class FailuresTest(unittest.TestCase):
+    def test_each_row_has_its_test(self):
+        rows = table(section("## What happens when things fail"))[1:]
+        self.assertGreater(len(rows), 15)
+        for what, happens in rows:
+            named = re.search(r"<!-- (\w+)\.(\w+)\.(test_\w+) -->$", happens)
+            self.assertTrue(named, "no test is named for: %s" % what)
+            module, case, method = (str(word) for word in named.groups())
+            found = getattr(__import__("tests." + module, fromlist=["_"]), case)
+            self.assertTrue(issubclass(found, unittest.TestCase), case)
+            self.assertTrue(callable(getattr(found, method, None)), "%s: there is no %s.%s" % (what, case, method))
+
+
+class SilentNodeTest(unittest.TestCase):
+    """With a clock of our own; tests/simulation.py has it with many nodes and a network."""
+
+    def granted(self, effects):
+        return [effect for effect in effects if isinstance(effect, scheduler.Grant)]
+
+    def test_silent_node(self):
+        brain = scheduler.Scheduler()
+        brain.handle(scheduler.JobSubmitted(1, 1, scheduler.DEFAULTS), 0.0)
+        brain.handle(scheduler.NodeJoined("a", 1, 1, "first", []), 0.0)
+        first = self.granted(brain.handle(scheduler.TimePassed(), 0.0))[0]
+        brain.handle(scheduler.NodeJoined("b", 2, 1, "second", []), 0.0)
+        for second in range(1, 10):
+            brain.handle(scheduler.NodeHeard("b", 2), float(second))
+            self.assertEqual(brain.handle(scheduler.TimePassed(), float(second)), [])
+        brain.handle(scheduler.NodeHeard("b", 2), 9.9)
+        effects = brain.handle(scheduler.TimePassed(), 10.0)
+        self.assertIn(("a", 1), [(each.node, each.session) for each in effects if isinstance(each, scheduler.Disconnect)])
+        second = self.granted(effects)[0]
+        self.assertEqual((second.node, second.first, second.count), ("b", 0, 1))
+
+        # The first comes back with its result and is first after all: the second's is a duplicate.
+        delivered = [each for each in brain.handle(scheduler.NodeJoined("a", 3, 1, "first", [first.attempt]), 11.0)]
+        delivered += brain.handle(scheduler.TasksDone("a", 3, first.attempt, 0, 1, 0.1, [b"P", b"x"]), 11.0)
+        delivered += brain.handle(scheduler.TasksDone("b", 2, second.attempt, 0, 1, 0.1, [b"P", b"y"]), 11.0)
+        self.assertEqual([each.payload for each in delivered if isinstance(each, scheduler.Deliver)], [[b"P", b"x"]])
+        self.assertEqual(len([each for each in delivered if isinstance(each, scheduler.Finish)]), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
