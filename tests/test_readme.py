@@ -228,7 +228,7 @@ class SignaturesTest(unittest.TestCase):
     def test_fields_of_list_workers(self):
         from minimalcluster.cluster import WorkerInfo
 
-        row = [row for row in table(section("### The master")) if "list_workers" in row[0]][0]
+        row = next(row for row in table(section("### The master")) if "list_workers" in row[0])
         said = re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", row[1])))
         self.assertEqual(said, list(WorkerInfo._fields))
 
