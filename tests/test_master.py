@@ -101,8 +101,8 @@ class MistakesTest(unittest.TestCase):
     def test_function_that_cannot_be_called(self):
         self.refused(TargetError, self.master.register_target_function, ["number"], "'number'", "int")
 
-    def test_function_name_that_is_no_text(self):
-        self.refused(TypeError, self.master.register_target_function, [len], "len")
+    def test_function_that_is_neither_name_nor_callable(self):
+        self.refused(TypeError, self.master.register_target_function, [42], "42")
 
     def test_options_of_execute(self):
         self.refused(ValueError, self.master.execute, ["ignore"], "'ignore'")
@@ -405,6 +405,70 @@ class JobsTest(unittest.TestCase):
             if isinstance(text, bytes):
                 text = b"# -*- coding: utf-8 -*-\n" + text
             self.assertEqual(self.run_job(text, [1]), {1: u"\xe9\u20ac"})
+
+
+class CallablesTest(unittest.TestCase):
+    """What goes beyond the seed: callables, map, imap, imap_unordered."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.master = MasterNode(PORT=0)
+        cls.master.start_master_server()
+        cls.master.load_envir("def inverse(x):\n    return 60 // x\n", from_file=False)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.master.shutdown()
+
+    def load(self, function, arguments):
+        self.master.register_target_function(function)
+        self.master.load_args(arguments)
+
+    def test_a_callable_is_registered(self):
+        self.load(abs, [-2, -1, 3])
+        self.assertEqual(self.master.execute(), {-2: 2, -1: 1, 3: 3})
+        self.load("inverse", [1, 2])
+        self.assertEqual(self.master.execute(), {1: 60, 2: 30})
+
+    def test_map_takes_items_that_repeat_and_cannot_be_hashed(self):
+        self.assertEqual(self.master.map(len, [[1], [1], [], "ab"]), [1, 1, 0, 2])
+        self.assertEqual(self.master.map(abs, range(-2, 3)), [2, 1, 0, 1, 2])
+        self.assertEqual(self.master.map(abs, (x for x in [-1, -1])), [1, 1])
+        self.assertEqual(self.master.map(len, []), [])
+
+    def test_map_names_the_item_that_failed(self):
+        with self.assertRaises(TaskError) as caught:
+            self.master.map(len, [[1], 7, [1, 2]])
+        self.assertEqual(caught.exception.results, {0: 1, 2: 2})
+        self.assertEqual(list(caught.exception.errors), [1])
+        self.assertEqual(caught.exception.argument, 7)
+        self.assertIsInstance(self.master.map(len, [[1], 7], on_error="return")[1], TypeError)
+
+    def test_map_wants_a_callable(self):
+        with self.assertRaises(TypeError):
+            self.master.map("inverse", [1])
+
+    def test_imap_gives_pairs_in_order(self):
+        self.load("inverse", [5, 3, 2])
+        self.assertEqual(list(self.master.imap()), [(5, 12), (3, 20), (2, 30)])
+        self.assertEqual(sorted(self.master.imap_unordered()), [(2, 30), (3, 20), (5, 12)])
+
+    def test_imap_tells_the_failed_ones_at_the_end(self):
+        self.load("inverse", [0, 3, 2])
+        pairs = []
+        with self.assertRaises(TaskError) as caught:
+            for pair in self.master.imap():
+                pairs.append(pair)
+        self.assertEqual(pairs, [(3, 20), (2, 30)])
+        self.assertEqual(list(caught.exception.errors), [0])
+        self.assertIsInstance(dict(self.master.imap(on_error="return"))[0], ZeroDivisionError)
+
+    def test_closing_imap_leaves_the_cluster_usable(self):
+        self.load("inverse", range(1, 1001))
+        pairs = self.master.imap()
+        self.assertEqual(next(pairs), (1, 60))
+        pairs.close()
+        self.assertEqual(len(self.master.execute()), 1000)
 
 
 class NodesTest(unittest.TestCase):
