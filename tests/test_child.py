@@ -312,6 +312,17 @@ class Revokes(Gated):
         self.assertEqual(1, self.gates.noted("begun"))
         self.assert_lives()
 
+    def test_what_was_given_back_does_not_run_after_a_failure_either(self):
+        self.child.define(self.gates.source + "def f(x):\n    note('begun')\n    wait_for('open')\n    raise ValueError(x)")
+        attempt = self.child.grant(range(100))
+        self.gates.wait_for("begun")
+        self.child.send(protocol.Revoke(attempt, 0))
+        self.assertEqual(protocol.Released(0, attempt, 1), self.child.receive())
+        self.gates.open("open")
+        self.assertEqual([(0,)], [error.args for error in outcomes(self.child.reports(attempt, 0, 1))])
+        self.assert_lives()
+        self.assertEqual(1, self.gates.noted("begun"))
+
     def test_one_that_comes_before_its_attempt_is_begun(self):
         self.child.define(self.gates.source + "def f(x):\n    note('begun')\n    wait_for('open')\n    return x")
         running = self.child.grant([7])

@@ -472,6 +472,18 @@ class Bodies(Refused):
             self.malformed(protocol.Grant, integers + struct.pack(">I%dQ" % len(lengths), count, *lengths))
         self.malformed(protocol.Joined, struct.pack(">I", 2**32 - 1) + b"{}")
 
+    def test_too_many_buffers(self):
+        before, protocol.BUFFERS_MAX = protocol.BUFFERS_MAX, 3
+        try:
+            for count in (3, 4):
+                body = self.body(protocol.Grant(0, 0, 0, 0, 0, [b""] * count))
+                if count > 3:
+                    self.malformed(protocol.Grant, body)
+                else:
+                    self.assertEqual(count, len(self.decoded(protocol.Grant, body).payload))
+        finally:
+            protocol.BUFFERS_MAX = before
+
     def test_random_bytes(self):
         seed = random.randrange(2**32)
         draw = random.Random(seed)

@@ -350,6 +350,21 @@ class Ends(unittest.TestCase):
             self.assertIsInstance(client.end(), ConnectionFailed)
         self.assertEqual([], server.messages)
 
+    def test_then_it_is_not_told_what_came_right_behind(self):
+        class Greeting(Owner):
+            def opened(self, connection):
+                connection.send(protocol.ForgetJob(1))  # leaves together with the handshake's end
+
+        class Refusing(Owner):
+            def opened(self, connection):
+                connection.close(None)
+
+        server, client = Greeting(), Refusing()
+        with running() as loop:
+            connect(loop, serve(loop, server), client)
+            self.assertIsNone(client.end())
+        self.assertEqual([], client.messages)
+
     def test_a_changed_bit_ends_one_connection_and_no_other(self):
         server, client, other = Owner(), Owner(), Owner()
         with running() as loop, support.Proxy(serve(loop, server)) as proxy:
