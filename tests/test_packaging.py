@@ -69,19 +69,30 @@ class Imports(unittest.TestCase):
                 self.assertTrue(is_standard(name) or name in OPTIONAL, "%s imports %s" % (os.path.basename(path), name))
 
     def test_a_third_party_import_would_be_found(self):
-        tree = ast.parse("import os, numpy.linalg\nfrom . import x\ndef f():\n    from yaml import load")
+        tree = ast.parse("import os, numpy.linalg\nfrom . import x\ndef f():\n    from yaml import load\n"
+                         "if TYPE_CHECKING:\n    import mypy")  # fmt: skip
         self.assertEqual([name for name in imported(tree) if not is_standard(name)], ["numpy", "yaml"])
 
 
 def imported(tree):
     """The first word of every absolute import, in functions too."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(WithoutTypeChecking().visit(tree)):
         if isinstance(node, ast.Import):
             names.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.split(".")[0])
     return sorted(names)
+
+
+class WithoutTypeChecking(ast.NodeTransformer):
+    """Drops the bodies of ``if TYPE_CHECKING:``: they never run."""
+
+    def visit_If(self, node):
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+        return node
 
 
 def is_standard(name):
