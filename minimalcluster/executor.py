@@ -550,8 +550,8 @@ class _Core:
     def submit_map(self, job: _MapJob) -> None:
         with self._lock:
             self.check()
+            job.number = self.cluster.submit(job)  # an engine may refuse it
             self.maps.add(job)
-            job.number = self.cluster.submit(job)
 
     def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
         """A job is over; what those who still wait for it are told. Later calls too, if it cannot get better."""
