@@ -11,9 +11,7 @@ import unittest
 
 from minimalcluster import protocol, transport
 from minimalcluster.compat import monotonic
-from minimalcluster.errors import (
-    AuthenticationError, ConnectionFailed, FrameTooLarge, HandshakeTimeout, ProtocolError,
-)  # fmt: skip
+from minimalcluster.errors import AuthenticationError, ConnectionFailed, FrameTooLarge, HandshakeTimeout, ProtocolError
 from tests import support
 from tests.support import wait_until
 
@@ -160,8 +158,8 @@ class Loop(unittest.TestCase):
 
     def test_a_participant_is_stepped_when_it_is_due(self):
         class Participant(object):
-            moments = [monotonic() + 0.02, monotonic() + 0.04]
-            early = 0
+            def __init__(self):
+                self.moments = [monotonic() + 0.02, monotonic() + 0.04]
 
             def deadline(self):
                 return self.moments[0] if self.moments else None
@@ -431,7 +429,7 @@ class Strangers(unittest.TestCase):
         with patched("HALF_OPEN_MAX", 4), running() as loop:
             port = serve(loop, server)
             strangers = []
-            for number in range(10):
+            for _ in range(10):
                 strangers.append(silent(port))
                 self.addCleanup(strangers[-1].close)
             wait_until(lambda: len(server.ends) >= 6, what="six ends")
