@@ -32,7 +32,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple, Type, Union
 
 from . import agent, child, errors, executor, protocol, scheduler, shares, values
-from .cluster import STOP_SECONDS, Cluster, _Session
+from .cluster import Cluster, _Session
 from .compat import PICKLE_PROTOCOL_MAX, monotonic, queue
 from .imports import ClusterFinder
 from .node import describe
@@ -48,8 +48,8 @@ ATTACH_BYTES_MAX = 4 << 10
 COUNT_SECONDS = 2.0
 #: What a worker process of the engine remembers: masters, and jobs of each.
 PLACES_MAX, DEFINITIONS_MAX, DROPPED_MAX = 4, 16, 100
-#: The options of a job that an engine can keep.
-OPTIONS = ("chunksize", "retries", "attempts_max", "stop_on_error")
+#: What a definition may wish for that an engine cannot do, and what the user calls it.
+WISHES = {"timeout": "timeout", "leave_after": "max_tasks_per_child"}
 
 #: What a chunk may lack: ("definition", job), ("module", name), ("share", name) ...
 Need = Tuple[str, Any]
@@ -111,12 +111,12 @@ class ExecutorEngine(Engine):
     died = _BROKEN
 
     def __init__(self, executor: Union[Executor, Callable[[], Executor]], workers: Optional[int] = None) -> None:
-        self._make: Optional[Callable[[], Executor]] = None
         self._executor: Optional[Executor] = None
+        self._make: Optional[Callable[[], Executor]] = None
         if isinstance(executor, Executor):
-            self._executor, self.name = executor, type(executor).__name__
+            self._executor = executor
         elif callable(executor):
-            self._make, self.name = executor, getattr(executor, "__name__", "executor")
+            self._make = executor
         else:
             raise TypeError("an Executor or a function that makes one is needed, not %r" % (executor,))
         if workers is not None and (not isinstance(workers, int) or workers < 1):
@@ -130,12 +130,11 @@ class ExecutorEngine(Engine):
         return self._workers
 
     def _made(self) -> Executor:
-        if self._executor is None:
-            assert self._make is not None
+        if self._executor is None and self._make is not None:
             self._executor = self._make()
-            if not isinstance(self._executor, Executor):
-                raise TypeError("%r made no Executor, but %r" % (self._make, self._executor))
-            self.name = type(self._executor).__name__
+        if not isinstance(self._executor, Executor):
+            raise TypeError("%r made no Executor, but %r" % (self._make, self._executor))
+        self.name = type(self._executor).__name__
         return self._executor
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
@@ -144,8 +143,8 @@ class ExecutorEngine(Engine):
         except _BROKEN as error:
             if self._make is None:
                 raise errors.StateError(
-                    "a worker process died, and %s does not work after that (%s); give ExecutorEngine a function "
-                    "that makes one (ExecutorEngine(lambda: %s(...))), and it is replaced" % (self.name, error, self.name)
+                    "a worker process died, and %s does not work after that (%s); give ExecutorEngine a function that "
+                    "makes one, and it is replaced: ExecutorEngine(lambda: %s(...))" % (self.name, error, self.name)
                 )
         self.close()
         return self._made().submit(function, *arguments)
@@ -161,7 +160,8 @@ def _workers_of(executor: Executor) -> int:
         number = getattr(executor, name, None)
         if isinstance(number, int) and number > 0:
             return number
-    raise ValueError("%s does not tell how many workers it has: ExecutorEngine(..., workers=)" % type(executor).__name__)
+    kind = type(executor).__name__
+    raise ValueError("%s does not tell how many workers it has: ExecutorEngine(..., workers=)" % kind)
 
 
 class DaskEngine(Engine):
@@ -184,7 +184,7 @@ class DaskEngine(Engine):
         return sum(self._client.nthreads().values())
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        return self._executor.submit(function, *arguments)  # type: ignore[no-any-return]
+        return self._executor.submit(function, *arguments)
 
     def keep(self, brought: Brought) -> object:
         return self._client.scatter([brought], hash=False)[0]
@@ -244,7 +244,11 @@ class EngineCluster(Cluster):
 
     def start(self) -> None:
         """Take the engine into service. Raises what counting its workers raises."""
-        slots = self._engine.workers()
+        try:
+            slots = self._engine.workers()
+        except BaseException:
+            self._loop.close()
+            raise
         self._loop.join(self)
         self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
         self._thread.daemon = True
@@ -252,20 +256,21 @@ class EngineCluster(Cluster):
         self._ask(self._take_in, max(1, slots))
 
     def submit(self, job: "Job") -> int:  # type: ignore[override]
-        """As Cluster's. Raises UsageError for an option of the job that an engine cannot keep."""
-        for name, value in zip(job.options._fields, job.options):  # type: ignore[attr-defined]
-            if name not in OPTIONS and value != getattr(scheduler.DEFAULTS, name, None):
+        """As Cluster's. Raises UsageError for a wish of the job that an engine cannot fulfil."""
+        info, _ = job.definition()  # type: ignore[attr-defined]
+        for wish, name in WISHES.items():
+            if info.get(wish) is not None:
                 raise errors.UsageError(
-                    "%s=%r is not possible on %s: an engine's workers are not ours to stop or to choose; "
-                    "leave it out, or use this package's own nodes" % (name, value, self._engine.name)
+                    "%s=%s is not possible on %s: its worker processes are not ours to end; leave it out, "
+                    "or use nodes of this package" % (name, info[wish], self._engine.name)
                 )
-        return super().submit(job)  # type: ignore[no-any-return]
+        return super().submit(job)
 
     def join_local(self, slots: Optional[int] = None) -> None:
         raise errors.StateError("this master works on %s: add workers there, they are used at once" % self._engine.name)
 
     def leave_local(self, drain_seconds: float = 0.0) -> None:
-        raise errors.StateError("this master works on %s: there is no worker of this machine to stop" % self._engine.name)
+        raise errors.StateError("this master works on %s: no worker here to stop" % self._engine.name)
 
     def _take_in(self, slots: int) -> None:
         self._local = _EngineNode(self, self._engine)  # type: ignore[assignment]
@@ -291,7 +296,8 @@ class _Held:
 
     def __init__(self, grant: protocol.Grant) -> None:
         self.grant = grant
-        self.next, self.end = grant.first, grant.first + grant.count  # the first task without an outcome; behind the last
+        self.next = grant.first  # the first task without an outcome
+        self.end = grant.first + grant.count
         self.careful = bool(grant.careful) and grant.count > 1  # each task by itself, so that a death blames one
         self.needs: List[Need] = []
         self.flights = 0
@@ -312,6 +318,7 @@ class _EngineNode:
         self._suspects: Deque[_Held] = deque()
         self._flying: Set[_Held] = set()
         self._alone: Optional[_Held] = None  # the suspect that flies now
+        self._deadly: Set[Tuple[int, int]] = set()  # (job, task) that a worker process died of: it runs alone
         self._short: Set[int] = set()  # jobs whose definition goes with every chunk
         self._beat_at = 0.0
         self._said_empty = False
@@ -361,7 +368,8 @@ class _EngineNode:
         held = self._held[message.attempt] = _Held(message._replace(payload=_plain(message.payload)))
         if message.job in self._short:
             held.needs.append(("definition", message.job))
-        self._waiting.append(held)
+        line = self._suspects if (message.job, message.first) in self._deadly else self._waiting
+        line.append(held)
 
     def _revoke(self, message: protocol.Revoke) -> None:
         held = self._held.get(message.attempt)
@@ -369,7 +377,7 @@ class _EngineNode:
             return
         if message.kill:
             self._let_go(held)
-        elif held not in self._flying:
+        elif held in self._waiting:
             self._let_go(held)
             self._send(protocol.Released(0, message.attempt, held.next))
         if held.flights:
@@ -387,6 +395,7 @@ class _EngineNode:
 
     def _forget(self, message: protocol.ForgetJob) -> None:
         self._short.discard(message.job)
+        self._deadly = {task for task in self._deadly if task[0] != message.job}
         self._courier.put(self._courier.forget, ("definition", message.job))
 
     def _drop(self, message: protocol.Drop) -> None:
@@ -396,8 +405,7 @@ class _EngineNode:
         for held in list(self._held.values()):
             self._revoke(protocol.Revoke(held.grant.attempt, 1))
         self._courier.put(self._courier.end)
-        assert self.session is not None
-        self._cluster._local_ended(self.session)
+        self._cluster._local_ended(self.session)  # type: ignore[arg-type] # it has joined before anybody could say this
 
     # -- to the engine ----------------------------------------------------------------------------
 
@@ -489,6 +497,7 @@ class _EngineNode:
             self._suspects.append(held)
             return
         self._let_go(held)
+        self._deadly.add((held.grant.job, held.next))
         info = {"exit": "%s says %s: %s" % (self._engine.name, type(error).__name__, error), "lines": []}
         self._send(protocol.Died(0, held.grant.attempt, held.next, info))
 
@@ -501,7 +510,8 @@ class _EngineNode:
 
     def counted(self, workers: int) -> None:
         if not workers and self._held and not self._said_empty:
-            log.warning("%s has no workers: %d chunks wait; they go on when one comes", self._engine.name, len(self._held))
+            chunks = len(self._held)
+            log.warning("%s has no workers: %d chunks wait; they go on when one comes", self._engine.name, chunks)
         self._said_empty = not workers
         if max(1, workers) != self._slots:
             log.info("%s has %d workers now", self._engine.name, workers)
@@ -650,12 +660,12 @@ class _Place:
         self.shared: Dict[str, object] = {}
         self.finder = ClusterFinder(_fetch)
 
-    def define(self, job: int, info: Dict[str, Any], buffers: List[bytes]) -> None:
+    def define(self, job: int, info: Dict[str, Any], buffers: List[memoryview]) -> None:
         if job in self.definitions:
             self.definitions.move_to_end(job)
             return
         self.finder.new_job(info.get("served"))
-        self.definitions[job] = protocol.DefineJob(job, info, [memoryview(buffer) for buffer in buffers])
+        self.definitions[job] = protocol.DefineJob(job, info, buffers)
         while len(self.definitions) > DEFINITIONS_MAX:
             old, _ = self.definitions.popitem(last=False)
             self.functions.pop(old, None)
@@ -674,7 +684,7 @@ def _place(token: str) -> _Place:
             _places[key] = _Place()
             shares.resolver = _resolve
             if _Imports not in sys.meta_path:
-                sys.meta_path.append(_Imports)  # type: ignore[arg-type]
+                sys.meta_path.append(_Imports)
             while len(_places) > PLACES_MAX:
                 _places.popitem(last=False)
         _places.move_to_end(key)
@@ -685,7 +695,7 @@ def _current() -> "_EngineWorker":
     worker = getattr(_thread, "worker", None)
     if worker is None:
         raise errors.StateError("only a task's own thread can ask the master for something")
-    return worker  # type: ignore[no-any-return]
+    return worker
 
 
 def _fetch(what: str, name: str) -> Tuple[Dict[str, Any], List[memoryview]]:
@@ -720,7 +730,9 @@ class _EngineWorker(child.Worker):
         self._place = place
         self._definitions, self._functions, self._task_seconds = place.definitions, place.functions, place.seconds
         self._shared, self._finder, self._edited = place.shared, place.finder, _Unedited()  # type: ignore[assignment]
-        self._brought = {tuple(need): (info, [memoryview(buffer) for buffer in buffers]) for need, info, buffers in brought}
+        self._brought: Dict[Need, Tuple[Dict[str, Any], List[memoryview]]] = {}
+        for need, info, buffers in brought:
+            self._brought[need] = info, [memoryview(buffer) for buffer in buffers]
         self.reports: List[Any] = []
         self.lacking: Optional[Need] = None
 
@@ -741,7 +753,7 @@ class _EngineWorker(child.Worker):
         need = (what, name)
         if need not in self._brought:
             self.lacking = need
-            raise _Lacking()
+            raise _Lacking
         return self._brought[need]
 
     def _resolve(self, name: str) -> object:
@@ -765,7 +777,7 @@ class _EngineWorker(child.Worker):
         if os.getpid() != self._pid:
             os._exit(0)  # the task forked and came back twice: only the first of them speaks
         if self.lacking is not None:
-            raise _Lacking()  # a task that caught the first one has made something of half a world
+            raise _Lacking  # a task that caught the first one has made something of half a world
         if hasattr(message, "payload"):
             message = message._replace(payload=_plain(message.payload))
         self.reports.append(message)

@@ -42,7 +42,7 @@ ALLOWED = {
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "executor": "master cluster scheduler protocol functions values jobs",
     "pool": "executor master cluster scheduler protocol functions values jobs",
-    "engines": "master cluster scheduler protocol functions values jobs",
+    "engines": "executor cluster scheduler protocol agent node child values jobs shares imports",
     "joblib_backend": "executor master cluster scheduler functions values jobs shares",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
