@@ -57,8 +57,6 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
-    from .engines import Engine
-
     P = ParamSpec("P")
     _Future = Future[T]
 else:
@@ -646,7 +644,7 @@ class ClusterExecutor(Executor):
         authkey: Union[str, bytes, None] = None,
         *,
         master: Optional[MasterNode] = None,
-        engine: "Optional[Engine]" = None,
+        engine: Any = None,
         initializer: Optional[Callable[..., object]] = None,
         initargs: Tuple[Any, ...] = (),
         join: bool = True,
