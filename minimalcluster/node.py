@@ -42,6 +42,8 @@ LINE_CHARACTERS_MAX = 1000
 OUTPUT_BYTES_PER_SECOND = 256 << 10
 READ_BYTES = 1 << 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
+#: SIGKILL needs no more; a task's own child may hold the output open for 0.2 s.
+LEAVE_SECONDS = 1.0
 
 #: A terminal's Ctrl-C is for us, from a worker process's first moment; and its group can be killed as one.
 if WINDOWS:
@@ -70,6 +72,7 @@ class _Child(object):
     def __init__(self, slot, process):
         # type: (int, subprocess.Popen) -> None
         self.slot, self.process = slot, process
+        self.waiter = None  # type: threading.Thread | None # ends with the process
         self.connection = None  # type: Connection | None
         self.lines = deque(maxlen=LAST_LINES)  # type: deque
         self.partial = b""
@@ -158,7 +161,7 @@ class Node(object):
             return
         self._children[effect.slot] = child = _Child(effect.slot, process)
         output = _thread("output", self._read_output, child)
-        _thread("waiter", self._wait, child, output)
+        child.waiter = _thread("waiter", self._wait, child, output)
 
     def _read_output(self, child):
         # type: (_Child) -> None
@@ -399,8 +402,12 @@ class _Member(object):
         self._send(protocol.Farewell({"left": True}))
         if self._connection is not None:
             self._connection.write()
-        for child in list(self._node._children.values()):
+        children = list(self._node._children.values())
+        for child in children:
             _kill(child.process)
+        for child in children:
+            if child.waiter is not None:
+                child.waiter.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
 
     # -- as participant of the loop ---------------------------------------------------------------
 
