@@ -156,7 +156,7 @@ class Imports(unittest.TestCase):
         for name in modules():
             found = set(module for module, _ in imports(parsed(name)))
             found |= set(imported for module, imported in imports(parsed(name)) if module == ".compat")
-            picklers = found & {"pickle", "cPickle", "shelve", "marshal", "multiprocessing", "multiprocessing.connection"}
+            picklers = found & {"pickle", "cPickle", "shelve", "marshal", "multiprocessing.connection"}
             self.assertTrue(not picklers or name in PICKLERS, "%s.py imports %s" % (name, picklers))
 
 
