@@ -323,7 +323,7 @@ class Scheduler(object):
     def _finish_if_done(self, job):
         # type: (_Job) -> None
         if job.finished and self._jobs.pop(job.id, None) is not None:
-            for node_id in job.nodes:
+            for node_id in sorted(job.nodes):  # a set's order differs from run to run
                 node = self._nodes[node_id]
                 node.jobs.discard(job.id)
                 node.speeds.pop(job.id, None)
