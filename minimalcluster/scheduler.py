@@ -503,7 +503,7 @@ class Scheduler(object):
             self._unqueue(piece)
         for attempt in piece.attempts:
             self._attempts.pop(attempt, None)
-        for lease in list(piece.leases.values()):
+        for _, lease in sorted(piece.leases.items()):
             self._end_lease(lease)
             if len(piece.attempts) > 1:  # a copy may still run somewhere; who has finished ignores this
                 self._do(Revoke(lease.node.id, lease.attempt, True))
