@@ -1,0 +1,134 @@
+"""Check the checker: small bugs planted into the brains, one at a time; the simulation must find each.
+
+``python -m tests.mutants`` prints, for each, the first seed that finds it. A mutant is a method,
+a piece of its text and what is put there instead; a piece that is no longer in the source is an
+error, so that the list keeps up with the code.
+"""
+from __future__ import absolute_import, division, print_function
+
+import argparse
+import contextlib
+import inspect
+import sys
+import textwrap
+
+from minimalcluster import agent, scheduler
+from tests import simulation
+
+#: Each must be found within this many seeds.
+SEEDS_MAX = 400
+
+_S, _A = scheduler.Scheduler, agent.Agent
+
+#: (what is wrong, class, method, text, its replacement)
+MUTANTS = [
+    ("a lease leaks when its node is lost", _S, "_remove", "self._lose(lease)", "pass"),
+    ("a lost piece is not queued again", _S, "_lose", "self._queue(piece)", "pass"),
+    ("a piece is queued again while another node runs it", _S, "_lose", "if not piece.leases and", "if"),
+    ("an attempt's number is used again", _S, "_remove", "del self._nodes[node.id]", "del self._nodes[node.id]; self._next_attempt -= 1"),
+    ("the part of a chunk that was delivered is delivered again", _S, "_tasks_done", "skip = piece.lo - event.first", "skip = 0"),
+    ("a duplicate is delivered", _S, "_tasks_done", "if end > piece.lo:", "if True:"),
+    ("results beyond a piece's end are delivered", _S, "_tasks_done", "min(event.first + event.count, piece.hi)", "event.first + event.count"),
+    ("a duplicate failure is delivered", _S, "_task_failed", "or event.first < piece.lo", ""),
+    ("an event of a replaced session is taken", _S, "handle", "and node.session == event.session", ""),
+    ("an event of a closed session is taken", _S, "handle", "and node.connected", ""),
+    ("a lost connection is waited for without end", _S, "_node_disconnected", "self._now + RECONNECT_SECONDS", "self._now + 1e9"),
+    ("a silent node is never given up", _S, "_expire", "node.heard_at + NODE_LOST_SECONDS", "node.heard_at + 1e9"),
+    ("what a node no longer holds stays leased to it", _S, "_reconcile", "if attempt not in held:", "if False:"),
+    ("what a node still holds is queued as well", _S, "_reconcile", "if piece.queued:", "if False:"),
+    ("a finished piece's attempts are not fenced", _S, "_retire", "self._attempts.pop(attempt, None)", "pass"),
+    ("leases of a finished piece stay", _S, "_retire", "self._end_lease(lease)", "pass"),
+    ("what was given back is lost", _S, "_attempt_released", "self._queue(rest)", "pass"),
+    ("given back by one of two holders, it is lost", _S, "_attempt_released", "if not piece.job.stopped:", "if len(piece.leases) == 1 and not piece.job.stopped:"),
+    ("the rest of a piece that was cut is lost", _S, "_cut", "self._queue(_Piece(", "(_Piece("),
+    ("deaths are not counted", _S, "_attempt_died", "piece.deaths + [Death(", "[Death("),
+    ("the first task of a chunk is blamed for any death", _S, "_attempt_died", "if not careful:", "if False:"),
+    ("both parts of a cut piece are blamed for one death", _S, "_attempt_died", "del piece.deaths[:]", "pass"),
+    ("what follows a deadly task is lost", _S, "_attempt_died", "self._queue(_Piece(job, lo + 1, hi))", "pass"),
+    ("a death too few makes poison", _S, "_attempt_died", "if len(deaths) < job", "if len(deaths) + 1 < job"),
+    ("one retry too few", _S, "_task_failed", "failures <= job.options.retries", "failures < job.options.retries"),
+    ("one retry too many", _S, "_task_failed", "failures <= job.options.retries", "failures <= job.options.retries + 1"),
+    ("a retried task is counted as delivered", _S, "_task_failed", "delivered=False", "delivered=True"),
+    ("a job that was stopped goes on", _S, "_task_failed", "if job.options.stop_on_error and", "if False and"),
+    ("a cancelled job keeps its leases", _S, "_stop", "self._end_lease(lease)", "pass"),
+    ("any unfit node explains any stop", _S, "_finish_if_done", "job.hopeless", "next(iter(job.unfit.values()), None)"),
+    ("one unfit node ends the job", _S, "_attempt_unfit", "all(other in job.unfit for other in others)", "True"),
+    ("a draining node is given more", _S, "_node_draining", "node.draining = True", "pass"),
+    ("credit is ignored", _S, "_grant_all", "(2 if prefetch else 1)", "(9 if prefetch else 1)"),
+    ("a growing job counts its first tasks again", _S, "_job_grew", "event.total - job.total", "event.total"),
+    ("taking back kills what runs", _S, "_take_back", "lease.attempt, False", "lease.attempt, True"),
+    ("what is held is not told", _A, "_all_held", "reported.union(self._held)", "set()"),
+    ("what is reported and not acknowledged is not told as held", _A, "_all_held", "for message in self._reports.values()", "for message in ()"),
+    ("a report is forgotten when it is sent", _A, "_report", "self._reports[self._next_report] = message", "if not self._joined: self._reports[self._next_report] = message"),
+    ("an acknowledgement covers one report too many", _A, "_on_acknowledge", "<= message.report", "<= message.report + 1"),
+    ("kept reports are not sent again", _A, "_on_joined", "for report in self._reports.values():", "for report in ():"),
+    ("reports are sent before the master has answered", _A, "_report", "if self._joined:", "if self._linked:"),
+    ("a report's number is used again", _A, "_link_up", "self._alone_at = None", "self._alone_at = None; self._next_report = 1"),
+    ("a dead process is not reported", _A, "_child_exited", "self._report(protocol.Died(0, slot.attempt, held.next, event.info))", "pass"),
+    ("a death is put down to the chunk's first task", _A, "_child_exited", "slot.attempt, held.next,", "slot.attempt, held.end - 1,"),
+    ("what was waiting is dropped without a word", _A, "_on_revoke", "if not message.kill:", "if False:"),
+    ("results of what was killed are reported", _A, "_child_said", "if not revoked:", "if True:"),
+    ("a drained node leaves before its results are acknowledged", _A, "_finish_if_drained", "and not self._reports", ""),
+    ("a drained node leaves before its tasks end", _A, "_finish_if_drained", "and not self._held", ""),
+    ("draining ends with the connection", _A, "_link_down", "self._finish_if_drained()", "self._draining and self._finish('left', None)"),
+    ("heartbeats stop", _A, "_keep_in_touch", "self._do(ToMaster(protocol.Heartbeat", "(ToMaster(protocol.Heartbeat"),
+    ("a silent master is waited for without end", _A, "_keep_in_touch", "self._heard_at + MASTER_LOST_SECONDS", "self._heard_at + 1e9"),
+    ("a process is not told of the job it is to run", _A, "_child_ready", "slot.jobs = set()", "pass"),
+    ("a process that died leaves its slot empty", _A, "_child_exited", "= EMPTY, None", "= STARTING, None"),
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def planted(cls, method, text, replacement):
+    # type: (type, str, str, str) -> object
+    """The class with this bug in it."""
+    original = cls.__dict__[method]
+    source = textwrap.dedent(inspect.getsource(original))
+    if text not in source:
+        raise LookupError("%s.%s no longer contains %r: bring the mutant up to date" % (cls.__name__, method, text))
+    namespace = {}  # type: dict
+    exec(compile(source.replace(text, replacement, 1), "<mutant of %s>" % method, "exec"), vars(sys.modules[cls.__module__]), namespace)
+    setattr(cls, method, namespace[method])
+    try:
+        yield
+    finally:
+        setattr(cls, method, original)
+
+
+def first_finder(seeds):
+    # type: (object) -> tuple
+    """(the first of these seeds that fails, its message's first line), or (None, "")."""
+    for seed in seeds:  # type: ignore[attr-defined]
+        try:
+            simulation.World(seed).run()
+        except simulation.Failure as failure:
+            return seed, str(failure).split("\n")[0]
+    return None, ""
+
+
+def main():
+    # type: () -> int
+    parser = argparse.ArgumentParser(description="Plant bugs, and see which seed of the simulation finds each.")
+    parser.add_argument("--seeds", type=int, default=SEEDS_MAX)
+    parser.add_argument("--only", default="", help="parts of the names of those to try, between |")
+    told = parser.parse_args()
+    found, most, tried = 0, 0, 0
+    for name, cls, method, text, replacement in MUTANTS:
+        if not any(part in name for part in told.only.split("|")):
+            continue
+        tried += 1
+        with planted(cls, method, text, replacement):
+            seed, how = first_finder(range(told.seeds))
+        if seed is None:
+            print("NOT FOUND in %d seeds: %s" % (told.seeds, name))
+        else:
+            found += 1
+            most = max(most, seed + 1)
+            print("%4d seeds: %s\n            %s" % (seed + 1, name, how.split(" s ", 1)[-1][:110]))
+        sys.stdout.flush()
+    print("%d of %d planted bugs found, the last within %d seeds" % (found, tried, most))
+    return 0 if found == tried else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
