@@ -380,6 +380,8 @@ class _EngineNode:
         elif held in self._waiting:
             self._let_go(held)
             self._send(protocol.Released(0, message.attempt, held.next))
+        elif held is self._alone:
+            return  # elsewhere it would be no suspect any more
         if held.flights:
             self._courier.put(self._courier.cancel, held, bool(message.kill))
 
@@ -504,7 +506,7 @@ class _EngineNode:
     def _unfit(self, held: _Held, error: BaseException) -> None:
         self._let_go(held)
         info, _ = values.encode_exception(error, 0)
-        if "No module named 'minimalcluster'" in str(error):
+        if "No module named 'minimalcluster'" in info["traceback"]:  # engines wrap it in errors of theirs
             info["text"] = "its workers need minimalcluster too: install it there, or send it along (docs/outgrow.md)"
         self._send(protocol.Unfit(0, held.grant.attempt, held.next, info))
 

@@ -657,7 +657,7 @@ class DaskTest(RealEngineTest, EngineTest):
         dask.config.set({"distributed.scheduler.allowed-failures": 0})
         for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # processes die here on purpose
-        cls.cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        cls.cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
         cls.client = distributed.Client(cls.cluster)
 
     @classmethod
@@ -679,7 +679,7 @@ class DaskTest(RealEngineTest, EngineTest):
         import distributed
 
         with distributed.LocalCluster(
-            n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster, distributed.Client(cluster) as client:
             master = prepared(self.master(DaskEngine(client)), "point", range(2000))
             self.assertEqual(4, master.list_workers()[0].nprocs)
@@ -708,7 +708,7 @@ class RayTest(RealEngineTest, EngineTest):
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = support.ROOT + (os.pathsep + path if path else "")
         try:
-            cls.ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            cls.ray.init(num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, configure_logging=False)
         finally:
             if path is None:
                 del os.environ["PYTHONPATH"]
