@@ -70,7 +70,7 @@ WINDOW_ITEMS = 1 << 18
 WINDOW_BYTES = 64 << 20
 #: How long it reads at a time from what may be slow; what has been read is at work meanwhile.
 READ_SECONDS = 0.05
-READ_ITEMS_MAX = 1 << 12
+READ_ITEMS_MIN, READ_ITEMS_MAX = 1 << 6, 1 << 12
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
@@ -83,7 +83,7 @@ class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):  # type: ignor
     """No work can ever be done: a failing initializer, a master that was shut down."""
 
 
-class WorkerDiedError(BrokenExecutor, errors.WorkerDied):  # type: ignore[misc]
+class WorkerDiedError(errors.WorkerDied, BrokenExecutor):  # type: ignore[misc]
     """The worker process died each time it ran this call; the others are not touched."""
 
 
@@ -312,26 +312,30 @@ class _MapJob(Job):
     # -- in the user's threads --------------------------------------------------------------------
 
     def read_ahead(self, everything: bool = False) -> None:
-        """Read what the window still allows; at least one item when nothing is under way."""
+        """Read what the window still allows; of a slow input, no more than keeps all worker processes busy."""
         if self.closed:
             return
         with self._read_lock:
-            stop_at = None if self._quick else time.monotonic() + READ_SECONDS
-            size = READ_ITEMS_MAX if self._quick else 1
+            stop_at = time.monotonic() + READ_SECONDS
+            begun_at = self.total
             while not self.closed and (everything or self._room()):
-                room = READ_ITEMS_MAX if everything or self._window is None else self._window - self.total + self.taken
-                self._read(min(size, room))
-                size = min(2 * size, READ_ITEMS_MAX)
-                if stop_at is not None and not everything and time.monotonic() > stop_at:
+                size = self.total - begun_at if self.total - begun_at >= READ_ITEMS_MIN else 1
+                size = READ_ITEMS_MAX if self._quick else min(size, READ_ITEMS_MAX)
+                self._read(size if everything or self._window is None else min(size, self._window - self._pending))
+                slow = not self._quick and time.monotonic() > stop_at
+                if slow and not everything and self._pending >= 2 * self._core.slots():
                     break
         if self.number:
             self._core.cluster.grew(self.number, self)
 
+    @property
+    def _pending(self) -> int:
+        return self.total - self.taken
+
     def _room(self) -> bool:
-        pending = self.total - self.taken
         if self._window is not None:
-            return pending < self._window
-        return pending < WINDOW_ITEMS and self._bytes * pending < WINDOW_BYTES * max(self.total, 1)
+            return self._pending < self._window
+        return self._pending < WINDOW_ITEMS and self._bytes * self._pending < WINDOW_BYTES * max(self.total, 1)
 
     def _read(self, count: int) -> None:
         items: List[Any] = []
@@ -527,6 +531,10 @@ class _Core:
         if timeout is not None:
             info["timeout"] = timeout
         return info, buffers
+
+    def slots(self) -> int:
+        """Worker processes, everywhere and now."""
+        return sum(each.nprocs for each in self.cluster.workers() if each.connected)
 
     def check(self) -> None:
         if self.pid != os.getpid():

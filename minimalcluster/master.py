@@ -9,7 +9,7 @@ import weakref
 
 from . import environment, errors, functions, protocol, values
 from .cluster import Cluster
-from .compat import as_bytes, as_text, integer_types, native, text_type
+from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
 from .jobs import FINISH, RETURN, STOP, ListedJob, Target
 from .progress import progress_for
 
@@ -89,6 +89,15 @@ class MasterNode(object):
         # type: (object) -> object
         """A handle that stands for the object in arguments: sent once to each node, kept there until ``drop()``."""
         return self._running().share(value)
+
+    def executor(self):
+        # type: () -> object
+        """A ``concurrent.futures.Executor`` on this cluster: submit and map beside execute(). Python 3.6 and later."""
+        if PY2:  # py2
+            raise errors.UsageError("executor() needs Python 3.6 or later: 2.7 has no concurrent.futures")
+        from . import ClusterExecutor
+
+        return ClusterExecutor(master=self)
 
     def shutdown(self):
         # type: () -> None
