@@ -23,6 +23,7 @@ from collections import deque, namedtuple
 
 from . import agent, errors, protocol, scheduler
 from .compat import PICKLE_PROTOCOL, cpu_count, monotonic, native
+from .journal import SYNC_SECONDS
 from .library import Library
 from .node import Node
 from .shares import Shared
@@ -91,6 +92,7 @@ class Cluster(object):
         self._inbox = deque()  # type: deque # (session, message) of the local node
         self._printer = _Printer()
         self._library = Library(self._loop.call)
+        self._sync_at = 0.0  # when journals may be synced again
         self._crashed = None  # type: BaseException | None
         self._stopped = False
         self._effects = {
@@ -259,7 +261,7 @@ class Cluster(object):
                 session, message = self._inbox.popleft()
                 self._said(session, message)
             self._handle(scheduler.TimePassed(), now)
-            self._answer()
+            self._answer(now)
             if self._local is not None:
                 self._local.step(now)
             if not self._inbox:
@@ -268,6 +270,8 @@ class Cluster(object):
     def deadline(self):
         # type: () -> float | None
         deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
+        if any(job.journal is not None and job.journal.dirty for job in self._jobs.values()):
+            deadlines.append(self._sync_at)
         moments = [moment for moment in deadlines if moment is not None]
         return min(moments) if moments else None
 
@@ -280,9 +284,15 @@ class Cluster(object):
         for effect in self._scheduler.handle(event, now):
             self._effects[type(effect)](effect)  # type: ignore[operator]
 
-    def _answer(self):
-        # type: () -> None
-        """Acknowledge what this pass has delivered."""
+    def _answer(self, now):
+        # type: (float) -> None
+        """Acknowledge what has been delivered, and is on the disk if it shall be."""
+        dirty = [job.journal for job in self._jobs.values() if job.journal is not None and job.journal.dirty]
+        if dirty and now < self._sync_at:
+            return
+        for journal in dirty:
+            self._sync_at = now + SYNC_SECONDS
+            journal.sync()
         for session in self._sessions.values():
             if session.report > session.answered or session.owes_answer:
                 session.answered, session.owes_answer = session.report, False
@@ -298,6 +308,8 @@ class Cluster(object):
         self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))  # type: ignore[attr-defined]
         if not closed:
             self._event(scheduler.JobGrew(number, total, closed))
+        if job.resumed is not None:  # type: ignore[attr-defined]
+            self._event(scheduler.JobResumed(number, *job.resumed))  # type: ignore[attr-defined]
 
     # -- what nodes say ---------------------------------------------------------------------------
 
@@ -369,8 +381,12 @@ class Cluster(object):
 
     def _grant(self, effect):
         # type: (scheduler.Grant) -> None
-        buffers = self._jobs[effect.job].encode(effect.first, effect.count)
-        self._sessions[effect.node].send(
+        job = self._jobs[effect.job]
+        buffers = job.encode(effect.first, effect.count)
+        session = self._sessions[effect.node]
+        if session.address:  # this machine's own worker processes end with the master: nothing of theirs comes back
+            job.granted(effect.attempt, effect.first, effect.count)
+        session.send(
             protocol.Grant(effect.attempt, effect.job, effect.first, effect.count, int(effect.careful), buffers)
         )
 
@@ -402,7 +418,10 @@ class Cluster(object):
 
     def _finish(self, effect):
         # type: (scheduler.Finish) -> None
-        self._jobs.pop(effect.job).finished(effect.unfit)
+        job = self._jobs.pop(effect.job)
+        if job.journal is not None:
+            job.journal.sync()
+        job.finished(effect.unfit)
 
     def _disconnect(self, effect):
         # type: (scheduler.Disconnect) -> None

@@ -13,6 +13,7 @@
     ├── TaskError               your function raised; .results and .errors hold every outcome
     ├── ResultError             your function's result cannot be pickled; its cause is the pickling's own error
     ├── TaskTimeout             your function took longer than the timeout you gave it
+    ├── JournalError            the journal is foreign, changed or in use; it says which
     ├── WorkerDied              the worker process died under this task, attempts_max times
     ├── RemoteError             stands for a remote exception that cannot be rebuilt here
     ├── ConnectionFailed        the network, or the program at the other end
@@ -91,6 +92,10 @@ class ResultError(ClusterError, TypeError):
 
 class TaskTimeout(ClusterError):
     """The call took longer than it was given, and was ended with its worker process."""
+
+
+class JournalError(ClusterError):
+    """The journal cannot be used; nothing in it was changed, and nothing was run."""
 
 
 class WorkerDied(ClusterError):

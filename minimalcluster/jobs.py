@@ -7,7 +7,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import namedtuple
 
-from . import errors, values
+from . import errors, journal, values
 from .compat import SimpleQueue, native, ordered_dict, queue, raise_from
 from .scheduler import DEFAULTS
 
@@ -40,19 +40,33 @@ class Job(object):
         # type: () -> None
         self._arrivals = SimpleQueue()  # type: queue.Queue
         self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
+        self.journal = None  # type: journal.Journal | None # synced by the cluster before it acknowledges
+        self.resumed = None  # type: tuple | None # (spans done, attempts that may still run), from the journal
 
     # -- in the cluster's thread ------------------------------------------------------------------
 
+    def granted(self, attempt, first, count):
+        # type: (int, int, int) -> None
+        if self.journal is not None:
+            self.journal.grant(attempt, first, count)
+
     def deliver(self, first, count, skip, buffers):
         # type: (int, int, int, list) -> None
+        if self.journal is not None:
+            self.journal.done(first, count, buffers)
         self._arrivals.put((_results, first, count, skip, buffers))
 
     def deliver_failure(self, first, node, info, buffers):
         # type: (int, str, dict, list) -> None
+        if self.journal is not None:
+            self.journal.failed(first, info, buffers)
         self._arrivals.put((_failure, first, node, info, buffers))
 
     def deliver_poison(self, first, deaths):
         # type: (int, tuple) -> None
+        if self.journal is not None:
+            error = _poison(first, deaths).values[0].error
+            self.journal.failed(first, *values.encode_exception(error, 0))
         self._arrivals.put((_poison, first, deaths))
 
     def finished(self, unfit):
@@ -128,6 +142,25 @@ class ListedJob(Job):
         self.options = DEFAULTS._replace(chunksize=chunksize, stop_on_error=on_error == STOP)
         self._outcomes = [_MISSING] * self.total  # type: list
         self._failed = {}  # type: dict # index -> node
+        self._known = 0  # outcomes that the journal brought
+
+    def keep_journal(self, path):
+        # type: (str) -> None
+        """Take in what the journal knows of this job, and write on in it. Raises JournalError, OSError."""
+        info, buffers = self._target.info, self._target.buffers
+        target = journal.digest([repr(sorted(info.items())).encode("utf-8")] + list(buffers))
+        keys = _Keys(self.shown)
+        arguments = keys.digest()
+        self.journal = journal.Journal(path)
+        known = self.journal.known(target, arguments, self.total, keys)
+        for index, outcome in journal.results_of(known).items():
+            self._keep(Outcomes(index, [outcome]))
+        for index, (told, pickled) in known.failed.items():
+            self._keep(Outcomes(index, [Failure(values.decode_exception(told, pickled), "the journal")]))
+        done = sorted(set(known.done) | set(known.failed))
+        self._known = len(done)
+        self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
+        self.journal.begin(target, arguments, self.total, self._target.name, keys)
 
     def definition(self):
         # type: () -> tuple
@@ -140,7 +173,7 @@ class ListedJob(Job):
     def run(self, cluster, progress):
         # type: (object, object) -> dict
         number = cluster.submit(self)  # type: ignore[attr-defined]
-        done = 0
+        done = self._known
         try:
             while True:
                 arrival = self.take(_WAIT_SECONDS)
@@ -155,6 +188,8 @@ class ListedJob(Job):
             raise
         finally:
             progress.end(done)  # type: ignore[attr-defined]
+            if self.journal is not None:
+                self.journal.close()
         return self._result(arrival.error)
 
     def iterate(self, cluster, ordered):
@@ -232,6 +267,37 @@ class ListedJob(Job):
         error = errors.TaskError(text, argument, self._failed[first], results, failures)
         raise_from(error, cause)
         raise AssertionError("unreachable")
+
+
+def _spans(indexes):
+    # type: (list[int]) -> list[tuple[int, int]]
+    """Sorted indexes as (first, end) of their runs."""
+    spans = []  # type: list[tuple[int, int]]
+    for index in indexes:
+        if spans and spans[-1][1] == index:
+            spans[-1] = (spans[-1][0], index + 1)
+        else:
+            spans.append((index, index + 1))
+    return spans
+
+
+class _Keys(object):
+    """The arguments' journal keys, made once and only if somebody asks: they cost 2 us each."""
+
+    def __init__(self, arguments):
+        # type: (range | tuple | list) -> None
+        self._arguments = arguments
+        self._keys = None  # type: list[bytes] | None
+
+    def __call__(self):
+        # type: () -> list[bytes]
+        if self._keys is None:
+            self._keys = journal.argument_keys(self._arguments)
+        return self._keys
+
+    def digest(self):
+        # type: () -> str
+        return journal.digest([b"".join(self())])
 
 
 _MISSING, _GIVEN = object(), object()

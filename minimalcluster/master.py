@@ -174,19 +174,22 @@ class MasterNode(object):
         self._arguments = values.arguments(checked)
         self._values = checked
 
-    def execute(self, on_error=FINISH, chunksize=None, progress=None):
-        # type: (str, int | None, object) -> dict
+    def execute(self, on_error=FINISH, chunksize=None, progress=None, journal=None):
+        # type: (str, int | None, object, str | None) -> dict
         """Run the function on every argument: a dict of argument -> result, in argument order.
 
         on_error: "finish" runs everything, then raises TaskError if a task failed; "stop" hands
         out nothing more after the first failure; "return" puts the exceptions into the dict.
         progress: None shows a line on a terminal when it takes long, True and False force it, a
-        function is called with (done, total) now and then.
+        function is called with (done, total) now and then. journal: the path of a file that keeps
+        every outcome, so that this very call, made again after a crash, runs only what is missing.
         """
         _check_on_error(on_error)
         with self._turn:
             cluster = self._running()
             job = self._job(on_error, chunksize)
+            if journal is not None:
+                job.keep_journal(journal)
             return job.run(cluster, progress_for(progress, job.total))
 
     def imap(self, on_error=FINISH, chunksize=None):

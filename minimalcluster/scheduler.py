@@ -42,6 +42,8 @@ TAKE_BACK_SECONDS = 0.05
 NODE_LOST_SECONDS = 10.0
 #: How long a node may reconnect after its connection broke before its tasks run elsewhere (FAULTS.md 14, 25).
 RECONNECT_SECONDS = 0.8
+#: How long nodes of a killed master have to come back with what they run; their longest pause is 10 s.
+ADOPT_SECONDS = 12.0
 EXPLAIN_FIRST_SECONDS = 2.0
 EXPLAIN_AGAIN_SECONDS = 60.0
 STORY_LENGTH = 2000
@@ -50,6 +52,7 @@ EPOCH_SHIFT = 40  # attempts per epoch: 10^12
 
 # -- events: what happened ------------------------------------------------------------------------
 JobSubmitted = namedtuple("JobSubmitted", "job total options")
+JobResumed = namedtuple("JobResumed", "job done attempts")
 JobGrew = namedtuple("JobGrew", "job total closed")
 JobCancelled = namedtuple("JobCancelled", "job")
 JobStopped = namedtuple("JobStopped", "job")
@@ -158,7 +161,7 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "hopeless", "id", "leased", "nodes",
+        "awaited", "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "hopeless", "id", "leased", "nodes",
         "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
     )  # fmt: skip
 
@@ -168,6 +171,7 @@ class _Job(object):
         self.closed = event.total is not None
         self.total = event.total or 0
         self.cursor = 0
+        self.awaited = {}  # type: dict # pieces of a former master's attempts -> until when
         self.pieces = deque()  # type: deque # queued pieces, before the cursor's turn
         self.queued = self.total  # tasks waiting for a grant
         self.leased = 0  # live leases
@@ -185,6 +189,18 @@ class _Job(object):
         if self.stopped:
             return not self.leased
         return self.closed and self.delivered == self.total
+
+
+def _gaps(spans, total, within=None):
+    # type: (list, int, list | None) -> list
+    """What of [0, total), or of the spans ``within`` it, no span covers: (lo, hi), in order."""
+    gaps = [(0, total)] if within is None else within
+    for first, end in spans:
+        cut = []
+        for lo, hi in gaps:
+            cut += [(lo, min(hi, first)), (max(lo, end), hi)] if lo < end and first < hi else [(lo, hi)]
+        gaps = [(lo, hi) for lo, hi in cut if lo < hi]
+    return gaps
 
 
 class Scheduler(object):
@@ -205,6 +221,7 @@ class Scheduler(object):
         self._now = 0.0
         self._handlers = {
             JobSubmitted: self._job_submitted,
+            JobResumed: self._job_resumed,
             JobGrew: self._job_grew,
             JobCancelled: self._job_cancelled,
             JobStopped: self._job_stopped,
@@ -245,6 +262,8 @@ class Scheduler(object):
         # type: () -> float | None
         """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
         moments = [job.explain_at for job in self._jobs.values() if job.explain_at is not None]
+        for job in self._jobs.values():
+            moments.extend(job.awaited.values())
         if self._take_back_at is not None:
             moments.append(self._take_back_at)
         for node in self._nodes.values():
@@ -259,6 +278,31 @@ class Scheduler(object):
             self._broken("job %d is submitted twice" % event.job, event.job)
         self._jobs[event.job] = job = _Job(event)
         self._tell("job", event.job, "submitted", event.total)
+        self._finish_if_done(job)
+
+    def _job_resumed(self, event):
+        # type: (JobResumed) -> None
+        """A former master's job: done are its delivered spans (first, end), attempts its (attempt, first, end).
+
+        Whoever still runs one of those attempts has a while to come back with it; then it is queued.
+        """
+        job = self._jobs.get(event.job)
+        if job is None:
+            return
+        job.cursor, job.queued = job.total, 0
+        gaps = _gaps(event.done, job.total)
+        job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
+        for attempt, first, end in sorted(event.attempts, key=lambda known: known[0], reverse=True):
+            for lo, hi in gaps:
+                if lo < end and first < hi and attempt not in self._attempts:
+                    piece = _Piece(job, max(lo, first), min(hi, end))
+                    piece.attempts[attempt] = False
+                    self._attempts[attempt] = piece
+                    job.awaited[piece] = self._now + ADOPT_SECONDS
+                    gaps = _gaps([(piece.lo, piece.hi)], job.total, gaps)
+        for lo, hi in reversed(gaps):
+            self._queue(_Piece(job, lo, hi))
+        self._tell("job", job.id, "resumed", job.delivered)
         self._finish_if_done(job)
 
     def _job_grew(self, event):
@@ -309,6 +353,7 @@ class Scheduler(object):
             job.stopped = True
             self._tell("job", job.id, "stopped", kill)
         job.pieces.clear()
+        job.awaited.clear()
         job.queued = 0
         for node in self._nodes.values():
             for lease in list(node.leases.values()):
@@ -375,6 +420,7 @@ class Scheduler(object):
             if attempt not in node.leases:
                 if piece.queued:
                     self._unqueue(piece)
+                piece.job.awaited.pop(piece, None)
                 self._begin_lease(attempt, piece, node)
             node.leases[attempt].revoked = False  # that request may have been lost with the connection
             if piece.job.stopped:
@@ -501,6 +547,7 @@ class Scheduler(object):
         """Nothing is left to run of it: end its leases, fence its attempts."""
         if piece.queued:
             self._unqueue(piece)
+        piece.job.awaited.pop(piece, None)
         for attempt in piece.attempts:
             self._attempts.pop(attempt, None)
         for _, lease in sorted(piece.leases.items()):
@@ -634,6 +681,10 @@ class Scheduler(object):
     def _time_passed(self, event):
         # type: (TimePassed) -> None
         self._expire()
+        for job in self._jobs.values():
+            for piece in [piece for piece, until in job.awaited.items() if self._now >= until]:
+                del job.awaited[piece]
+                self._queue(piece)
         self._grant_all()
         self._take_back()
         self._explain()
@@ -841,7 +892,7 @@ class Scheduler(object):
         if len(leases) != job.leased:
             self._broken("job %d counts %d leases, and has %d" % (job.id, job.leased, len(leases)), job.id)
         pieces = {lease.piece for lease in leases}
-        leased = sum(piece.hi - piece.lo for piece in pieces)
+        leased = sum(piece.hi - piece.lo for piece in pieces | set(job.awaited))
         if not job.stopped and queued + leased + job.delivered != job.total:
             self._broken(
                 "job %d: %d queued + %d leased + %d delivered is not %d"

@@ -28,7 +28,8 @@ ALLOWED = {
     "environment": "",
     "values": "",
     "functions": "environment values",
-    "jobs": "values scheduler",
+    "journal": "values protocol",
+    "jobs": "values scheduler journal",
     "progress": "",
     "transport": "protocol",
     "shares": "",
@@ -36,7 +37,7 @@ ALLOWED = {
     "library": "protocol shares imports",
     "child": "protocol functions environment values shares imports",
     "node": "protocol agent transport shares",
-    "cluster": "protocol scheduler agent transport node library shares",
+    "cluster": "protocol scheduler agent transport node library shares journal",
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
@@ -50,7 +51,7 @@ FOR_ALL = {"errors", "compat"}
 PURE = ("protocol", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
-PICKLERS = ("compat", "values", "functions", "shares")
+PICKLERS = ("compat", "values", "functions", "shares", "journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
