@@ -262,6 +262,10 @@ def generate_key(random_bytes):
     return "mck-" + native(b"".join(b"%02x" % byte for byte in bytearray(random_bytes)))
 
 
+_STRETCHED_MAX = 8  # salts come from the other side: bounded
+_stretched = {}  # type: dict # (authkey, salt, rounds) -> key
+
+
 def proof_key(authkey, salt, rounds):
     # type: (bytes, bytes, int) -> bytes
     """The key that proofs are made with. Only a generated key skips the stretching, whatever HELLO says.
@@ -272,7 +276,15 @@ def proof_key(authkey, salt, rounds):
         return hashlib.sha256(b"minimalcluster generated key" + authkey).digest()
     if not KDF_ROUNDS <= rounds <= 10 * KDF_ROUNDS:
         raise errors.ProtocolError("the other side asks for %d rounds of PBKDF2; refused" % rounds)
-    return hashlib.pbkdf2_hmac("sha256", authkey, salt, rounds)
+    # Seconds on 2.7, perhaps more than the master waits for an answer: the next try must not pay again.
+    wanted = (authkey, salt, rounds)
+    key = _stretched.get(wanted)
+    if key is None:
+        key = hashlib.pbkdf2_hmac("sha256", authkey, salt, rounds)
+        if len(_stretched) >= _STRETCHED_MAX:
+            _stretched.clear()
+        _stretched[wanted] = key
+    return key
 
 
 def hkdf_sha256(material, salt, info, length):
