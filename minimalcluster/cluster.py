@@ -108,11 +108,11 @@ class Cluster(object):
     def start(self):
         # type: () -> None
         """Open the port and start the thread. Raises OSError that names the address."""
-        self._listener = Listener(self._loop, self._host, self.port, self._accepted)
-        self.port = self._listener.port
         self._salt = os.urandom(16)
         authkey = protocol.as_bytes(self._authkey)
         self._proof_key = protocol.proof_key(authkey, self._salt, protocol.KDF_ROUNDS)
+        self._listener = Listener(self._loop, self._host, self.port, self._accepted)
+        self.port = self._listener.port
         self._loop.join(self)
         self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
         self._thread.daemon = True
