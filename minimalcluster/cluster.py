@@ -82,6 +82,7 @@ class Cluster(object):
         self._listener = None  # type: Listener | None
         self._thread = None  # type: threading.Thread | None
         self._sessions = {}  # type: dict # node id -> _Session
+        self._proved = set()  # type: set # sessions that have not joined yet
         self._next_session = 1
         self._jobs = {}  # type: dict # id -> job
         self._next_job = (self._epoch << JOB_SHIFT) + 1
@@ -364,6 +365,7 @@ class Cluster(object):
             session.close(errors.ConnectionFailed("it was held up, and its node has joined again since"))  # type: ignore[operator]
             return
         self._sessions[session.node] = session
+        self._proved.discard(session)
         name = "%s/%s" % (info.get("hostname"), info.get("pid"))
         self._event(scheduler.NodeJoined(session.node, session.number, slots, name, held))
         if older is not None:
@@ -449,6 +451,9 @@ class Cluster(object):
             connection.close(errors.ProtocolError("%s is no node" % connection.where))
             return
         connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]
+        self._proved.add(connection.about)
+        if self._stopped:
+            connection.send(protocol.Farewell({}))
 
     def received(self, connection, messages):
         # type: (Connection, list) -> None
@@ -458,9 +463,11 @@ class Cluster(object):
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
         session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
+        self._proved.discard(session)
         if session is None or session.node is None:
             if error is not None:
                 log.warning("a connection from %s was refused: %s", connection.where, error)
+            self._notice_all_left()
             return
         self._event(scheduler.NodeDisconnected(session.node, session.number))
         if self._sessions.get(session.node) is session:
@@ -512,7 +519,7 @@ class Cluster(object):
 
     def _notice_all_left(self):
         # type: () -> None
-        if self._stopped and not self._sessions:
+        if self._stopped and not self._sessions and not self._proved:
             self._all_left.set()
 
     # -- the rest ---------------------------------------------------------------------------------
@@ -524,7 +531,7 @@ class Cluster(object):
         for number, job in list(self._jobs.items()):
             job.crashed(errors.StateError("the master was shut down"))
             self._event(scheduler.JobCancelled(number))
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()) + list(self._proved):
             session.send(protocol.Farewell({}))
         self._notice_all_left()
 
