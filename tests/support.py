@@ -28,14 +28,18 @@ logging.getLogger("minimalcluster").addHandler(logging.NullHandler())
 
 
 def wait_until(condition, seconds=SECONDS, what=None):
-    """Return the first true value of condition(); fail when there is none in time."""
+    """Return the first true value of condition(); fail when there is none in time.
+
+    what: the condition in words, or a function that makes them when they are needed.
+    """
     end = time.time() + seconds
     while True:
         value = condition()
         if value:
             return value
         if time.time() > end:
-            raise AssertionError("%s did not come true in %.0f s" % (what or condition, seconds))
+            text = what() if callable(what) else what or condition
+            raise AssertionError("%s did not come true in %.0f s" % (text, seconds))
         time.sleep(0.01)
 
 
@@ -195,7 +199,7 @@ class Process(object):
         def come():
             return text in self.output() or (self._popen.poll() is not None and self._reader.done())
 
-        wait_until(come, seconds, "%r in %r" % (text, self.output()))
+        wait_until(come, seconds, lambda: "%r in %r" % (text, self.output()))
         if text not in self.output():
             raise AssertionError("it ended without %r:\n%s" % (text, self.output()))
         return self.output()
@@ -205,7 +209,7 @@ class Process(object):
 
     def wait(self, seconds=SECONDS):
         """The exit code; all output has been read then, unless a grandchild holds the pipe."""
-        wait_until(lambda: not self.running(), seconds, "the end of a process that wrote: %s" % self.output())
+        wait_until(lambda: not self.running(), seconds, lambda: "the end of a process that wrote %r" % self.output())
         wait_until(self._reader.done, 5.0, "the end of its output")
         return self._popen.poll()
 

@@ -161,6 +161,13 @@ class NodeMessagesTest(unittest.TestCase):
         self.master.shutdown()
         self.assertEqual(node.receive(protocol.Farewell).info, {})
 
+    def test_shutdown_says_farewell_before_a_node_has_joined(self):
+        node = self.node()
+        shutdown = support.Background(self.master.shutdown)
+        self.assertEqual(node.receive(protocol.Farewell).info, {})
+        node.socket.close()
+        shutdown.result()
+
 
 class _Fake(Job):
     """Ten tasks that return nothing to speak of."""

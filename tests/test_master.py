@@ -1,8 +1,8 @@
 """MasterNode: every call of the seed's face, with right and with wrong input."""
 from __future__ import absolute_import, division, print_function
 
-import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -633,15 +633,17 @@ class EndTest(unittest.TestCase):
         "                  'def sleep(x):\\n    print(\"asleep\")\\n    time.sleep(100)\\n', from_file=False)\n"
         "master.register_target_function('f')\n"
         "master.load_args([1, 2, 3])\n"
-        "print(sorted(master.execute().items()))\n"
+        "print(str(sorted(master.execute().items())))\n"  # 2.7 writes a list piece by piece
         "print(json.dumps([master.PORT, master.AUTHKEY]))\n"
         "sys.stdout.flush()\n"
     )
 
     @staticmethod
     def address(script):
-        output = script.wait_for_output('"]\n')
-        return next(json.loads(line) for line in output.splitlines() if line.endswith('"]'))
+        """Port and key of its master; other lines may come between the key's and its end."""
+        address = r'\[(\d+), "(mck-[0-9a-f]{64})"\]'
+        found = support.wait_until(lambda: re.search(address, script.output()), what=lambda: "a key in %r" % script.output())
+        return int(found.group(1)), found.group(2)
 
     def test_exit_without_shutdown(self):
         for last_lines, code in (("", 0), ("sys.exit(3)\n", 3), ("raise ValueError('mine')\n", 1)):
