@@ -13,6 +13,7 @@ That order makes batches by itself: whatever came in together is decided and ans
 from __future__ import absolute_import, division, print_function
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -22,6 +23,8 @@ from collections import deque
 from . import protocol  # noqa: F401 # in type comments
 from .compat import joined, monotonic, socketpair
 from .errors import ConnectionFailed, HandshakeTimeout, ProtocolError
+
+log = logging.getLogger("minimalcluster")
 
 HANDSHAKE_SECONDS = 5.0
 #: Peers that have not proved themselves yet; the oldest goes first (SECURITY.md, "Limits").
@@ -34,6 +37,10 @@ JOIN_BYTES_MAX = 1 << 16
 BACKLOG = 128
 #: Keepalive behind the heartbeats: idle time, interval, probes.
 KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
+
+#: How long a listener rests when the process has no descriptor or memory left (FAULTS.md 22).
+PAUSE_SECONDS = 1.0
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", -1))
 
@@ -111,6 +118,7 @@ class Loop(object):
         self._handlers = {}  # type: dict # descriptor -> object with readable(), writable()
         self._participants = []  # type: list
         self._calls = deque()  # type: deque
+        self._later = []  # type: list # (moment, function)
         self._dirty = set()  # type: set # connections with something to write
         self._half_open = []  # type: list # connections before their proof, oldest first
         self._waker, self._wakes = socketpair()
@@ -164,6 +172,9 @@ class Loop(object):
             function(*arguments)
         self._expire_half_open()
         now = monotonic()
+        for due in [due for due in self._later if now >= due[0]]:
+            self._later.remove(due)
+            due[1]()
         for participant in list(self._participants):
             participant.step(now)
         while self._dirty:
@@ -175,6 +186,7 @@ class Loop(object):
             return 0.0
         moments = [participant.deadline() for participant in self._participants]
         moments += [connection.expires_at for connection in self._half_open]
+        moments += [moment for moment, _ in self._later]
         moments = [moment for moment in moments if moment is not None]
         return max(0.0, min(moments) - monotonic()) if moments else None
 
@@ -199,6 +211,10 @@ class Loop(object):
         # type: (socket.socket, object) -> None
         self._handlers[sock.fileno()] = handler
         self._poller.set(sock.fileno(), False)
+
+    def later(self, seconds, function):
+        # type: (float, object) -> None
+        self._later.append((monotonic() + seconds, function))
 
     def want_write(self, sock, wanted):
         # type: (socket.socket, bool) -> None
@@ -378,6 +394,7 @@ class Listener(object):
     def __init__(self, loop, host, port, accepted):
         # type: (Loop, str, int, object) -> None
         self._loop, self._accepted = loop, accepted
+        self._open = True
         self._socket = listen(host, port)
         self.port = self._socket.getsockname()[1]
         loop.add(self._socket, self)
@@ -387,15 +404,35 @@ class Listener(object):
         while True:
             try:
                 sock, address = self._socket.accept()
-            except (OSError, socket.error):
+            except (OSError, socket.error) as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
                 return  # nobody (left) in the queue, or one that has gone again
-            prepare(sock)
+            try:
+                prepare(sock)
+            except (OSError, socket.error):
+                sock.close()  # gone again
+                continue
             self._accepted(sock, "%s:%d" % address[:2])  # type: ignore[operator]
+
+    def _pause(self, error):
+        # type: (BaseException) -> None
+        """What waits stays readable: without a pause the loop would spin, and the running work starve."""
+        log.error("port %d takes no connections for %.0f s: %s; running work goes on", self.port, PAUSE_SECONDS, error)
+        self._loop.drop(self._socket)
+        self._loop.later(PAUSE_SECONDS, self._go_on)
+
+    def _go_on(self):
+        # type: () -> None
+        if self._open:
+            self._loop.add(self._socket, self)
 
     def close(self, error=None):
         # type: (BaseException | None) -> None
-        self._loop.drop(self._socket)
-        self._socket.close()
+        if self._open:
+            self._open = False
+            self._loop.drop(self._socket)
+            self._socket.close()
 
 
 def listen(host, port):

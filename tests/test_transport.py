@@ -449,6 +449,37 @@ class Strangers(unittest.TestCase):
             wait_until(lambda: client.connections, what="a member's connection")
 
 
+class _Exhausted(object):
+    """A listening socket in a process that has no descriptor left, and then has."""
+
+    def __init__(self, sock):
+        self._sock, self.asked, self.left = sock, 0, False
+
+    def accept(self):
+        self.asked += 1
+        if not self.left:
+            raise socket.error(errno.EMFILE, "Too many open files")
+        return self._sock.accept()
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+class Exhaustion(unittest.TestCase):
+    def test_row_22_a_listener_without_descriptors_rests_and_goes_on(self):
+        with running() as loop, patched("PAUSE_SECONDS", 0.05), support.Log() as log:
+            accepted = []
+            listener = in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, lambda sock, where: accepted.append(sock))
+            exhausted = listener._socket = _Exhausted(listener._socket)
+            with contextlib.closing(socket.create_connection(("127.0.0.1", listener.port))):
+                wait_until(lambda: len(log.having("takes no connections")) >= 2, what="two pauses")
+                # It is asked once a pause, not as fast as the loop can turn.
+                self.assertLessEqual(exhausted.asked, len(log.having("takes no connections")) + 1)
+                exhausted.left = True
+                wait_until(lambda: accepted, what="the connection that waited")
+                accepted[0].close()
+
+
 class Addresses(unittest.TestCase):
     def error_of(self, function, *arguments):
         try:
