@@ -65,11 +65,12 @@ def troubled(x):
 
 
 def note(folder, name):
-    support.write(os.path.join(folder, str(name)), str(os.getpid()))
+    path = support.write(os.path.join(folder, "%s.part%d" % (name, os.getpid())), str(os.getpid()))
+    os.rename(path, os.path.join(folder, str(name)))
 
 
 def noted(folder):
-    return set(os.listdir(folder))
+    return set(name for name in os.listdir(folder) if ".part" not in name)
 
 
 def wait_for(folder, name):
@@ -266,7 +267,7 @@ class Calls(OnTwo, unittest.TestCase):
             functions = Parallel()(delayed(lambda x: lambda y: x + y)(x) for x in range(5))
             self.assertEqual([function(1) for function in functions], [1, 2, 3, 4, 5])
 
-    @unittest.skipUnless(VERSION >= (1, 3), "older ones lose an error of the input that comes in a callback")
+    @unittest.skipUnless(VERSION >= (1, 4), "older ones lose an error of the input that comes in a callback")
     def test_the_input_raises(self):
         def items():
             for x in range(20):
@@ -686,6 +687,19 @@ class ScikitLearn(OnTwo, unittest.TestCase):
         X = rng.rand(20000, 20)
         y = X.sum(axis=1) + rng.rand(20000)
         numpy.testing.assert_array_equal(*self.both(lambda n: cross_val_score(Ridge(), X, y, cv=4, n_jobs=n)))
+
+    def test_the_example(self):
+        code, output = commands.run([os.path.join(support.ROOT, "examples", "joblib_grid_search.py")])
+        self.assertEqual(code, 0, output)
+        self.assertIn("36 models fitted\nbest: C=10, gamma=0.001\n", output)
+
+    def test_the_example_open_to_other_nodes(self):
+        with support.directory() as folder:
+            key_file = support.write(os.path.join(folder, "key"), "a key of enough letters\n")
+            script = [os.path.join(support.ROOT, "examples", "joblib_grid_search.py"), str(support.free_port()), key_file]
+            code, output = commands.run(script)
+        self.assertEqual(code, 0, output)
+        self.assertIn("best: C=10, gamma=0.001\n", output)
 
 
 if __name__ == "__main__":
