@@ -362,7 +362,9 @@ class Connection(object):
     def _feed(self, data):
         # type: (bytes) -> None
         if self._channel is None:
+            began_at = monotonic()
             self._send_raw(self._handshake.receive(data))  # type: ignore[attr-defined]
+            self.expires_at += monotonic() - began_at  # stretching a key (seconds on 2.7) is not the peer's delay
             self._channel = self._handshake.channel  # type: ignore[attr-defined]
             if self._channel is None:
                 return
