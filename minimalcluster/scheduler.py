@@ -624,7 +624,7 @@ class Scheduler(object):
             why = event.info.get("text")
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
         others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
-        if others and all(other in job.unfit for other in others) and not job.stopped:
+        if others and all(other in job.unfit for other in others) and not job.stopped and not job.delivered:
             job.hopeless = event.info
             self._stop(job, kill=True)
         self._finish_if_done(job)
