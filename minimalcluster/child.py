@@ -132,7 +132,7 @@ class Worker(object):
     def serve(self):
         # type: () -> None
         sys.meta_path.append(self._finder)  # type: ignore[arg-type]
-        shares.resolver = self._resolve
+        shares.resolver, shares.in_worker_process = self._resolve, True
         while True:
             message = self._inbox.get()
             if isinstance(message, protocol.Grant):

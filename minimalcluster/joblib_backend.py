@@ -282,9 +282,16 @@ class _BatchFuture(ClusterFuture[List[Any]]):
 
 def run_batch(batch: Callable[[], List[Any]]) -> List[Any]:
     """In the worker process. Nested calls may name this backend; results may be of classes that came by value."""
+    global _batches
     register_joblib_backend()
     values.by_value = values.by_value or cloudpickle
-    return batch()
+    with _lock:
+        _batches += 1
+    try:
+        return batch()
+    finally:
+        with _lock:
+            _batches -= 1
 
 
 def _pack(call: object, arrays: "Optional[_Arrays]") -> Tuple[List[int], functions.Packed]:
@@ -372,10 +379,11 @@ class _Arrays:
 
 
 def _in_worker_process() -> bool:
-    return shares.resolver is not None
+    return shares.in_worker_process or _batches > 0
 
 
 _lock = threading.Lock()
+_batches = 0  # running in this process, which may be an engine's
 _own_executors = {}  # type: Dict[object, ClusterExecutor] # options -> this process's cluster with them
 _masters = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary[MasterNode, ClusterExecutor]
 

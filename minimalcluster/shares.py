@@ -19,8 +19,10 @@ from .errors import StateError
 ALIGNMENT = 64
 _PREFIX = "minimalcluster-"
 
-#: Set by the worker process: name -> object.
+#: Set by the worker process, and by an engine's tasks, which may run in the master's own process: name -> object.
 resolver = None  # type: object
+#: Whether this process is a node's worker process and nothing else.
+in_worker_process = False
 _handles = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # name -> Shared, in the master's process
 
 
