@@ -42,7 +42,7 @@ def dumps_by_value(value):
     except Exception:
         if by_value is None:
             raise
-        return by_value.dumps(value, PICKLE_PROTOCOL)  # type: ignore[no-any-return]
+        return by_value.dumps(value, PICKLE_PROTOCOL)
 
 
 def loads(buffer):
@@ -271,7 +271,7 @@ def _causes(error):
     while len(found) < CHAIN_MAX:
         how, cause = "cause", getattr(error, "__cause__", None)
         if cause is None and not getattr(error, "__suppress_context__", True):
-            how, cause = "context", error.__context__  # type: ignore[attr-defined]
+            how, cause = "context", error.__context__
         if cause is None or any(cause is each for each in seen):
             break
         found.append((how, cause))
@@ -310,11 +310,11 @@ def decode_exception(info, buffers):
         if last is not error and link.get("how") == "cause":
             last.__cause__ = cause
         else:
-            last.__context__ = cause  # type: ignore[attr-defined]
+            last.__context__ = cause
         last = cause
     remote = RemoteTraceback(native(info.get("traceback", "")))
-    remote.__context__ = getattr(error, "__context__", None)  # type: ignore[attr-defined]
-    remote.__suppress_context__ = True  # type: ignore[attr-defined] # its text tells of it already
+    remote.__context__ = getattr(error, "__context__", None)
+    remote.__suppress_context__ = True # its text tells of it already
     error.__cause__ = remote
     return error
 
@@ -331,7 +331,7 @@ def _rebuilt(info, buffers):
     if not isinstance(error, BaseException):
         error = RemoteError(native("%s: %s" % (info.get("type"), info.get("text"))), native(info.get("type", "")))
     if info.get("notes") and not hasattr(error, "__notes__"):
-        error.__notes__ = [native(note) for note in info["notes"]]  # type: ignore[attr-defined]
+        error.__notes__ = [native(note) for note in info["notes"]]
     return error
 
 
