@@ -64,7 +64,7 @@ class MasterNode(object):
             raise errors.StateError("this master was shut down; make a new MasterNode")
         if self._cluster is None:
             engine = self._engine
-            cluster = Cluster(self.HOST, self.PORT, self.AUTHKEY) if engine is None else engine.cluster()  # type: ignore[attr-defined]
+            cluster = Cluster(self.HOST, self.PORT, self.AUTHKEY) if engine is None else engine.cluster()
             cluster.start()
             self._cluster, self.PORT = cluster, cluster.port
         if if_join_as_worker and self._engine is None:
