@@ -79,15 +79,15 @@ Terms = namedtuple("Terms", "options timeout")
 TERMS = Terms(scheduler.DEFAULTS, None)
 
 
-class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):  # type: ignore[misc]
+class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):
     """No work can ever be done: a failing initializer, a master that was shut down."""
 
 
-class WorkerDiedError(errors.WorkerDied, BrokenExecutor):  # type: ignore[misc]
+class WorkerDiedError(errors.WorkerDied, BrokenExecutor):
     """The worker process died each time it ran this call; the others are not touched."""
 
 
-class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):  # type: ignore[misc]
+class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):
     """The call took longer than its ``timeout`` and was ended with its worker process."""
 
 
@@ -284,7 +284,7 @@ class _MapJob(Job):
 
     def encode(self, first: int, count: int) -> List[bytes]:
         if self._arguments is not None:
-            return self._arguments.encode(first, count)  # type: ignore[no-any-return]
+            return self._arguments.encode(first, count)
         with self._items_lock:
             items = self._items[first - self._base : first - self._base + count]
         if not self.star and values.all_scalars(items):
@@ -711,7 +711,7 @@ class ClusterExecutor(Executor):
         """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
         return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object
 
-    def submit(  # type: ignore[override]
+    def submit(
         __self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs"  # noqa: N805
     ) -> "ClusterFuture[T]":
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
@@ -726,7 +726,7 @@ class ClusterExecutor(Executor):
             core.submit(future, packed, __self._terms)
         return future
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
