@@ -51,7 +51,7 @@ def _get(name):
 
 if sys.version_info >= (3, 6):
 
-    class _Lazy(type(sys)):
+    class _Lazy(type(sys)):  # type: ignore[misc]
         """A worker process imports this package and needs none of these names: it starts in half the time."""
 
         def __getattr__(self, name):
