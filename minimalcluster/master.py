@@ -43,7 +43,7 @@ class MasterNode(object):
         self._engine = engine
         self._cluster = None  # type: Cluster | None
         self._source = None  # type: environment.Source | None
-        self._module = None  # type: object
+        self._module = None  # type: environment.types.ModuleType | None
         self._function = None  # type: str | None # a name in the environment, or
         self._target = None  # type: Target | None # a callable, packed
         self._values = ()  # type: range | tuple
@@ -95,7 +95,7 @@ class MasterNode(object):
         """A ``concurrent.futures.Executor`` on this cluster: submit and map beside execute(). Python 3.6 and later."""
         if PY2:  # py2
             raise errors.UsageError("executor() needs Python 3.6 or later: 2.7 has no concurrent.futures")
-        from . import ClusterExecutor
+        from .executor import ClusterExecutor
 
         return ClusterExecutor(master=self)
 
