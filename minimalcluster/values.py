@@ -226,7 +226,7 @@ def _load_result(buffer):
 
 def encode_exception(error, frames_to_skip=1):
     # type: (BaseException, int) -> tuple
-    """(plain description, buffers): the pickle of the exception, if it was seen to come back as itself, then its causes'."""
+    """(plain description, buffers): the exception's pickle, if it was seen to come back as itself, then its causes'."""
     trace = getattr(error, "__traceback__", None)
     if PY2:  # py2
         import sys
