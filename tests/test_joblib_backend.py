@@ -16,7 +16,10 @@ try:
     from joblib import Parallel, delayed
     from joblib.parallel import BACKENDS, AutoBatchingMixin, ParallelBackendBase
 
+    from concurrent.futures import ThreadPoolExecutor
+
     from minimalcluster import ClusterExecutor, joblib_backend, register_joblib_backend
+    from minimalcluster.engines import ExecutorEngine
     from minimalcluster.joblib_backend import ClusterBackend
 except ImportError:
     joblib = None
@@ -461,6 +464,14 @@ class Clusters(unittest.TestCase):
                 pids = set(Parallel()(delayed(slow_pid)(x) for x in range(30)))
                 self.assertEqual(len(pids), 3)
         joblib_backend._own(1, "127.0.0.1:%d" % port, key).shutdown()
+
+    def test_on_an_engine_of_this_process(self):
+        with ThreadPoolExecutor(2) as pool, ClusterExecutor(engine=ExecutorEngine(pool)) as executor:
+            with use(backend=ON, executor=executor, n_jobs=2):
+                for _ in range(2):  # a second time, when the engine has run something here
+                    parallel = Parallel()
+                    self.assertEqual(parallel(delayed(outer)(x, ON) for x in range(3)), [30, 55, 90])
+                    self.assertIsInstance(parallel._backend, ClusterBackend)
 
     def test_nobody_is_there(self):
         with ClusterExecutor(0, join=False) as executor, support.Log() as log:
