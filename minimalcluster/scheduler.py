@@ -34,6 +34,9 @@ CHUNK_SECONDS = 0.05
 CHUNK_GROWTH = 16
 CHUNK_BYTES = 4 << 20
 CHUNK_TASKS_MAX = 1 << 20
+#: Of a job that still grows, each slot gets this small a part of the queue: its calls may differ from those
+#: that were measured, and what has been handed out cannot be cancelled any more.
+OPEN_JOB_SHARES = 16.0
 #: Tasks longer than this gain nothing from prefetch, and could be run elsewhere meanwhile.
 PREFETCH_TASK_SECONDS = 0.1
 #: A lease younger than this is not worth taking back.
@@ -766,7 +769,7 @@ class Scheduler(object):
         size = min(
             CHUNK_SECONDS / max(speed.seconds, 1e-9),
             CHUNK_BYTES / max(speed.bytes, 1.0),
-            job.queued / (2.0 * self._slots),
+            job.queued / ((2.0 if job.closed else OPEN_JOB_SHARES) * self._slots),
             speed.largest * CHUNK_GROWTH,
             CHUNK_TASKS_MAX,
         )
