@@ -133,7 +133,8 @@ class Agent(object):
         """All changes go through here. Send ``TimePassed`` once after each batch of events."""
         self._effects = []
         self._now = now
-        if not self._finished:
+        # What a worker process printed may wait behind the Farewell that finished us.
+        if not self._finished or isinstance(getattr(event, "message", None), protocol.Output):
             self._handlers[type(event)](event)
         return self._effects
 
