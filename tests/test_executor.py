@@ -998,7 +998,7 @@ os.waitpid(pid, 0)
 print("and here", ex.submit(abs, -2).result())
 ex.shutdown()
 """
-        with support.Process(code) as process:
+        with support.Process(code, variables={"PYTHONWARNINGS": "ignore"}) as process:
             self.assertEqual(0, process.wait(), process.output())
             lines = process.output().splitlines()
             self.assertEqual(3, len(lines), lines)
@@ -1196,7 +1196,7 @@ class Exit(unittest.TestCase):
         code = "for number in range(6): ex.submit(print, 'apple', number)\n"
         for end in ("", "ex.shutdown(wait=False)\n", "del ex\n", "print('last', flush=True); sys.exit()\n"):
             lines = [line for line in self.run_it(code + end) if line != "last"]
-            self.assertEqual(["apple %d" % number for number in range(6)], sorted(lines))
+            self.assertEqual(["apple %d" % number for number in range(6)], sorted(lines), end)
 
     def test_a_map_nobody_iterated_is_finished(self):
         code = "results = ex.map(print, range(6))\nex.map(print, (n for n in 'ab'))\n"
