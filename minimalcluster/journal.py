@@ -23,6 +23,7 @@ from __future__ import absolute_import, division, print_function
 import errno
 import hashlib
 import hmac
+import io  # noqa: F401 # in a type comment
 import json
 import logging
 import os
@@ -49,7 +50,8 @@ _SPAN = struct.Struct(">QQ")
 _HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
 
 Record = namedtuple("Record", "kind body at")
-#: What a journal knows of a job. done: (first, count, buffers), failed: (first, info, buffers), grants: (attempt, first, count).
+#: What a journal knows of a job.
+#: done: (first, count, buffers), failed: (first, info, buffers), grants: (attempt, first, count).
 Known = namedtuple("Known", "done failed grants")
 
 
@@ -97,7 +99,8 @@ class Journal(object):
         records, self._good = self._records_in(data, head_size)
         self._count = len(records)
         if self._good < len(data):
-            log.warning("the journal %s ends in a torn record of %d bytes; it is dropped", self.path, len(data) - self._good)
+            torn = len(data) - self._good
+            log.warning("the journal %s ends in a torn record of %d bytes; it is dropped", self.path, torn)
             self._cut(self._good)
         self._file.seek(self._good)
         return records
@@ -108,7 +111,8 @@ class Journal(object):
         while len(data) - at >= _HEAD.size + _HEAD_TAG:
             body_at = at + _HEAD.size + _HEAD_TAG
             head = data[at : at + _HEAD.size]
-            if not hmac.compare_digest(self._tag(b"record", head, len(records))[:_HEAD_TAG], data[at + _HEAD.size : body_at]):
+            expected = self._tag(b"record", head, len(records))[:_HEAD_TAG]
+            if not hmac.compare_digest(expected, data[at + _HEAD.size : body_at]):
                 if not data[at:].strip(b"\0"):
                     break  # the file had grown and the data had not been written
                 raise self._changed(len(records), at)
@@ -338,7 +342,7 @@ def digest(parts):
 
 
 def _opened(path):
-    # type: (str) -> object
+    # type: (str) -> io.BufferedRandom
     """For reading and appending, by this process alone, readable by its user alone."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
