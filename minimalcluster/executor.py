@@ -470,7 +470,7 @@ class MapResults(Iterator[T]):
             return
         arrival = job.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
         if arrival is None:
-            raise FutureTimeoutError()
+            raise FutureTimeoutError
         if isinstance(arrival, End):
             self._ended = True
             if arrival.error is not None and not self._closed:
@@ -490,7 +490,7 @@ class MapResults(Iterator[T]):
         if not self._closed:
             self._closed = True
             if job.taken < job.total:
-                raise CancelledError()
+                raise CancelledError
             if job.input_error is not None:
                 raise job.input_error
         raise StopIteration
@@ -538,7 +538,9 @@ class _Core:
 
     def check(self) -> None:
         if self.pid != os.getpid():
-            raise RuntimeError("this executor belongs to the process that made it; a fork cannot use it: make a new one")
+            raise RuntimeError(
+                "this executor belongs to the process that made it; a fork cannot use it: make a new one"
+            )
         if self.broken is not None:
             error = BrokenClusterExecutor(str(self.broken))
             raise error from self.broken.__cause__
@@ -656,7 +658,7 @@ class ClusterExecutor(Executor):
         initializer: Optional[Callable[..., object]] = None,
         initargs: Tuple[Any, ...] = (),
         join: bool = True,
-        max_tasks_per_child: Optional[int] = None
+        max_tasks_per_child: Optional[int] = None,
     ) -> None:
         if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
             raise ValueError("max_workers must be greater than 0")
@@ -712,7 +714,10 @@ class ClusterExecutor(Executor):
         return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object
 
     def submit(
-        __self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs"  # noqa: N805
+        __self,
+        __fn: "Callable[P, T]",
+        *args: "P.args",
+        **kwargs: "P.kwargs",  # noqa: N805
     ) -> "ClusterFuture[T]":
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
         core = __self._core
@@ -732,7 +737,7 @@ class ClusterExecutor(Executor):
         *iterables: Iterable[Any],
         timeout: Optional[float] = None,
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None
+        buffersize: Optional[int] = None,
     ) -> "MapResults[T]":
         """The results of fn over the zipped iterables, in order.
 
@@ -748,7 +753,7 @@ class ClusterExecutor(Executor):
         *iterables: Iterable[Any],
         timeout: Optional[float] = None,
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None
+        buffersize: Optional[int] = None,
     ) -> "MapResults[T]":
         """As ``map``, but results come as soon as they are there."""
         return self._map(fn, iterables, timeout, chunksize, buffersize, False)
@@ -785,7 +790,7 @@ class ClusterExecutor(Executor):
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         chunksize: Optional[int] = None,
-        buffersize: Optional[int] = None
+        buffersize: Optional[int] = None,
     ) -> AsyncIterator[T]:
         """``async for result in ex.amap(fn, items)``: in order. Leaving the loop ends the rest."""
         loop = asyncio.get_event_loop()
