@@ -43,7 +43,6 @@ MUTANTS = [
     ("the rest of a piece that was cut is lost", _S, "_cut", "self._queue(_Piece(", "(_Piece("),
     ("deaths are not counted", _S, "_attempt_died", "piece.deaths + [Death(", "[Death("),
     ("the first task of a chunk is blamed for any death", _S, "_attempt_died", "if not careful:", "if False:"),
-    ("both parts of a cut piece are blamed for one death", _S, "_attempt_died", "del piece.deaths[:]", "pass"),
     ("what follows a deadly task is lost", _S, "_attempt_died", "self._queue(_Piece(job, lo + 1, hi))", "pass"),
     ("a death too few makes poison", _S, "_attempt_died", "if len(deaths) < job", "if len(deaths) + 1 < job"),
     ("one retry too few", _S, "_task_failed", "failures <= job.options.retries", "failures < job.options.retries"),
@@ -67,13 +66,11 @@ MUTANTS = [
     ("a dead process is not reported", _A, "_child_exited", "self._report(protocol.Died(0, slot.attempt, held.next, event.info))", "pass"),
     ("a death is put down to the chunk's first task", _A, "_child_exited", "slot.attempt, held.next,", "slot.attempt, held.end - 1,"),
     ("what was waiting is dropped without a word", _A, "_on_revoke", "if not message.kill:", "if False:"),
-    ("results of what was killed are reported", _A, "_child_said", "if not revoked:", "if True:"),
     ("a drained node leaves before its results are acknowledged", _A, "_finish_if_drained", "and not self._reports", ""),
     ("a drained node leaves before its tasks end", _A, "_finish_if_drained", "and not self._held", ""),
     ("draining ends with the connection", _A, "_link_down", "self._finish_if_drained()", "self._draining and self._finish('left', None)"),
     ("heartbeats stop", _A, "_keep_in_touch", "self._do(ToMaster(protocol.Heartbeat", "(ToMaster(protocol.Heartbeat"),
     ("a silent master is waited for without end", _A, "_keep_in_touch", "self._heard_at + MASTER_LOST_SECONDS", "self._heard_at + 1e9"),
-    ("a process is not told of the job it is to run", _A, "_child_ready", "slot.jobs = set()", "pass"),
     ("a process that died leaves its slot empty", _A, "_child_exited", "= EMPTY, None", "= STARTING, None"),
 ]  # fmt: skip
 
@@ -119,6 +116,9 @@ def main():
         tried += 1
         with planted(cls, method, text, replacement):
             seed, how = first_finder(range(told.seeds))
+        if seed is not None and first_finder([seed])[0] is not None:
+            print("seed %d fails without a planted bug too" % seed)
+            return 1
         if seed is None:
             print("NOT FOUND in %d seeds: %s" % (told.seeds, name))
         else:

@@ -73,13 +73,14 @@ class Job(object):
         self.total = int(2001 ** draw()) - 1
         self.attempts_max = 1 + int(draw() * 3)
         self.retries = int(draw() * 3) if draw() < 0.3 else 0
-        chunksize = 1 + int(draw() * 30) if draw() < 0.4 else None
+        copies = world.strikes is COPIES and draw() < 0.7
+        chunksize = 1 + int(draw() * 30) if copies or draw() < 0.4 else None
         self.stop_on_error = draw() < 0.15
         self.options = scheduler.Options(chunksize, self.retries, self.attempts_max, self.stop_on_error)
         if self.attempts_max == 1 or chunksize:
             self.total = min(self.total, 120)  # they report each task
         # The work of the whole run; less of it where it means many messages.
-        work = world.slots * 10 ** (-1 + 2 * draw()) * (3 if chunksize else 1)
+        work = 10.0 if copies else world.slots * 10 ** (-1 + 2 * draw()) * (3 if chunksize else 1)
         seconds = min(work, 20.0 if self.total <= 150 else 2.0) / max(1, self.total)
         heavy = draw() < 0.2
         self.seconds = [seconds * (0.5 + draw()) * (20 if heavy and draw() < 0.03 else 1) for _ in range(self.total)]
@@ -682,7 +683,8 @@ class Node(object):
             return
         for message in messages:
             if self.alive:
-                self.joined = self.joined or type(message) is protocol.Joined
+                if type(message) is protocol.Joined:
+                    self.joined, self.joined_at = True, self.world.now
                 self.event(agent.MasterSaid(message))
 
     def closed(self):
@@ -959,18 +961,21 @@ class World(object):
         many = draw() * 0.7
         self.conditions = set(name for name in CONDITIONS if draw() < many)
         theme = draw()
-        strikes = HARMLESS if theme < 0.2 else COPIES if theme < 0.4 else STRIKES
-        if strikes is COPIES:
-            many = 0.8
-        rates = {name: 0.1 * 40 ** draw() for name in strikes if draw() < many}
+        self.strikes = HARMLESS if theme < 0.25 else COPIES if theme < 0.5 else STRIKES
         self.delay_seconds = 10 ** (-4 + 2 * draw()) * (20 if "slow_link" in self.conditions else 1)
         if "slow_link" in self.conditions:
             self.count("slow_link")
+        elif self.strikes is HARMLESS and draw() < 0.7:
+            self.delay_seconds = 0.05  # so that most resets catch something on its way
+        if self.strikes is STRIKES:
+            rates = {name: 0.1 * 40 ** draw() for name in STRIKES if draw() < many}
+        else:
+            rates = {name: 0.5 * 8 ** draw() for name in self.strikes if draw() < 0.7}
         self.flip_rate = 0.1 * draw() ** 3 if "bit_flip" in self.conditions else 0.0
         self.cut_rate = draw() if "cuts" in self.conditions else 0.0
         self.faults_end = 0.5 + 5 * draw() if draw() < 0.95 else 10 + 110 * draw()
         count = 1 + int((4 if draw() < 0.95 else 50) * draw())
-        if strikes is COPIES:
+        if self.strikes is COPIES:
             count += 1
         slots = [1 + int(4 * draw() ** 2) for _ in range(count)]
         self.slots = sum(slots)
@@ -1216,7 +1221,9 @@ class World(object):
             self.fail("all jobs have ended, and the scheduler holds %r" % left)
         for number in sorted(self.nodes):
             node = self.nodes[number]
-            if node.alive and node.joined and node.link.sound() and self.calm_at is not None:
+            if not (node.alive and node.joined and self.calm_at is not None):
+                continue
+            if node.link.sound() and self.now > node.joined_at + QUIET_SECONDS:
                 held = node.agent.snapshot()
                 if held["held"] or held["reports"]:
                     self.fail("all jobs have ended, and node %d holds %r" % (number, held))
@@ -1254,7 +1261,7 @@ class World(object):
         # type: () -> None
         heap, jobs = self.heap, list(self.jobs.values())
         ended_at = None  # type: float | None
-        while ended_at is None or heap[0][0] < ended_at + QUIET_SECONDS + 20 * self.delay_seconds:
+        while ended_at is None or heap[0][0] < ended_at + 2 * QUIET_SECONDS + 20 * self.delay_seconds:
             self.now, _, call, arguments = heapq.heappop(heap)
             call(*arguments)  # type: ignore[operator]
             if ended_at is None:
