@@ -717,7 +717,7 @@ class ClusterExecutor(Executor):
         __self,
         __fn: "Callable[P, T]",
         *args: "P.args",
-        **kwargs: "P.kwargs",  # noqa: N805
+        **kwargs: "P.kwargs",
     ) -> "ClusterFuture[T]":
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
         core = __self._core
@@ -776,7 +776,7 @@ class ClusterExecutor(Executor):
 
     # -- asyncio ----------------------------------------------------------------------------------
 
-    async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:  # noqa: N805
+    async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:
         """``await ex.run(fn, ...)``: the call's result. Cancelling it ends the call, also while it runs."""
         future = __self.submit(__fn, *args, **kwargs)
         try:
