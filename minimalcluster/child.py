@@ -233,6 +233,13 @@ class Worker(object):
         while results:
             buffers, misfit = values.encode_results(results)
             good = len(results) if misfit is None else len(buffers) - 1
+            size = sum(map(len, buffers))
+            if size > protocol.OBJECT_BYTES_MAX:
+                if good > 1:
+                    self._flush(attempt, results[: good // 2], seconds)
+                    results, seconds = results[good // 2 :], 0.0
+                    continue
+                good, misfit = 0, protocol.too_large("the result", size)
             if good:
                 elapsed = int(seconds * 1e9)
                 self._send(protocol.Done(0, attempt.number, attempt.reported, good, elapsed, buffers))

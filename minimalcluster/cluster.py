@@ -21,7 +21,7 @@ import sys
 import threading
 from collections import deque, namedtuple
 
-from . import agent, errors, protocol, scheduler
+from . import agent, errors, protocol, scheduler, values
 from .compat import PICKLE_PROTOCOL, cpu_count, monotonic, native
 from .journal import SYNC_SECONDS
 from .library import Library
@@ -36,6 +36,8 @@ DRAIN_SECONDS = 5.0
 STOP_SECONDS = 5.0
 FAREWELL_SECONDS = 2.0
 PRINTED_LINES_MAX = 10000
+#: Arguments of a chunk below this size are not worth the scheduler's while.
+WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
 
 #: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
@@ -112,7 +114,11 @@ class Cluster(object):
         self._salt = os.urandom(16)
         authkey = protocol.as_bytes(self._authkey)
         self._proof_key = protocol.proof_key(authkey, self._salt, protocol.KDF_ROUNDS)
-        self._listener = Listener(self._loop, self._host, self.port, self._accepted)
+        try:
+            self._listener = Listener(self._loop, self._host, self.port, self._accepted)
+        except BaseException:
+            self._loop.close()
+            raise
         self.port = self._listener.port
         self._loop.join(self)
         self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
@@ -377,20 +383,50 @@ class Cluster(object):
 
     def _define(self, effect):
         # type: (scheduler.Define) -> None
-        info, buffers = self._jobs[effect.job].definition()
+        try:
+            info, buffers = self._jobs[effect.job].definition()
+        except Exception as error:  # the script whose source it is may be gone
+            self._fail_job(effect.job, error)
+            return
         info = dict(info, served=self._library.version())
         self._sessions[effect.node].send(protocol.DefineJob(effect.job, info, buffers))
 
     def _grant(self, effect):
         # type: (scheduler.Grant) -> None
-        job = self._jobs[effect.job]
-        buffers = job.encode(effect.first, effect.count)
-        session = self._sessions[effect.node]
-        if session.address:  # this machine's own worker processes end with the master: nothing of theirs comes back
-            job.granted(effect.attempt, effect.first, effect.count)
-        session.send(
-            protocol.Grant(effect.attempt, effect.job, effect.first, effect.count, int(effect.careful), buffers)
-        )
+        job, session, count = self._jobs[effect.job], self._sessions[effect.node], effect.count
+        try:
+            buffers = job.encode(effect.first, count)
+            while sum(map(len, buffers)) > protocol.OBJECT_BYTES_MAX and count > 1:
+                count //= 2
+                buffers = job.encode(effect.first, count)
+        except Exception as error:  # the user's own __reduce__ runs here
+            self._fail_job(effect.job, error)
+            return
+        size = sum(map(len, buffers))
+        if size <= protocol.OBJECT_BYTES_MAX:
+            if session.address:  # this machine's own worker processes end with the master: nothing comes back
+                job.granted(effect.attempt, effect.first, count)
+            grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, int(effect.careful), buffers)
+            session.send(grant)
+            if size > WEIGHED_BYTES_MIN:
+                self._soon(scheduler.AttemptSized(effect.node, session.number, effect.attempt, size))
+        if count < effect.count:
+            self._soon(scheduler.AttemptReleased(effect.node, session.number, effect.attempt, effect.first + count))
+        if size > protocol.OBJECT_BYTES_MAX:
+            info, pickled = values.encode_exception(protocol.too_large("the argument", size), 0)
+            self._soon(
+                scheduler.TaskFailed(effect.node, session.number, effect.attempt, effect.first, 0.0, info, pickled)
+            )
+
+    def _soon(self, event):
+        # type: (tuple) -> None
+        """An effect's own consequence: after the pass that had the effect."""
+        self._loop.call(self._event, event)
+
+    def _fail_job(self, number, error):
+        # type: (int, BaseException) -> None
+        self._jobs[number].crashed(error)
+        self._soon(scheduler.JobCancelled(number))
 
     def _revoke(self, effect):
         # type: (scheduler.Revoke) -> None

@@ -44,6 +44,8 @@ KDF_ROUNDS = 600000
 GENERATED_KEY = re.compile(br"^mck-[0-9a-f]{64}$")
 
 FRAME_BYTES_MAX = 2 << 30
+#: What one argument or result may have: a frame's head needs some room.
+OBJECT_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 BUFFERS_MAX = 1 << 24
 UNTAGGED = 1  # flag in HELLO
 
@@ -154,6 +156,14 @@ def decode(number, body):
     except (struct.error, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise errors.ProtocolError("malformed %s: %s" % (kind.__name__, error))
     return kind(*fields)
+
+
+def too_large(what, size):
+    # type: (str, int) -> errors.FrameTooLarge
+    return errors.FrameTooLarge(
+        "%s has %d bytes, the limit is %d; write it to a file that both sides can read, or cut it into more tasks"
+        % (what, size, OBJECT_BYTES_MAX)
+    )
 
 
 def _whole(body, start, end):

@@ -67,6 +67,7 @@ NodeDisconnected = namedtuple("NodeDisconnected", "node session")
 NodeLeft = namedtuple("NodeLeft", "node session")
 TasksDone = namedtuple("TasksDone", "node session attempt first count seconds payload")
 TaskFailed = namedtuple("TaskFailed", "node session attempt first seconds info payload")
+AttemptSized = namedtuple("AttemptSized", "node session attempt size")
 AttemptReleased = namedtuple("AttemptReleased", "node session attempt first")
 AttemptDied = namedtuple("AttemptDied", "node session attempt first info")
 AttemptUnfit = namedtuple("AttemptUnfit", "node session attempt first info")
@@ -133,8 +134,12 @@ class _Speed(object):
         # type: (int, float, int) -> None
         each = seconds / count
         self.seconds = each if self.seconds is None else (self.seconds + each) / 2
-        self.bytes = max(size / count, self.bytes / 2)
+        self.weighed(count, size)
         self.largest = max(self.largest, count)
+
+    def weighed(self, count, size):
+        # type: (int, int) -> None
+        self.bytes = max(size / count, self.bytes / 2)
 
 
 class _Node(object):
@@ -239,6 +244,7 @@ class Scheduler(object):
             NodeLeft: self._node_left,
             TasksDone: self._tasks_done,
             TaskFailed: self._task_failed,
+            AttemptSized: self._attempt_sized,
             AttemptReleased: self._attempt_released,
             AttemptDied: self._attempt_died,
             AttemptUnfit: self._attempt_unfit,
@@ -557,6 +563,14 @@ class Scheduler(object):
             self._end_lease(lease)
             if len(piece.attempts) > 1:  # a copy may still run somewhere; who has finished ignores this
                 self._do(Revoke(lease.node.id, lease.attempt, True))
+
+    def _attempt_sized(self, node, event):
+        # type: (_Node, AttemptSized) -> None
+        """How many bytes its arguments have: chunks of large arguments stay small."""
+        lease = node.leases.get(event.attempt)
+        if lease is not None:
+            piece = lease.piece
+            node.speeds.setdefault(piece.job.id, _Speed()).weighed(piece.hi - piece.lo, event.size)
 
     def _attempt_released(self, node, event):
         # type: (_Node, AttemptReleased) -> None

@@ -3,7 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import unittest
 
-from minimalcluster import MasterNode, StateError, protocol, scheduler
+from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, protocol, scheduler
 from minimalcluster.cluster import Cluster
 from minimalcluster.jobs import End, Job, Outcomes
 from minimalcluster.values import encode_results
@@ -233,23 +233,59 @@ class ClusterTest(unittest.TestCase):
         self.assertIsInstance(end.error, StateError)
         self.assertRaises(StateError, self.cluster.workers)
 
+    def test_a_job_that_cannot_be_sent_fails_alone(self):
+        self.cluster.start()
+        jobs = [_Fake(), _Broken(), _Fake()]
+        for job in jobs:
+            self.cluster.submit(job)
+        self.cluster.join_local()
+        first, broken, last = [job.all_of_it()[1].error for job in jobs]
+        self.assertEqual((first, str(broken), last), (None, "a defect in a job", None))
+
     def test_a_defect_is_told_to_whoever_waits(self):
         self.cluster.start()
-        jobs = [_Fake(), _Broken()]
+        job = _Fake()
+        self.cluster.submit(job)  # no node is there: it waits
         with support.Log() as log:
-            for job in jobs:
-                self.cluster.submit(job)
-            # The thread may end before or after it has answered.
-            try:
-                self.cluster.join_local()
-            except StateError:
-                pass
-            fine, broken = [job.all_of_it()[1].error for job in jobs]
-            self.assertIn(type(fine), (type(None), RuntimeError))  # it may have been done before
-            self.assertEqual(str(broken), "a defect in a job")
+            self.cluster._loop.call(_Broken().encode, 0, 1)
+            self.assertEqual(str(job.all_of_it()[1].error), "a defect in a job")
             support.wait_until(lambda: log.having("please report this"))
         self.assertRaises(StateError, self.cluster.workers)
         support.wait_until(lambda: not support.descendants(), what="the end of the worker processes")
+
+
+class SizeTest(unittest.TestCase):
+    """Row 10: what is larger than the limit is its own task's error, in a chunk of any size."""
+
+    LIMIT = 1 << 16
+    SOURCE = """
+size = len
+def make(n):
+    from minimalcluster import protocol
+    protocol.OBJECT_BYTES_MAX = 1 << 16
+    return b"x" * n
+"""
+
+    def run_with(self, name, arguments, culprit):
+        before, protocol.OBJECT_BYTES_MAX = protocol.OBJECT_BYTES_MAX, self.LIMIT
+        try:
+            with MasterNode(PORT=0) as master:
+                master.start_master_server()
+                for chunksize in (None, 7, 1):
+                    with self.assertRaises(TaskError) as caught:
+                        support.run(master, self.SOURCE, name, arguments, chunksize=chunksize)
+                    self.assertEqual(list(caught.exception.errors), [culprit])
+                    self.assertIsInstance(caught.exception.errors[culprit], FrameTooLarge)
+                    self.assertEqual(len(caught.exception.results), len(arguments) - 1)
+        finally:
+            protocol.OBJECT_BYTES_MAX = before
+
+    def test_row_10_argument_over_the_limit(self):
+        arguments = [(n, b"x" * 20000) for n in range(20)] + [(99, b"y" * 100000)] + [(n, b"z" * 20000) for n in range(20)]
+        self.run_with("size", arguments, arguments[20])
+
+    def test_row_10_result_over_the_limit(self):
+        self.run_with("make", [10, 200000, 20] + list(range(20000, 20020)), 200000)
 
 
 if __name__ == "__main__":

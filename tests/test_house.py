@@ -37,7 +37,7 @@ ALLOWED = {
     "library": "protocol shares imports",
     "child": "protocol functions environment values shares imports",
     "node": "protocol agent transport shares",
-    "cluster": "protocol scheduler agent transport node library shares journal",
+    "cluster": "protocol scheduler agent transport node library shares journal values",
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
