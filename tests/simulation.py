@@ -559,6 +559,7 @@ class Master(object):
         elif job.known < job.total and not job.cancelled and not job.errors:
             world.fail("job %d is finished and still grows" % job.number)
         job.finished = True
+        world.unfinished -= 1
         del self.jobs[job.number]
 
     def disconnect(self, effect):
@@ -621,6 +622,7 @@ class Node(object):
             else:
                 self.event(item)
         self.event(agent.TimePassed())
+        self.agent.validate()
         if self.link is not None:
             self.link.flush_node()
         due = self.agent.deadline()
@@ -633,7 +635,6 @@ class Node(object):
         if type(event) is not agent.TimePassed:
             self.world.note("node", self.number, type(event).__name__, event[:1] if type(event) is not agent.MasterSaid else type(event.message).__name__)  # fmt: skip
         effects = self.agent.handle(event, self.world.now)
-        self.agent.validate()
         for effect in effects:
             self.effects[type(effect)](effect)
 
@@ -986,6 +987,7 @@ class World(object):
         for number in range(1, 3 if draw() < 0.3 else 2):
             self.jobs[number] = job = Job(self, number)
             self.at(draw() ** 2 * self.faults_end * 0.5, self.submit, job)
+        self.unfinished = len(self.jobs)
         for name in sorted(rates):
             self.at(self.next_strike(rates[name]), self.strike, name, rates[name])
         self.at(self.faults_end, self.calm)
@@ -1051,7 +1053,8 @@ class World(object):
 
     def reset(self):
         # type: () -> None
-        link = self.pick(self.links)
+        """Of a connection that works: two in a row would be longer than the master waits."""
+        link = self.pick([link for link in self.links if link.node.joined])
         if link is not None:
             self.count("reset")
             link.to_master.cut()
@@ -1259,16 +1262,16 @@ class World(object):
 
     def loop(self):
         # type: () -> None
-        heap, jobs = self.heap, list(self.jobs.values())
+        heap = self.heap
         ended_at = None  # type: float | None
         while ended_at is None or heap[0][0] < ended_at + 2 * QUIET_SECONDS + 20 * self.delay_seconds:
             self.now, _, call, arguments = heapq.heappop(heap)
             call(*arguments)  # type: ignore[operator]
             if ended_at is None:
-                if all(job.finished for job in jobs):
+                if not self.unfinished:
                     ended_at = self.now
                 elif self.now > self.limit:
-                    left = [(job.number, job.outcomes.count(None)) for job in jobs if not job.finished]
+                    left = [(job.number, job.outcomes.count(None)) for job in self.jobs.values() if not job.finished]
                     self.fail(
                         "no end %.0f s after the calm: (job, tasks without outcome) %r, %r"
                         % (self.now - self.faults_end, left, self.master.scheduler.snapshot())
