@@ -345,7 +345,7 @@ class Agent(object):
         # type: (_Slot) -> None
         """The task has had its time (such jobs come in chunks of one): it ends with its process, nobody is blamed."""
         held = self._held[slot.attempt]
-        info = {"type": "TaskTimeout", "text": "the call took longer than %g s and was ended" % slot.timeout}
+        info = {"type": "TaskTimeout", "text": "the call took longer than %g s and was ended" % slot.timeout}  # type: ignore[str-format]
         slot.last = True
         self._report(protocol.Failed(0, slot.attempt, held.next, int(slot.timeout * 1e9), info, []))  # type: ignore[operator]
         self._end(slot)

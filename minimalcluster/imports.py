@@ -159,6 +159,11 @@ class _ResourceReader(object):
         # type: (object, str) -> None
         self._fetch, self._package = fetch, package
 
+    def files(self):
+        # type: () -> _Resource
+        # Python 3.9's importlib.resources.files() asks for a folder on disk; the older calls work there.
+        return _Resource(self._fetch, self._package, "")
+
     def open_resource(self, resource):
         # type: (str) -> object
         import io
@@ -180,8 +185,57 @@ class _ResourceReader(object):
 
     def contents(self):
         # type: () -> list[str]
-        info, _ = self._fetch("contents", self._package)  # type: ignore[operator]
+        info, _ = self._fetch("contents", self._package + ":")  # type: ignore[operator]
         return list(info.get("names", ()))
+
+
+class _Resource(object):
+    """importlib.resources.abc.Traversable: a package's folder on the master, or a file below it."""
+
+    def __init__(self, fetch, package, path):
+        # type: (object, str, str) -> None
+        self._fetch, self._package, self._path = fetch, package, path
+        self.name = path.split("/")[-1] or package.split(".")[-1]
+
+    def joinpath(self, *names):
+        # type: (*str) -> _Resource
+        return _Resource(self._fetch, self._package, "/".join([part for part in (self._path,) + names if part]))
+
+    __truediv__ = joinpath
+
+    def is_file(self):
+        # type: () -> bool
+        return bool(self._path) and bool(self._ask("resource").get("found"))
+
+    def is_dir(self):
+        # type: () -> bool
+        return bool(self._ask("contents").get("found"))
+
+    def iterdir(self):
+        # type: () -> object
+        return iter([self.joinpath(name) for name in self._ask("contents").get("names", ())])
+
+    def _ask(self, what):
+        # type: (str) -> dict
+        return self._fetch(what, "%s:%s" % (self._package, self._path))[0]  # type: ignore[operator, no-any-return]
+
+    def read_bytes(self):
+        # type: () -> bytes
+        try:
+            return _resource(self._fetch, self._package, self._path)
+        except IOError:
+            raise FileNotFoundError(self._path)  # type: ignore[name-defined] # noqa: F821, B904
+
+    def read_text(self, encoding="utf-8", errors="strict"):
+        # type: (str, str) -> str
+        return self.read_bytes().decode(encoding or "utf-8", errors)
+
+    def open(self, mode="r", encoding="utf-8", errors="strict"):
+        # type: (str, str, str) -> object
+        import io
+
+        data = io.BytesIO(self.read_bytes())
+        return data if "b" in mode else io.TextIOWrapper(data, encoding, errors)
 
 
 # -- modules of this machine that were edited -----------------------------------------------------

@@ -90,12 +90,9 @@ class Library(object):
         what, name = info.get("what"), str(info.get("name"))
         if what == "module":
             return self._module(name)
-        if what == "resource":
+        if what in ("resource", "contents"):
             package, _, resource = name.partition(":")
-            return self._resource(package, resource)
-        if what == "contents":
-            folder = self._folder(name)
-            return {"found": folder is not None, "names": sorted(os.listdir(folder)) if folder else []}, []
+            return (self._resource if what == "resource" else self._contents)(package, resource)
         if what == "share":
             return self._share(name, int(info.get("pickle", 2)), local)
         return {"found": False}, []
@@ -117,18 +114,31 @@ class Library(object):
             return None
         return os.path.dirname(path)
 
+    def _below(self, package, resource):
+        # type: (str, str) -> str | None
+        """The path of package data. It lies below the package: nothing else of the master's files is to be had."""
+        folder = self._folder(package)
+        parts = resource.split("/") if resource else []
+        if folder is None or not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
+            return None
+        path = os.path.join(folder, *parts)
+        real, real_folder = os.path.realpath(path), os.path.realpath(folder)
+        return path if (real + os.sep).startswith(real_folder + os.sep) else None
+
     def _resource(self, package, resource):
         # type: (str, str) -> tuple
-        folder = self._folder(package)
-        parts = resource.split("/")
-        # Package data lies below the package: nothing else of the master's files is to be had.
-        if folder is None or not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
-            return {"found": False}, []
-        path = os.path.join(folder, *parts)
-        if not os.path.isfile(path) or not os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep):
+        path = self._below(package, resource)
+        if path is None or not os.path.isfile(path):
             return {"found": False}, []
         with open(path, "rb") as file:
             return {"found": True}, [file.read()]
+
+    def _contents(self, package, resource):
+        # type: (str, str) -> tuple
+        path = self._below(package, resource)
+        if path is None or not os.path.isdir(path):
+            return {"found": False}, []
+        return {"found": True, "names": sorted(as_text(name) for name in os.listdir(path))}, []
 
     def _share(self, name, protocol_, local):
         # type: (str, int, bool) -> tuple

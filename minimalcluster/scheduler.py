@@ -169,8 +169,8 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "awaited", "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "hopeless", "id", "leased", "nodes",
-        "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
+        "awaited", "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "hopeless", "id", "leased",
+        "nodes", "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
     )  # fmt: skip
 
     def __init__(self, event):
@@ -204,7 +204,7 @@ def _gaps(spans, total, within=None):
     """What of [0, total), or of the spans ``within`` it, no span covers: (lo, hi), in order."""
     gaps = [(0, total)] if within is None else within
     for first, end in spans:
-        cut = []
+        cut = []  # type: list
         for lo, hi in gaps:
             cut += [(lo, min(hi, first)), (max(lo, end), hi)] if lo < end and first < hi else [(lo, hi)]
         gaps = [(lo, hi) for lo, hi in cut if lo < hi]

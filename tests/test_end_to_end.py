@@ -14,7 +14,6 @@ import unittest
 import minimalcluster.transport
 from minimalcluster import (
     ArgumentsError,
-    AuthenticationError,
     MasterNode,
     RemoteError,
     SourceError,

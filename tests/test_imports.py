@@ -108,8 +108,16 @@ class FinderTest(unittest.TestCase):
 
         import served_package
 
-        if hasattr(resources, "files"):
-            self.assertEqual(resources.files(served_package).joinpath("data.txt").read_bytes(), b"data")
+        if sys.version_info >= (3, 10):  # 3.9's files() wants a folder on disk
+            folder = resources.files(served_package)
+            self.assertEqual((folder / "data.txt").read_bytes(), b"data")
+            self.assertEqual(folder.joinpath("data.txt").read_text(), "data")
+            self.assertEqual([each.name for each in folder.iterdir()], ["data.txt"])
+            self.assertTrue(folder.is_dir() and folder.joinpath("data.txt").is_file())
+            with folder.joinpath("data.txt").open() as file:
+                self.assertEqual(file.read(), "data")
+            with self.assertRaises(FileNotFoundError):
+                folder.joinpath("other.txt").read_bytes()
         else:
             self.assertEqual(resources.read_binary("served_package", "data.txt"), b"data")
             self.assertTrue(resources.is_resource("served_package", "data.txt"))

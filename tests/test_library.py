@@ -54,7 +54,9 @@ class LibraryTest(unittest.TestCase):
     def test_package_data(self):
         self.assertEqual(self.ask("resource", "lib_package:data.txt"), ({"found": True}, [b"data"]))
         self.assertEqual(self.ask("resource", "lib_package:sub/more.txt"), ({"found": True}, [b"more"]))
-        self.assertEqual(self.ask("contents", "lib_package")[0]["names"][:2], ["__init__.py", "data.txt"])
+        self.assertEqual(self.ask("contents", "lib_package:")[0]["names"][:2], ["__init__.py", "data.txt"])
+        self.assertEqual(self.ask("contents", "lib_package:sub")[0]["names"], ["more.txt"])
+        self.assertFalse(self.ask("contents", "lib_package:..")[0]["found"])
 
     def test_nothing_outside_of_the_package(self):
         os.symlink(os.path.join(self.folder, "secret.txt"), os.path.join(self.folder, "lib_package", "link.txt"))
