@@ -91,7 +91,7 @@ class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):
     """The call took longer than its ``timeout`` and was ended with its worker process."""
 
 
-def _standard(error: BaseException) -> BaseException:
+def standard(error: BaseException) -> BaseException:
     """What programs written for concurrent.futures expect of what the node tells of a call."""
     if type(error) is errors.WorkerDied:
         return WorkerDiedError(str(error), error.exit, error.nodes, error.lines)
@@ -149,7 +149,7 @@ class ClusterFuture(_Future[T]):
         if not self._decided:
             return  # cancelled
         if isinstance(outcome, Failure):
-            self.set_exception(_standard(outcome.error))
+            self.set_exception(standard(outcome.error))
         else:
             self.set_result(outcome)  # type: ignore[arg-type]
 
@@ -162,7 +162,7 @@ class _Stream(Job):
     def __init__(self, core: "_Core", needs: str, terms: Terms) -> None:
         super().__init__()
         self.total = 0
-        self.options = terms.options
+        self.options = core.options(terms)
         self._core = core
         self._definition = core.definition("calls", needs, terms.timeout)
         self._waiting: Dict[int, Tuple[ClusterFuture[Any], bytes]] = {}
@@ -235,16 +235,17 @@ class _MapJob(Job):
 
     def __init__(
         self, core: "_Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
-        window: Optional[int] = None, star: Optional[bool] = None,
+        window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True,
     ) -> None:  # fmt: skip
+        """lazy=False is multiprocessing's way: whatever becomes of the results, all of the input is worked on."""
         super().__init__()
         self._core = core
-        # A call that may be ended with its worker process travels alone.
-        self.options = terms.options if terms.timeout is None else terms.options._replace(chunksize=1)
+        self.options = terms.options if terms.timeout is None else core.options(terms)
+        self._lazy = lazy
         self.over = threading.Event()
         self.input_error: Optional[BaseException] = None  # raised behind all results
         self.star = len(iterables) != 1 if star is None else star
-        self.finite = any(hasattr(each, "__len__") for each in iterables)
+        self._finite = any(hasattr(each, "__len__") for each in iterables)
         self._quick = all(hasattr(each, "__len__") for each in iterables)
         self._source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables))
         self._window = window
@@ -265,7 +266,7 @@ class _MapJob(Job):
     def _define(self, function: Callable[..., Any], timeout: Optional[float]) -> None:
         """What cannot be sent is the first result's error; an error of the input is raised as it is."""
         self.read_ahead()
-        if self.input_error is not None:
+        if self.input_error is not None and self._lazy:
             raise self.input_error
         self._needs = functions.NOTHING
         try:
@@ -351,14 +352,6 @@ class _MapJob(Job):
             self.total += len(items)
         self.closed = ended
 
-    def stop_reading(self) -> None:
-        """The executor was shut down: what was read is finished, what follows is refused."""
-        with self._read_lock:
-            if not self.closed:
-                self.input_error = RuntimeError(AFTER_SHUTDOWN)
-                self.closed = True
-        self._core.cluster.grew(self.number, self)
-
     def delivered(self, upto: int) -> None:
         """Arguments below ``upto`` are needed no more, whatever dies."""
         with self._items_lock:
@@ -368,10 +361,25 @@ class _MapJob(Job):
 
     def dropped(self) -> None:
         """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
-        if self.started:
-            self._core.cluster.cancel(self.number)
+        if self.started and self._lazy:
+            self.cancel()
         else:
             self.abandoned = True
+
+    def cancel(self) -> None:
+        self.closed = True  # read no further
+        self._core.cluster.cancel(self.number)
+
+    def finish_reading(self) -> None:
+        """The executor was shut down: what was promised is finished, the rest of a half-read input is refused."""
+        if self._finite or not self.started or not self._lazy:
+            self.read_ahead(everything=True)
+            return
+        with self._read_lock:
+            if not self.closed:
+                self.input_error = RuntimeError(AFTER_SHUTDOWN)
+                self.closed = True
+        self._core.cluster.grew(self.number, self)
 
 
 def _needs_of(item: object) -> str:
@@ -425,32 +433,48 @@ class MapResults(Iterator[T]):
         return self
 
     def __next__(self) -> T:
-        try:
-            outcome = self.outcome(self._deadline)
-        except FutureTimeoutError:
+        if not self._current:
+            try:
+                self._refill(self._deadline)
+            except FutureTimeoutError:
+                self.close()
+                raise
+        outcome = self._current.pop()
+        if type(outcome) is Failure:
             self.close()
-            raise
-        if isinstance(outcome, Failure):
-            self.close()
-            raise _standard(outcome.error)
-        return outcome  # type: ignore[return-value]
+            raise standard(outcome.error)
+        return outcome  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Hand out nothing more, end what runs and forget what there is."""
-        self._job.started = True
-        self._finalizer()
+        self._finalizer.detach()
+        self._job.cancel()
         self._ended = self._closed = True
         self._current, self._chunks = [], {}
 
     def outcome(self, deadline: Optional[float]) -> object:
         """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""
+        self._refill(deadline)
+        return self._current.pop()
+
+    def outcomes(self) -> Iterator[List[object]]:
+        """Results and Failures, as many at a time as have come together."""
+        while True:
+            try:
+                self._refill(None)
+            except StopIteration:
+                return
+            chunk, self._current = self._current, []
+            chunk.reverse()
+            yield chunk
+
+    def _refill(self, deadline: Optional[float]) -> None:
         self._job.started = True
         while not self._current:
             if not self._next_chunk():
                 if self._ended:
                     self._raise_end()
                 self._wait(deadline)
-        return self._current.pop()
 
     def _next_chunk(self) -> bool:
         first = self._job.taken if self._ordered else next(iter(self._chunks), None)
@@ -490,7 +514,7 @@ class MapResults(Iterator[T]):
         if not self._closed:
             self._closed = True
             if job.taken < job.total:
-                raise CancelledError
+                raise job._core.ended(job, None) or CancelledError()
             if job.input_error is not None:
                 raise job.input_error
         raise StopIteration
@@ -531,6 +555,11 @@ class _Core:
         if timeout is not None:
             info["timeout"] = timeout
         return info, buffers
+
+    def options(self, terms: Terms) -> scheduler.Options:
+        """A call that may be ended with its worker process, or is the last one there, travels alone."""
+        alone = terms.timeout is not None or self._leave_after is not None
+        return terms.options._replace(chunksize=1) if alone else terms.options  # type: ignore[no-any-return]
 
     def slots(self) -> int:
         """Worker processes, everywhere and now."""
@@ -607,8 +636,7 @@ class _Core:
                 self.broken = BrokenClusterExecutor(why)
             streams, maps = list(self._streams.values()), list(self.maps)
         for job in maps:
-            job.closed = True  # read no further
-            self.cluster.cancel(job.number)
+            job.cancel()
         for stream in streams:
             self.cluster.cancel(stream.number)
         self.shutdown(False, False)
@@ -620,10 +648,7 @@ class _Core:
     def _stop(self, streams: List[_Stream], maps: List[_MapJob]) -> None:
         """When everything submitted is done, the workers leave."""
         for job in maps:
-            if job.finite or not job.started:
-                job.read_ahead(everything=True)
-            else:
-                job.stop_reading()
+            job.finish_reading()
         for job in maps:
             job.over.wait()
         for stream in streams:
