@@ -217,14 +217,14 @@ class _Resource(object):
 
     def _ask(self, what):
         # type: (str) -> dict
-        return self._fetch(what, "%s:%s" % (self._package, self._path))[0]  # type: ignore[operator, no-any-return]
+        return self._fetch(what, "%s:%s" % (self._package, self._path))[0]  # type: ignore[operator]
 
     def read_bytes(self):
         # type: () -> bytes
         try:
             return _resource(self._fetch, self._package, self._path)
         except IOError:
-            raise FileNotFoundError(self._path)  # type: ignore[name-defined] # noqa: F821, B904
+            raise FileNotFoundError(self._path)  # noqa: F821, B904
 
     def read_text(self, encoding="utf-8", errors="strict"):
         # type: (str, str) -> str

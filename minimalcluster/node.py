@@ -216,6 +216,7 @@ class Node(object):
             pass  # its last results may have arrived a moment before
         if self._children.get(child.slot) is child:
             del self._children[child.slot]
+        _kill_group(child.process.pid)  # what its tasks had started and left behind
         if child.connection is not None:
             child.connection.about = None
             child.connection.close(None)
@@ -316,6 +317,14 @@ def _kill(process):
             process.kill()
     except (OSError, AttributeError):
         pass  # it is gone already
+
+
+def _kill_group(pid):
+    # type: (int) -> None
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass  # nobody is left in it; Windows has no groups
 
 
 def _thread(name, function, *arguments):
