@@ -434,6 +434,7 @@ class Agent(object):
             if slot.timeout_at is not None and self._now >= slot.timeout_at:
                 self._time_out(slot)
             if slot.kill_at is not None and self._now >= slot.kill_at:
+                slot.last = True  # its last words may still be on their way; it gets nothing more
                 self._do(KillChild(slot.number))
                 slot.kill_at = self._now + KILL_SECONDS
             if self._serving and slot.state == EMPTY and self._now >= slot.start_at:
@@ -464,7 +465,7 @@ class Agent(object):
             del self._held[attempt]
         for slot in self._slots:
             if slot.state == RUNNING:
-                slot.kill_at = self._now
+                slot.kill_at, slot.last = self._now, True
                 self._do(KillChild(slot.number))
         self._finish_if_drained()
 
