@@ -465,7 +465,7 @@ class Agent(object):
             del self._held[attempt]
         for slot in self._slots:
             if slot.state == RUNNING:
-                slot.kill_at, slot.last = self._now, True
+                slot.kill_at, slot.timeout_at, slot.last = self._now, None, True
                 self._do(KillChild(slot.number))
         self._finish_if_drained()
 
