@@ -38,6 +38,7 @@ _HOMES = {
 
 if sys.version_info >= (3, 6):  # the faces
     _HOMES["ClusterExecutor"] = "executor"
+    _HOMES["Pool"] = "pool"
     _HOMES["register_joblib_backend"] = "joblib_backend"
 
 __all__ = sorted(_HOMES)

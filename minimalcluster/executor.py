@@ -109,7 +109,7 @@ class ClusterFuture(_Future[T]):
 
     _handed_out = False  # to a node, maybe before it runs
     _decided = False  # its outcome is on the way into it
-    _place: "Optional[Tuple[_Stream, int]]" = None
+    place: "Optional[Tuple[_Stream, int]]" = None
 
     def cancel(self) -> bool:
         """As the standard's; ``wait()`` returns for it at once, not when a worker would have got to it."""
@@ -130,8 +130,8 @@ class ClusterFuture(_Future[T]):
             self._condition.notify_all()
             self.set_running_or_notify_cancel()
         self._invoke_callbacks()  # type: ignore[attr-defined]
-        if self._place is not None:
-            stream, index = self._place
+        if self.place is not None:
+            stream, index = self.place
             stream.cancel_running(index)
         return True
 
@@ -145,13 +145,17 @@ class ClusterFuture(_Future[T]):
     def resolve(self, outcome: object) -> None:
         with self._condition:
             self._decided = self.hand_out()
-        self._place = None
+        self.place = None
         if not self._decided:
             return  # cancelled
         if isinstance(outcome, Failure):
             self.set_exception(standard(outcome.error))
         else:
             self.set_result(outcome)  # type: ignore[arg-type]
+
+
+#: What waits for a call: it is asked to be handed out, and told what came of it.
+_Waiting = Any
 
 
 class _Stream(Job):
@@ -165,7 +169,7 @@ class _Stream(Job):
         self.options = core.options(terms)
         self._core = core
         self._definition = core.definition("calls", needs, terms.timeout)
-        self._waiting: Dict[int, Tuple[ClusterFuture[Any], bytes]] = {}
+        self._waiting: Dict[int, Tuple[_Waiting, bytes]] = {}
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
@@ -173,9 +177,9 @@ class _Stream(Job):
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
 
-    def add(self, future: "ClusterFuture[Any]", data: bytes) -> None:
+    def add(self, future: _Waiting, data: bytes) -> None:
         """Under the core's lock."""
-        future._place = self, self.total
+        future.place = self, self.total
         self._waiting[self.total] = future, data
         self.total += 1
         self._core.cluster.grew(self.number, self)
@@ -211,6 +215,7 @@ class _Stream(Job):
         error = self._core.ended(self, arrival.error) or CancelledError()
         for index in sorted(self._waiting):
             self._resolve(index, Failure(error, ""))
+        self._core.delivering.discard(self)
 
     def _deliver(self, outcomes: Outcomes) -> None:
         index = outcomes.first
@@ -443,7 +448,7 @@ class MapResults(Iterator[T]):
         if type(outcome) is Failure:
             self.close()
             raise standard(outcome.error)
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     def close(self) -> None:
         """Hand out nothing more, end what runs and forget what there is."""
@@ -529,6 +534,7 @@ class _Core:
         self.cluster, self._owned = cluster, owned
         self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
         self._streams: Dict[Tuple[str, Terms], _Stream] = {}
+        self.delivering: Set[_Stream] = set()  # also those that take no more calls
         self.maps: Set[_MapJob] = set()
         self._shut = False
         self._stopping: Optional[threading.Thread] = None
@@ -559,7 +565,7 @@ class _Core:
     def options(self, terms: Terms) -> scheduler.Options:
         """A call that may be ended with its worker process, or is the last one there, travels alone."""
         alone = terms.timeout is not None or self._leave_after is not None
-        return terms.options._replace(chunksize=1) if alone else terms.options  # type: ignore[no-any-return]
+        return terms.options._replace(chunksize=1) if alone else terms.options
 
     def slots(self) -> int:
         """Worker processes, everywhere and now."""
@@ -576,13 +582,14 @@ class _Core:
         if self._shut:
             raise RuntimeError(AFTER_SHUTDOWN)
 
-    def submit(self, future: "ClusterFuture[Any]", packed: "functions.Packed", terms: Terms) -> None:
+    def submit(self, waiting: _Waiting, packed: functions.Packed, terms: Terms) -> None:
         with self._lock:
             self.check()
             stream = self._streams.get((packed.needs, terms))
             if stream is None:
                 stream = self._streams[packed.needs, terms] = _Stream(self, packed.needs, terms)
-            stream.add(future, packed.data)
+                self.delivering.add(stream)
+            stream.add(waiting, packed.data)
 
     def submit_map(self, job: _MapJob) -> None:
         with self._lock:
@@ -609,7 +616,7 @@ class _Core:
             return  # a fork's copy; the executor lives on where it was made
         with self._lock:
             first, self._shut = not self._shut, True
-            streams, maps = list(self._streams.values()), list(self.maps)
+            streams, maps = list(self.delivering), list(self.maps)
         if cancel_futures:
             self.cluster.settle()
             for stream in streams:
@@ -634,7 +641,7 @@ class _Core:
         with self._lock:
             if self.broken is None:
                 self.broken = BrokenClusterExecutor(why)
-            streams, maps = list(self._streams.values()), list(self.maps)
+            streams, maps = list(self.delivering), list(self.maps)
         for job in maps:
             job.cancel()
         for stream in streams:

@@ -1,0 +1,355 @@
+"""``Pool``: multiprocessing.pool.Pool's methods, on an executor's core.
+
+    apply_async ──> submit ──> future ──callback──> AsyncResult
+    map, starmap ──> _MapJob ──> the caller's own thread
+    map_async ──> _MapJob ──> a thread of its own ──> MapResult
+    imap ──> _MapJob ──> IMapIterator, in the consumer's thread
+
+What differs from multiprocessing: a worker process that dies fails only the call that killed it,
+and a pool that was terminated answers what it had not done with an error instead of never.
+"""
+
+import logging
+import multiprocessing
+import threading
+import time
+import warnings
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
+from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
+
+from . import errors, functions
+from .compat import cpu_count
+from .executor import TERMS, ClusterExecutor, MapResults, _MapJob, standard
+from .jobs import Failure
+from .master import MasterNode
+
+T = TypeVar("T")
+
+log = logging.getLogger("minimalcluster")
+
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+#: multiprocessing cuts a map into so many chunks for each process; here where worker processes count their chunks.
+CHUNKS_PER_PROCESS = 4
+
+
+class AsyncResult(Generic[T]):
+    """What apply_async returns: the result to come."""
+
+    def __init__(
+        self, callback: Optional[Callable[[T], object]], error_callback: Optional[Callable[[BaseException], object]]
+    ) -> None:
+        self._callback, self._error_callback = callback, error_callback
+        self._event = threading.Event()
+        self._success = False
+        self._value: Any = None
+
+    def ready(self) -> bool:
+        return self._event.is_set()
+
+    def successful(self) -> bool:
+        if not self.ready():
+            raise ValueError("%r not ready" % (self,))
+        return self._success
+
+    def wait(self, timeout: Optional[float] = None) -> None:
+        self._event.wait(timeout)
+
+    def get(self, timeout: Optional[float] = None) -> T:
+        self.wait(timeout)
+        if not self.ready():
+            raise multiprocessing.TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    def _set(self, success: bool, value: Any) -> None:
+        """In a thread of the pool's. The callback comes before whoever waits in ``get``."""
+        self._success, self._value = success, value
+        callback: Optional[Callable[[Any], object]] = self._callback if success else self._error_callback
+        self._callback = self._error_callback = None
+        try:
+            if callback is not None:
+                callback(value)
+        except Exception:
+            log.exception("the callback of %r raised", self)
+        finally:
+            self._event.set()
+
+    # What an executor's stream expects of whoever waits for a call.
+
+    place: object = None
+
+    def hand_out(self) -> bool:
+        return True
+
+    def resolve(self, outcome: object) -> None:
+        if type(outcome) is Failure:
+            self._set(False, _pool_error(outcome.error))
+        else:
+            self._set(True, outcome)
+
+    def _set_all(self, results: "MapResults[Any]") -> None:
+        try:
+            value: Any = _collected(results)
+        except BaseException as error:
+            self._set(False, error)
+        else:
+            self._set(True, value)
+
+
+ApplyResult = AsyncResult
+
+
+class MapResult(AsyncResult[List[T]]):
+    """What map_async returns."""
+
+
+class IMapIterator(Generic[T]):
+    """What imap returns: an error at its place leaves the later items readable."""
+
+    def __init__(self, results: "MapResults[T]") -> None:
+        self._results = results
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> "IMapIterator[T]":
+        return self
+
+    def next(self, timeout: Optional[float] = None) -> T:
+        """As ``__next__``; raises multiprocessing.TimeoutError when there is nothing within so many seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            try:
+                outcome = self._results.outcome(deadline)
+            except FutureTimeoutError:
+                raise multiprocessing.TimeoutError from None
+        if type(outcome) is Failure:
+            raise _pool_error(outcome.error)
+        return outcome  # type: ignore[return-value]
+
+    def __next__(self) -> T:
+        return self.next()
+
+
+class IMapUnorderedIterator(IMapIterator[T]):
+    """What imap_unordered returns."""
+
+
+class Pool:
+    """multiprocessing.Pool, whose worker processes may be on any machine.
+
+    processes, initializer, initargs, maxtasksperchild: as multiprocessing's. context is ignored:
+    worker processes are fresh interpreters. host, port, authkey, master, engine, join: as
+    ClusterExecutor's; other nodes join at ``address`` with ``authkey``.
+
+    chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
+    """
+
+    def __init__(
+        self,
+        processes: Optional[int] = None,
+        initializer: Optional[Callable[..., object]] = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: Optional[int] = None,
+        context: object = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        authkey: Union[str, bytes, None] = None,
+        master: Optional[MasterNode] = None,
+        engine: Any = None,
+        join: bool = True,
+    ) -> None:
+        self._state = CLOSE  # as far as __del__ is concerned, if anything is refused
+        if processes is None and join and master is None and engine is None:
+            processes = cpu_count()
+        if processes is not None and processes < 1 and join:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._executor = ClusterExecutor(
+            processes, host, port, authkey, master=master, engine=engine, initializer=initializer,
+            initargs=tuple(initargs), join=join, max_tasks_per_child=maxtasksperchild,
+        )  # fmt: skip
+        self._core = self._executor._core
+        self._core.ends_at_exit = True
+        self._maxtasksperchild = maxtasksperchild
+        self.address, self.authkey = self._executor.address, self._executor.authkey
+        self._state = RUN
+
+    def share(self, value: T) -> T:
+        """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
+        return self._executor.share(value)
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Optional[Callable[[T], object]] = None,
+        error_callback: Optional[Callable[[BaseException], object]] = None,
+    ) -> AsyncResult[T]:
+        self._check_running()
+        result: AsyncResult[T] = AsyncResult(callback, error_callback)
+        try:
+            self._core.submit(result, functions.pack((func, tuple(args), dict(kwds))), TERMS)
+        except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
+            # The callback runs in another thread, as ever.
+            threading.Thread(target=result.resolve, args=(Failure(error, ""),), daemon=True).start()
+        return result
+
+    def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: Optional[int] = None) -> List[T]:
+        return _collected(self._start(func, iterable, chunksize, False))
+
+    def starmap(
+        self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: Optional[int] = None
+    ) -> List[T]:
+        return _collected(self._start(func, iterable, chunksize, True))
+
+    def map_async(
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: Optional[int] = None,
+        callback: Optional[Callable[[List[T]], object]] = None,
+        error_callback: Optional[Callable[[BaseException], object]] = None,
+    ) -> MapResult[T]:
+        return self._collect(self._start(func, iterable, chunksize, False), callback, error_callback)
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: Optional[int] = None,
+        callback: Optional[Callable[[List[T]], object]] = None,
+        error_callback: Optional[Callable[[BaseException], object]] = None,
+    ) -> MapResult[T]:
+        return self._collect(self._start(func, iterable, chunksize, True), callback, error_callback)
+
+    def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
+        return IMapIterator(self._lazily(func, iterable, chunksize, True))
+
+    def imap_unordered(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
+        return IMapUnorderedIterator(self._lazily(func, iterable, chunksize, False))
+
+    def _start(self, func: Callable[..., T], iterable: Any, chunksize: Optional[int], star: bool) -> "MapResults[T]":
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
+        if chunksize is None and self._maxtasksperchild is not None:
+            chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
+            chunksize = max(1, -(-len(iterable) // chunks))
+        return self._mapped(func, iterable, chunksize, star, True)
+
+    def _lazily(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
+    ) -> "MapResults[T]":
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
+        measured = chunksize == 1 and self._maxtasksperchild is None
+        return self._mapped(func, iterable, None if measured else chunksize, False, ordered)
+
+    def _mapped(
+        self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool
+    ) -> "MapResults[T]":
+        terms = TERMS._replace(options=TERMS.options._replace(chunksize=chunksize))
+        return MapResults(_MapJob(self._core, func, (iterable,), terms, star=star, lazy=False), None, ordered)
+
+    def _collect(
+        self,
+        results: "MapResults[T]",
+        callback: Optional[Callable[[List[T]], object]],
+        error_callback: Optional[Callable[[BaseException], object]],
+    ) -> MapResult[T]:
+        result: MapResult[T] = MapResult(callback, error_callback)
+        threading.Thread(target=result._set_all, args=(results,), name="minimalcluster-map", daemon=True).start()
+        return result
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def close(self) -> None:
+        """Take no more calls; when all are done the worker processes leave."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._core.shutdown(False, False)
+
+    def terminate(self) -> None:
+        """End the worker processes now, whatever they do."""
+        self._state = TERMINATE
+        self._core.terminate("the pool was terminated")
+        self._core.shutdown(True, False)
+
+    def join(self) -> None:
+        """Wait until the worker processes have left, after ``close`` or ``terminate``."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        self._core.shutdown(True, False)
+
+    def __enter__(self) -> "Pool":
+        self._check_running()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+    def __del__(self) -> None:
+        if self._state == RUN:
+            text = "unclosed running minimalcluster pool %r" % (self,)
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return "<%s.%s state=%s>" % (type(self).__module__, type(self).__qualname__, self._state)
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+def _collected(results: "MapResults[T]") -> List[T]:
+    """All of them; the first error once everything is done."""
+    found: List[Any] = []
+    error: Optional[BaseException] = None
+    try:
+        for outcomes in results.outcomes():
+            if error is None and Failure in set(map(type, outcomes)):
+                error = next(each.error for each in outcomes if type(each) is Failure)
+            found += outcomes
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C: nobody wants the rest, the pool stays usable
+        results.close()
+        raise
+    if error is not None:
+        raise _pool_error(error)
+    return found
+
+
+class _Text:
+    """MaybeEncodingError takes reprs of what it is told; this one's repr was taken in the worker process."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _pool_error(error: BaseException) -> BaseException:
+    if isinstance(error, errors.ResultError):
+        encoding = MaybeEncodingError(error.__context__, _Text(error.value))
+        encoding.__cause__ = error.__cause__
+        return encoding
+    return standard(error)
