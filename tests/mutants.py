@@ -2,7 +2,8 @@
 
 ``python -m tests.mutants`` prints, for each, the first seed that finds it. A mutant is a method,
 a piece of its text and what is put there instead; a piece that is no longer in the source is an
-error, so that the list keeps up with the code.
+error, so that the list keeps up with the code. What a simulated cluster meets too rarely (an
+overlap of two results, two deaths in one cut piece) is left to test_scheduler.py.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -26,7 +27,6 @@ MUTANTS = [
     ("a lost piece is not queued again", _S, "_lose", "self._queue(piece)", "pass"),
     ("a piece is queued again while another node runs it", _S, "_lose", "if not piece.leases and", "if"),
     ("an attempt's number is used again", _S, "_remove", "del self._nodes[node.id]", "del self._nodes[node.id]; self._next_attempt -= 1"),
-    ("the part of a chunk that was delivered is delivered again", _S, "_tasks_done", "skip = piece.lo - event.first", "skip = 0"),
     ("a duplicate is delivered", _S, "_tasks_done", "if end > piece.lo:", "if True:"),
     ("results beyond a piece's end are delivered", _S, "_tasks_done", "min(event.first + event.count, piece.hi)", "event.first + event.count"),
     ("a duplicate failure is delivered", _S, "_task_failed", "or event.first < piece.lo", ""),

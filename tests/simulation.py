@@ -972,6 +972,8 @@ class World(object):
             rates = {name: 0.1 * 40 ** draw() for name in STRIKES if draw() < many}
         else:
             rates = {name: 0.5 * 8 ** draw() for name in self.strikes if draw() < 0.7}
+            if "reset" in rates:
+                rates["reset"] *= 3
         self.flip_rate = 0.1 * draw() ** 3 if "bit_flip" in self.conditions else 0.0
         self.cut_rate = draw() if "cuts" in self.conditions else 0.0
         self.faults_end = 0.5 + 5 * draw() if draw() < 0.95 else 10 + 110 * draw()

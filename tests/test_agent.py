@@ -1,0 +1,505 @@
+"""The node's brain: every rule, and every event in every state."""
+from __future__ import absolute_import, division, print_function
+
+import unittest
+
+from minimalcluster import agent as a
+from minimalcluster import protocol as p
+from minimalcluster.errors import InternalError
+
+JOB = 5
+DEFINITION = p.DefineJob(JOB, {}, [b"source"])
+
+
+def only(kind, effects):
+    return [effect for effect in effects if type(effect) is kind]
+
+
+def said(effects):
+    """What the master hears."""
+    return [effect.message for effect in effects if type(effect) is a.ToMaster]
+
+
+def told(effects, slot=None):
+    """What worker processes hear."""
+    return [effect.message for effect in effects if type(effect) is a.ToChild and slot in (None, effect.slot)]
+
+
+class Node(object):
+    """An agent under a hand-held clock. Every method returns the effects."""
+
+    def __init__(self, slots=1):
+        self.brain = a.Agent(slots, {"id": "n", "hostname": "h"})
+        self.slots = slots
+        self.now = 50.0
+
+    def do(self, event):
+        effects = self.brain.handle(event, self.now)
+        self.brain.validate()
+        return effects
+
+    def tick(self, seconds=0.0):
+        self.now += seconds
+        return self.do(a.TimePassed())
+
+    def master(self, message):
+        return self.do(a.MasterSaid(message))
+
+    def child(self, message, slot=0):
+        return self.do(a.ChildSaid(slot, message))
+
+    def exit(self, slot=0, how="signal 9"):
+        return self.do(a.ChildExited(slot, {"exit": how, "lines": []}))
+
+    def join(self):
+        return self.do(a.LinkUp()) + self.master(p.Joined({}))
+
+    def ready(self):
+        """Joined, every worker process idle, the job defined."""
+        self.join()
+        self.tick()
+        for slot in range(self.slots):
+            self.do(a.ChildReady(slot))
+        self.master(DEFINITION)
+        return self
+
+    def grant(self, attempt, first=0, count=4, job=JOB):
+        return self.master(p.Grant(attempt, job, first, count, 0, [b"arguments"]))
+
+    def done(self, attempt, first, count, slot=0):
+        return self.child(p.Done(0, attempt, first, count, 1000, [b"results"]), slot)
+
+    def release(self, attempt, first, slot=0):
+        return self.child(p.Released(0, attempt, first), slot)
+
+    def held(self):
+        """What a heartbeat tells."""
+        return self.brain._all_held()
+
+    def states(self):
+        return [slot["state"] for slot in self.brain.snapshot()["slots"]]
+
+
+class AgentTest(unittest.TestCase):
+    def node(self, slots=1):
+        return Node(slots).ready()
+
+
+class LinkTest(AgentTest):
+    def test_joining_tells_slots_and_what_is_held(self):
+        node = Node(2)
+        join, = said(node.do(a.LinkUp()))
+        self.assertEqual(join, p.Join({"id": "n", "hostname": "h", "slots": 2, "held": []}))
+        self.assertEqual(node.tick(), [])  # no process before the master has taken us in
+        node.master(p.Joined({}))
+        self.assertEqual(node.tick(), [a.StartChild(0), a.StartChild(1)])
+
+    def test_heartbeats_list_what_is_held(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        self.assertAlmostEqual(node.brain.deadline(), node.now + a.HEARTBEAT_SECONDS)
+        self.assertEqual(said(node.tick(a.HEARTBEAT_SECONDS)), [p.Heartbeat({"held": [1, 2]})])
+        self.assertEqual(node.tick(), [])
+
+    def test_reports_are_kept_until_acknowledged_and_sent_again_in_order(self):
+        node = self.node()
+        node.grant(1)
+        reports = [said(node.done(1, first, 1))[0] for first in range(3)]
+        self.assertEqual([report.report for report in reports], [1, 2, 3])
+        node.master(p.Acknowledge(1))
+        node.do(a.LinkDown())
+        self.assertEqual(said(node.done(1, 3, 1)), [])  # nobody is there
+        join, = said(node.do(a.LinkUp()))
+        self.assertEqual(join.info["held"], [1])  # finished, but not acknowledged
+        self.assertEqual(said(node.tick(1.0)), [])  # not before the master has answered
+        again = said(node.master(p.Joined({})))
+        self.assertEqual(again[:2], reports[1:])
+        self.assertEqual(again[2], p.Done(4, 1, 3, 1, 1000, [b"results"]))
+        node.master(p.Acknowledge(4))
+        self.assertEqual(node.held(), [])
+
+    def test_a_silent_master_is_dropped(self):
+        node = self.node()
+        node.tick(a.MASTER_LOST_SECONDS - 1)
+        node.master(p.Acknowledge(0))
+        self.assertEqual(only(a.DropLink, node.tick(a.MASTER_LOST_SECONDS - 1)), [])
+        self.assertEqual(len(only(a.DropLink, node.tick(1.0))), 1)
+        self.assertGreater(node.brain.deadline(), node.now)
+
+    def test_work_goes_on_without_a_master_and_is_offered_again(self):
+        node = self.node()
+        node.grant(1, 0, 2)
+        node.grant(2, 2, 2)
+        node.do(a.LinkDown())
+        node.done(1, 0, 2)
+        node.tick(a.ALONE_SECONDS - 1)
+        self.assertEqual(node.states(), ["running"])  # the second one
+        join, = said(node.do(a.LinkUp()))
+        self.assertEqual(join.info["held"], [1, 2])
+
+    def test_alone_for_too_long_everything_is_dropped(self):
+        node = self.node()
+        for attempt in (1, 2):
+            node.grant(attempt, 4 * attempt)
+        node.done(1, 4, 1)
+        node.do(a.LinkDown())
+        effects = node.tick(a.ALONE_SECONDS)
+        self.assertEqual(only(a.KillChild, effects), [a.KillChild(0)])
+        self.assertEqual(len(only(a.Warn, effects)), 1)
+        # Connected again before the process is gone: nothing will come of what it ran.
+        self.assertEqual(said(node.do(a.LinkUp()))[0].info["held"], [])
+        self.assertEqual(said(node.master(p.Joined({})) + node.exit()), [])
+        self.assertEqual(node.brain.snapshot()["held"], [])
+        self.assertEqual(node.tick(), [a.StartChild(0)])
+
+    def test_a_message_no_master_sends_drops_the_link(self):
+        node = self.node()
+        self.assertEqual([type(effect) for effect in node.master(p.Join({}))], [a.DropLink])
+
+    def test_farewell_ends_the_node_and_its_processes(self):
+        node = self.node(2)
+        node.grant(1)
+        effects = node.master(p.Farewell({}))
+        self.assertEqual(effects, [a.KillChild(0), a.KillChild(1), a.Finished("the master shut down", None)])
+        self.assertEqual((node.tick(100.0), node.brain.deadline()), ([], None))
+        refused = Node()
+        refused.do(a.LinkUp())
+        self.assertEqual(refused.master(p.Farewell({"refused": "2 and 3"}))[-1].refused, "2 and 3")
+
+
+class WorkTest(AgentTest):
+    def test_grants_go_to_idle_slots_oldest_first(self):
+        node = self.node(2)
+        self.assertEqual(told(node.grant(1), 0), [DEFINITION, p.Grant(1, JOB, 0, 4, 0, [b"arguments"])])
+        self.assertEqual(len(told(node.grant(2), 1)), 2)
+        self.assertEqual(node.grant(3) + node.grant(4), [])
+        effects = node.done(2, 0, 4, slot=1)
+        self.assertEqual([message.attempt for message in told(effects, 1)], [3])  # the job is known there
+        self.assertEqual(node.held(), [1, 2, 3, 4])  # 2 is not acknowledged
+
+    def test_a_grant_twice_is_held_once(self):
+        node = self.node()
+        node.grant(1)
+        self.assertEqual(node.grant(1), [])
+
+    def test_results_become_reports_as_they_come(self):
+        node = self.node()
+        node.grant(1)
+        self.assertEqual(said(node.done(1, 0, 2)), [p.Done(1, 1, 0, 2, 1000, [b"results"])])
+        failed = p.Failed(0, 1, 2, 500, {"text": "no"}, [])
+        self.assertEqual(said(node.child(failed)), [failed._replace(report=2)])
+        self.assertEqual(node.states(), ["running"])
+        node.done(1, 3, 1)
+        self.assertEqual(node.states(), ["idle"])
+
+    def test_words_of_an_attempt_that_is_not_held_are_dropped(self):
+        node = self.node(2)
+        node.grant(1)
+        for message in (p.Done(0, 9, 0, 1, 1, []), p.Released(0, 9, 0), p.Unfit(0, 9, 0, {})):
+            self.assertEqual(node.child(message), [])
+        self.assertEqual(node.done(1, 0, 1, slot=1), [])  # of another slot
+
+    def test_what_tasks_print_is_passed_on_while_somebody_hears_it(self):
+        node = self.node()
+        output = p.Output({"lines": ["x"]})
+        self.assertEqual(said(node.child(output)), [output])
+        node.do(a.LinkDown())
+        self.assertEqual(node.child(output), [])
+
+    def test_an_unfit_job_frees_the_slot(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        effects = node.child(p.Unfit(0, 1, 0, {"text": "no numpy"}))
+        self.assertEqual(said(effects), [p.Unfit(1, 1, 0, {"text": "no numpy"})])
+        self.assertEqual([message.attempt for message in told(effects)], [2])
+
+    def test_a_job_is_forgotten_where_it_is_known(self):
+        node = self.node(2)
+        node.grant(1)
+        self.assertEqual(node.master(p.ForgetJob(JOB)), [a.ToChild(0, p.ForgetJob(JOB))])
+        self.assertEqual(node.master(p.ForgetJob(JOB)), [])
+
+
+class DeathTest(AgentTest):
+    def test_a_death_is_reported_with_the_first_unfinished_task_and_the_process_replaced(self):
+        node = self.node()
+        node.grant(1, first=10)
+        node.done(1, 10, 2)
+        info = {"exit": "signal 9", "lines": []}
+        self.assertEqual(said(node.exit()), [p.Died(2, 1, 12, info)])
+        self.assertEqual(node.states(), ["empty"])
+        self.assertEqual(node.tick(), [a.StartChild(0)])
+        self.assertEqual(node.exit(how="exit code 1")[0].text, "a worker process could not start (exit code 1); next try in 0.2 s")
+
+    def test_the_next_process_is_told_of_the_job_again(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        node.exit()
+        node.tick()
+        self.assertEqual(told(node.do(a.ChildReady(0))), [DEFINITION, p.Grant(2, JOB, 0, 4, 0, [b"arguments"])])
+
+    def test_an_idle_process_that_dies_is_replaced_without_a_word(self):
+        node = self.node()
+        self.assertEqual(node.exit(), [])
+        self.assertEqual(node.tick(), [a.StartChild(0)])
+
+    def test_starts_that_fail_are_tried_again_ever_later_up_to_a_bound(self):
+        node = Node()
+        node.join()
+        waits = []
+        for _ in range(12):
+            self.assertEqual(only(a.StartChild, node.tick()), [a.StartChild(0)])
+            self.assertEqual(len(only(a.Warn, node.exit())), 1)
+            waits.append(node.brain._slots[0].start_at - node.now)
+            node.now = node.brain._slots[0].start_at
+        self.assertAlmostEqual(waits[0], 2 * a.RESTART_SECONDS_MIN)
+        self.assertEqual(waits, sorted(waits))
+        self.assertEqual(waits[-1], a.RESTART_SECONDS_MAX)
+        node.tick()
+        node.do(a.ChildReady(0))
+        node.exit()
+        self.assertEqual(only(a.StartChild, node.tick()), [a.StartChild(0)])  # it had started: at once
+
+
+class RevokeTest(AgentTest):
+    def test_what_waits_is_given_back_at_once(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2, first=8)
+        self.assertEqual(said(node.master(p.Revoke(2, 0))), [p.Released(1, 2, 8)])
+        self.assertEqual(node.brain.snapshot()["held"], [1])
+
+    def test_what_runs_gives_back_what_it_has_not_claimed(self):
+        node = self.node()
+        node.grant(1)
+        self.assertEqual(node.master(p.Revoke(1, 0)), [a.ToChild(0, p.Revoke(1, 0))])
+        self.assertEqual(said(node.release(1, 3)), [p.Released(1, 1, 3)])
+        self.assertEqual(node.states(), ["running"])
+        node.done(1, 0, 3)
+        self.assertEqual(node.states(), ["idle"])
+
+    def test_what_had_not_begun_when_it_was_released_ends_there(self):
+        node = self.node()
+        node.grant(1)
+        node.release(1, 0)
+        self.assertEqual(node.states(), ["idle"])
+
+    def test_killing_ends_the_process_if_it_does_not_end_by_itself_and_reports_nothing(self):
+        node = self.node()
+        node.grant(1)
+        node.done(1, 0, 1)
+        node.master(p.Revoke(1, 1))
+        self.assertEqual(node.held(), [])  # its report is forgotten as well
+        self.assertEqual(said(node.done(1, 1, 1)), [])
+        self.assertEqual(node.tick(a.KILL_SECONDS - 0.1), [])
+        self.assertEqual(node.tick(0.1), [a.KillChild(0)])
+        self.assertEqual(node.exit(), [])
+        self.assertEqual(node.tick(), [a.StartChild(0)])
+
+    def test_killing_what_ends_in_time_keeps_the_process(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        node.master(p.Revoke(1, 1))
+        effects = node.done(1, 0, 4)
+        self.assertEqual((said(effects), [message.attempt for message in told(effects)]), ([], [2]))
+        self.assertEqual(only(a.KillChild, node.tick(a.KILL_SECONDS)), [])
+
+    def test_a_process_that_was_killed_gets_nothing_more_whatever_it_still_says(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        node.master(p.Revoke(1, 1))
+        self.assertEqual(node.tick(a.KILL_SECONDS), [a.KillChild(0)])
+        self.assertEqual(told(node.done(1, 0, 4)), [])
+        self.assertEqual(said(node.exit()), [])  # the second attempt is not blamed
+        node.tick()
+        self.assertEqual([message.attempt for message in told(node.do(a.ChildReady(0)))[1:]], [2])
+
+    def test_killing_what_waits_drops_it(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        self.assertEqual(node.master(p.Revoke(2, 1)), [])
+        self.assertEqual(node.held(), [1])
+
+    def test_revoking_what_is_not_held_does_nothing(self):
+        node = self.node()
+        self.assertEqual(node.master(p.Revoke(9, 0)) + node.master(p.Revoke(9, 1)), [])
+
+
+class DrainTest(AgentTest):
+    def test_an_idle_node_leaves_at_once(self):
+        effects = self.node().do(a.DrainAsked())
+        self.assertEqual(said(effects), [p.Farewell({"draining": True}), p.Farewell({"left": True})])
+        self.assertEqual(effects[-1], a.Finished("left", None))
+        self.assertIn(a.KillChild(0), effects)
+
+    def test_what_runs_ends_and_is_acknowledged_before_the_node_leaves(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        self.assertEqual(said(node.do(a.DrainAsked())), [p.Farewell({"draining": True})])
+        node.master(p.Revoke(2, 0))
+        self.assertEqual(only(a.Finished, node.done(1, 0, 4)), [])
+        self.assertEqual(only(a.Finished, node.master(p.Acknowledge(1))), [])
+        self.assertEqual(node.master(p.Acknowledge(2))[-1], a.Finished("left", None))
+
+    def test_a_broken_connection_does_not_end_what_runs(self):
+        node = self.node()
+        node.grant(1)
+        node.do(a.DrainAsked())
+        self.assertEqual(node.do(a.LinkDown()), [])
+        node.done(1, 0, 4)
+        self.assertEqual(said(node.do(a.LinkUp()))[0].info["held"], [1])
+        self.assertEqual([type(message) for message in said(node.master(p.Joined({})))], [p.Done, p.Farewell])
+        self.assertEqual(node.master(p.Acknowledge(1))[-1], a.Finished("left", None))
+
+    def test_without_a_master_a_draining_node_gives_up_in_the_end(self):
+        node = self.node()
+        node.grant(1)
+        node.do(a.DrainAsked())
+        node.done(1, 0, 4)
+        node.do(a.LinkDown())
+        self.assertEqual(node.tick(a.ALONE_SECONDS)[-1], a.Finished("left", None))
+
+
+def _states():
+    """Name -> an agent in that state."""
+
+    def nothing(node):
+        pass
+
+    def linked(node):
+        node.do(a.LinkUp())
+
+    def joined(node):
+        node.join()
+
+    def starting(node):
+        node.join()
+        node.tick()
+
+    def idle(node):
+        node.ready()
+
+    def running(node):
+        node.ready()
+        node.grant(1)
+        node.grant(2)
+
+    def reported(node):
+        running(node)
+        node.done(1, 0, 2)
+
+    def revoked(node):
+        running(node)
+        node.master(p.Revoke(1, 0))
+
+    def released(node):
+        revoked(node)
+        node.release(1, 3)
+
+    def killing(node):
+        running(node)
+        node.master(p.Revoke(1, 1))
+
+    def killed(node):
+        killing(node)
+        node.tick(a.KILL_SECONDS)
+
+    def empty(node):
+        running(node)
+        node.exit()
+
+    def alone(node):
+        reported(node)
+        node.do(a.LinkDown())
+
+    def dropped(node):
+        alone(node)
+        node.tick(a.ALONE_SECONDS)
+
+    def draining(node):
+        running(node)
+        node.do(a.DrainAsked())
+
+    def draining_alone(node):
+        draining(node)
+        node.do(a.LinkDown())
+
+    def finished(node):
+        running(node)
+        node.master(p.Farewell({}))
+
+    def again(node):
+        alone(node)
+        node.do(a.LinkUp())
+
+    return [
+        nothing, linked, joined, starting, idle, running, reported, revoked, released, killing, killed, empty, alone,
+        dropped, draining, draining_alone, finished, again,
+    ]  # fmt: skip
+
+
+EVENTS = [
+    a.LinkUp(), a.LinkDown(), a.DrainAsked(), a.TimePassed(), a.ChildReady(0), a.ChildExited(0, {"exit": "exit code 1", "lines": ["x"]}),
+    a.ChildSaid(0, p.Done(0, 1, 2, 1, 1, [b""])), a.ChildSaid(0, p.Failed(0, 1, 2, 1, {}, [])),
+    a.ChildSaid(0, p.Released(0, 1, 3)), a.ChildSaid(0, p.Unfit(0, 1, 0, {})), a.ChildSaid(0, p.Output({"lines": []})),
+    a.ChildSaid(0, p.Done(0, 99, 0, 1, 1, [])), a.MasterSaid(p.Joined({})), a.MasterSaid(DEFINITION),
+    a.MasterSaid(p.Grant(1, JOB, 0, 4, 0, [b""])), a.MasterSaid(p.Grant(77, 6, 0, 4, 1, [b""])), a.MasterSaid(p.Revoke(1, 0)),
+    a.MasterSaid(p.Revoke(1, 1)), a.MasterSaid(p.Revoke(2, 0)), a.MasterSaid(p.Revoke(2, 1)), a.MasterSaid(p.Revoke(99, 1)),
+    a.MasterSaid(p.ForgetJob(JOB)), a.MasterSaid(p.ForgetJob(99)), a.MasterSaid(p.Acknowledge(0)), a.MasterSaid(p.Acknowledge(9)),
+    a.MasterSaid(p.Farewell({})), a.MasterSaid(p.Heartbeat({})), a.Kept("name", {"found": True}),
+    a.ChildSaid(0, p.Fetch(1, {"what": "module", "name": "m"})), a.MasterSaid(p.Fetched(1, {"found": False}, [])),
+    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()),
+]  # fmt: skip
+
+
+class EveryEventInEveryStateTest(AgentTest):
+    def test_no_event_breaks_an_invariant_in_any_state(self):
+        for state in _states():
+            for first in EVENTS:
+                for second in EVENTS:
+                    node = Node()
+                    state(node)
+                    for event in (first, second):
+                        try:
+                            effects = node.do(event)
+                            node.tick()
+                        except Exception as error:
+                            self.fail("%s, then %r, %r: %s: %s" % (state.__name__, first, second, type(error).__name__, error))
+                        for effect in effects:
+                            self.assertIn(type(effect), EFFECTS)
+                        due = node.brain.deadline()
+                        self.assertTrue(due is None or due > node.now, (state.__name__, first, second, due))
+
+    def test_every_event_and_message_is_among_them(self):
+        handled = a.Agent(1, {})
+        self.assertLessEqual(set(handled._handlers), {type(event) for event in EVENTS})
+        self.assertLessEqual(set(handled._said), {type(e.message) for e in EVENTS if type(e) is a.MasterSaid})
+
+    def test_a_finished_agent_does_nothing(self):
+        for event in EVENTS:
+            node = self.node()
+            node.master(p.Farewell({}))
+            effects = node.do(event)
+            if event != a.ChildSaid(0, p.Output({"lines": []})):  # what tasks last printed is passed on
+                self.assertEqual(effects, [])
+
+    def test_validate_finds_what_is_broken(self):
+        node = self.node()
+        node.grant(1)
+        node.brain._slots[0].attempt = None
+        with self.assertRaises(InternalError):
+            node.brain.validate()
+
+
+EFFECTS = (a.ToMaster, a.ToChild, a.StartChild, a.KillChild, a.Keep, a.Discard, a.DropLink, a.Finished, a.Warn)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,683 @@
+"""The master's brain, rule by rule: events in, effects out; every invariant checked after each."""
+from __future__ import absolute_import, division, print_function
+
+import unittest
+
+from minimalcluster import scheduler as s
+from minimalcluster.errors import InternalError
+
+JOB = 7
+ONE = s.DEFAULTS._replace(chunksize=1)
+
+
+class Master(object):
+    """A scheduler under a hand-held clock. Every method returns the effects."""
+
+    def __init__(self, epoch=1):
+        self.brain = s.Scheduler(epoch)
+        self.now = 100.0
+        self.sessions = {}
+        self.next_session = 1
+
+    def do(self, event):
+        effects = self.brain.handle(event, self.now)
+        self.brain.validate()
+        return effects
+
+    def tick(self, seconds=0.0):
+        self.now += seconds
+        return self.do(s.TimePassed())
+
+    def submit(self, total, options=ONE, job=JOB):
+        return self.do(s.JobSubmitted(job, total, options))
+
+    def join(self, node, slots=1, held=(), name=None):
+        self.sessions[node] = self.next_session
+        self.next_session += 1
+        return self.do(s.NodeJoined(node, self.sessions[node], slots, name or node, list(held)))
+
+    def say(self, kind, node, *fields):
+        return self.do(kind(node, self.sessions[node], *fields))
+
+    def grants(self, seconds=0.0):
+        return only(s.Grant, self.tick(seconds))
+
+    def done(self, grant, count=None, first=None, seconds=0.01, node=None, size=1):
+        first = grant.first if first is None else first
+        count = grant.count if count is None else count
+        return self.say(s.TasksDone, node or grant.node, grant.attempt, first, count, seconds, [b"x" * size])
+
+    def failed(self, grant, first=None, node=None):
+        first = grant.first if first is None else first
+        return self.say(s.TaskFailed, node or grant.node, grant.attempt, first, 0.01, {"text": "no"}, [])
+
+    def died(self, grant, first=None, how="signal 9"):
+        first = grant.first if first is None else first
+        return self.say(s.AttemptDied, grant.node, grant.attempt, first, {"exit": how})
+
+    def released(self, grant, first):
+        return self.say(s.AttemptReleased, grant.node, grant.attempt, first)
+
+    def unfit(self, grant):
+        return self.say(s.AttemptUnfit, grant.node, grant.attempt, grant.first, {"text": "no numpy"})
+
+    def lose(self, node):
+        """Its connection breaks and it does not come back in time."""
+        self.say(s.NodeDisconnected, node)
+        return self.tick(s.RECONNECT_SECONDS)
+
+
+def only(kind, effects):
+    return [effect for effect in effects if type(effect) is kind]
+
+
+def spans(grants):
+    return [(grant.first, grant.first + grant.count) for grant in grants]
+
+
+class SchedulerTest(unittest.TestCase):
+    def setUp(self):
+        self.master = Master()
+
+    def start(self, total, options=ONE, slots=1, nodes=("a",)):
+        for node in nodes:
+            self.master.join(node, slots)
+        self.master.submit(total, options)
+        return self.master.grants()
+
+    def take_by_two(self):
+        """From now on its chunks have two tasks, as those of a slower node would."""
+        job, = self.master.brain._jobs.values()
+        job.options = job.options._replace(chunksize=2)
+
+
+class JobsTest(SchedulerTest):
+    def test_a_task_is_granted_delivered_and_the_job_finished(self):
+        self.master.join("a")
+        self.master.submit(1)
+        effects = self.master.tick()
+        self.assertEqual([type(effect) for effect in effects], [s.Define, s.Grant])
+        grant = effects[1]
+        self.assertEqual(grant[:2] + grant[3:], ("a", JOB, 0, 1, False))
+        effects = self.master.done(grant)
+        self.assertEqual(effects, [s.Deliver(JOB, 0, 1, 0, [b"x"]), s.Forget("a", JOB), s.Finish(JOB, None)])
+        self.assertEqual(self.master.brain.snapshot()["jobs"], [])
+
+    def test_a_job_is_defined_once_a_session(self):
+        first, = self.start(3)
+        self.master.done(first)
+        self.assertEqual([type(effect) for effect in self.master.tick()], [s.Grant, s.Grant])  # and a prefetch
+        self.master.join("a")
+        self.assertEqual(len(only(s.Define, self.master.tick())), 1)
+
+    def test_an_empty_job_finishes_at_once(self):
+        self.assertEqual(self.master.submit(0), [s.Finish(JOB, None)])
+
+    def test_a_job_submitted_twice_is_our_defect(self):
+        self.master.submit(1)
+        with self.assertRaises(InternalError) as caught:
+            self.master.submit(1)
+        self.assertIn("submitted", str(caught.exception))  # the story
+
+    def test_a_growing_job_ends_when_it_is_closed(self):
+        self.master.join("a")
+        self.master.submit(None)
+        self.assertEqual(self.master.grants(), [])
+        self.master.do(s.JobGrew(JOB, 2, False))
+        grant, = self.master.grants()
+        self.master.done(grant)
+        grant, = self.master.grants()
+        self.assertEqual(only(s.Finish, self.master.done(grant)), [])
+        self.assertEqual(self.master.do(s.JobGrew(JOB, 2, True))[-1], s.Finish(JOB, None))
+
+    def test_cancelling_kills_what_runs_and_fences_it(self):
+        grants = self.start(5, slots=2)
+        effects = self.master.do(s.JobCancelled(JOB))
+        self.assertEqual(sorted(only(s.Revoke, effects)), sorted(s.Revoke("a", grant.attempt, True) for grant in grants))
+        self.assertEqual(effects[-1], s.Finish(JOB, None))
+        self.assertEqual(self.master.done(grants[0]), [])
+        self.assertEqual(self.master.tick(), [])
+        self.assertEqual(self.master.do(s.JobCancelled(JOB)), [])
+
+    def test_two_jobs_are_served_in_turn(self):
+        self.master.submit(100, ONE, job=1)
+        self.master.submit(100, ONE, job=2)
+        self.master.join("a", slots=6)
+        self.assertEqual([grant.job for grant in self.master.grants()], [1, 2, 1, 2, 1, 2])
+
+    def test_nodes_are_served_in_turn(self):
+        grants = self.start(6, slots=3, nodes=("a", "b"))
+        self.assertEqual([grant.node for grant in grants], ["a", "b", "a", "b", "a", "b"])
+
+    def test_attempts_are_unique_also_across_epochs(self):
+        attempts = [grant.attempt for grant in self.start(50, slots=50)]
+        self.master = Master(epoch=2)
+        attempts += [grant.attempt for grant in self.start(50, slots=50)]
+        self.assertEqual(len(set(attempts)), 100)
+        self.assertLess(max(attempts[:50]), min(attempts[50:]))
+
+
+class OutcomesTest(SchedulerTest):
+    def test_a_duplicate_is_dropped_and_counted(self):
+        grant, = self.start(2, s.DEFAULTS._replace(chunksize=2))
+        self.master.done(grant, 1)
+        self.assertEqual(self.master.done(grant, 1), [])
+        self.assertEqual(self.master.brain.duplicates, 1)
+
+    def test_of_an_overlapping_result_only_the_new_part_counts(self):
+        grant, = self.start(5, s.DEFAULTS._replace(chunksize=5))
+        self.master.done(grant, 2)
+        deliver, = only(s.Deliver, self.master.done(grant, 4, first=0))
+        self.assertEqual((deliver.first, deliver.count, deliver.skip), (0, 4, 2))
+        self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 4)
+
+    def test_an_unknown_attempt_changes_nothing(self):
+        grant, = self.start(2)
+        for strange in (grant._replace(attempt=grant.attempt + 1), grant._replace(attempt=0)):
+            for effects in (
+                self.master.done(strange), self.master.failed(strange), self.master.died(strange),
+                self.master.released(strange, 0), self.master.unfit(strange),
+            ):  # fmt: skip
+                self.assertEqual(effects, [])
+        self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 0)
+
+    def test_a_node_that_skipped_results_loses_the_attempt(self):
+        grant, = self.start(5, s.DEFAULTS._replace(chunksize=5))
+        effects = self.master.done(grant, 1, first=2)
+        self.assertEqual(effects, [s.Revoke("a", grant.attempt, True)])
+        again, = self.master.grants()
+        self.assertEqual(spans([again]), [(0, 5)])
+        self.assertEqual(self.master.done(grant, 5), [])  # fenced
+
+    def test_a_failure_is_an_outcome_and_the_others_go_on(self):
+        grant, = self.start(3, s.DEFAULTS._replace(chunksize=3))
+        self.master.done(grant, 1)
+        self.assertEqual(self.master.failed(grant, 1), [s.DeliverFailure(JOB, 1, "a", {"text": "no"}, [])])
+        self.assertEqual(self.master.failed(grant, 1), [])  # again: a duplicate
+        effects = self.master.done(grant, 1, first=2)
+        self.assertEqual([type(effect) for effect in effects], [s.Deliver, s.Forget, s.Finish])
+
+    def test_retries_run_a_raising_task_again_that_often(self):
+        grant, = self.start(1, ONE._replace(retries=2))
+        for _ in range(2):
+            self.assertEqual(self.master.failed(grant), [])
+            grant, = self.master.grants()
+        effects = self.master.failed(grant)
+        self.assertEqual([type(effect) for effect in effects], [s.DeliverFailure, s.Forget, s.Finish])
+
+    def test_a_retry_that_succeeds_is_a_result(self):
+        grant, = self.start(3, s.DEFAULTS._replace(chunksize=3, retries=1))
+        self.assertEqual(self.master.failed(grant, 0), [])
+        self.master.done(grant, 2, first=1)
+        again, = self.master.grants()
+        self.assertEqual(spans([again]), [(0, 1)])
+        self.assertEqual([type(effect) for effect in self.master.done(again)], [s.Deliver, s.Forget, s.Finish])
+
+    def test_stop_on_error_hands_out_nothing_more_and_lets_end_what_runs(self):
+        first, second = self.start(10, s.DEFAULTS._replace(chunksize=3, stop_on_error=True), slots=2)
+        effects = self.master.failed(first)
+        self.assertIsInstance(effects[0], s.DeliverFailure)
+        self.assertEqual(set(only(s.Revoke, effects)), {s.Revoke("a", g.attempt, False) for g in (first, second)})
+        self.assertEqual(self.master.grants(), [])
+        self.master.released(first, 1)  # nothing of it has begun
+        self.assertEqual(only(s.Finish, self.master.released(second, 4)), [])  # one of it runs
+        self.assertEqual(self.master.grants(), [])
+        effects = self.master.done(second, 1)
+        self.assertEqual([type(effect) for effect in effects], [s.Deliver, s.Forget, s.Finish])
+
+    def test_a_stopped_job_ends_also_when_its_last_node_is_lost_or_has_forgotten(self):
+        for end in (lambda: self.master.lose("b"), lambda: self.master.join("b", held=[])):
+            self.master = Master()
+            first, _ = self.start(2, ONE._replace(stop_on_error=True), nodes=("a", "b"))
+            self.assertEqual(only(s.Finish, self.master.failed(first)), [])
+            self.assertEqual(only(s.Finish, end()), [s.Finish(JOB, None)])
+
+    def test_poison_with_stop_on_error_stops(self):
+        options = s.DEFAULTS._replace(chunksize=1, attempts_max=1, stop_on_error=True)
+        grant, = self.start(5, options)
+        self.assertEqual([type(effect) for effect in self.master.died(grant)], [s.DeliverPoison, s.Forget, s.Finish])
+
+
+class DeathTest(SchedulerTest):
+    def run_to_the_end(self, grants, poison):
+        """Work as a node does: results one by one where careful, a death at a poison task. Returns executions."""
+        executions, outcomes, queue = {}, {}, list(grants)
+        while queue:
+            grant = queue.pop(0)
+            effects, reported, at = [], grant.first, grant.first
+            while at < grant.first + grant.count:
+                executions[at] = executions.get(at, 0) + 1
+                if at in poison:
+                    effects = self.master.died(grant, reported)
+                    break
+                at += 1
+                if grant.careful:
+                    effects += self.master.done(grant, 1, first=reported)
+                    reported = at
+            else:
+                if not grant.careful:
+                    effects = self.master.done(grant)
+            for effect in effects:
+                if type(effect) is s.DeliverPoison:
+                    outcomes[effect.first] = effect.deaths
+            queue += self.master.grants()
+        self.assertEqual(self.master.brain.snapshot()["jobs"], [])
+        return executions, outcomes
+
+    def test_poison_is_reported_after_exactly_attempts_max_executions(self):
+        for attempts_max in (1, 2, 3, 5):
+            for total, poison in ((1, 0), (10, 0), (10, 4), (10, 9)):
+                self.master = Master()
+                options = s.DEFAULTS._replace(chunksize=total, attempts_max=attempts_max)
+                executions, outcomes = self.run_to_the_end(self.start(total, options), {poison})
+                self.assertEqual(list(outcomes), [poison])
+                self.assertEqual(len(outcomes[poison]), attempts_max)
+                self.assertEqual(executions[poison], attempts_max)
+                self.assertLessEqual(max(executions.values()), attempts_max)
+
+    def test_each_of_several_poison_tasks_in_a_chunk_gets_its_own_deaths(self):
+        options = s.DEFAULTS._replace(chunksize=12)
+        executions, outcomes = self.run_to_the_end(self.start(12, options), {2, 3, 11})
+        self.assertEqual(sorted(outcomes), [2, 3, 11])
+        self.assertEqual([executions[index] for index in (2, 3, 11)], [3, 3, 3])
+
+    def test_after_a_chunk_died_it_runs_again_carefully_and_blames_the_one_that_ran(self):
+        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4))
+        self.assertFalse(grant.careful)
+        self.assertEqual(self.master.died(grant), [])
+        again, = self.master.grants()
+        self.assertEqual((spans([again]), again.careful), ([(0, 4)], True))
+        self.master.done(again, 2)
+        self.master.died(again, 2)
+        suspect, rest = self.master.grants()  # the rest is prefetched
+        self.assertEqual((spans([suspect]), suspect.careful), ([(2, 3)], True))  # alone
+        self.assertEqual((spans([rest]), rest.careful), ([(3, 4)], False))
+
+    def test_attempts_max_1_is_careful_from_the_start_and_runs_nothing_twice(self):
+        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4, attempts_max=1))
+        self.assertTrue(grant.careful)
+        self.master.done(grant, 1)
+        self.assertEqual([type(effect) for effect in self.master.died(grant, 1)], [s.DeliverPoison])
+        rest, = self.master.grants()
+        self.assertEqual(spans([rest]), [(2, 4)])
+
+    def test_one_death_of_a_piece_that_was_cut_is_held_against_one_task(self):
+        # Chunk [0, 4) dies and is cut; both parts know of the one death.
+        master = self.master
+        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4, attempts_max=2))
+        master.died(grant)
+        self.take_by_two()
+        first, = master.grants()
+        master.join("b")
+        second, = master.grants()
+        self.assertEqual(spans([first, second]), [(0, 2), (2, 4)])
+        poison, = only(s.DeliverPoison, master.died(first))
+        self.assertEqual((poison.first, len(poison.deaths)), (0, 2))
+        self.assertEqual(only(s.DeliverPoison, master.died(second)), [])
+
+    def test_the_rest_of_a_careful_piece_stays_suspected(self):
+        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4))
+        self.master.died(grant)
+        again, = self.master.grants()
+        self.master.released(again, 1)
+        self.master.join("b")
+        rest, = self.master.grants()
+        self.assertEqual((spans([rest]), rest.careful), ([(1, 4)], True))
+
+    def test_a_death_on_a_task_another_node_has_delivered_blames_nobody(self):
+        grant, = self.start(2, s.DEFAULTS._replace(chunksize=2, attempts_max=1))
+        self.master.lose("a")
+        self.master.join("b")
+        copy, = self.master.grants()
+        self.master.join("a", held=[grant.attempt])
+        self.master.done(copy, 1)
+        self.master.lose("b")
+        effects = self.master.died(grant, 0)
+        self.assertEqual(only(s.DeliverPoison, effects), [])
+        again, = self.master.grants()
+        self.assertEqual(spans([again]), [(1, 2)])
+
+    def test_a_death_names_node_and_exit(self):
+        self.master.join("a", name="host/12")
+        self.master.submit(1, ONE._replace(attempts_max=1))
+        grant, = self.master.grants()
+        poison, = only(s.DeliverPoison, self.master.died(grant, how="signal 11"))
+        self.assertEqual(poison.deaths, (s.Death("host/12", {"exit": "signal 11"}),))
+
+
+class LossTest(SchedulerTest):
+    def test_a_node_may_reconnect_within_a_moment_and_keeps_what_it_holds(self):
+        grant, = self.start(1)
+        self.master.say(s.NodeDisconnected, "a")
+        self.assertEqual(self.master.tick(s.RECONNECT_SECONDS / 2), [])
+        self.master.join("b")
+        self.assertEqual(self.master.grants(), [])
+        self.master.join("a", held=[grant.attempt])
+        self.assertEqual(self.master.tick(), [])
+        self.assertEqual(len(only(s.Deliver, self.master.done(grant))), 1)
+
+    def test_a_node_that_does_not_reconnect_is_lost_and_its_tasks_run_elsewhere(self):
+        grant, = self.start(1)
+        self.master.say(s.NodeDisconnected, "a")
+        self.assertAlmostEqual(self.master.brain.deadline(), self.master.now + s.RECONNECT_SECONDS)
+        self.master.tick(s.RECONNECT_SECONDS)
+        self.assertEqual(self.master.brain.snapshot()["nodes"], [])
+        self.assertEqual(self.master.brain.requeued, 1)
+        self.master.join("b")
+        again, = self.master.grants()
+        self.assertEqual((again.node, spans([again])), ("b", spans([grant])))
+        self.assertNotEqual(again.attempt, grant.attempt)
+
+    def test_a_silent_node_is_disconnected_and_lost(self):
+        self.start(1)
+        self.assertEqual(self.master.tick(s.NODE_LOST_SECONDS - 0.1), [])
+        self.master.say(s.NodeHeard, "a")
+        self.assertEqual(self.master.tick(s.NODE_LOST_SECONDS - 0.1), [])
+        effects = self.master.tick(0.2)
+        self.assertEqual([effect[:2] for effect in only(s.Disconnect, effects)], [("a", 1)])
+        self.assertEqual(self.master.brain.snapshot()["nodes"], [])
+
+    def test_late_results_of_a_lost_node_count_once(self):
+        grant, = self.start(1)
+        self.master.lose("a")
+        self.master.join("b")
+        copy, = self.master.grants()
+        self.master.join("a", held=[grant.attempt])
+        effects = self.master.done(grant)
+        self.assertEqual(len(only(s.Deliver, effects)), 1)
+        self.assertIn(s.Revoke("b", copy.attempt, True), effects)  # whoever is second is ended
+        self.assertEqual(effects[-1], s.Finish(JOB, None))
+        self.assertEqual(self.master.done(copy), [])
+
+    def test_a_piece_that_waits_goes_back_to_the_node_that_still_runs_it(self):
+        grant, = self.start(1)
+        self.master.lose("a")
+        self.assertEqual(self.master.join("a", held=[grant.attempt]), [])
+        self.assertEqual(self.master.grants(), [])
+        self.assertEqual(len(only(s.Deliver, self.master.done(grant))), 1)
+
+    def test_a_piece_is_not_queued_while_a_second_node_runs_it(self):
+        grant, = self.start(1)
+        self.master.lose("a")
+        self.master.join("b")
+        self.master.grants()
+        self.master.join("a", held=[grant.attempt])
+        self.master.lose("b")
+        self.master.join("c")
+        self.assertEqual(self.master.grants(), [])
+
+    def test_results_beyond_a_piece_that_was_cut_are_run_again(self):
+        grant, = self.start(10, s.DEFAULTS._replace(chunksize=10))
+        self.master.lose("a")
+        self.take_by_two()
+        self.master.join("b")
+        copy, = self.master.grants()
+        self.assertEqual(spans([copy]), [(0, 2)])
+        self.master.join("a", held=[grant.attempt])
+        deliver, = only(s.Deliver, self.master.done(grant, 6))
+        self.assertEqual((deliver.first, deliver.count), (0, 2))
+        self.assertEqual(spans(self.master.grants()), [(2, 4), (4, 6), (6, 8)])
+
+    def test_what_is_given_back_by_one_of_two_holders_is_not_lost(self):
+        grant, = self.start(10, s.DEFAULTS._replace(chunksize=10))
+        self.master.lose("a")
+        self.master.join("b")
+        self.master.grants()
+        self.master.join("a", held=[grant.attempt])
+        self.master.released(grant, 4)  # validate() counts the tasks
+        self.master.join("c")
+        rest, = self.master.grants()
+        self.assertEqual(spans([rest]), [(4, 10)])
+
+    def test_a_node_that_rejoins_is_relieved_of_what_is_not_its_any_more(self):
+        grant, = self.start(1)
+        effects = self.master.join("a", held=[grant.attempt, 12345])
+        self.assertEqual([type(effect) for effect in effects], [s.Disconnect, s.Revoke])
+        self.assertEqual((effects[0][:2], effects[1]), (("a", 1), s.Revoke("a", 12345, True)))
+
+    def test_a_node_that_rejoins_without_what_it_was_granted_has_lost_it(self):
+        self.start(1)
+        self.master.join("a", held=[])
+        again, = self.master.grants()
+        self.assertEqual(spans([again]), [(0, 1)])
+
+    def test_a_node_that_rejoins_knows_the_jobs_of_what_it_holds(self):
+        grant, _ = self.start(2, slots=2)
+        self.master.say(s.NodeDisconnected, "a")
+        self.master.join("a", slots=2, held=[grant.attempt])
+        self.assertEqual([type(effect) for effect in self.master.tick()], [s.Grant])
+        effects = self.master.do(s.JobCancelled(JOB))
+        self.assertIn(s.Forget("a", JOB), effects)
+
+    def test_an_event_of_a_closed_or_replaced_session_changes_nothing(self):
+        grant, = self.start(2)
+        events = [
+            s.NodeHeard("a", 1), s.NodeDraining("a", 1), s.NodeDisconnected("a", 1), s.NodeLeft("a", 1),
+            s.TasksDone("a", 1, grant.attempt, 0, 1, 0.1, [b"x"]), s.TaskFailed("a", 1, grant.attempt, 0, 0.1, {}, []),
+            s.AttemptReleased("a", 1, grant.attempt, 0), s.AttemptDied("a", 1, grant.attempt, 0, {}),
+            s.AttemptUnfit("a", 1, grant.attempt, 0, {}),
+        ]  # fmt: skip
+        for close in (lambda: self.master.say(s.NodeDisconnected, "a"), lambda: self.master.join("a", held=[grant.attempt])):
+            close()
+            before = self.master.brain.snapshot(), self.master.brain.deadline()
+            self.master.now += 0.01
+            for event in events:
+                self.assertEqual(self.master.do(event), [])
+            self.assertEqual((self.master.brain.snapshot(), self.master.brain.deadline()), before)
+        for event in events:
+            self.assertEqual(self.master.do(event._replace(node="stranger")), [])
+
+    def test_a_join_that_was_held_up_does_not_replace_a_newer_one(self):
+        grant, = self.start(1)
+        self.master.join("a", held=[grant.attempt])
+        effects = self.master.do(s.NodeJoined("a", 1, 1, "a", []))
+        self.assertEqual([effect[:2] for effect in effects], [("a", 1)])
+        self.assertIsInstance(effects[0], s.Disconnect)
+        self.assertEqual(len(only(s.Deliver, self.master.done(grant))), 1)
+
+
+class LeavingTest(SchedulerTest):
+    def test_a_draining_node_gives_back_what_has_not_begun_and_gets_no_more(self):
+        first, second = self.start(4, s.DEFAULTS._replace(chunksize=2), slots=2)
+        effects = self.master.say(s.NodeDraining, "a")
+        self.assertEqual(effects, [s.Revoke("a", first.attempt, False), s.Revoke("a", second.attempt, False)])
+        self.master.released(first, 1)
+        self.master.done(first, 1)
+        self.assertEqual(self.master.grants(), [])
+        self.master.join("b")
+        self.assertEqual([(g.node, g.first, g.count) for g in self.master.grants()], [("b", 1, 1)])
+        self.assertEqual(len(only(s.Deliver, self.master.done(second))), 1)
+
+    def test_a_node_that_left_is_gone_and_what_it_held_runs_elsewhere(self):
+        self.start(1)
+        self.master.say(s.NodeLeft, "a")
+        self.assertEqual(self.master.brain.snapshot()["nodes"], [])
+        self.master.join("b")
+        self.assertEqual(spans(self.master.grants()), [(0, 1)])
+
+    def test_an_unfit_node_is_passed_over_and_said_so_once(self):
+        first, second = self.start(4, nodes=("a", "b"))
+        effects = self.master.unfit(first)
+        self.assertIn("no numpy", only(s.Explain, effects)[0].text)
+        self.assertEqual(only(s.Finish, effects), [])
+        self.master.done(second)
+        grants = self.master.grants()
+        self.assertEqual({grant.node for grant in grants}, {"b"})
+
+    def test_a_job_no_node_can_run_ends_and_says_why(self):
+        first, second = self.start(4, nodes=("a", "b"))
+        self.master.unfit(first)
+        effects = self.master.unfit(second)
+        self.assertEqual(effects[-1], s.Finish(JOB, {"text": "no numpy"}))
+
+    def test_a_job_waits_for_a_fit_node_that_is_reconnecting_or_has_run_part_of_it(self):
+        first, second = self.start(4, nodes=("a", "b"))
+        self.master.say(s.NodeDisconnected, "b")
+        self.assertEqual(only(s.Finish, self.master.unfit(first)), [])
+        self.master = Master()
+        first, second = self.start(4, nodes=("a", "b"))
+        self.master.done(second)
+        self.master.lose("b")
+        self.master.say(s.NodeHeard, "a")
+        self.assertEqual(only(s.Finish, self.master.unfit(first)), [])
+
+    def test_an_unfit_node_does_not_explain_another_end(self):
+        first, second = self.start(4, ONE._replace(stop_on_error=True), nodes=("a", "b"))
+        self.master.unfit(first)
+        self.assertEqual(self.master.failed(second)[-1], s.Finish(JOB, None))
+
+
+class ChunkSizeTest(SchedulerTest):
+    def chunks(self, total, seconds, slots=1, size=1):
+        """Counts of the chunks one node gets, each task taking that long."""
+        grants, counts = self.start(total, s.DEFAULTS, slots), []
+        while grants:
+            counts.append(grants[0].count)
+            self.master.done(grants[0], seconds=seconds * grants[0].count, size=size * grants[0].count)
+            grants = grants[1:] + self.master.grants(0.001)
+        self.assertEqual(sum(counts), total)
+        return counts
+
+    def test_chunks_begin_at_one_and_grow_fast_to_their_aim(self):
+        counts = self.chunks(10 ** 6, 1e-5)
+        self.assertEqual(counts[0], 1)
+        self.assertEqual(counts[1:3], [s.CHUNK_GROWTH] * 2)  # the idle slot's and the prefetched one
+        aim = int(round(s.CHUNK_SECONDS / 1e-5))
+        self.assertTrue(all(abs(count - aim) < aim * 0.01 for count in counts[8:50]), counts[:50])
+
+    def test_chunks_shrink_towards_the_end(self):
+        counts = self.chunks(20000, 1e-5, slots=2)
+        self.assertEqual(counts[-1], 1)
+        self.assertLess(max(counts), 20000 // 4 + 1)
+
+    def test_long_tasks_go_one_by_one_and_are_not_prefetched(self):
+        grants = self.start(100, s.DEFAULTS, slots=2)
+        for _ in range(5):
+            for grant in grants:
+                self.assertEqual(grant.count, 1)
+                self.master.done(grant, seconds=1.0)
+            grants = self.master.grants(1.0)
+            self.assertEqual(len(grants), 2)
+
+    def test_short_tasks_are_prefetched_up_to_the_credit(self):
+        grants = self.start(10 ** 6, s.DEFAULTS, slots=2)
+        for grant in grants:
+            self.master.done(grant, seconds=1e-4)
+        self.assertEqual(len(self.master.grants()), 4)
+        self.assertEqual(self.master.grants(), [])
+
+    def test_chunks_are_bounded_by_bytes(self):
+        counts = self.chunks(2000, 1e-6, size=s.CHUNK_BYTES // 10)
+        self.assertLessEqual(max(counts), 10)
+
+    def test_each_node_has_its_own_speed(self):
+        fast, slow = self.start(10 ** 6, s.DEFAULTS, nodes=("fast", "slow"))
+        for _ in range(20):
+            self.master.done(fast, seconds=1e-5 * fast.count)
+            self.master.done(slow, seconds=1e-3 * slow.count)
+            for grant in self.master.grants(0.01):
+                if grant.node == "fast":
+                    fast = grant
+                else:
+                    slow = grant
+        self.assertAlmostEqual(fast.count / float(slow.count), 100.0, delta=10.0)
+
+    def test_chunksize_by_hand(self):
+        counts = []
+        grants = self.start(10, s.DEFAULTS._replace(chunksize=4))
+        while grants:
+            counts.append(grants[0].count)
+            self.master.done(grants.pop(0), seconds=1e-6)
+            grants += self.master.grants()
+        self.assertEqual(counts, [4, 4, 2])
+
+
+class TakeBackTest(SchedulerTest):
+    def test_unstarted_tasks_are_taken_back_for_an_idle_node(self):
+        grant, = self.start(8, s.DEFAULTS._replace(chunksize=8))
+        self.master.join("b")
+        self.assertEqual(self.master.tick(), [])  # too young
+        self.assertAlmostEqual(self.master.brain.deadline(), self.master.now + s.TAKE_BACK_SECONDS)
+        effects = self.master.tick(s.TAKE_BACK_SECONDS)
+        self.assertEqual(effects, [s.Revoke("a", grant.attempt, False)])
+        self.assertEqual(self.master.tick(1.0), [])  # once
+        self.master.released(grant, 2)
+        rest, = self.master.grants()
+        self.assertEqual((rest.node, spans([rest])), ("b", [(2, 8)]))
+        self.assertEqual(len(only(s.Deliver, self.master.done(grant, 2))), 1)
+
+    def test_a_request_lost_with_the_connection_is_made_again(self):
+        grant, = self.start(8, s.DEFAULTS._replace(chunksize=8))
+        self.master.join("b")
+        self.assertEqual(len(only(s.Revoke, self.master.tick(1.0))), 1)
+        self.master.say(s.NodeDisconnected, "a")
+        self.master.join("a", held=[grant.attempt])
+        self.assertEqual(self.master.tick(1.0), [s.Revoke("a", grant.attempt, False)])
+
+    def test_a_single_running_task_is_left_alone(self):
+        self.start(1)
+        self.master.join("b")
+        self.assertEqual(self.master.tick(1.0), [])
+
+    def test_nothing_is_taken_back_for_a_node_that_cannot_run_it(self):
+        first, second = self.start(16, s.DEFAULTS._replace(chunksize=8), nodes=("a", "b"))
+        self.master.unfit(second)
+        self.master.done(first, 1, seconds=0.2)
+        self.master.tick(1.0)
+        self.master.done(first, 7, first=1, seconds=1.4)
+        last, = self.master.grants()
+        self.assertEqual(last.node, "a")
+        self.assertEqual(only(s.Revoke, self.master.tick(1.0)), [])
+
+
+class TellingTest(SchedulerTest):
+    def test_a_job_without_a_node_says_so_soon_then_rarely(self):
+        self.master.submit(5)
+        self.assertEqual(self.master.tick(), [])
+        self.assertAlmostEqual(self.master.brain.deadline(), self.master.now + s.EXPLAIN_FIRST_SECONDS)
+        explain, = self.master.tick(s.EXPLAIN_FIRST_SECONDS)
+        self.assertEqual(explain, s.Explain("5 tasks wait: no node is connected; they go on when one joins"))
+        self.assertEqual(self.master.tick(s.EXPLAIN_AGAIN_SECONDS - 1), [])
+        self.assertEqual(len(self.master.tick(1.0)), 1)
+        self.master.join("a")
+        self.assertEqual(only(s.Explain, self.master.tick()), [])
+        self.assertEqual(only(s.Explain, self.master.tick(5.0)), [])
+
+    def test_a_job_whose_nodes_are_all_unfit_says_so(self):
+        first, second = self.start(4, nodes=("a", "b"))
+        self.master.done(second)
+        self.master.unfit(first)
+        self.master.say(s.NodeLeft, "b")
+        self.master.tick()
+        self.assertIn("no node that can run them", self.master.tick(s.EXPLAIN_FIRST_SECONDS)[-1].text)
+
+    def test_the_story_of_an_attempt_and_its_bounds(self):
+        grant, = self.start(1)
+        self.master.lose("a")
+        words = [words for _, words in self.master.brain.story(grant.attempt)]
+        self.assertEqual([word[:3] for word in words], [("attempt", grant.attempt, "granted"), ("attempt", grant.attempt, "lost")])
+        for _ in range(s.STORY_LENGTH):
+            self.master.join("b")
+        self.assertEqual(self.master.brain.story(grant.attempt), [])
+
+    def test_nothing_is_due_when_nothing_is_there(self):
+        self.assertIsNone(self.master.brain.deadline())
+
+    def test_validate_finds_what_is_broken(self):
+        grant, = self.start(3)
+        list(self.master.brain._jobs.values())[0].queued += 1
+        with self.assertRaises(InternalError):
+            self.master.brain.validate()
+
+    def test_nothing_is_kept_of_a_finished_job(self):
+        grants = self.start(4, slots=2, nodes=("a", "b"))
+        for grant in grants:
+            self.master.done(grant)
+        brain = self.master.brain
+        self.assertEqual((brain._attempts, dict(brain._jobs)), ({}, {}))
+        for node in brain._nodes.values():
+            self.assertEqual((dict(node.leases), node.jobs, node.speeds), ({}, set(), {}))
+
+
+if __name__ == "__main__":
+    unittest.main()
