@@ -13,6 +13,7 @@
     ├── TaskError               your function raised; .results and .errors hold every outcome
     ├── ResultError             your function's result cannot be pickled; its cause is the pickling's own error
     ├── TaskTimeout             your function took longer than the timeout you gave it
+    ├── DeadlineExceeded        the job took longer than its deadline; .results and .errors have the rest
     ├── JournalError            the journal is foreign, changed or in use; it says which
     ├── WorkerDied              the worker process died under this task, attempts_max times
     ├── RemoteError             stands for a remote exception that cannot be rebuilt here
@@ -24,6 +25,7 @@
     │       └── FrameTooLarge       one object is larger than the limit
     └── InternalError           ours: an invariant broke; its text tells the story
 
+    Interrupted                 Ctrl-C: a KeyboardInterrupt with .results and .errors of what was done
     RemoteTraceback             text of a traceback on a node, as the ``__cause__`` of its exception
 
 A missing file, a syntax error or a bad port stay what Python calls them (``IOError``,
@@ -92,6 +94,23 @@ class ResultError(ClusterError, TypeError):
 
 class TaskTimeout(ClusterError):
     """The call took longer than it was given, and was ended with its worker process."""
+
+
+class DeadlineExceeded(ClusterError):
+    """The job's ``deadline=`` has passed. results, errors: dicts of the tasks that have an outcome."""
+
+    def __init__(self, message, results=None, errors=None):
+        # type: (str, dict | None, dict | None) -> None
+        super(DeadlineExceeded, self).__init__(message)
+        self.results = {} if results is None else results
+        self.errors = {} if errors is None else errors
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a job, which the cluster survives. results, errors: dicts of what was done."""
+
+    results = {}  # type: dict
+    errors = {}  # type: dict
 
 
 class JournalError(ClusterError):

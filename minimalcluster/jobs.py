@@ -8,10 +8,13 @@ from __future__ import absolute_import, division, print_function
 from collections import namedtuple
 
 from . import errors, journal, values
-from .compat import SimpleQueue, native, ordered_dict, queue, raise_from
+from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, raise_from
+from .progress import progress_for
 from .scheduler import DEFAULTS
 
 FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
+#: How long running tasks may still end after the first Ctrl-C.
+INTERRUPT_SECONDS = 1.5
 #: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
 _WAIT_SECONDS = 1.0
 
@@ -21,6 +24,33 @@ Target = namedtuple("Target", "name info buffers")
 Outcomes = namedtuple("Outcomes", "first values")
 #: The job is over: error is None, or why it ended early.
 End = namedtuple("End", "error")
+
+
+class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout deadline journal")):
+    """How a job is run. on_error: "finish" runs everything, then raises; "stop" hands out nothing
+    more after the first failure; "return" gives exceptions as results. chunksize: tasks shipped
+    together, None lets the cluster measure. retries: how often a task that raises is tried again
+    (0). attempts_max: how many worker processes a task may take with it (3). timeout: seconds for
+    each task (none); then its process is ended. deadline: seconds for the whole job (none).
+    journal: path of a file that keeps every outcome (none).
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, on_error=FINISH, chunksize=None, retries=0, attempts_max=3, timeout=None, deadline=None, journal=None):
+        # type: (str, int | None, int, int, float | None, float | None, str | None) -> Terms
+        """Raises ValueError that names the option and what it may be."""
+        if on_error not in (FINISH, STOP, RETURN):
+            raise ValueError("on_error must be 'finish', 'stop' or 'return', not %r" % (on_error,))
+        numbers = [("retries", retries, 0), ("attempts_max", attempts_max, 1)]
+        for name, number, least in numbers + ([] if chunksize is None else [("chunksize", chunksize, 1)]):
+            if not isinstance(number, integer_types) or number < least:
+                raise ValueError("%s must be a whole number from %d on, not %r" % (name, least, number))
+        for name, seconds in (("timeout", timeout), ("deadline", deadline)):
+            if seconds is not None and not (isinstance(seconds, integer_types + (float,)) and seconds > 0):
+                raise ValueError("%s must be a number of seconds greater than 0, not %r" % (name, seconds))
+        return cls(on_error, chunksize, retries, attempts_max, timeout, deadline, journal)
 
 
 class Failure(object):
@@ -133,23 +163,30 @@ class ListedJob(Job):
 
     closed = True
 
-    def __init__(self, target, keys, arguments, on_error, chunksize):
-        # type: (Target, range | tuple, values.AnyArguments, str, int | None) -> None
+    def __init__(self, target, keys, arguments, terms, shown=None):
+        # type: (Target, range | tuple | list, values.AnyArguments, Terms, range | list | None) -> None
         super(ListedJob, self).__init__()
-        self._target, self._keys, self._arguments, self._on_error = target, keys, arguments, on_error
-        self.shown = keys  # what an error names as the argument
+        self._target, self._keys, self._arguments = target, keys, arguments
+        self._terms, self._on_error = terms, terms.on_error
+        self._shown = keys if shown is None else shown  # what an error names as the argument
         self.total = len(arguments)
-        self.options = DEFAULTS._replace(chunksize=chunksize, stop_on_error=on_error == STOP)
+        self.options = DEFAULTS._replace(
+            # A limit in time is for one task: its chunk is ended with it.
+            chunksize=terms.chunksize if terms.timeout is None else 1,
+            retries=terms.retries, attempts_max=terms.attempts_max, stop_on_error=terms.on_error == STOP,
+        )  # fmt: skip
         self._outcomes = [_MISSING] * self.total  # type: list
         self._failed = {}  # type: dict # index -> node
-        self._known = 0  # outcomes that the journal brought
+        self._known = self._done = 0  # outcomes that the journal brought; all that are there
+        if terms.journal is not None:
+            self._keep_journal(terms.journal)
 
-    def keep_journal(self, path):
+    def _keep_journal(self, path):
         # type: (str) -> None
         """Take in what the journal knows of this job, and write on in it. Raises JournalError, OSError."""
         info, buffers = self._target.info, self._target.buffers
         target = journal.digest([repr(sorted(info.items())).encode("utf-8")] + list(buffers))
-        keys = _Keys(self.shown)
+        keys = _Keys(self._shown)
         arguments = keys.digest()
         self.journal = journal.Journal(path)
         known = self.journal.known(target, arguments, self.total, keys)
@@ -164,7 +201,8 @@ class ListedJob(Job):
 
     def definition(self):
         # type: () -> tuple
-        return self._target.info, self._target.buffers
+        info = self._target.info
+        return (info if self._terms.timeout is None else dict(info, timeout=self._terms.timeout)), self._target.buffers
 
     def encode(self, first, count):
         # type: (int, int) -> list
@@ -173,24 +211,68 @@ class ListedJob(Job):
     def run(self, cluster, progress):
         # type: (object, object) -> dict
         number = cluster.submit(self)  # type: ignore[attr-defined]
-        done = self._known
+        self._done = self._known
         try:
-            while True:
-                arrival = self.take(_WAIT_SECONDS)
-                if isinstance(arrival, End):
-                    break
-                if arrival is not None:
-                    self._keep(arrival)
-                    done += len(arrival.values)
-                progress.show(done)  # type: ignore[attr-defined]
-        except BaseException:  # Ctrl-C: the cluster stays usable
-            cluster.cancel(number)  # type: ignore[attr-defined]
-            raise
+            end = self._collect(progress, self._terms.deadline)
+            if end is None:
+                self._end_early(cluster, number, 0.0)
+        except KeyboardInterrupt:
+            self._end_early(cluster, number, INTERRUPT_SECONDS)
+            interrupted = errors.Interrupted()
+            interrupted.results, interrupted.errors = self._parted()
+            raise interrupted
         finally:
-            progress.end(done)  # type: ignore[attr-defined]
+            cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
+            progress.end(self._done)  # type: ignore[attr-defined]
             if self.journal is not None:
                 self.journal.close()
-        return self._result(arrival.error)
+        if end is None:
+            raise self._too_late()
+        return self._result(end.error)
+
+    def _collect(self, progress, seconds):
+        # type: (object, float | None) -> End | None
+        """Keep what comes until the job's end; None when that does not come within the time."""
+        until = None if seconds is None else monotonic() + seconds
+        while True:
+            wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
+            if wait < 0:
+                return None
+            arrival = self.take(wait)
+            if isinstance(arrival, End):
+                return arrival
+            if arrival is not None:
+                self._keep(arrival)
+                self._done += len(arrival.values)
+            progress.show(self._done)  # type: ignore[attr-defined]
+
+    def _end_early(self, cluster, number, seconds):
+        # type: (object, int, float) -> None
+        """Hand out nothing more and take what is done; a second Ctrl-C does not wait for what still runs."""
+        cluster.stop_job(number)  # type: ignore[attr-defined]
+        try:
+            self._collect(progress_for(False, self.total), seconds)
+        except KeyboardInterrupt:
+            pass
+
+    def _parted(self):
+        # type: () -> tuple[dict, dict]
+        """(results, errors) of what is there."""
+        results, failures = ordered_dict(), ordered_dict()
+        for index, (key, outcome) in enumerate(zip(self._keys, self._outcomes)):
+            if index in self._failed:
+                failures[key] = outcome
+            elif outcome is not _MISSING and outcome is not _GIVEN:
+                results[key] = outcome
+        return results, failures
+
+    def _too_late(self):
+        # type: () -> errors.DeadlineExceeded
+        results, failures = self._parted()
+        text = "the deadline of %g s has passed: %d of %d tasks have an outcome, in .results and .errors" % (
+            self._terms.deadline or 0.0, len(results) + len(failures), self.total,
+        )  # fmt: skip
+        return errors.DeadlineExceeded(text, results, failures)
 
     def iterate(self, cluster, ordered):
         # type: (object, bool) -> object
@@ -247,14 +329,9 @@ class ListedJob(Job):
 
     def _raise(self):
         # type: () -> dict
-        results, failures = ordered_dict(), ordered_dict()
-        for index, (key, outcome) in enumerate(zip(self._keys, self._outcomes)):
-            if index in self._failed:
-                failures[key] = outcome
-            elif outcome is not _MISSING and outcome is not _GIVEN:
-                results[key] = outcome
+        results, failures = self._parted()
         first = min(self._failed)
-        argument, cause = self.shown[first], self._outcomes[first]
+        argument, cause = self._shown[first], self._outcomes[first]
         text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
             len(failures), self.total, self._target.name, values.shortened(argument), self._failed[first],
             type(cause).__name__, cause,

@@ -10,7 +10,7 @@ import weakref
 from . import environment, errors, functions, protocol, values
 from .cluster import Cluster
 from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
-from .jobs import FINISH, RETURN, STOP, ListedJob, Target
+from .jobs import FINISH, ListedJob, Target, Terms
 from .progress import progress_for
 
 log = logging.getLogger("minimalcluster")
@@ -174,59 +174,60 @@ class MasterNode(object):
         self._arguments = values.arguments(checked)
         self._values = checked
 
-    def execute(self, on_error=FINISH, chunksize=None, progress=None, journal=None):
-        # type: (str, int | None, object, str | None) -> dict
+    def execute(self, on_error=FINISH, chunksize=None, progress=None, **options):
+        # type: (str, int | None, object, object) -> dict
         """Run the function on every argument: a dict of argument -> result, in argument order.
 
         on_error: "finish" runs everything, then raises TaskError if a task failed; "stop" hands
         out nothing more after the first failure; "return" puts the exceptions into the dict.
         progress: None shows a line on a terminal when it takes long, True and False force it, a
-        function is called with (done, total) now and then. journal: the path of a file that keeps
-        every outcome, so that this very call, made again after a crash, runs only what is missing.
+        function is called with (done, total) now and then. options: retries=, attempts_max=,
+        timeout=, deadline=, journal=, as in ``jobs.Terms``.
+
+        Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C
+        Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
         """
-        _check_on_error(on_error)
+        terms = self._terms(on_error, chunksize, options)
         with self._turn:
             cluster = self._running()
-            job = self._job(on_error, chunksize)
-            if journal is not None:
-                job.keep_journal(journal)
+            job = self._job(terms)
             return job.run(cluster, progress_for(progress, job.total))
 
-    def imap(self, on_error=FINISH, chunksize=None):
-        # type: (str, int | None) -> object
+    def imap(self, on_error=FINISH, chunksize=None, **options):
+        # type: (str, int | None, object) -> object
         """As ``execute``, but an iterator of (argument, result) in argument order, each as soon as it is there.
 
         Failed arguments are left out, and when all is done TaskError says which they were; with
         on_error="return" their exceptions come as results. Closing the iterator cancels the rest.
         """
-        _check_on_error(on_error)
-        return self._job(on_error, chunksize).iterate(self._running(), True)
+        return self._job(self._terms(on_error, chunksize, options)).iterate(self._running(), True)
 
-    def imap_unordered(self, on_error=FINISH, chunksize=None):
-        # type: (str, int | None) -> object
+    def imap_unordered(self, on_error=FINISH, chunksize=None, **options):
+        # type: (str, int | None, object) -> object
         """As ``imap``, in the order in which the results come."""
-        _check_on_error(on_error)
-        return self._job(on_error, chunksize).iterate(self._running(), False)
+        return self._job(self._terms(on_error, chunksize, options)).iterate(self._running(), False)
 
-    def map(self, function, items, on_error=FINISH, chunksize=None, progress=None):
-        # type: (object, object, str, int | None, object) -> list
+    def map(self, function, items, on_error=FINISH, chunksize=None, progress=None, **options):
+        # type: (object, object, str, int | None, object, object) -> list
         """[function(item) for item in items], in order; items need be neither unique nor hashable.
 
         The loaded environment, function and arguments are not touched. TaskError's ``.results``
-        and ``.errors`` have the items' positions as keys.
+        and ``.errors`` have the items' positions as keys. Options as for ``execute``.
         """
-        _check_on_error(on_error)
+        terms = self._terms(on_error, chunksize, options)
         if not callable(function):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
         items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
-        job = ListedJob(_packed_target(function), range(len(items)), values.arguments(items), on_error,
-                        _checked_chunksize(chunksize) or self.chunksize)  # fmt: skip
-        job.shown = items
+        job = ListedJob(_packed_target(function), range(len(items)), values.arguments(items), terms, items)
         with self._turn:
             return list(job.run(self._running(), progress_for(progress, job.total)).values())
 
-    def _job(self, on_error, chunksize):
-        # type: (str, int | None) -> ListedJob
+    def _terms(self, on_error, chunksize, options):
+        # type: (str, int | None, dict) -> Terms
+        return Terms.of(on_error, self.chunksize if chunksize is None else chunksize, **options)
+
+    def _job(self, terms):
+        # type: (Terms) -> ListedJob
         target = self._target
         if self._function is not None and self._source is not None:
             target = _named_target(self._source, self._function)
@@ -235,8 +236,7 @@ class MasterNode(object):
             raise errors.StateError("nothing to run: call %s first" % missing)
         if self._arguments is None:
             raise errors.StateError("no arguments: call load_args() first")
-        chunksize = _checked_chunksize(chunksize) or self.chunksize
-        return ListedJob(target, self._values, self._arguments, on_error, chunksize)
+        return ListedJob(target, self._values, self._arguments, terms)
 
 
 def _named_target(source, function):
@@ -254,12 +254,6 @@ def _packed_target(function):
     info, buffers = functions.requirements(packed.needs)
     name = getattr(function, "__name__", None) or type(function).__name__
     return Target(name, dict(info, kind="function", star=False), buffers + [packed.data])
-
-
-def _check_on_error(on_error):
-    # type: (str) -> None
-    if on_error not in (FINISH, STOP, RETURN):
-        raise ValueError("on_error must be 'finish', 'stop' or 'return', not %r" % (on_error,))
 
 
 def _checked_arguments(args):

@@ -29,7 +29,7 @@ ALLOWED = {
     "values": "",
     "functions": "environment values",
     "journal": "values protocol",
-    "jobs": "values scheduler journal",
+    "jobs": "values scheduler journal progress",
     "progress": "",
     "transport": "protocol",
     "shares": "",

@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -11,12 +12,15 @@ import unittest
 
 from minimalcluster import (
     ArgumentsError,
+    DeadlineExceeded,
+    Interrupted,
     MasterNode,
     RemoteTraceback,
     SourceError,
     StateError,
     TargetError,
     TaskError,
+    TaskTimeout,
 )
 from tests import support
 
@@ -469,6 +473,95 @@ class CallablesTest(unittest.TestCase):
         self.assertEqual(next(pairs), (1, 60))
         pairs.close()
         self.assertEqual(len(self.master.execute()), 1000)
+
+
+class LimitsTest(unittest.TestCase):
+    """retries, timeout, deadline and Ctrl-C of a job."""
+
+    SOURCE = """
+import os, time
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+def hang(x):
+    while x == 3:
+        pass
+    return x
+def second_time(path):
+    if not os.path.exists(path):
+        open(path, "w").close()
+        raise ValueError(path)
+    return True
+"""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.master = MasterNode(PORT=0)
+        cls.master.start_master_server()
+        cls.master.load_envir(cls.SOURCE, from_file=False)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.master.shutdown()
+
+    def load(self, function, arguments):
+        self.master.register_target_function(function)
+        self.master.load_args(arguments)
+
+    def test_row_11_a_task_that_takes_too_long_is_ended(self):
+        self.load("hang", range(6))
+        with self.assertRaises(TaskError) as caught:
+            self.master.execute(timeout=0.5)
+        self.assertEqual(list(caught.exception.errors), [3])
+        self.assertIsInstance(caught.exception.errors[3], TaskTimeout)
+        self.assertEqual(caught.exception.results, {0: 0, 1: 1, 2: 2, 4: 4, 5: 5})
+
+    def test_retries(self):
+        with support.directory() as folder:
+            paths = [os.path.join(folder, "%d" % n) for n in range(5)]
+            self.load("second_time", paths)
+            with self.assertRaises(TaskError) as caught:
+                self.master.execute()
+            self.assertEqual(len(caught.exception.errors), 5)
+            for path in paths:
+                os.remove(path)
+            self.assertEqual(set(self.master.execute(retries=1).values()), {True})
+
+    def test_deadline_keeps_what_is_done(self):
+        self.load("sleep", [0.01, 0.02, 600, 601, 602])
+        with self.assertRaises(DeadlineExceeded) as caught:
+            self.master.execute(deadline=2.0)
+        self.assertEqual(caught.exception.results, {0.01: 0.01, 0.02: 0.02})
+        self.load("sleep", [0.01])
+        self.assertEqual(self.master.execute(), {0.01: 0.01})
+
+    def test_options_that_make_no_sense(self):
+        self.load("sleep", [0])
+        for options in ({"retries": -1}, {"timeout": 0}, {"deadline": "x"}, {"attempts_max": 0}, {"timeout": -1.5}):
+            with self.assertRaises(ValueError) as caught:
+                self.master.execute(**options)
+            self.assertIn(list(options)[0], str(caught.exception))
+        with self.assertRaises(TypeError):
+            self.master.execute(no_such_option=1)
+        self.assertEqual(self.master.execute(), {0: 0})
+
+    @unittest.skipIf(os.name == "nt", "os.kill does not interrupt there")
+    def test_row_36_ctrl_c_keeps_what_is_done(self):
+        self.load("sleep", [0.01, 0.02, 600, 601, 602])
+
+        sent = []
+
+        def interrupt(done, total):
+            if done == 2 and not sent:
+                sent.append(True)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with self.assertRaises(Interrupted) as caught:
+            self.master.execute(progress=interrupt)
+        self.assertIsInstance(caught.exception, KeyboardInterrupt)
+        self.assertEqual(caught.exception.results, {0.01: 0.01, 0.02: 0.02})
+        self.load("sleep", [0.01])
+        self.assertEqual(self.master.execute(), {0.01: 0.01})
 
 
 class NodesTest(unittest.TestCase):
