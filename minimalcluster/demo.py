@@ -19,6 +19,8 @@ from .progress import duration, line
 JOIN_SECONDS = 30.0
 NODE_END_SECONDS = 3.0
 PLAIN_LINE_SECONDS = 2.0
+#: Before this the time left would be guessed from a task or two.
+FIRST_LINE_SECONDS = 0.5
 #: Below this a task costs about as much to send, collect and put into the dict as to run.
 SHARED_TASK_SECONDS = 5e-6
 
@@ -199,16 +201,19 @@ class _Shown(object):
         # type: (float) -> None
         self._started_at = started_at
         self._terminal = sys.stdout.isatty()
-        self._next_at = started_at
+        self._next_at = started_at + FIRST_LINE_SECONDS
 
     def __call__(self, done, total):
         # type: (int, int) -> None
         now = monotonic()
         text = line(done, total, now - self._started_at)
+        if now < self._next_at and done < total:
+            return
         if self._terminal:
+            self._next_at = now
             sys.stdout.write("\r%-75s" % text)
             sys.stdout.flush()
-        elif now >= self._next_at or done == total:
+        else:
             self._next_at = now + PLAIN_LINE_SECONDS
             print(text)
 
