@@ -737,7 +737,7 @@ class Scheduler(object):
             if job.queued and node.id not in job.unfit:
                 speed = node.speeds.get(job.id)
                 if prefetch and (speed is None or speed.seconds is None or speed.seconds > PREFETCH_TASK_SECONDS):
-                    continue
+                    return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
                 if len(self._jobs) > 1:  # jobs are served in turn
                     self._jobs[job.id] = self._jobs.pop(job.id)
                 return job

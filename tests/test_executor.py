@@ -377,6 +377,14 @@ class Submit(Running):
         for base, thread in enumerate(threads):
             self.assertEqual([base * index for index in range(50)], thread.result())
 
+    def test_it_does_not_wait_for_a_large_job(self):
+        large = self.executor.map(pid_after, [0.001] * 20000)
+        next(large)
+        self.assertEqual(1, self.executor.submit(abs, -1).result(SECONDS))
+        self.assertEqual([1], list(self.executor.map(abs, [-1])))
+        self.assertFalse(large._job.over.is_set())
+        large.close()
+
     def test_no_stale_references(self):
         # [test_no_stale_references] The future is dropped on purpose.
         thing = Thing()
