@@ -85,7 +85,7 @@ class Job(object):
         heavy = draw() < 0.2
         self.seconds = [seconds * (0.5 + draw()) * (20 if heavy and draw() < 0.03 else 1) for _ in range(self.total)]
         self.poison = self._some(world, "poison", 3)
-        self.raises = {index: 1 if draw() < 0.5 else 99 for index in self._some(world, "raises", 20)}
+        self.raises = {index: 1 if draw() < 0.5 else 99 for index in sorted(self._some(world, "raises", 20))}
         self.grows = draw() < 0.15
         self.known = 0 if self.grows else self.total  # how many tasks the master has been told of
         self.outcomes = [None] * self.total
@@ -1202,7 +1202,7 @@ class World(object):
         self.flip_rate = 0.0
         for _, node in sorted(self.nodes.items()):
             node.stalled_until = node.frozen_until = min(node.frozen_until, self.now)
-            node.fails_to_start = 0.0
+            node.fails_to_start, node.slow = 0.0, 1.0
             node.timer.set(self.now)
             for child in node.children.values():
                 child.slow = 1.0  # what runs there already goes on slowly
