@@ -242,7 +242,7 @@ class _MapJob(Job):
         self, core: "_Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
         window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True,
     ) -> None:  # fmt: skip
-        """lazy=False is multiprocessing's way: whatever becomes of the results, all of the input is worked on."""
+        """lazy=False is multiprocessing's way: whatever becomes of the results, a finite input is worked on."""
         super().__init__()
         self._core = core
         self.options = terms.options if terms.timeout is None else core.options(terms)
@@ -366,7 +366,7 @@ class _MapJob(Job):
 
     def dropped(self) -> None:
         """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
-        if self.started and self._lazy:
+        if self.started and (self._lazy or not self._finite):
             self.cancel()
         else:
             self.abandoned = True

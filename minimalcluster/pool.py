@@ -145,6 +145,8 @@ class Pool:
     chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
     """
 
+    _state = CLOSE  # until it runs; ``__del__`` also comes when it never did
+
     def __init__(
         self,
         processes: Optional[int] = None,
@@ -160,7 +162,6 @@ class Pool:
         engine: Any = None,
         join: bool = True,
     ) -> None:
-        self._state = CLOSE  # as far as __del__ is concerned, if anything is refused
         if processes is None and join and master is None and engine is None:
             processes = cpu_count()
         if processes is not None and processes < 1 and join:
