@@ -10,12 +10,18 @@ import shlex
 import sys
 import unittest
 
-from minimalcluster import MasterNode, WorkerNode, cli, scheduler
+from minimalcluster import MasterNode, WorkerNode, cli, jobs, scheduler
 from minimalcluster.compat import PY2
 from tests import commands, support
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md"]
 KEY = MasterNode(PORT=0).AUTHKEY
+faces = unittest.skipIf(PY2, "this block needs Python 3.6 or later")
+asyncio_run = unittest.skipIf(sys.version_info < (3, 7), "this block needs asyncio.run, of Python 3.7")
+try:
+    import joblib
+except ImportError:
+    joblib = None
 
 
 def document(name):
@@ -66,11 +72,11 @@ class ScriptsTest(unittest.TestCase):
         return file.name
 
     def test_each_block_has_a_test_here(self):
-        self.assertEqual(len(scripts()), 5)
+        self.assertEqual(len(scripts()), 13)
 
     def test_first_script(self):
-        script = self.script("PORT=0", "count_primes")
-        self.assertEqual(self.output_of(script), "70435 primes between one and two million\n")
+        script = smaller(self.script("PORT=0", "count_primes"))
+        self.assertEqual(self.output_of(script), "7216 primes between one and two million\n")
 
     def test_errors(self):
         output = self.output_of(self.script("except TaskError"))
@@ -87,6 +93,11 @@ class ScriptsTest(unittest.TestCase):
         """The master's script, the node's script and the node's command line, as three machines."""
         here = {"0.0.0.0": "127.0.0.1", "192.168.1.5": "127.0.0.1", "8888": str(support.free_port())}
 
+        def all_there(script):
+            """It is a small job now: it waits for the nodes."""
+            wait = u"    import time\n    while len(master.list_workers()) < 3:\n        time.sleep(0.01)\n"
+            return script.replace(u"    results = master.execute()\n", wait + u"    results = master.execute()\n")
+
         def local(text):
             for there, replacement in here.items():
                 text = text.replace(there, replacement)
@@ -96,7 +107,7 @@ class ScriptsTest(unittest.TestCase):
         self.assertEqual(line, [["node", "192.168.1.5:8888", "--key-file", "key"]])
         with support.directory() as path:
             support.write(os.path.join(path, "key"), KEY + "\n")
-            master = self.saved(path, "master.py", local(self.script('HOST="0.0.0.0"')))
+            master = self.saved(path, "master.py", local(all_there(smaller(self.script('HOST="0.0.0.0"')))))
             node = self.saved(path, "node.py", local(self.script("WorkerNode(")))
             with commands.Command([master], directory=path) as master:
                 support.wait_until(lambda: listening(int(here["8888"])), what="the master's port")
@@ -104,8 +115,56 @@ class ScriptsTest(unittest.TestCase):
                 with commands.Command([node], directory=path) as first, commands.Command(by_command, directory=path) as second:
                     for process in (master, first, second):
                         self.assertEqual(process.wait(2 * support.SECONDS), 0, process.output())
-        self.assertIn("70435 primes between one and two million\n", master.output())
+        self.assertIn("7216 primes between one and two million\n", master.output())
         self.assertEqual(len(re.findall(r"^\S+ did [1-9]\d* tasks$", master.output(), re.MULTILINE)), 3, master.output())
+
+    def test_each_section_of_its_own_program_has_a_script(self):
+        for part in re.split(r"^### ", section("## From your own program"), flags=re.MULTILINE)[1:]:
+            self.assertEqual(part.count("```python\n"), 1, part.splitlines()[0])
+
+    @faces
+    def test_executor(self):
+        output = self.output_of(self.script("executor.submit(pow"))
+        self.assertEqual(output, "%d\n%d\n" % (2 ** 100, 753))
+
+    @faces
+    def test_pool(self):
+        self.assertEqual(self.output_of(self.script("import Pool")), "[0, 1, 4, 9, 16]\n144\n")
+
+    @unittest.skipUnless(joblib, "this block needs joblib")
+    def test_joblib(self):
+        self.assertEqual(self.output_of(self.script("joblib")), "[0.0, 1.0, 2.0, 3.0, 4.0]\n")
+
+    @asyncio_run
+    def test_asyncio(self):
+        self.assertEqual(self.output_of(self.script("asyncio")), "2432902008176640000\n1.0\n2.0\n3.0\n")
+
+    @faces
+    def test_shared_data(self):
+        self.assertEqual(self.output_of(self.script("executor.share(")), "[200000, 200000, 100000]\n")
+
+    def test_a_function_of_the_program(self):
+        self.assertEqual(self.output_of(self.script("master.map(math.factorial")), "[6, 6, 120]\n")
+
+    @faces
+    def test_engine(self):
+        self.assertEqual(self.output_of(self.script("ExecutorEngine")), "[1, 2, 3]\n")
+
+    def test_journal(self):
+        """Run twice at the same place: the second one has the file."""
+        with support.directory() as path:
+            file = self.saved(path, "script.py", self.script("journal="))
+            for _ in range(2):
+                code, output = commands.run([file], directory=path, variables={"HOME": path})
+                self.assertEqual((code, output), (0, "332833500\n"))
+            self.assertTrue(os.path.exists(os.path.join(path, "squares.journal")))
+
+
+def smaller(script):
+    """A tenth of the work, for the tests' sake."""
+    count = script.count("2 * 10 ** 6")
+    assert count == 1, script
+    return script.replace("2 * 10 ** 6", "11 * 10 ** 5")
 
 
 def listening(port):
@@ -166,7 +225,8 @@ class LinksTest(unittest.TestCase):
                 if target.startswith("#"):
                     self.assertIn(target[1:], headings, name)
                 elif "://" not in target:
-                    self.assertTrue(os.path.exists(os.path.join(support.ROOT, target)), "%s: %s" % (name, target))
+                    file = os.path.join(support.ROOT, os.path.dirname(name), target)
+                    self.assertTrue(os.path.exists(file), "%s: %s" % (name, target))
 
     def test_the_picture_is_well_formed(self):
         from xml.dom import minidom
@@ -189,10 +249,6 @@ def anchor(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-#: Parameters of later parts, which the README does not describe yet.
-NOT_DESCRIBED = {"engine", "journal"}
-
-
 class SignaturesTest(unittest.TestCase):
     """The tables of calls say what the classes say."""
 
@@ -201,14 +257,17 @@ class SignaturesTest(unittest.TestCase):
             self.assertEqual(len(row), 3, row)
             yield ast.parse(row[0].strip("`")).body[0].value
 
-    def check(self, title, kind):
+    def check(self, title, first, *others):
+        """The calls of a table are those classes' or of the first one's methods."""
+        kinds = dict((kind.__name__, kind) for kind in (first,) + others)
         names = []
         for call in self.rows(title):
             if isinstance(call, ast.Name):  # a property
                 names.append(call.id)
-                self.assertIsInstance(getattr(kind, call.id), property)
+                self.assertIsInstance(getattr(first, call.id), property)
                 continue
             names.append(call.func.id)
+            kind = kinds.get(call.func.id, first)
             function = kind.__init__ if call.func.id == kind.__name__ else getattr(kind, call.func.id)
             said = [argument.id for argument in call.args], [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
             self.assertEqual(said, signature(function), call.func.id)
@@ -218,12 +277,22 @@ class SignaturesTest(unittest.TestCase):
         names = self.check("### The master", MasterNode)
         self.assertEqual(names[:2], ["MasterNode", "start_master_server"])
         self.assertEqual(len(names), len(set(names)))
+        public = [name for name, value in vars(MasterNode).items() if not name.startswith("_")]
+        self.assertEqual(sorted(set(public) - set(names)), [])
         for name in ("join_as_worker", "stop_as_worker", "list_workers", "load_envir", "register_target_function", "load_args",
                      "execute", "shutdown"):  # the seed's # fmt: skip
             self.assertIn(name, names)
 
     def test_node(self):
         self.assertEqual(self.check("### The nodes", WorkerNode), ["WorkerNode", "join_cluster"])
+
+    @faces
+    def test_executor_and_pool(self):
+        from minimalcluster import ClusterExecutor, Pool
+
+        names = self.check("### The executor and the pool", ClusterExecutor, Pool)
+        ours = [name for name in vars(ClusterExecutor) if not name.startswith("_")]
+        self.assertEqual(set(names) | {"submit", "map", "shutdown"}, set(ours) | {"ClusterExecutor", "Pool"})
 
     def test_fields_of_list_workers(self):
         from minimalcluster.cluster import WorkerInfo
@@ -236,17 +305,20 @@ class SignaturesTest(unittest.TestCase):
         import minimalcluster
 
         for name in set(re.findall(r"`([A-Z]\w*(?:Error|Failed|Timeout|Mismatch|Died))`", document("README.md"))):
-            builtins = vars(sys.modules["__builtin__" if PY2 else "builtins"])
+            builtins = dict(vars(sys.modules["__builtin__" if PY2 else "builtins"]), TimeoutError="not in 2.7")
             self.assertTrue(name in builtins or name in minimalcluster.__all__, name)
 
 
 def signature(function):
-    """([names without a default], [(name, default)]), without self."""
+    """([names without a default], [(name, default)]), without self; those that go by name only come last."""
     spec = inspect.getargspec(function) if PY2 else inspect.getfullargspec(function)
+    by_name = [(name, spec.kwonlydefaults[name]) for name in getattr(spec, "kwonlyargs", ())]
+    if spec[2] == "options":  # what **options may be
+        by_name = [option for option in signature(jobs.Terms.of)[1] if option[0] not in spec.args]
     defaults = spec.defaults or ()
     first = len(spec.args) - len(defaults)
-    named = [pair for pair in zip(spec.args[first:], defaults) if pair[0] not in NOT_DESCRIBED]
-    return spec.args[1:first], named
+    wanted = [re.sub("^_.*__", "", name) for name in spec.args[1:first]]  # __fn is private, so that fn= reaches the call
+    return wanted, list(zip(spec.args[first:], defaults)) + by_name
 
 
 class FailuresTest(unittest.TestCase):
