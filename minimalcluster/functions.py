@@ -71,7 +71,7 @@ def _explained(error, value, hint):
         return error
     place = _culprit(value, _DEPTH_MAX)
     explained = type(error)("%s%s%s" % (error, " (in %s)" % place if place else "", hint))
-    explained.__cause__ = error.__cause__
+    explained.__cause__ = getattr(error, "__cause__", None)
     return explained
 
 
@@ -134,12 +134,6 @@ def requirements(needs):
 
 _initialized = set()  # type: set[str] # tokens of initializers that have run in this process
 _running_main = []  # type: list[str] # the script that is being run here, as long as it is
-
-
-def running_main():
-    # type: () -> bool
-    """Whether this is a worker process that is just running the user's script for its functions."""
-    return bool(_running_main)
 
 
 def target(info, payload):
