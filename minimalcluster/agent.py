@@ -29,6 +29,8 @@ MASTER_LOST_SECONDS = 10.0
 ALONE_SECONDS = 60.0
 #: A revoked task that does not end by itself within this time is ended with its process.
 KILL_SECONDS = 0.5
+#: A new process that has not spoken by then (a hanging import, a full machine) is ended and tried again.
+START_SECONDS = 60.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
@@ -281,8 +283,9 @@ class Agent(object):
         slot = self._slots[event.slot]
         if slot.state != STARTING:
             return
-        slot.state, slot.failures = IDLE, 0
-        slot.jobs = set()
+        slot.state, slot.failures, slot.jobs = IDLE, 0, set()
+        if not slot.last:  # else it was too late, and its end is on the way
+            slot.kill_at = None
         self._fill()
 
     def _fill(self):
@@ -438,7 +441,7 @@ class Agent(object):
                 self._do(KillChild(slot.number))
                 slot.kill_at = self._now + KILL_SECONDS
             if self._serving and slot.state == EMPTY and self._now >= slot.start_at:
-                slot.state = STARTING
+                slot.state, slot.kill_at = STARTING, self._now + START_SECONDS
                 self._do(StartChild(slot.number))
         if self._linked:
             self._keep_in_touch()

@@ -233,6 +233,13 @@ class DeathTest(AgentTest):
         self.assertEqual(node.tick(), [a.StartChild(0)])
         self.assertEqual(node.exit(how="exit code 1")[0].text, "a worker process could not start (exit code 1); next try in 0.2 s")
 
+    def test_a_process_that_never_speaks_is_ended_and_tried_again(self):
+        node = self.node()
+        node.exit()
+        self.assertEqual(node.tick(), [a.StartChild(0)])
+        self.assertIn(a.KillChild(0), node.tick(a.START_SECONDS))
+        self.assertIn("could not start", node.exit(how="killed by signal 9 (SIGKILL)")[0].text)
+
     def test_the_next_process_is_told_of_the_job_again(self):
         node = self.node()
         node.grant(1)
