@@ -270,39 +270,45 @@ class ListedJob(Job):
         # type: () -> errors.DeadlineExceeded
         results, failures = self._parted()
         text = "the deadline of %g s has passed: %d of %d tasks have an outcome, in .results and .errors" % (
-            self._terms.deadline or 0.0, len(results) + len(failures), self.total,
+            self._terms.deadline or 0.0, sum(outcome is not _MISSING for outcome in self._outcomes), self.total,
         )  # fmt: skip
         return errors.DeadlineExceeded(text, results, failures)
 
     def iterate(self, cluster, ordered):
         # type: (object, bool) -> object
         """Submits now; (key, result) as they come. What has been given is not kept."""
-        return self._pairs(cluster, cluster.submit(self), ordered)  # type: ignore[attr-defined]
+        seconds = self._terms.deadline
+        until = None if seconds is None else monotonic() + seconds
+        return self._pairs(cluster, cluster.submit(self), ordered, until)  # type: ignore[attr-defined]
 
-    def _pairs(self, cluster, number, ordered):
-        # type: (object, int, bool) -> object
-        frontier = 0
+    def _pairs(self, cluster, number, ordered, until):
+        # type: (object, int, bool, float | None) -> object
+        frontier, arrival = 0, None
+        indexes = [index for index, outcome in enumerate(self._outcomes) if outcome is not _MISSING]  # the journal's
         try:
-            while True:
-                arrival = self.take(_WAIT_SECONDS)
-                if isinstance(arrival, End):
-                    break
-                if arrival is None:
-                    continue
-                self._keep(arrival)
-                indexes = range(arrival.first, arrival.first + len(arrival.values))
+            while not isinstance(arrival, End):
                 if ordered:
                     start = frontier
                     while frontier < self.total and self._outcomes[frontier] is not _MISSING:
                         frontier += 1
-                    indexes = range(start, frontier)
+                    indexes = list(range(start, frontier))
                 for index in indexes:
                     if index not in self._failed or self._on_error == RETURN:
                         pair = self._keys[index], self._outcomes[index]
                         self._outcomes[index] = _GIVEN
                         yield pair
+                indexes = []
+                wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
+                if wait < 0:
+                    raise self._too_late()
+                arrival = self.take(wait)
+                if isinstance(arrival, Outcomes):
+                    self._keep(arrival)
+                    indexes = list(range(arrival.first, arrival.first + len(arrival.values)))
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
+            if self.journal is not None:
+                self.journal.close()
         if arrival.error is not None:
             raise arrival.error
         if self._failed and self._on_error != RETURN:

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import threading
 import traceback
 import unittest
@@ -473,6 +474,23 @@ class CallablesTest(unittest.TestCase):
         self.assertEqual(next(pairs), (1, 60))
         pairs.close()
         self.assertEqual(len(self.master.execute()), 1000)
+
+    def test_imap_gives_what_the_journal_has(self):
+        self.load("inverse", [5, 3, 2])
+        with support.directory() as path:
+            home, os.environ["HOME"] = os.environ.get("HOME", ""), path  # the user's key is there
+            try:
+                for imap in (self.master.imap, self.master.imap, self.master.imap_unordered):
+                    found = list(imap(journal=os.path.join(path, "outcomes")))
+                    self.assertEqual(sorted(found), [(2, 30), (3, 20), (5, 12)])
+            finally:
+                os.environ["HOME"] = home
+
+    def test_imap_with_a_deadline(self):
+        self.load(time.sleep, [60])
+        with self.assertRaises(DeadlineExceeded) as caught:
+            list(self.master.imap(deadline=0.1))
+        self.assertIn("0 of 1 tasks have an outcome", str(caught.exception))
 
 
 class LimitsTest(unittest.TestCase):
