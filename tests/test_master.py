@@ -6,8 +6,8 @@ import re
 import signal
 import socket
 import sys
-import time
 import threading
+import time
 import traceback
 import unittest
 
