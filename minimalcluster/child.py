@@ -161,7 +161,7 @@ class Worker(object):
     def _run(self, grant):
         # type: (protocol.Grant) -> None
         attempt = _Attempt(grant)
-        if self._edited.refresh():
+        if self._edited.refresh(grant.job not in self._functions):
             self._functions.clear()
         try:
             function = self._function(grant.job)
@@ -183,6 +183,7 @@ class Worker(object):
         finally:
             with self._lock:
                 self._attempt = None
+            self._edited.notice()
 
     def _function(self, job):
         # type: (int) -> object

@@ -720,7 +720,10 @@ class _Imports:
 class _Unedited:
     """An engine's process is not ours alone: modules it has imported stay as they are."""
 
-    def refresh(self) -> bool:
+    def notice(self) -> None:
+        pass
+
+    def refresh(self, at_once: bool = False) -> bool:
         return False
 
 

@@ -224,7 +224,7 @@ class _Resource(object):
         try:
             return _resource(self._fetch, self._package, self._path)
         except IOError:
-            raise FileNotFoundError(self._path)  # noqa: F821, B904
+            raise FileNotFoundError(self._path)
 
     def read_text(self, encoding="utf-8", errors="strict"):
         # type: (str, str) -> str
@@ -259,30 +259,47 @@ class Edited(object):
 
     def __init__(self):
         # type: () -> None
-        self._times = {}  # type: dict[str, tuple] # module -> (file, its time)
+        self._times = {}  # type: dict[str, tuple] # module -> (file, its time when it was imported)
+        self._looked_at = set()  # type: set[str] # names of modules, the project's or not
+        self._count = 0
         self._checked_at = 0.0
 
-    def refresh(self):
-        # type: () -> bool
-        """At most once a second. True when something was unloaded: the next use imports it anew."""
+    def notice(self):
+        # type: () -> None
+        """Remember the files of what has been imported since the last time. Call it soon after imports."""
+        if len(sys.modules) == self._count:
+            return
+        self._count = len(sys.modules)
+        for name, module in list(sys.modules.items()):
+            if name in self._looked_at:
+                continue
+            self._looked_at.add(name)
+            path = getattr(module, "__file__", None)
+            if not name.startswith((_OURS, "__")) and isinstance(path, str) and is_project_file(path):
+                self._times[name] = (path, _modified(path))
+
+    def refresh(self, at_once=False):
+        # type: (bool) -> bool
+        """At most once a second, or at once. True when something was unloaded: the next use imports it anew."""
         now = perf_counter()
-        if now - self._checked_at < REFRESH_SECONDS:
+        if not at_once and now - self._checked_at < REFRESH_SECONDS:
             return False
         self._checked_at = now
-        changed = False
-        for name, module in list(sys.modules.items()):
-            path = getattr(module, "__file__", None)
-            if name.startswith((_OURS, "__")) or not isinstance(path, str) or not is_project_file(path):
-                continue
-            try:
-                modified = os.stat(path).st_mtime
-            except OSError:
-                continue
-            changed = changed or self._times.setdefault(name, (path, modified)) != (path, modified)
-        if changed:
-            unload(self._times)
-            self._times.clear()
-        return changed
+        self.notice()
+        if not any(_modified(path) not in (None, modified) for path, modified in self._times.values()):
+            return False
+        unload(self._times)
+        self._looked_at.difference_update(self._times)
+        self._times.clear()
+        return True
+
+
+def _modified(path):
+    # type: (str) -> float | None
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None
 
 
 _unloaded = []  # type: list[types.ModuleType] # 2.7 empties a module's globals when nobody holds it

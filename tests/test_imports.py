@@ -160,6 +160,14 @@ class ProjectTest(unittest.TestCase):
         self.assertTrue(edited.refresh())
         self.assertNotIn("edited_module", sys.modules)
         self.assertEqual(__import__("edited_module").value, 22)
+        # The next job looks at once, and what was imported by the last one was noticed then.
+        edited.notice()
+        self.write("edited_module.py", "value = 333\n", 1000000009)
+        self.assertTrue(edited.refresh(at_once=True))
+        self.assertEqual(__import__("edited_module").value, 333)
+        edited.notice()
+        os.remove(os.path.join(self.folder, "edited_module.py"))
+        self.assertFalse(edited.refresh(at_once=True))
         del sys.modules["edited_module"]
 
     def test_a_node_imports_the_masters_module(self):
