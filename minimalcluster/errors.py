@@ -109,8 +109,11 @@ class DeadlineExceeded(ClusterError):
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a job, which the cluster survives. results, errors: dicts of what was done."""
 
-    results = {}  # type: dict
-    errors = {}  # type: dict
+    def __init__(self, results=None, errors=None):
+        # type: (dict | None, dict | None) -> None
+        super(Interrupted, self).__init__()
+        self.results = {} if results is None else results
+        self.errors = {} if errors is None else errors
 
 
 class JournalError(ClusterError):

@@ -218,9 +218,7 @@ class ListedJob(Job):
                 self._end_early(cluster, number, 0.0)
         except KeyboardInterrupt:
             self._end_early(cluster, number, INTERRUPT_SECONDS)
-            interrupted = errors.Interrupted()
-            interrupted.results, interrupted.errors = self._parted()
-            raise interrupted
+            raise errors.Interrupted(*self._parted())
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
             progress.end(self._done)  # type: ignore[attr-defined]

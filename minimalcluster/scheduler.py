@@ -169,8 +169,8 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "awaited", "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "hopeless", "id", "leased",
-        "nodes", "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
+        "awaited", "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "fit", "hopeless", "id",
+        "leased", "nodes", "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
     )  # fmt: skip
 
     def __init__(self, event):
@@ -186,6 +186,7 @@ class _Job(object):
         self.delivered = 0
         self.failures = {}  # type: dict # index -> times it raised, while retries are left
         self.nodes = set()  # type: set # ids of nodes that know this job
+        self.fit = set()  # type: set # ids of nodes that have run some of it
         self.unfit = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
         self.stopped = False
         self.hopeless = None  # type: dict | None # what the last node said when none could run it
@@ -486,6 +487,7 @@ class Scheduler(object):
             self.duplicates += event.count
             return
         job = piece.job
+        job.fit.add(node.id)
         speed = node.speeds.setdefault(job.id, _Speed())
         speed.measured(event.count, event.seconds, sum(map(len, event.payload)))
         node.busy_seconds += event.seconds
@@ -504,6 +506,7 @@ class Scheduler(object):
             self.duplicates += 1
             return
         job, index = piece.job, event.first
+        job.fit.add(node.id)
         node.busy_seconds += event.seconds
         failures = job.failures.get(index, 0) + 1
         if failures <= job.options.retries and not job.stopped:
@@ -641,7 +644,8 @@ class Scheduler(object):
             why = event.info.get("text")
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
         others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
-        if others and all(other in job.unfit for other in others) and not job.stopped and not job.delivered:
+        if others and all(other in job.unfit for other in others) and not job.stopped and not job.fit - set(job.unfit):
+            # (A node that could run it, and is only away, may come back: then the job waits.)
             job.hopeless = event.info
             self._stop(job, kill=True)
         self._finish_if_done(job)

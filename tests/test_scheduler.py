@@ -521,6 +521,12 @@ class LeavingTest(SchedulerTest):
         self.master.say(s.NodeHeard, "a")
         self.assertEqual(only(s.Finish, self.master.unfit(first)), [])
 
+    def test_a_job_ends_when_the_only_node_that_could_run_it_no_longer_can(self):
+        (first,) = self.start(4)
+        self.master.done(first)
+        (second,) = self.master.grants()
+        self.assertEqual(self.master.unfit(second)[-1], s.Finish(JOB, {"text": "no numpy"}))
+
     def test_an_unfit_node_does_not_explain_another_end(self):
         first, second = self.start(4, ONE._replace(stop_on_error=True), nodes=("a", "b"))
         self.master.unfit(first)
