@@ -524,7 +524,7 @@ class LeavingTest(SchedulerTest):
     def test_a_job_ends_when_the_only_node_that_could_run_it_no_longer_can(self):
         (first,) = self.start(4)
         self.master.done(first)
-        (second,) = self.master.grants()
+        second = self.master.grants()[0]
         self.assertEqual(self.master.unfit(second)[-1], s.Finish(JOB, {"text": "no numpy"}))
 
     def test_an_unfit_node_does_not_explain_another_end(self):
