@@ -266,7 +266,9 @@ class _MapJob(Job):
             self._arguments = values.RangeArguments(iterables[0])
             self.total, self.closed = len(iterables[0]), True
         self._define(function, terms.timeout)
-        core.submit_map(self)
+
+    def submit(self) -> None:
+        self._core.submit_map(self)
 
     def _define(self, function: Callable[..., Any], timeout: Optional[float]) -> None:
         """What cannot be sent is the first result's error; an error of the input is raised as it is."""
@@ -433,6 +435,11 @@ class MapResults(Iterator[T]):
         self._ended = self._closed = False
         self._finalizer = weakref.finalize(self, job.dropped)
         self._finalizer.atexit = False
+        try:
+            job.submit()
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
 
     def __iter__(self) -> "MapResults[T]":
         return self

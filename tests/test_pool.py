@@ -576,28 +576,23 @@ pool.terminate()
     @unittest.skipUnless(hasattr(os, "setsid"), "this system has no process groups")
     def test_interrupted_map_leaves_the_pool_usable(self):
         code = """
-import time
+import sys
 from minimalcluster import Pool
+from tests.test_executor import touch_and_wait
 pool = Pool(1)
-pool.apply(abs, (1,))
-print("ready", flush=True)
 try:
-    pool.map(time.sleep, [3600] * 10)
+    pool.starmap(touch_and_wait, [(%r, %r)] * 10)
 except KeyboardInterrupt:
     print(pool.map(abs, [-1, -2]))
 pool.terminate()
 """
-        with support.Process(code) as process:
-            process.wait_for_output("ready")
-            support.wait_until(lambda: process.running() and interrupted(process), what="the interrupt's effect")
-            self.assertEqual(0, process.wait(), process.output())
-            self.assertIn("[1, 2]", process.output())
-
-
-def interrupted(process):
-    """Ctrl-C; it may come a moment before the map."""
-    process.interrupt()
-    return True
+        with support.directory() as folder:
+            running, gate = os.path.join(folder, "running"), os.path.join(folder, "gate")
+            with support.Process(code % (running, gate)) as process:
+                support.wait_until(lambda: os.path.exists(running), what="the first task's start")
+                process.interrupt()
+                self.assertEqual(0, process.wait(), process.output())
+                self.assertEqual("[1, 2]\n", process.output())
 
 
 # -- programs that take a pool --------------------------------------------------------------------
