@@ -224,7 +224,7 @@ class _Resource(object):
         try:
             return _resource(self._fetch, self._package, self._path)
         except IOError:
-            raise FileNotFoundError(self._path)
+            raise FileNotFoundError(self._path)  # novm # 3.x alone comes here
 
     def read_text(self, encoding="utf-8", errors="strict"):
         # type: (str, str) -> str
