@@ -34,6 +34,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     Optional,
     Set,
     Tuple,
@@ -41,7 +42,7 @@ from typing import (
     Union,
 )
 
-from . import errors, functions, protocol, scheduler, values
+from . import errors, functions, protocol, scheduler, shares, values
 from .cluster import Cluster
 from .compat import cpu_count
 from .jobs import End, Failure, Job, Outcomes
@@ -230,6 +231,10 @@ class _Stream(Job):
             future.resolve(outcome)
 
 
+#: Never large.
+_NUMBERS = frozenset([bool, int, float, complex, type(None)])
+
+
 class _MapJob(Job):
     """One function over many items, read as far ahead as the window allows."""
 
@@ -255,7 +260,7 @@ class _MapJob(Job):
         self._source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables))
         self._window = window
         self._items: List[Any] = []  # read and not delivered, from task self._base on
-        self._base = 0
+        self._base = self._delivered = 0
         self._arguments: Any = None
         self.total = 0
         self.taken = 0
@@ -265,6 +270,9 @@ class _MapJob(Job):
         if not self.star and isinstance(iterables[0], range) and window is None:
             self._arguments = values.RangeArguments(iterables[0])
             self.total, self.closed = len(iterables[0]), True
+        elif window is None and all(type(each) in (list, tuple) for each in iterables):
+            self._items = self._swapped(list(self._source))
+            self.total, self.closed = len(self._items), True
         self._define(function, terms.timeout)
 
     def submit(self) -> None:
@@ -353,18 +361,29 @@ class _MapJob(Job):
         except Exception as error:
             self.input_error, ended = error, True
         finally:
+            items = self._swapped(items)
             self._bytes += sum(map(sys.getsizeof, items))
             with self._items_lock:
                 self._items += items
             self.total += len(items)
         self.closed = ended
 
+    def _swapped(self, items: List[Any]) -> List[Any]:
+        """Large arguments that repeat are shared objects from then on."""
+        if _NUMBERS.issuperset(map(type, items)):
+            return items
+        large = self._core.repeats.swapped
+        return [tuple(map(large, item)) for item in items] if self.star else list(map(large, items))
+
     def delivered(self, upto: int) -> None:
         """Arguments below ``upto`` are needed no more, whatever dies."""
         with self._items_lock:
-            if upto > self._base:
-                del self._items[: upto - self._base]
-                self._base = upto
+            if upto > self._delivered and self._arguments is None:
+                self._items[self._delivered - self._base : upto - self._base] = [None] * (upto - self._delivered)
+                self._delivered = upto
+                if 2 * (upto - self._base) > len(self._items):  # now and then: what is behind must move
+                    del self._items[: upto - self._base]
+                    self._base = upto
 
     def dropped(self) -> None:
         """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
@@ -466,7 +485,8 @@ class MapResults(Iterator[T]):
 
     def outcome(self, deadline: Optional[float]) -> object:
         """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""
-        self._refill(deadline)
+        if not self._current:
+            self._refill(deadline)
         return self._current.pop()
 
     def outcomes(self) -> Iterator[List[object]]:
@@ -550,7 +570,15 @@ class _Core:
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
         self._token = "".join("%02x" % byte for byte in os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
+        self.repeats = shares.Repeats(cluster.share)
         _open_cores.add(self)
+
+    def packed_call(
+        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any]
+    ) -> functions.Packed:
+        """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
+        large = self.repeats.swapped
+        return functions.pack((function, tuple(map(large, args)), {name: large(keywords[name]) for name in keywords}))
 
     def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
         wanted = {needs} if self._initializer is None else {needs, self._initializer.needs}
@@ -667,6 +695,7 @@ class _Core:
             job.over.wait()
         for stream in streams:
             stream.thread.join()
+        self.repeats.drop()
         if self._owned:
             self.cluster.stop()
         _open_cores.discard(self)
@@ -763,7 +792,7 @@ class ClusterExecutor(Executor):
         core.check()
         future: ClusterFuture[T] = ClusterFuture()
         try:
-            packed = functions.pack((__fn, args, kwargs))
+            packed = core.packed_call(__fn, args, kwargs)
         except (Exception, SystemExit) as error:  # pickling runs the classes' own code
             future.resolve(Failure(error, ""))
         else:

@@ -18,7 +18,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
 from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
-from . import errors, functions
+from . import errors
 from .compat import cpu_count
 from .executor import TERMS, ClusterExecutor, MapResults, _MapJob, standard
 from .jobs import Failure
@@ -128,7 +128,11 @@ class IMapIterator(Generic[T]):
         return outcome  # type: ignore[return-value]
 
     def __next__(self) -> T:
-        return self.next()
+        with self._lock:
+            outcome = self._results.outcome(None)
+        if type(outcome) is Failure:
+            raise _pool_error(outcome.error)
+        return outcome  # type: ignore[return-value]
 
 
 class IMapUnorderedIterator(IMapIterator[T]):
@@ -200,7 +204,7 @@ class Pool:
         self._check_running()
         result: AsyncResult[T] = AsyncResult(callback, error_callback)
         try:
-            self._core.submit(result, functions.pack((func, tuple(args), dict(kwds))), TERMS)
+            self._core.submit(result, self._core.packed_call(func, args, kwds), TERMS)
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
             # The callback runs in another thread, as ever.
             threading.Thread(target=result.resolve, args=(Failure(error, ""),), daemon=True).start()

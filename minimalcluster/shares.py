@@ -6,17 +6,25 @@ every process; the rest of it is unpickled once per process.
 """
 from __future__ import absolute_import, division, print_function
 
+import hashlib
 import mmap
 import os
 import shutil
 import tempfile
+import threading
 import weakref
+from collections import OrderedDict
 
-from .compat import PY2, pickle
+from .compat import PY2, pickle, text_type
 from .errors import StateError
 
 #: A cache line; NumPy likes its data aligned.
 ALIGNMENT = 64
+#: An argument from this size on is looked at for repetition (joblib's max_nbytes); hashing it costs about 1 ms.
+LARGE_BYTES = 1 << 20
+#: How much is shared unasked at most, and how many different large arguments are remembered.
+REPEATS_BYTES_MAX = 1 << 30
+REPEATS_REMEMBERED_MAX = 256
 _PREFIX = "minimalcluster-"
 
 #: Set by the worker process, and by an engine's tasks, which may run in the master's own process: name -> object.
@@ -109,6 +117,74 @@ def read(info):
 def _aligned(size):
     # type: (int) -> int
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Repeats(object):
+    """Large arguments that come a second time: from then on they are shared, and travel once to each node.
+
+    Equal is what has equal type, shape and bytes, so a changed array is another one. Shared
+    arrays arrive read-only, as ``share`` says.
+    """
+
+    def __init__(self, share):
+        # type: (object) -> None
+        self._share = share
+        self._lock = threading.Lock()
+        self._seen = OrderedDict()  # type: OrderedDict # key -> None, or the handle
+        self._bytes = 0
+
+    def swapped(self, value):
+        # type: (object) -> object
+        """The value, or a handle that stands for it."""
+        size = _size(value)
+        if size < LARGE_BYTES:
+            return value
+        try:
+            key = _content(value)
+        except (TypeError, ValueError, BufferError, NotImplementedError):
+            return value  # not one run of plain bytes
+        with self._lock:
+            if self._seen.get(key) is not None:
+                return self._seen[key]
+            if key in self._seen and self._bytes + size <= REPEATS_BYTES_MAX:
+                try:
+                    self._seen[key] = self._share(value)  # type: ignore[operator]
+                except (OSError, IOError):
+                    return value  # no room on the disk: it travels as it is
+                self._bytes += size
+                return self._seen[key]
+            self._seen[key] = None
+            while len(self._seen) > REPEATS_REMEMBERED_MAX:
+                oldest = next(iter(self._seen))
+                if self._seen[oldest] is not None:
+                    break  # a task may still need it
+                del self._seen[oldest]
+        return value
+
+    def drop(self):
+        # type: () -> None
+        """No task needs them any more."""
+        with self._lock:
+            for handle in self._seen.values():
+                if handle is not None:
+                    handle.drop()
+            self._seen.clear()
+
+
+def _size(value):
+    # type: (object) -> int
+    if isinstance(value, (bytes, bytearray, text_type)):
+        return len(value)
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0
+
+
+def _content(value):
+    # type: (object) -> tuple
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, text_type) else value
+    view = memoryview(data)  # type: ignore[arg-type]
+    digest = hashlib.sha256(view if view.ndim == 1 and view.itemsize == 1 else view.cast("B")).digest()  # novm
+    return type(value), str(getattr(value, "dtype", "")), getattr(value, "shape", None), digest
 
 
 class Files(object):

@@ -88,6 +88,50 @@ class HandleTest(unittest.TestCase):
             pickle.dumps(handle, 2)
 
 
+class RepeatsTest(unittest.TestCase):
+    def setUp(self):
+        self.shared = []
+        self.repeats = shares.Repeats(self.share)
+
+    def share(self, value):
+        self.shared.append(value)
+        return shares.Shared("n%d" % len(self.shared), value, lambda name: None)
+
+    def test_the_second_time_it_is_shared(self):
+        large = b"x" * shares.LARGE_BYTES
+        self.assertIs(self.repeats.swapped(large), large)
+        handle = self.repeats.swapped(bytes(bytearray(large)))
+        self.assertIsInstance(handle, shares.Shared)
+        self.assertIs(self.repeats.swapped(large), handle)
+        self.assertEqual(self.shared, [large])
+
+    def test_small_different_and_changed_values_travel_as_they_are(self):
+        for value in (b"x" * 1000, 5, None, [1] * 10, u"t" * 10):
+            for _ in range(3):
+                self.assertIs(self.repeats.swapped(value), value)
+        changing = bytearray(shares.LARGE_BYTES)
+        for n in range(5):
+            changing[0] = n
+            self.assertIs(self.repeats.swapped(changing), changing)
+        self.assertEqual(self.shared, [])
+
+    def test_a_full_disk_is_no_reason_to_fail(self):
+        def full(value):
+            raise IOError("no space left on device")
+
+        repeats, large = shares.Repeats(full), b"x" * shares.LARGE_BYTES
+        for _ in range(3):
+            self.assertIs(repeats.swapped(large), large)
+
+    def test_drop(self):
+        large = b"x" * shares.LARGE_BYTES
+        self.repeats.swapped(large)
+        handle = self.repeats.swapped(large)
+        self.repeats.drop()
+        with self.assertRaises(StateError):
+            pickle.dumps(handle, 2)
+
+
 class ClusterTest(unittest.TestCase):
     def setUp(self):
         self.master = MasterNode(PORT=0)
