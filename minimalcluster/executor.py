@@ -467,7 +467,8 @@ class MapResults(Iterator[T]):
         if not self._current:
             try:
                 self._refill(self._deadline)
-            except FutureTimeoutError:
+            except (FutureTimeoutError, KeyboardInterrupt):
+                # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
                 self.close()
                 raise
         outcome = self._current.pop()
