@@ -154,7 +154,7 @@ class Worker(object):
     def _is_last(self, job):
         # type: (int) -> bool
         """Its jobs may want a worker process replaced after so many chunks (multiprocessing's maxtasksperchild)."""
-        leave_after = self._definitions[job].info.get("leave_after")
+        leave_after = self._definitions[job].info.get("leave_after") if job in self._definitions else None
         self._chunks += leave_after is not None
         return leave_after is not None and self._chunks >= leave_after
 

@@ -435,9 +435,11 @@ class Scheduler(object):
             node.leases[attempt].revoked = False  # that request may have been lost with the connection
             if piece.job.stopped:
                 self._do(Revoke(node.id, attempt, False))
-            # It knows the job of what it holds, and is to be told when that job ends.
-            node.jobs.add(piece.job.id)
-            piece.job.nodes.add(node.id)
+            # It is to be told when that job ends; and after a restart of the master the job has a new number.
+            if piece.job.id not in node.jobs:
+                node.jobs.add(piece.job.id)
+                piece.job.nodes.add(node.id)
+                self._do(Define(node.id, piece.job.id))
 
     def _node_heard(self, node, event):
         # type: (_Node, NodeHeard) -> None

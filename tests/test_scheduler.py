@@ -389,10 +389,37 @@ class LossTest(SchedulerTest):
         self.assertEqual(effects[-1], s.Finish(JOB, None))
         self.assertEqual(self.master.done(copy), [])
 
+    def test_a_former_masters_attempt_is_awaited_and_adopted(self):
+        self.submit_resumed([(0, 10), (40, 50)], [(77, 10, 20), (78, 5, 15), (79, 60, 70)])
+        self.master.join("a", slots=3)
+        granted = self.master.grants()
+        self.assertNotIn(10, [index for grant in granted for index in range(grant.first, grant.first + grant.count)])
+        effects = self.master.join("b", held=[77])
+        self.assertEqual([effect for effect in effects if type(effect) is not s.Define], [])
+        self.assertIn(s.Define("b", JOB), effects)
+        self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 20)
+        adopted = s.Grant("b", JOB, 77, 15, 5, False)  # 78 is the newer one of tasks 10 to 14
+        self.assertEqual([type(effect) for effect in self.master.done(adopted)], [s.Deliver])
+
+    def test_a_former_masters_attempt_that_nobody_brings_is_queued(self):
+        self.submit_resumed([(0, 98)], [(77, 98, 100)])
+        self.master.join("a")
+        self.assertEqual(self.master.grants(), [])
+        while self.master.now < 100.0 + s.ADOPT_SECONDS:
+            self.master.say(s.NodeHeard, "a")
+            granted = self.master.grants(1.0)
+        self.assertEqual([grant.first for grant in granted], [98])
+
+    def submit_resumed(self, done, attempts):
+        self.master = Master()
+        self.master.submit(100)
+        self.master.do(s.JobResumed(JOB, done, attempts))
+
     def test_a_piece_that_waits_goes_back_to_the_node_that_still_runs_it(self):
         grant, = self.start(1)
         self.master.lose("a")
-        self.assertEqual(self.master.join("a", held=[grant.attempt]), [])
+        # The job is defined again: a node cannot tell a broken connection from a new master.
+        self.assertEqual(self.master.join("a", held=[grant.attempt]), [s.Define("a", JOB)])
         self.assertEqual(self.master.grants(), [])
         self.assertEqual(len(only(s.Deliver, self.master.done(grant))), 1)
 
@@ -432,7 +459,7 @@ class LossTest(SchedulerTest):
     def test_a_node_that_rejoins_is_relieved_of_what_is_not_its_any_more(self):
         grant, = self.start(1)
         effects = self.master.join("a", held=[grant.attempt, 12345])
-        self.assertEqual([type(effect) for effect in effects], [s.Disconnect, s.Revoke])
+        self.assertEqual([type(effect) for effect in effects], [s.Disconnect, s.Revoke, s.Define])
         self.assertEqual((effects[0][:2], effects[1]), (("a", 1), s.Revoke("a", 12345, True)))
 
     def test_a_node_that_rejoins_without_what_it_was_granted_has_lost_it(self):
