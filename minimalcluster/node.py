@@ -150,11 +150,9 @@ class Node(object):
                 stderr=subprocess.STDOUT,
                 env=child_environment(self._slots),
                 close_fds=not (PY2 and WINDOWS),
+                bufsize=0,
                 **_OWN_SESSION
             )
-            told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": sys.path}
-            process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
         except (OSError, IOError) as error:
             info = {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}
             self.tell(brain.ChildExited(effect.slot, info))
@@ -162,6 +160,11 @@ class Node(object):
         self._children[effect.slot] = child = _Child(effect.slot, process)
         output = _thread("output", self._read_output, child)
         child.waiter = _thread("waiter", self._wait, child, output)
+        told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": sys.path}
+        try:
+            process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
+        except (OSError, IOError):
+            pass  # it has ended already; the waiter tells
 
     def _read_output(self, child):
         # type: (_Child) -> None
