@@ -23,6 +23,7 @@ lint: $(VENV)/ready ## ruff: style and likely mistakes; layout of what is for Py
 
 types: $(VENV)/ready ## mypy: the core's signature comments
 	$(IN_VENV) -m mypy
+	$(IN_VENV) -m mypy --strict --follow-imports=silent tests/typed_program.py
 
 compat: $(VENV)/ready ## vermin: nothing in the core that 2.7 or 3.6 does not have
 	$(VENV)/bin/vermin --no-tips --violations -t=2.7- -t=3.6- $(CORE)

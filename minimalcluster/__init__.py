@@ -11,6 +11,39 @@ import sys
 
 __version__ = "1.0.0.dev1"
 
+TYPE_CHECKING = False  # type checkers take it for true, under this name
+if TYPE_CHECKING:
+    from .errors import (
+        ArgumentsError as ArgumentsError,
+        AuthenticationError as AuthenticationError,
+        ClusterError as ClusterError,
+        ConnectionFailed as ConnectionFailed,
+        DeadlineExceeded as DeadlineExceeded,
+        FrameTooLarge as FrameTooLarge,
+        HandshakeTimeout as HandshakeTimeout,
+        InitializerError as InitializerError,
+        InternalError as InternalError,
+        Interrupted as Interrupted,
+        JournalError as JournalError,
+        ProtocolError as ProtocolError,
+        RemoteError as RemoteError,
+        RemoteTraceback as RemoteTraceback,
+        ResultError as ResultError,
+        SourceError as SourceError,
+        StateError as StateError,
+        TargetError as TargetError,
+        TaskError as TaskError,
+        TaskTimeout as TaskTimeout,
+        UsageError as UsageError,
+        VersionMismatch as VersionMismatch,
+        WorkerDied as WorkerDied,
+    )
+    from .executor import ClusterExecutor as ClusterExecutor
+    from .joblib_backend import register_joblib_backend as register_joblib_backend
+    from .master import MasterNode as MasterNode
+    from .node import WorkerNode as WorkerNode
+    from .pool import Pool as Pool
+
 _HOMES = {
     "MasterNode": "master",
     "WorkerNode": "node",

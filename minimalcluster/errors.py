@@ -71,7 +71,7 @@ class TaskError(ClusterError):
     """
 
     def __init__(self, message, argument=None, node=None, results=None, errors=None):
-        # type: (str, object, object, object, object) -> None
+        # type: (str, object, object, dict | None, dict | None) -> None
         super(TaskError, self).__init__(message)
         self.argument = argument
         self.node = node

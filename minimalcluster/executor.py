@@ -22,8 +22,7 @@ import threading
 import time
 import weakref
 from collections import namedtuple
-from concurrent.futures import CancelledError, Executor, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import CancelledError, Executor, Future, TimeoutError as FutureTimeoutError
 from typing import (
     TYPE_CHECKING,
     Any,

@@ -21,8 +21,7 @@ import threading
 import time
 import weakref
 from collections import ChainMap, OrderedDict
-from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from . import functions, shares, values

@@ -95,7 +95,7 @@ class MasterNode(object):
         """A ``concurrent.futures.Executor`` on this cluster: submit and map beside execute(). Python 3.6 and later."""
         if PY2:  # py2
             raise errors.UsageError("executor() needs Python 3.6 or later: 2.7 has no concurrent.futures")
-        from . import ClusterExecutor  # type: ignore[attr-defined] # by its public name: made on demand
+        from . import ClusterExecutor  # by its public name: made on demand
 
         return ClusterExecutor(master=self)
 

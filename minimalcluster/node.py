@@ -22,8 +22,7 @@ import sys
 import threading
 from collections import deque
 
-from . import agent as brain
-from . import errors, protocol
+from . import agent as brain, errors, protocol
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, integer_types, monotonic, native
 from .shares import Files
 from .transport import Connection, Listener, Loop, dial

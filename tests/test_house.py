@@ -114,6 +114,8 @@ class Imports(unittest.TestCase):
         for name in modules():
             self.assertIn(name, ALLOWED, "%s.py: say in ALLOWED what it may import" % name)
             tree = parsed(name)
+            if name == "__init__":  # what only type checkers read is loaded on demand
+                tree = ast.Module(body=[node for node in tree.body if "TYPE_CHECKING" not in ast.dump(node)])
             if name == "cli":
                 tree = ast.Module(body=[node for node in tree.body if not isinstance(node, ast.FunctionDef)])
             forbidden = siblings(tree) - set(ALLOWED[name].split()) - FOR_ALL
