@@ -5,11 +5,13 @@ import io
 import os
 import re
 import socket
+import sys
 import unittest
 
 from minimalcluster import MasterNode
 from tests import commands, support
 
+PYTHON_3 = sys.version_info >= (3, 6)
 EXAMPLES = os.path.join(support.ROOT, "examples")
 KEY = MasterNode(PORT=0).AUTHKEY
 
@@ -76,6 +78,27 @@ class ExamplesTest(unittest.TestCase):
         output = self.run_example("environment_file.py")
         self.assertIn(example("word_counts.py"), output)
         self.assertNotIn("failed", output)
+
+    @unittest.skipUnless(PYTHON_3, "the executor is for Python 3")
+    def test_monte_carlo_comes_out_the_same_on_every_cluster(self):
+        alone = self.run_example("monte_carlo.py", "7", "1")
+        self.assertEqual(alone, "3500 paths: 2.179110969, give or take 0.054\n")
+        self.assertEqual(self.run_example("monte_carlo.py", "7", "3"), alone)
+
+    @unittest.skipUnless(PYTHON_3, "the pool is for Python 3")
+    def test_from_pool_to_cluster_it_is_one_line(self):
+        with support.directory() as path:
+            key_file = support.write(os.path.join(path, "key"), KEY + "\n")
+            output = self.run_example("pool_to_cluster.py", str(support.free_port()), key_file)
+            text = text_of(example("pool_to_cluster.py"))
+            theirs = text.replace("from minimalcluster import Pool\n", "").replace("# from multi", "from multi")
+            self.assertEqual(len(text.splitlines()) - len(theirs.splitlines()), 1)
+            script = support.write(os.path.join(path, "theirs.py"), theirs)
+            self.assertEqual(commands.run([script]), (0, output))
+        self.assertEqual(
+            output,
+            "1472 primes from 1000000 to 1019999\nthe first is 1000003\n10^12 + 39 is prime: True\n",
+        )
 
 
 class JoinTest(unittest.TestCase):
