@@ -41,7 +41,7 @@ ALLOWED = {
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
-    "executor": "master cluster scheduler protocol functions values jobs",
+    "executor": "master cluster scheduler protocol functions values jobs shares",
     "pool": "executor master cluster scheduler protocol functions values jobs",
     "engines": "executor cluster scheduler protocol agent node child values jobs shares imports",
     "joblib_backend": "executor master cluster scheduler functions values jobs shares",

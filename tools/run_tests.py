@@ -27,7 +27,7 @@ VERSIONS = ["2.7"] + ["3.%d" % minor for minor in range(6, 15)]
 #: Begun in this order, so that the ends of the range fail first.
 FIRST = ["3.13", "2.7", "3.6"]
 #: Every test runs under these; the minors between them leave out what takes longest (``--all`` does not).
-FULL = ["2.7", "3.6", "3.8", "3.11", "3.13", "3.14"]
+FULL = ["2.7", "3.6", "3.11", "3.13", "3.14"]
 LONG = [
     "test_cli", "test_demo", "test_engines", "test_examples", "test_executor", "test_joblib_backend", "test_notebook",
     "test_packaging", "test_pool", "test_readme", "test_simulation",
