@@ -130,6 +130,20 @@ def requirements(needs):
     return {}, []
 
 
+def source_of(function):
+    # type: (object) -> bytes
+    """The source file of the module that defines it; b"" when there is none. What that imports is not looked at."""
+    while hasattr(function, "func"):  # a partial
+        function = function.func
+    name = getattr(function, "__module__", None)
+    path = getattr(sys.modules.get(name), "__file__", None) or ""  # type: ignore[arg-type]
+    try:
+        with open(path[:-1] if path.endswith(".pyc") else path, "rb") as file:
+            return file.read()
+    except (OSError, IOError):
+        return b""
+
+
 # -- receiving, in a worker process ---------------------------------------------------------------
 
 _initialized = set()  # type: set[str] # tokens of initializers that have run in this process

@@ -19,7 +19,8 @@ INTERRUPT_SECONDS = 1.5
 _WAIT_SECONDS = 1.0
 
 #: What to run: its name for people, and its definition for the nodes (see functions.py).
-Target = namedtuple("Target", "name info buffers")
+#: code: the source that defines it, where the definition only names it; a journal's results are for that.
+Target = namedtuple("Target", "name info buffers code")
 #: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
 Outcomes = namedtuple("Outcomes", "first values")
 #: The job is over: error is None, or why it ended early.
@@ -121,12 +122,16 @@ class Job(object):
 
 def _results(first, count, skip, buffers):
     # type: (int, int, int, list) -> Outcomes
-    results = values.decode_results(buffers, skip)[: count - skip]
+    return Outcomes(first + skip, _with_failures(values.decode_results(buffers, skip)[: count - skip], "this machine"))
+
+
+def _with_failures(results, node):
+    # type: (list, str) -> list
     if not values.all_scalars(results):
         for index, result in enumerate(results):
             if isinstance(result, values.Misfit):
-                results[index] = Failure(result.error, "this machine")
-    return Outcomes(first + skip, results)
+                results[index] = Failure(result.error, node)
+    return results
 
 
 def _failure(first, node, info, buffers):
@@ -185,19 +190,32 @@ class ListedJob(Job):
         # type: (str) -> None
         """Take in what the journal knows of this job, and write on in it. Raises JournalError, OSError."""
         info, buffers = self._target.info, self._target.buffers
-        target = journal.digest([repr(sorted(info.items())).encode("utf-8")] + list(buffers))
+        target = journal.digest([repr(sorted(info.items())).encode("utf-8"), self._target.code] + list(buffers))
         keys = _Keys(self._shown)
         arguments = keys.digest()
-        self.journal = journal.Journal(path)
-        known = self.journal.known(target, arguments, self.total, keys)
-        for index, outcome in journal.results_of(known).items():
-            self._keep(Outcomes(index, [outcome]))
-        for index, (told, pickled) in known.failed.items():
-            self._keep(Outcomes(index, [Failure(values.decode_exception(told, pickled), "the journal")]))
-        done = sorted(set(known.done) | set(known.failed))
+        opened = journal.Journal(path)
+        try:
+            known = opened.known(target, arguments, self.total, keys)
+            results = journal.results_of(known)
+            for index, result in results.items():
+                self._keep(Outcomes(index, _with_failures([result], "the journal")))
+            for index, (told, pickled) in known.failed.items():
+                self._keep(Outcomes(index, [Failure(values.decode_exception(told, pickled), "the journal")]))
+            opened.begin(target, arguments, self.total, self._target.name, keys)
+        except BaseException:
+            opened.close()
+            raise
+        done = sorted(set(results) | set(known.failed))
         self._known = len(done)
         self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
-        self.journal.begin(target, arguments, self.total, self._target.name, keys)
+        self.journal = opened
+
+    def _submit(self, cluster):
+        # type: (object) -> int
+        number = cluster.submit(self)  # type: ignore[attr-defined]
+        if self._failed and self._on_error == STOP:
+            cluster.stop_job(number)  # type: ignore[attr-defined] # the journal knows what stopped it
+        return number
 
     def definition(self):
         # type: () -> tuple
@@ -210,7 +228,7 @@ class ListedJob(Job):
 
     def run(self, cluster, progress):
         # type: (object, object) -> dict
-        number = cluster.submit(self)  # type: ignore[attr-defined]
+        number = self._submit(cluster)
         self._done = self._known
         try:
             end = self._collect(progress, self._terms.deadline)
@@ -277,7 +295,7 @@ class ListedJob(Job):
         """Submits now; (key, result) as they come. What has been given is not kept."""
         seconds = self._terms.deadline
         until = None if seconds is None else monotonic() + seconds
-        return self._pairs(cluster, cluster.submit(self), ordered, until)  # type: ignore[attr-defined]
+        return self._pairs(cluster, self._submit(cluster), ordered, until)
 
     def _pairs(self, cluster, number, ordered, until):
         # type: (object, int, bool, float | None) -> object

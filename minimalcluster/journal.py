@@ -9,13 +9,14 @@
     GRANT   attempt, first, count: what may still run somewhere after a restart
     DONE    first, count and the results' buffers
     FAILED  first, and the exception's description and buffers
+    END     the run is over: nobody works for it any more
 
 Rules:
 
 * An outcome is synced to disk before the node that brought it is told so (``Cluster._answer``).
 * Records are pickles, so each has a tag by a key of this user (0600, in ~/.minimalcluster), over its
-  position and content. A changed, moved or foreign record is refused with the reason. The last
-  record may be torn, by a crash: it is dropped.
+  content and the tag before it. A changed, moved or foreign record is refused with the reason. The
+  last record may be torn, by a crash: it is dropped.
 * A full disk stops the journal loudly, takes back what was half written, and leaves the run alone.
 """
 from __future__ import absolute_import, division, print_function
@@ -23,7 +24,7 @@ from __future__ import absolute_import, division, print_function
 import errno
 import hashlib
 import hmac
-import io  # noqa: F401 # in a type comment
+import io
 import json
 import logging
 import os
@@ -38,16 +39,16 @@ from .protocol import hkdf_sha256
 log = logging.getLogger("minimalcluster")
 
 MAGIC = b"minijrn1"
-RUN, KEYS, GRANT, DONE, FAILED = 1, 2, 3, 4, 5
+RUN, KEYS, GRANT, DONE, FAILED, END = 1, 2, 3, 4, 5, 6
 #: Syncing more often costs more than the work that a crash within this time would repeat.
 SYNC_SECONDS = 0.05
-RECORD_BYTES_MAX = 1 << 31
 
 _HEAD = struct.Struct(">BI")
 _PLACE = struct.Struct(">Q")
 _GRANT = struct.Struct(">QQQ")
 _SPAN = struct.Struct(">QQ")
 _HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
+_HEADER = len(MAGIC) + _SALT + _TAG
 
 Record = namedtuple("Record", "kind body at")
 #: What a journal knows of a job.
@@ -56,16 +57,20 @@ Known = namedtuple("Known", "done failed grants")
 
 
 class Journal(object):
-    """An open journal file. Raises JournalError for one that is not ours or was changed."""
+    """An open journal file; with ``reading`` it is left as it is, and may be in use by a run.
 
-    def __init__(self, path):
-        # type: (str) -> None
+    Raises JournalError for one that is not ours or was changed.
+    """
+
+    def __init__(self, path, reading=False):
+        # type: (str, bool) -> None
         self.path = path
         self._lock = threading.Lock()  # appended to in the cluster's thread, closed in the user's
         self._pending = []  # type: list[bytes]
-        self._stopped = False
+        self._stopped = self._reading = reading
+        self._begun = False
         self._keys_of = {}  # type: dict[str, bytes] # arguments' digest -> their keys
-        self._file = _opened(path)
+        self._file = _opened(path, reading)
         try:
             self._records = self._load()
         except BaseException:
@@ -76,42 +81,43 @@ class Journal(object):
 
     def _load(self):
         # type: () -> list[Record]
-        head_size = len(MAGIC) + _SALT + _TAG
         data = self._file.read()
-        user_key = _user_key()
-        if len(data) < head_size:
-            if not MAGIC.startswith(data[: len(MAGIC)]):
-                raise errors.JournalError("%s is no journal; give another path, or remove it" % self.path)
-            salt = os.urandom(_SALT)
-            self._key = hkdf_sha256(user_key, salt, b"minimalcluster journal", 32)
-            head = MAGIC + salt
-            self._cut(0)
-            self._file.write(head + self._tag(b"head", head)[:_TAG])
-            _sync(self._file)
-            self._good, self._count = head_size, 0
-            return []
-        head, salt = data[: len(MAGIC) + _SALT], data[len(MAGIC) : len(MAGIC) + _SALT]
-        if head[: len(MAGIC)] != MAGIC:
+        if len(data) < _HEADER and MAGIC.startswith(data[: len(MAGIC)]) and not self._reading:
+            data = self._new()
+        if len(data) < _HEADER or not data.startswith(MAGIC):
             raise errors.JournalError("%s is no journal of this version; give another path, or remove it" % self.path)
-        self._key = hkdf_sha256(user_key, salt, b"minimalcluster journal", 32)
-        if not hmac.compare_digest(self._tag(b"head", head)[:_TAG], data[len(head) : head_size]):
+        head = data[: _HEADER - _TAG]
+        self._key = _key_for(head)
+        if not hmac.compare_digest(self._tag(b"head", head)[:_TAG], data[len(head) : _HEADER]):
             raise errors.JournalError("%s was written by another user or was changed: it is not opened" % self.path)
-        records, self._good = self._records_in(data, head_size)
-        self._count = len(records)
-        if self._good < len(data):
+        records, self._good = self._records_in(data)
+        if self._good < len(data) and not self._reading:
             torn = len(data) - self._good
             log.warning("the journal %s ends in a torn record of %d bytes; it is dropped", self.path, torn)
             self._cut(self._good)
         self._file.seek(self._good)
+        self._before = data[self._good - _TAG : self._good]
         return records
 
-    def _records_in(self, data, at):
-        # type: (bytes, int) -> tuple[list[Record], int]
+    def _new(self):
+        # type: () -> bytes
+        head = MAGIC + os.urandom(_SALT)
+        self._key = _key_for(head)
+        data = head + self._tag(b"head", head)[:_TAG]
+        self._cut(0)
+        _write(self._file, data)
+        _sync_folder(self.path)
+        return data
+
+    def _records_in(self, data):
+        # type: (bytes) -> tuple[list[Record], int]
+        """All records that are whole, and where the last of them ends."""
         records = []  # type: list[Record]
+        at = _HEADER
         while len(data) - at >= _HEAD.size + _HEAD_TAG:
-            body_at = at + _HEAD.size + _HEAD_TAG
+            before, body_at = data[at - _TAG : at], at + _HEAD.size + _HEAD_TAG
             head = data[at : at + _HEAD.size]
-            expected = self._tag(b"record", head, len(records))[:_HEAD_TAG]
+            expected = self._tag(b"record", before, head)[:_HEAD_TAG]
             if not hmac.compare_digest(expected, data[at + _HEAD.size : body_at]):
                 if not data[at:].strip(b"\0"):
                     break  # the file had grown and the data had not been written
@@ -121,7 +127,7 @@ class Journal(object):
             if end > len(data):
                 break
             body = data[body_at : body_at + size]
-            if not hmac.compare_digest(self._tag(b"body", head + body, len(records))[:_TAG], data[end - _TAG : end]):
+            if not hmac.compare_digest(self._tag(b"body", before, head, body)[:_TAG], data[end - _TAG : end]):
                 if end == len(data):
                     break
                 raise self._changed(len(records), at)
@@ -136,9 +142,9 @@ class Journal(object):
             "remove it to run everything again" % (number, self.path, at)
         )
 
-    def _tag(self, what, data, number=0):
-        # type: (bytes, bytes, int) -> bytes
-        return hmac.new(self._key, what + _PLACE.pack(number) + data, hashlib.sha256).digest()
+    def _tag(self, *parts):
+        # type: (*bytes) -> bytes
+        return hmac.new(self._key, b"".join(parts), hashlib.sha256).digest()
 
     def runs(self):
         # type: () -> list[dict]
@@ -146,9 +152,11 @@ class Journal(object):
         runs = []  # type: list[dict]
         for record in self._records:
             if record.kind == RUN:
-                runs.append(dict(json.loads(record.body.decode("ascii")), known=Known([], [], [])))
+                runs.append(dict(json.loads(record.body.decode("ascii")), known=Known([], [], []), ended=False))
             elif record.kind == KEYS:
                 self._keys_of[runs[-1]["arguments"]] = record.body
+            elif record.kind == END:
+                runs[-1]["ended"] = True
             else:
                 _take_in(runs[-1]["known"], record)
         return runs
@@ -167,9 +175,13 @@ class Journal(object):
             if run["arguments"] == arguments:
                 place = _same  # type: object
                 known.grants.extend(run["known"].grants)
+                if run["ended"]:
+                    del known.grants[:]  # also those of a killed run before: this one adopted them or let them go
             elif run["arguments"] in self._keys_of:
                 if positions is None:
-                    positions = {key: index for index, key in enumerate(keys())}  # type: ignore[operator]
+                    positions = {}
+                    for index, key in enumerate(keys()):  # type: ignore[operator]
+                        positions.setdefault(key, []).append(index)
                 place = _Moved(self._keys_of[run["arguments"]], positions)
             else:
                 continue
@@ -185,6 +197,8 @@ class Journal(object):
         self._append(RUN, [json.dumps(about, sort_keys=True).encode("ascii")])
         if arguments not in self._keys_of:
             self._append(KEYS, [b"".join(keys())])  # type: ignore[operator]
+        self._records = []  # ``known`` has been told
+        self._begun = True
         self.sync()
 
     def grant(self, attempt, first, count):
@@ -207,10 +221,10 @@ class Journal(object):
         with self._lock:
             if self._stopped:
                 return
-            number = self._count
-            self._count += 1
-            tags = self._tag(b"record", head, number)[:_HEAD_TAG], self._tag(b"body", head + body, number)[:_TAG]
-            self._pending.append(head + tags[0] + body + tags[1])
+            head_tag = self._tag(b"record", self._before, head)[:_HEAD_TAG]
+            tag = self._tag(b"body", self._before, head, body)[:_TAG]
+            self._pending.append(head + head_tag + body + tag)
+            self._before = tag
 
     @property
     def dirty(self):
@@ -225,8 +239,7 @@ class Journal(object):
                 return
             data, self._pending = b"".join(self._pending), []
             try:
-                self._file.write(data)
-                _sync(self._file)
+                _write(self._file, data)
                 self._good += len(data)
             except (OSError, IOError) as error:
                 self._stop(error)
@@ -247,30 +260,34 @@ class Journal(object):
         # type: (int) -> None
         self._file.seek(size)
         self._file.truncate()
+        os.fsync(self._file.fileno())
 
     def close(self):
         # type: () -> None
+        """May be called again. The run that has begun is over: its attempts are not waited for by the next one."""
+        if self._begun:
+            self._append(END, [])
         self.sync()
         with self._lock:
-            self._stopped = True
+            self._stopped, self._pending = True, []
             self._file.close()
 
 
 def _same(index):
-    # type: (int) -> int | None
-    return index
+    # type: (int) -> list[int]
+    return [index]
 
 
 class _Moved(object):
-    """Where an argument of an earlier run stands among those of now; None when it is there no more."""
+    """Where an argument of an earlier run stands among those of now; nowhere when it is there no more."""
 
     def __init__(self, keys, positions):
         # type: (bytes, dict) -> None
         self._keys, self._positions = keys, positions
 
     def __call__(self, index):
-        # type: (int) -> int | None
-        return self._positions.get(self._keys[index * _KEY : (index + 1) * _KEY])
+        # type: (int) -> list[int]
+        return self._positions.get(self._keys[index * _KEY : (index + 1) * _KEY], [])
 
 
 def _take_in(known, record):
@@ -293,13 +310,13 @@ def _add(known, run, place):
     """Outcomes by their positions now: index -> (buffers, skip) or (info, buffers). The first outcome stays."""
     for first, count, buffers in run.done:
         for offset in range(count):
-            index = place(first + offset)  # type: ignore[operator]
-            if index is not None and index not in known.failed:
-                known.done.setdefault(index, (buffers, offset))
+            for index in place(first + offset):  # type: ignore[operator]
+                if index not in known.failed:
+                    known.done.setdefault(index, (buffers, offset))
     for first, info, buffers in run.failed:
-        index = place(first)  # type: ignore[operator]
-        if index is not None and index not in known.done:
-            known.failed.setdefault(index, (info, buffers))
+        for index in place(first):  # type: ignore[operator]
+            if index not in known.done:
+                known.failed.setdefault(index, (info, buffers))
 
 
 def _packed(buffers):
@@ -324,7 +341,7 @@ def _unpacked(body):
 
 def argument_keys(arguments):
     # type: (object) -> list[bytes]
-    """16 bytes for each argument: equal for equal pickles."""
+    """16 bytes for each argument: equal for equal pickles. (A set's may differ from process to process.)"""
     return [hashlib.sha256(pickle.dumps(value, 2)).digest()[:_KEY] for value in arguments]  # type: ignore[attr-defined]
 
 
@@ -341,40 +358,65 @@ def digest(parts):
 # -- files ----------------------------------------------------------------------------------------
 
 
-def _opened(path):
-    # type: (str) -> io.BufferedRandom
-    """For reading and appending, by this process alone, readable by its user alone."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+def _opened(path, reading=False):
+    # type: (str, bool) -> io.FileIO
+    """Without a buffer: one that could not be written would be tried again when the file is closed."""
+    flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
     try:
-        file = os.fdopen(os.open(path, flags, 0o600), "r+b")
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except (OSError, IOError) as error:
         if error.errno == errno.ELOOP:
             raise errors.JournalError("%s is a symbolic link: a journal must be a file of its own" % path)
         raise
+    file = io.open(descriptor, "rb" if reading else "r+b", buffering=0)  # noqa: SIM115
     try:
-        _lock(file)
+        if not reading:
+            _lock(file)
     except (OSError, IOError):
         file.close()
         raise errors.JournalError("%s is in use by another run; two cannot share a journal" % path)
     return file
 
 
-def _lock(file):
-    # type: (object) -> None
+def _lock(file, wait=False):
+    # type: (object, bool) -> None
+    """Until it is closed, also by the end of the process."""
     if WINDOWS:
         import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     else:
         import fcntl
 
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[attr-defined]
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # type: ignore[attr-defined]
 
 
-def _sync(file):
-    # type: (object) -> None
-    file.flush()  # type: ignore[attr-defined]
-    os.fsync(file.fileno())  # type: ignore[attr-defined]
+def _write(file, data):
+    # type: (io.FileIO, bytes) -> None
+    """All of it, to the disk."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path):
+    # type: (str) -> None
+    """The file's name too is on the disk, where the system can do that."""
+    if WINDOWS:
+        return
+    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _key_for(head):
+    # type: (bytes) -> bytes
+    return hkdf_sha256(_user_key(), head[len(MAGIC) :], b"minimalcluster journal", 32)
 
 
 def _user_key():
@@ -382,33 +424,42 @@ def _user_key():
     """This user's key for journals: made once, 0600 in a 0700 folder. Raises JournalError when others can read it."""
     folder = os.path.join(os.path.expanduser("~"), ".minimalcluster")
     path = os.path.join(folder, "journal.key")
-    if not os.path.isdir(folder):
-        os.mkdir(folder, 0o700)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        os.mkdir(folder, 0o700)
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise
-    else:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(32))
-    about = os.lstat(path)
-    if not WINDOWS and (about.st_mode & 0o077 or about.st_uid != os.getuid() or os.path.islink(path)):
-        raise errors.JournalError("%s can be read by others; run: chmod 600 %s" % (path, path))
-    with open(path, "rb") as file:
+    if os.path.islink(path):
+        raise errors.JournalError("%s is a symbolic link: the key must be a file of its own; remove it" % path)
+    with _opened_key(path) as file:
+        about = os.fstat(file.fileno())
+        if not WINDOWS and (about.st_mode & 0o077 or about.st_uid != os.getuid()):
+            raise errors.JournalError("%s can be read by others; run: chmod 600 %s" % (path, path))
+        _lock(file, wait=True)  # two first runs at once make one key; and none is left empty by a crash
         key = file.read()
+        if not key:
+            key = os.urandom(32)
+            _write(file, key)
+            _sync_folder(path)
     if len(key) != 32:
         raise errors.JournalError("%s is damaged; remove it, and the journals that it belongs to" % path)
     return key
 
 
+def _opened_key(path):
+    # type: (str) -> io.FileIO
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return io.open(os.open(path, flags, 0o600), "r+b", buffering=0)
+
+
 def results_of(known):
     # type: (Known) -> dict
-    """index -> result, for what is done; each chunk is unpickled once."""
+    """index -> result, or values.Misfit, for what is done; each chunk is unpickled once."""
     decoded = {}  # type: dict
     results = {}
     for index, (buffers, offset) in known.done.items():
         if id(buffers) not in decoded:
             decoded[id(buffers)] = values.decode_results(buffers)
-        results[index] = decoded[id(buffers)][offset]
+        if offset < len(decoded[id(buffers)]):
+            results[index] = decoded[id(buffers)][offset]
     return results

@@ -245,7 +245,7 @@ def _named_target(source, function):
         "kind": "source", "module": source.module, "filename": as_text(source.filename),
         "is_text": source.is_text, "function": function,
     }  # fmt: skip
-    return Target(function, info, [source.data])
+    return Target(function, info, [source.data], b"")
 
 
 def _packed_target(function):
@@ -253,7 +253,8 @@ def _packed_target(function):
     packed = functions.pack(function)
     info, buffers = functions.requirements(packed.needs)
     name = getattr(function, "__name__", None) or type(function).__name__
-    return Target(name, dict(info, kind="function", star=False), buffers + [packed.data])
+    code = functions.source_of(function) if packed.needs == functions.NOTHING else b""
+    return Target(name, dict(info, kind="function", star=False), buffers + [packed.data], code)
 
 
 def _checked_arguments(args):
