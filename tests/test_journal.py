@@ -37,14 +37,15 @@ class JournalTest(unittest.TestCase):
                 os.environ[name] = value
 
     def written(self, count=20):
-        """A journal with some results, one failure and one grant, closed again."""
+        """A journal with some results, one failure and one grant, of a master that was killed."""
         kept = journal.Journal(self.path)
         kept.begin(TARGET, ARGUMENTS, count, "f", keys(count))
         kept.grant(77, 0, 5)
         kept.done(0, 3, values.encode_results([0, 1, 4])[0])
         kept.done(3, 2, values.encode_results([[9], "sixteen"])[0])
         kept.failed(7, {"type": "ValueError", "text": "seven", "traceback": "there"}, [])
-        kept.close()
+        kept.sync()
+        kept._file.close()
         with open(self.path, "rb") as file:
             return file.read()
 
