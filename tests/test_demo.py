@@ -2,6 +2,7 @@
 from __future__ import absolute_import, division, print_function
 
 import os
+import re
 import shutil
 import unittest
 
@@ -10,6 +11,26 @@ from minimalcluster import demo
 from tests import commands, support
 
 QUICK = commands.minimalcluster("demo", "--quick")
+
+
+class ProgressTest(unittest.TestCase):
+    def test_the_time_left_is_told_once_there_is_something_to_tell_it_from(self):
+        code = (
+            "from minimalcluster import demo\n"
+            "now = [100.0]\n"
+            "demo.monotonic = lambda: now[0]\n"
+            "shown = demo._Shown(now[0])\n"
+            "for done in range(1, 101):\n"
+            "    now[0] += 0.1\n"
+            "    shown(done, 100)\n"
+        )
+        status, output = commands.run(["-c", code])
+        self.assertEqual(status, 0, output)
+        lines = output.splitlines()
+        self.assertEqual(len(lines), 6, output)  # after half a second, then every two, and the last
+        self.assertTrue(re.match(r" +[56]/100 .* left$", lines[0]), output)
+        self.assertIn("100/100", lines[-1])
+        self.assertNotIn("left", lines[-1])
 
 
 class RunTest(unittest.TestCase):
@@ -21,7 +42,7 @@ class RunTest(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertTrue(output.startswith("minimalcluster %s, Python " % minimalcluster.__version__), output)
         for text in (
-            "(the master's process)", "127.0.0.1:", "tasks/s", " left\n", "times as fast on",
+            "(the master's process)", "127.0.0.1:", "tasks/s", "times as fast on",
             "1. pi from 100,000 random throws", "ok     100000 results, pi is roughly 3.1",
             "2. the factors of 201 numbers from 999,999,999,999 on",
             "999999999999 = 3 x 3 x 3 x 7 x 11 x 13 x 37 x 101 x 9901",
