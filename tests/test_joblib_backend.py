@@ -699,11 +699,13 @@ class ScikitLearn(OnTwo, unittest.TestCase):
         y = X.sum(axis=1) + rng.rand(20000)
         numpy.testing.assert_array_equal(*self.both(lambda n: cross_val_score(Ridge(), X, y, cv=4, n_jobs=n)))
 
+    @unittest.skipUnless(VERSION >= (1, 3), "the example uses parallel_config")
     def test_the_example(self):
         code, output = commands.run([os.path.join(support.ROOT, "examples", "joblib_grid_search.py")])
         self.assertEqual(code, 0, output)
         self.assertIn("36 models fitted\nbest: C=10, gamma=0.001\n", output)
 
+    @unittest.skipUnless(VERSION >= (1, 3), "the example uses parallel_config")
     def test_the_example_open_to_other_nodes(self):
         with support.directory() as folder:
             key_file = support.write(os.path.join(folder, "key"), "a key of enough letters\n")
