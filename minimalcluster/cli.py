@@ -1,8 +1,9 @@
-"""The command line: ``python -m minimalcluster demo`` and ``... node HOST:PORT``."""
+"""The command line: ``python -m minimalcluster demo``, ``... node HOST:PORT`` and ``... journal show FILE``."""
 from __future__ import absolute_import, division, print_function
 
 import argparse
 import io
+import json
 import logging
 import os
 import sys
@@ -66,6 +67,21 @@ def _parser():
     node.add_argument("--key-stdin", action="store_true", help="read the key from standard input")
     node.add_argument("--quiet", action="store_true", help="only warnings and errors")
     node.set_defaults(run=_node)
+
+    journal = commands.add_parser(
+        "journal",
+        help="see what is in the file of execute(journal=FILE)",
+        description="See what is in a journal, also while a run writes it. The file is not changed.",
+    )
+    actions = journal.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    actions.required = True  # 2.7 always requires one
+    for name, function, text in (
+        ("show", _journal_show, "one line for each run in it"),
+        ("export", _journal_export, "one line of JSON for each outcome in it; what is not JSON, as its repr"),
+    ):
+        action = actions.add_parser(name, help=text, description="Print " + text + ".")
+        action.add_argument("file", metavar="FILE", help="the journal")
+        action.set_defaults(run=function, quiet=True)
     return parser
 
 
@@ -93,6 +109,57 @@ def _node(arguments):
     nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs
     WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
     return 0
+
+
+def _journal_show(arguments):
+    # type: (argparse.Namespace) -> int
+    for number, run in enumerate(_runs(arguments.file), 1):
+        known = run["known"]
+        done = {index for first, count, _ in known.done for index in range(first, first + count)}
+        failed = {first for first, _, _ in known.failed}
+        state = "ended" if run["ended"] else "not ended: it runs, or was killed"
+        text = "run %d: %s on %d arguments: %d done, %d failed, %s\n"
+        sys.stdout.write(text % (number, run["name"], run["count"], len(done), len(failed), state))
+    return 0
+
+
+def _journal_export(arguments):
+    # type: (argparse.Namespace) -> int
+    from .journal import outcomes
+
+    for number, run in enumerate(_runs(arguments.file), 1):
+        for index, outcome in outcomes(run["known"]):
+            line = dict(_as_json(outcome["value"]) if "value" in outcome else outcome)
+            line.update(run=number, function=run["name"], task=index)
+            sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
+    return 0
+
+
+def _runs(path):
+    # type: (str) -> list[dict]
+    from .journal import Journal
+
+    opened = Journal(path, reading=True)
+    try:
+        return opened.runs()
+    finally:
+        opened.close()
+
+
+def _as_json(value):
+    # type: (object) -> dict
+    """{"result": value} if JSON gives it back as it was, else {"repr": text}."""
+    try:
+        if json.loads(json.dumps(value, allow_nan=False)) == value:
+            return {"result": value}
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    try:
+        text = repr(value)
+        json.dumps(text)
+    except Exception as error:  # the class's own __repr__
+        text = "<%s whose repr fails: %s>" % (type(value).__name__, type(error).__name__)
+    return {"repr": text}
 
 
 def _key(arguments):

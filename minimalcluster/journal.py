@@ -463,3 +463,17 @@ def results_of(known):
         if offset < len(decoded[id(buffers)]):
             results[index] = decoded[id(buffers)][offset]
     return results
+
+
+def outcomes(known):
+    # type: (Known) -> list[tuple[int, dict]]
+    """(task, {"value": its result} or {"error": type, "text": message}) in the tasks' order, for ``journal export``."""
+    placed = Known({}, {}, [])
+    _add(placed, known, _same)
+    found = {}  # type: dict
+    for index, (info, _) in placed.failed.items():
+        found[index] = {"error": info.get("type"), "text": info.get("text")}
+    for index, result in results_of(placed).items():
+        misfit = isinstance(result, values.Misfit)
+        found[index] = {"error": "RemoteError", "text": str(result.error)} if misfit else {"value": result}
+    return sorted(found.items(), key=lambda pair: pair[0])

@@ -2,11 +2,12 @@
 from __future__ import absolute_import, division, print_function
 
 import argparse
+import json
 import os
 import unittest
 
 import minimalcluster
-from minimalcluster import MasterNode, cli
+from minimalcluster import MasterNode, cli, journal, values
 from minimalcluster.node import KEY_VARIABLE
 from tests import commands, support
 
@@ -98,6 +99,80 @@ class KeyTest(unittest.TestCase):
 
     def test_a_named_source_that_fails_is_fatal(self):
         self.refused(["--key-file", "absent"], "absent", variables={KEY_VARIABLE: KEY})
+
+
+class JournalTest(unittest.TestCase):
+    def setUp(self):
+        self.enterings = support.directory()
+        self.folder = self.enterings.__enter__()
+        self.addCleanup(self.enterings.__exit__, None, None, None)
+        self.path = os.path.join(self.folder, "run.journal")
+        before = dict((name, os.environ.get(name)) for name in ("HOME", "USERPROFILE"))
+        os.environ.update(HOME=self.folder, USERPROFILE=self.folder)  # the user's key is there
+        self.addCleanup(self.restore, before)
+
+    def restore(self, before):
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+    def write(self, results, ended=True):
+        """One run: these results, and the next task failed."""
+        kept = journal.Journal(self.path)
+        kept.begin("t", "a", 9, "work", lambda: journal.argument_keys(range(9)))
+        kept.done(0, len(results), values.encode_results(results)[0])
+        kept.failed(len(results), {"type": "ValueError", "text": u"caf\xe9"}, [])
+        if ended:
+            kept.close()
+        else:
+            kept.sync()
+        return kept
+
+    def test_show(self):
+        self.write([1, 2])
+        kept = self.write([1, 2, 3], ended=False)
+        code, output = run("journal", "show", self.path)  # while a run has it open
+        kept._file.close()
+        self.assertEqual(code, 0, output)
+        first, second = output.splitlines()
+        self.assertEqual(first, "run 1: work on 9 arguments: 2 done, 1 failed, ended")
+        self.assertEqual(second, "run 2: work on 9 arguments: 3 done, 1 failed, not ended: it runs, or was killed")
+
+    def test_export(self):
+        self.write([0.5, {"a": [None]}, (1, 2), float("nan"), complex(1, 2), {1: 2}])
+        code, output = run("journal", "export", self.path)
+        self.assertEqual(code, 0, output)
+        lines = [json.loads(line) for line in output.splitlines()]
+        self.assertEqual([line["task"] for line in lines], list(range(7)))
+        self.assertEqual(set((line["run"], line["function"]) for line in lines), set([(1, "work")]))
+        self.assertEqual([line.get("result") for line in lines], [0.5, {"a": [None]}] + [None] * 5)
+        self.assertEqual([line.get("repr") for line in lines[2:]], ["(1, 2)", "nan", "(1+2j)", "{1: 2}", None])
+        self.assertEqual((lines[6]["error"], lines[6]["text"]), ("ValueError", u"caf\xe9"))
+
+    def test_it_leaves_the_file_as_it_is(self):
+        self.write([1, 2])
+        with open(self.path, "ab") as file:
+            file.write(b"torn")
+        with open(self.path, "rb") as file:
+            before = file.read()
+        for action in ("show", "export"):
+            code, output = run("journal", action, self.path)
+            self.assertEqual(code, 0, output)
+        with open(self.path, "rb") as file:
+            self.assertEqual(file.read(), before)
+
+    def test_what_it_refuses(self):
+        for action in ("show", "export"):
+            absent = os.path.join(self.folder, "absent")
+            for path in (absent, support.write(os.path.join(self.folder, "empty")), cli.__file__):
+                code, output = run("journal", action, path)
+                self.assertEqual(code, cli.EXIT_FAILED, output)
+                self.assertEqual(output.count("\n"), 1, output)
+                self.assertIn(path, output)
+            self.assertFalse(os.path.exists(absent))
+        code, output = run("journal")
+        self.assertEqual(code, cli.EXIT_USAGE, output)
 
 
 class NodeTest(unittest.TestCase):
