@@ -161,10 +161,9 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         deadline = time.monotonic() + seconds
         said = False
         while True:
-            core.check()
-            found = sum(worker.nprocs for worker in core.cluster.workers() if worker.connected)
+            found = _count(core)
             if found:
-                return int(found)
+                return found
             if not said:
                 said = True
                 log.warning("no node has joined the cluster at port %d yet; waiting for one", core.cluster.port)
@@ -239,8 +238,12 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def _grow(self) -> None:
         """When nodes have joined, keep as many more batches under way as joblib would have from the start."""
-        parallel, n_jobs = self.parallel, self.effective_n_jobs(self.parallel.n_jobs)
-        before = self._n_jobs
+        parallel, before = self.parallel, self._n_jobs
+        try:
+            n_jobs = _count(self._cluster()._core) + 1 + parallel.n_jobs
+        except RuntimeError:
+            # It was shut down, as every batch under way is told. After an error in here joblib would wait for ever.
+            return
         if n_jobs <= before or not isinstance(parallel.pre_dispatch, str):
             return
         with parallel._lock:
@@ -375,6 +378,12 @@ class _Arrays:
 
 
 # -- which cluster --------------------------------------------------------------------------------
+
+
+def _count(core: Any) -> int:
+    """Worker processes of the nodes that are connected now. Raises RuntimeError after a shutdown."""
+    core.check()
+    return int(sum(worker.nprocs for worker in core.cluster.workers() if worker.connected))
 
 
 def _in_worker_process() -> bool:
