@@ -18,7 +18,7 @@ Rules:
 """
 from __future__ import absolute_import, division, print_function
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 
 from . import protocol
 from .errors import InternalError
@@ -34,6 +34,7 @@ START_SECONDS = 60.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
+STORY_LENGTH = 500
 
 # -- events ---------------------------------------------------------------------------------------
 LinkUp = namedtuple("LinkUp", "")
@@ -114,6 +115,7 @@ class Agent(object):
         self._serving = False  # worker processes are wanted
         self._draining = False
         self._finished = False
+        self._history = deque(maxlen=STORY_LENGTH)  # type: deque
         self._effects = []  # type: list
         self._now = 0.0
         self._handlers = {
@@ -159,6 +161,7 @@ class Agent(object):
     def _link_up(self, event):
         # type: (LinkUp) -> None
         self._linked, self._joined = True, False
+        self._tell("link", "up")
         self._alone_at = None
         self._heard_at = self._now
         self._beat_at = self._now + HEARTBEAT_SECONDS
@@ -176,6 +179,7 @@ class Agent(object):
         # type: (LinkDown) -> None
         if self._linked:
             self._linked = self._joined = False
+            self._tell("link", "down")
             self._alone_at = self._now + ALONE_SECONDS
         self._finish_if_drained()
 
@@ -234,11 +238,13 @@ class Agent(object):
         # type: (protocol.Grant) -> None
         if message.attempt not in self._held:
             self._held[message.attempt] = _Held(message)
+            self._tell("attempt", message.attempt, "granted", message.first, message.count)
             self._fill()
 
     def _on_revoke(self, message):
         # type: (protocol.Revoke) -> None
         held = self._held.get(message.attempt)
+        self._tell("attempt", message.attempt, "revoked", message.kill)
         if message.kill:
             for number in [n for n, report in self._reports.items() if report.attempt == message.attempt]:
                 del self._reports[number]
@@ -272,6 +278,7 @@ class Agent(object):
         # type: (tuple) -> None
         message = message._replace(report=self._next_report)  # type: ignore[attr-defined]
         self._reports[self._next_report] = message
+        self._tell("attempt", message.attempt, type(message).__name__, message.first)  # type: ignore[attr-defined]
         self._next_report += 1
         if self._joined:
             self._do(ToMaster(message))
@@ -296,11 +303,13 @@ class Agent(object):
             grant = held.grant
             held.slot, held.grant = slot, None
             slot.state, slot.attempt = RUNNING, grant.attempt
-            if grant.job not in slot.jobs and grant.job in self._definitions:
+            self._tell("attempt", grant.attempt, "begun", "slot %d" % slot.number)
+            definition = self._definitions.get(grant.job)
+            if grant.job not in slot.jobs and definition is not None:
                 slot.jobs.add(grant.job)
-                self._do(ToChild(slot.number, self._definitions[grant.job]))
+                self._do(ToChild(slot.number, definition))
             self._do(ToChild(slot.number, grant))
-            slot.timeout = self._definitions[grant.job].info.get("timeout") if grant.job in self._definitions else None
+            slot.timeout = None if definition is None else definition.info.get("timeout")
             slot.timeout_at = None if slot.timeout is None else self._now + slot.timeout
 
     def _child_said(self, event):
@@ -357,6 +366,7 @@ class Agent(object):
     def _child_exited(self, event):
         # type: (ChildExited) -> None
         slot = self._slots[event.slot]
+        self._tell("slot", "slot %d" % slot.number, "exited", event.info.get("exit"), slot.attempt)
         held = self._held.pop(slot.attempt, None)
         if held is not None and slot.kill_at is None:
             self._report(protocol.Died(0, slot.attempt, held.next, event.info))
@@ -478,6 +488,20 @@ class Agent(object):
 
     # -- for people and tests ---------------------------------------------------------------------
 
+    def _tell(self, *words):
+        # type: (object) -> None
+        self._history.append((self._now, words))
+
+    def story(self, key):
+        # type: (object) -> list
+        """What is remembered of an attempt, "slot N" or "link": (time, words), oldest first, bounded."""
+        return [(when, words) for when, words in self._history if key in words]
+
+    def _broken(self, what, key):
+        # type: (str, object) -> None
+        lines = ["%.3f %r" % line for line in self.story(key)]
+        raise InternalError("%s: %r\n%s" % (what, self.snapshot(), "\n".join(lines)))
+
     def snapshot(self):
         # type: () -> dict
         return {
@@ -495,18 +519,18 @@ class Agent(object):
         running = {}
         for slot in self._slots:
             if (slot.state == RUNNING) != (slot.attempt is not None):
-                raise InternalError("slot %d is %s with attempt %r" % (slot.number, slot.state, slot.attempt))
+                self._broken("slot %d is %s with attempt %r" % (slot.number, slot.state, slot.attempt), slot.attempt)
             if slot.attempt is not None:
                 running[slot.attempt] = slot
         for attempt, held in self._held.items():
             if held.slot is not running.get(attempt):
-                raise InternalError("attempt %d and its slot disagree: %r" % (attempt, self.snapshot()))
+                self._broken("attempt %d and its slot disagree" % attempt, attempt)
             if not held.next <= held.end:
-                raise InternalError("attempt %d has outcomes beyond its end" % attempt)
-        if set(running) - set(self._held):
-            raise InternalError("slots run attempts that are not held: %r" % self.snapshot())
+                self._broken("attempt %d has outcomes beyond its end" % attempt, attempt)
+        for attempt in set(running) - set(self._held):
+            self._broken("a slot runs attempt %d, which is not held" % attempt, attempt)
         if list(self._reports) != sorted(self._reports):
-            raise InternalError("reports are out of order: %r" % list(self._reports))
+            self._broken("reports are out of order: %r" % list(self._reports), None)
 
 
 def _why(info):

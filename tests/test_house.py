@@ -215,9 +215,8 @@ class Source(unittest.TestCase):
 class Brains(unittest.TestCase):
     def test_they_have_the_doors_of_the_design(self):
         for brain in (Scheduler, Agent):
-            for method in ("handle", "deadline", "validate", "snapshot"):
+            for method in ("handle", "deadline", "validate", "story", "snapshot"):
                 self.assertTrue(callable(getattr(brain, method, None)), "%s.%s" % (brain.__name__, method))
-        self.assertTrue(callable(getattr(Scheduler, "story", None)))
 
 
 if __name__ == "__main__":
