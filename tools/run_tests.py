@@ -74,7 +74,7 @@ def find_interpreters():
         if interpreter is None or interpreter.minor not in VERSIONS:
             continue
         best = found.get(interpreter.minor)
-        if best is None or interpreter.key > best.key:
+        if best is None or interpreter.key >= best.key:  # the running one comes last: it has the test tools
             found[interpreter.minor] = interpreter
     return [found[minor] for minor in VERSIONS if minor in found]
 
