@@ -17,6 +17,8 @@ import threading
 import time
 import unittest
 
+from minimalcluster import MasterNode
+
 from minimalcluster import protocol
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -41,6 +43,41 @@ def wait_until(condition, seconds=SECONDS, what=None):
             text = what() if callable(what) else what or condition
             raise AssertionError("%s did not come true in %.0f s" % (text, seconds))
         time.sleep(0.01)
+
+
+def mistake(call, *arguments, **named):
+    """The exception that the call raises; fails when it raises none."""
+    try:
+        result = call(*arguments, **named)
+    except Exception as error:
+        return error
+    raise AssertionError("no exception, but %r" % (result,))
+
+
+def only(kind, effects):
+    """Those effects of a brain that are of one kind."""
+    return [effect for effect in effects if type(effect) is kind]
+
+
+class MasterCase(unittest.TestCase):
+    """One master for the class, with this machine as its node; SOURCE is its environment, if there is one."""
+
+    SOURCE = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.master = MasterNode(PORT=0)
+        cls.master.start_master_server()
+        if cls.SOURCE is not None:
+            cls.master.load_envir(cls.SOURCE, from_file=False)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.master.shutdown()
+
+    def load(self, function, arguments):
+        self.master.register_target_function(function)
+        self.master.load_args(arguments)
 
 
 class Background(object):

@@ -6,13 +6,10 @@ import unittest
 from minimalcluster import agent as a
 from minimalcluster import protocol as p
 from minimalcluster.errors import InternalError
+from tests.support import only
 
 JOB = 5
 DEFINITION = p.DefineJob(JOB, {}, [b"source"])
-
-
-def only(kind, effects):
-    return [effect for effect in effects if type(effect) is kind]
 
 
 def said(effects):
@@ -232,6 +229,20 @@ class DeathTest(AgentTest):
         self.assertEqual(node.states(), ["empty"])
         self.assertEqual(node.tick(), [a.StartChild(0)])
         self.assertEqual(node.exit(how="exit code 1")[0].text, "a worker process could not start (exit code 1); next try in 0.2 s")
+
+    def test_the_story_of_an_attempt_and_a_slot(self):
+        node = self.node()
+        node.grant(1)
+        node.done(1, 0, 2)
+        node.exit(how="signal 9")
+        told = [words[2] for _, words in node.brain.story(1)]
+        self.assertEqual(told, ["granted", "begun", "Done", "exited", "Died"])
+        self.assertEqual([words[3] for _, words in node.brain.story("slot 0") if words[2] == "exited"], ["signal 9"])
+        node.brain._held.clear()
+        node.brain._slots[0].state, node.brain._slots[0].attempt = a.RUNNING, 1
+        with self.assertRaises(InternalError) as caught:
+            node.brain.validate()
+        self.assertIn("begun", str(caught.exception))
 
     def test_a_process_that_never_speaks_is_ended_and_tried_again(self):
         node = self.node()

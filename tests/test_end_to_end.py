@@ -25,6 +25,7 @@ from minimalcluster import (
     protocol,
 )
 from tests import support
+from tests.support import MasterCase, mistake
 
 DOUBLE = "f = lambda x: x * 2"
 
@@ -33,25 +34,8 @@ def doubled(count):
     return dict((x, x * 2) for x in range(count))
 
 
-def mistake(call, *arguments, **named):
-    try:
-        result = call(*arguments, **named)
-    except Exception as error:
-        return error
-    raise AssertionError("no exception, but %r" % (result,))
-
-
-class TaskFaults(unittest.TestCase):
+class TaskFaults(MasterCase):
     """Part A: what a task may do. Every test ends with the same cluster still in order."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.master = MasterNode(PORT=0)
-        cls.master.start_master_server()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.master.shutdown()
 
     def setUp(self):
         path = support.directory()

@@ -24,30 +24,13 @@ from minimalcluster import (
     TaskTimeout,
 )
 from tests import support
+from tests.support import MasterCase, mistake
 
 DOUBLE = "f = lambda x: x * 2\nnumber = 7\n"
 
 
-def mistake(call, *arguments, **named):
-    """The exception that the call raises; fails when it raises none."""
-    try:
-        result = call(*arguments, **named)
-    except Exception as error:
-        return error
-    raise AssertionError("no exception, but %r" % (result,))
-
-
-class MistakesTest(unittest.TestCase):
+class MistakesTest(MasterCase):
     """Wrong calls: an exception at once that names the value, and the state before the call kept."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.master = MasterNode(PORT=0)
-        cls.master.start_master_server()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.master.shutdown()
 
     def setUp(self):
         support.prepare(self.master, DOUBLE, "f", [1, 2, 3])
@@ -164,17 +147,8 @@ class EarlyAndLateTest(unittest.TestCase):
         self.assertTrue(log.having("WARNING AUTHKEY has 5 bytes"))
 
 
-class JobsTest(unittest.TestCase):
+class JobsTest(MasterCase):
     """One master with this machine as its node."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.master = MasterNode(PORT=0)
-        cls.master.start_master_server()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.master.shutdown()
 
     def run_job(self, source, arguments, name="f", **options):
         return support.run(self.master, source, name, arguments, **options)
@@ -412,22 +386,10 @@ class JobsTest(unittest.TestCase):
             self.assertEqual(self.run_job(text, [1]), {1: u"\xe9\u20ac"})
 
 
-class CallablesTest(unittest.TestCase):
+class CallablesTest(MasterCase):
     """What goes beyond the seed: callables, map, imap, imap_unordered."""
 
-    @classmethod
-    def setUpClass(cls):
-        cls.master = MasterNode(PORT=0)
-        cls.master.start_master_server()
-        cls.master.load_envir("def inverse(x):\n    return 60 // x\n", from_file=False)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.master.shutdown()
-
-    def load(self, function, arguments):
-        self.master.register_target_function(function)
-        self.master.load_args(arguments)
+    SOURCE = "def inverse(x):\n    return 60 // x\n"
 
     def test_a_callable_is_registered(self):
         self.load(abs, [-2, -1, 3])
@@ -493,7 +455,7 @@ class CallablesTest(unittest.TestCase):
         self.assertIn("0 of 1 tasks have an outcome", str(caught.exception))
 
 
-class LimitsTest(unittest.TestCase):
+class LimitsTest(MasterCase):
     """retries, timeout, deadline and Ctrl-C of a job."""
 
     SOURCE = """
@@ -511,20 +473,6 @@ def second_time(path):
         raise ValueError(path)
     return True
 """
-
-    @classmethod
-    def setUpClass(cls):
-        cls.master = MasterNode(PORT=0)
-        cls.master.start_master_server()
-        cls.master.load_envir(cls.SOURCE, from_file=False)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.master.shutdown()
-
-    def load(self, function, arguments):
-        self.master.register_target_function(function)
-        self.master.load_args(arguments)
 
     def test_row_11_a_task_that_takes_too_long_is_ended(self):
         self.load("hang", range(6))

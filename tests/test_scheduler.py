@@ -5,6 +5,7 @@ import unittest
 
 from minimalcluster import scheduler as s
 from minimalcluster.errors import InternalError
+from tests.support import only
 
 JOB = 7
 ONE = s.DEFAULTS._replace(chunksize=1)
@@ -65,10 +66,6 @@ class Master(object):
         """Its connection breaks and it does not come back in time."""
         self.say(s.NodeDisconnected, node)
         return self.tick(s.RECONNECT_SECONDS)
-
-
-def only(kind, effects):
-    return [effect for effect in effects if type(effect) is kind]
 
 
 def spans(grants):
