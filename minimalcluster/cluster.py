@@ -13,7 +13,6 @@ skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poi
 """
 from __future__ import absolute_import, division, print_function
 
-import binascii
 import logging
 import os
 import socket  # noqa: F401 # in a type comment
@@ -22,7 +21,7 @@ import threading
 from collections import deque, namedtuple
 
 from . import agent, errors, protocol, scheduler, values
-from .compat import PICKLE_PROTOCOL, cpu_count, monotonic, native
+from .compat import PICKLE_PROTOCOL, cpu_count, hexadecimal, monotonic, native
 from .journal import SYNC_SECONDS
 from .library import Library
 from .node import Node
@@ -71,6 +70,12 @@ class _Session(object):
         self.answered = 0  # the last one acknowledged
         self.owes_answer = False
 
+    @property
+    def name(self):
+        # type: () -> str
+        """The node as people know it."""
+        return "%s/%s" % (self.info.get("hostname"), self.info.get("pid"))
+
 
 class Cluster(object):
     """See the module's text. ``start`` opens the port; ``stop`` gives everything back."""
@@ -78,7 +83,7 @@ class Cluster(object):
     def __init__(self, host, port, authkey):
         # type: (str, int, object) -> None
         self._host, self.port, self._authkey = host, port, authkey
-        self._epoch = int(binascii.hexlify(os.urandom(3)), 16) >> 1
+        self._epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
         self._scheduler = scheduler.Scheduler(self._epoch)
         self._loop = Loop()
         self._listener = None  # type: Listener | None
@@ -185,7 +190,7 @@ class Cluster(object):
     def share(self, value):
         # type: (object) -> Shared
         """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
-        name = "".join("%02x" % byte for byte in bytearray(os.urandom(8)))
+        name = hexadecimal(os.urandom(8))
         self._library.share(name, value)
         return Shared(name, value, self._drop_shared)
 
@@ -277,7 +282,7 @@ class Cluster(object):
     def deadline(self):
         # type: () -> float | None
         deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
-        if any(job.journal is not None and job.journal.dirty for job in self._jobs.values()):
+        if self._dirty_journals():
             deadlines.append(self._sync_at)
         moments = [moment for moment in deadlines if moment is not None]
         return min(moments) if moments else None
@@ -294,7 +299,7 @@ class Cluster(object):
     def _answer(self, now):
         # type: (float) -> None
         """Acknowledge what has been delivered, and is on the disk if it shall be."""
-        dirty = [job.journal for job in self._jobs.values() if job.journal is not None and job.journal.dirty]
+        dirty = self._dirty_journals()
         if dirty and now < self._sync_at:
             return
         for journal in dirty:
@@ -304,6 +309,10 @@ class Cluster(object):
             if session.report > session.answered or session.owes_answer:
                 session.answered, session.owes_answer = session.report, False
                 session.send(protocol.Acknowledge(session.report))
+
+    def _dirty_journals(self):
+        # type: () -> list
+        return [job.journal for job in self._jobs.values() if job.journal is not None and job.journal.dirty]
 
     def _submit(self, number, job):
         # type: (int, object) -> None
@@ -372,11 +381,10 @@ class Cluster(object):
             return
         self._sessions[session.node] = session
         self._proved.discard(session)
-        name = "%s/%s" % (info.get("hostname"), info.get("pid"))
-        self._event(scheduler.NodeJoined(session.node, session.number, slots, name, held))
+        self._event(scheduler.NodeJoined(session.node, session.number, slots, session.name, held))
         if older is not None:
             older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
-        log.info("node %s joined with %d worker processes (Python %s)", name, slots, theirs)
+        log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
         session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
 
     # -- what the scheduler wants -----------------------------------------------------------------
@@ -446,8 +454,7 @@ class Cluster(object):
 
     def _deliver_failure(self, effect):
         # type: (scheduler.DeliverFailure) -> None
-        info = self._sessions[effect.node].info
-        node = "%s/%s" % (info.get("hostname"), info.get("pid"))
+        node = self._sessions[effect.node].name
         self._jobs[effect.job].deliver_failure(effect.first, node, effect.info, effect.payload)
 
     def _deliver_poison(self, effect):
@@ -509,7 +516,7 @@ class Cluster(object):
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
             self._notice_all_left()
-        log.info("node %s/%s: %s", session.info.get("hostname"), session.info.get("pid"), error or "left")
+        log.info("node %s: %s", session.name, error or "left")
 
     # -- this machine's own node ------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ Outside of this file a branch on a version carries the marker ``# py2`` so that 
 """
 from __future__ import absolute_import, division, print_function
 
+import binascii
 import os
 import socket
 import sys
@@ -49,9 +50,9 @@ PICKLE_PROTOCOL_MAX = pickle.HIGHEST_PROTOCOL
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes", "as_text",
-    "cpu_count", "integer_types", "joined", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue",
-    "raise_from", "range_type", "socketpair", "text_type",
+    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes",
+    "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native", "ordered_dict",
+    "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 
 
@@ -69,6 +70,11 @@ def as_text(value):
     # type: (object) -> str
     """Text for JSON: on 2.7 that is unicode."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # type: ignore[return-value]
+
+
+def hexadecimal(data):
+    # type: (bytes) -> str
+    return native(binascii.hexlify(data))
 
 
 def native(value):

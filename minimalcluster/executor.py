@@ -43,7 +43,7 @@ from typing import (
 
 from . import errors, functions, protocol, scheduler, shares, values
 from .cluster import Cluster
-from .compat import cpu_count
+from .compat import cpu_count, hexadecimal
 from .jobs import End, Failure, Job, Outcomes
 from .master import MasterNode, _check_key
 
@@ -568,7 +568,7 @@ class _Core:
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
-        self._token = "".join("%02x" % byte for byte in os.urandom(8))
+        self._token = hexadecimal(os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
         self.repeats = shares.Repeats(cluster.share)
         _open_cores.add(self)

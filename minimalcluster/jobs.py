@@ -44,14 +44,23 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
         """Raises ValueError that names the option and what it may be."""
         if on_error not in (FINISH, STOP, RETURN):
             raise ValueError("on_error must be 'finish', 'stop' or 'return', not %r" % (on_error,))
-        numbers = [("retries", retries, 0), ("attempts_max", attempts_max, 1)]
-        for name, number, least in numbers + ([] if chunksize is None else [("chunksize", chunksize, 1)]):
+        checked_chunksize(chunksize)
+        for name, number, least in (("retries", retries, 0), ("attempts_max", attempts_max, 1)):
             if not isinstance(number, integer_types) or number < least:
                 raise ValueError("%s must be a whole number from %d on, not %r" % (name, least, number))
         for name, seconds in (("timeout", timeout), ("deadline", deadline)):
             if seconds is not None and not (isinstance(seconds, integer_types + (float,)) and seconds > 0):
                 raise ValueError("%s must be a number of seconds greater than 0, not %r" % (name, seconds))
         return cls(on_error, chunksize, retries, attempts_max, timeout, deadline, journal)
+
+
+def checked_chunksize(chunksize):
+    # type: (int | None) -> int | None
+    if chunksize is not None and (not isinstance(chunksize, integer_types) or chunksize < 1):
+        raise ValueError(
+            "chunksize must be a whole number from 1 on, or None to let the cluster measure, not %r" % (chunksize,)
+        )
+    return chunksize
 
 
 class Failure(object):

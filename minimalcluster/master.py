@@ -10,7 +10,7 @@ import weakref
 from . import environment, errors, functions, protocol, values
 from .cluster import Cluster
 from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
-from .jobs import FINISH, ListedJob, Target, Terms
+from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
 
 log = logging.getLogger("minimalcluster")
@@ -37,7 +37,7 @@ class MasterNode(object):
         self.HOST, self.PORT = native(HOST), PORT
         self.AUTHKEY = protocol.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
         _check_key(self.HOST, as_bytes(self.AUTHKEY))
-        self.chunksize = _checked_chunksize(chunksize)
+        self.chunksize = checked_chunksize(chunksize)
         if engine is not None and not hasattr(engine, "cluster"):
             raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
         self._engine = engine
@@ -288,15 +288,6 @@ def _checked_arguments(args):
                 % (index, earlier, values.shortened(value))
             )
     return values_
-
-
-def _checked_chunksize(chunksize):
-    # type: (int | None) -> int | None
-    if chunksize is not None and (not isinstance(chunksize, integer_types) or chunksize < 1):
-        raise ValueError(
-            "chunksize must be a whole number from 1 on, or None to let the cluster measure, not %r" % (chunksize,)
-        )
-    return chunksize
 
 
 def _check_key(host, key):

@@ -23,7 +23,7 @@ import threading
 from collections import deque
 
 from . import agent as brain, errors, protocol
-from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, integer_types, monotonic, native
+from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
 from .shares import Files
 from .transport import Connection, Listener, Loop, dial
 
@@ -90,7 +90,7 @@ class Node(object):
         self.id = os.urandom(16)
         self._loop, self._send, self._drop_link, self._finished = loop, send, drop_link, finished
         self._slots = slots
-        self._agent = brain.Agent(slots, dict(describe(), id=_hex(self.id)))
+        self._agent = brain.Agent(slots, dict(describe(), id=hexadecimal(self.id)))
         self._events = deque()  # type: deque
         self._children = {}  # type: dict # slot -> _Child
         self._key = protocol.generate_key(os.urandom(32))
@@ -285,11 +285,9 @@ class Node(object):
         if child.window_bytes > OUTPUT_BYTES_PER_SECOND:
             child.dropped += len(texts)
         elif texts:
-            message = protocol.Output({"pid": child.process.pid, "lines": texts})
-            if self._end is None:
-                self.tell(brain.ChildSaid(child.slot, message))
-            else:  # the agent has finished; the last lines are still worth sending
-                self._send(message)  # type: ignore[operator]
+            # At once: the next step may be after the end, and the last lines are worth sending too.
+            output = protocol.Output({"pid": child.process.pid, "lines": texts})
+            self._handle(brain.ChildSaid(child.slot, output), now)
 
 
 def child_environment(slots):
@@ -335,11 +333,6 @@ def _thread(name, function, *arguments):
     thread.daemon = True
     thread.start()
     return thread
-
-
-def _hex(data):
-    # type: (bytes) -> str
-    return "".join("%02x" % byte for byte in bytearray(data))
 
 
 class WorkerNode(object):

@@ -30,7 +30,7 @@ import struct
 from collections import namedtuple
 
 from . import errors
-from .compat import as_bytes, native
+from .compat import as_bytes, hexadecimal
 
 # Read as a multiprocessing length this is 1.8 GB: an old peer fails at once instead of hanging.
 MAGIC = b"minicl1\n"
@@ -269,7 +269,7 @@ def generate_key(random_bytes):
     """A key in text form from 32 random bytes."""
     if len(random_bytes) != 32:
         raise ValueError("a generated key needs 32 random bytes, not %d" % len(random_bytes))
-    return "mck-" + native(b"".join(b"%02x" % byte for byte in bytearray(random_bytes)))
+    return "mck-" + hexadecimal(random_bytes)
 
 
 _STRETCHED_MAX = 8  # salts come from the other side: bounded

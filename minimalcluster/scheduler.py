@@ -169,8 +169,8 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "awaited", "closed", "cursor", "deaths", "delivered", "explain_at", "failures", "fit", "hopeless", "id",
-        "leased", "nodes", "options", "pieces", "queued", "stopped", "total", "unfit", "wait_since",
+        "awaited", "closed", "cursor", "delivered", "explain_at", "failures", "fit", "hopeless", "id",
+        "leased", "nodes", "options", "pieces", "queued", "stopped", "total", "unfit",
     )  # fmt: skip
 
     def __init__(self, event):

@@ -22,7 +22,7 @@ from collections import deque
 
 from . import protocol  # noqa: F401 # in type comments
 from .compat import joined, monotonic, socketpair
-from .errors import ConnectionFailed, HandshakeTimeout, ProtocolError
+from .errors import ConnectionFailed, HandshakeTimeout
 
 log = logging.getLogger("minimalcluster")
 
@@ -496,4 +496,4 @@ def prepare(sock):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-__all__ = ["Connection", "Listener", "Loop", "ProtocolError", "dial", "listen", "prepare"]
+__all__ = ["Connection", "Listener", "Loop", "dial", "listen", "prepare"]
