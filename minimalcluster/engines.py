@@ -31,7 +31,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple, Type, Union
 
-from . import agent, child, errors, executor, protocol, scheduler, shares, values
+from . import agent, calls, child, errors, protocol, scheduler, shares, values
 from .cluster import Cluster, _Session
 from .compat import PICKLE_PROTOCOL_MAX, monotonic, queue
 from .imports import ClusterFinder
@@ -807,4 +807,4 @@ def _with_this_main(definition: protocol.DefineJob) -> protocol.DefineJob:
 # The standard library's executors take no more work at the interpreter's exit, and the last registered is
 # asked first: what waits for its end here must come before them.
 if hasattr(threading, "_register_atexit"):
-    threading._register_atexit(executor._finish_all)
+    threading._register_atexit(calls.finish_all)

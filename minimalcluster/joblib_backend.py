@@ -26,7 +26,8 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from . import functions, shares, values
 from .compat import PICKLE_PROTOCOL
-from .executor import ClusterExecutor, ClusterFuture
+from .executor import ClusterExecutor
+from .futures import ClusterFuture
 from .jobs import Failure
 from .master import MasterNode
 

@@ -1,9 +1,9 @@
 """``Pool``: multiprocessing.pool.Pool's methods, on an executor's core.
 
     apply_async ──> submit ──> future ──callback──> AsyncResult
-    map, starmap ──> _MapJob ──> the caller's own thread
-    map_async ──> _MapJob ──> a thread of its own ──> MapResult
-    imap ──> _MapJob ──> IMapIterator, in the consumer's thread
+    map, starmap ──> MapJob ──> the caller's own thread
+    map_async ──> MapJob ──> a thread of its own ──> MapResult
+    imap ──> MapJob ──> IMapIterator, in the consumer's thread
 
 What differs from multiprocessing: a worker process that dies fails only the call that killed it,
 and a pool that was terminated answers what it had not done with an error instead of never.
@@ -19,9 +19,12 @@ from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined
 from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
 from . import errors
+from .calls import TERMS
 from .compat import cpu_count
-from .executor import TERMS, ClusterExecutor, MapResults, _MapJob, standard
+from .executor import ClusterExecutor
+from .futures import standard
 from .jobs import Failure
+from .maps import MapJob, MapResults
 from .master import MasterNode
 
 T = TypeVar("T")
@@ -268,7 +271,7 @@ class Pool:
         self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool
     ) -> "MapResults[T]":
         terms = TERMS._replace(options=TERMS.options._replace(chunksize=chunksize))
-        return MapResults(_MapJob(self._core, func, (iterable,), terms, star=star, lazy=False), None, ordered)
+        return MapResults(MapJob(self._core, func, (iterable,), terms, star=star, lazy=False), None, ordered)
 
     def _collect(
         self,

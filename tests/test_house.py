@@ -41,10 +41,13 @@ ALLOWED = {
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
-    "executor": "master cluster scheduler protocol functions values jobs shares",
-    "pool": "executor master cluster scheduler protocol functions values jobs",
-    "engines": "executor cluster scheduler protocol agent node child values jobs shares imports",
-    "joblib_backend": "executor master cluster scheduler functions values jobs shares",
+    "futures": "jobs",
+    "calls": "futures cluster scheduler functions jobs shares",
+    "maps": "futures calls functions values jobs",
+    "executor": "futures calls maps master cluster protocol functions jobs",
+    "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
+    "engines": "calls cluster scheduler protocol agent node child values jobs shares imports",
+    "joblib_backend": "futures calls executor master cluster scheduler functions values jobs shares",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
@@ -55,7 +58,7 @@ PICKLERS = ("compat", "values", "functions", "shares", "journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
-FACES = {"executor", "pool", "joblib_backend", "engines"}
+FACES = {"futures", "calls", "maps", "executor", "pool", "joblib_backend", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"
 FUNCTION_LINES_MAX = 70
 

@@ -43,7 +43,7 @@ import unittest
 import warnings
 
 from tests import support
-from tests.test_executor import (
+from tests.sent import (
     CannotLoad, CannotPickle, PYTHON_3, SECONDS, Two, capture, die, fail, fail_to_initialize, faces, initialize,
     instance_of, length, mul, pid_of, status, touch_and_wait,
 )  # fmt: skip
@@ -578,7 +578,7 @@ pool.terminate()
         code = """
 import sys
 from minimalcluster import Pool
-from tests.test_executor import touch_and_wait
+from tests.sent import touch_and_wait
 pool = Pool(1)
 try:
     pool.starmap(touch_and_wait, [(%r, %r)] * 10)

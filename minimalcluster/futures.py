@@ -1,0 +1,97 @@
+"""``ClusterFuture``, the standard's whose call may also be cancelled while it runs, and the errors it holds."""
+
+import sys
+from concurrent.futures import Future, TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, Generic, Optional, Tuple, TypeVar
+
+from . import errors
+from .jobs import Failure
+
+if sys.version_info >= (3, 7):
+    from concurrent.futures import BrokenExecutor
+else:
+    BrokenExecutor = RuntimeError  # what 3.7 derives it from
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    _Future = Future[T]
+else:
+
+    class _Future(Future, Generic[T]):
+        pass
+
+
+class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):
+    """No work can ever be done: a failing initializer, a master that was shut down."""
+
+
+class WorkerDiedError(errors.WorkerDied, BrokenExecutor):
+    """The worker process died each time it ran this call; the others are not touched."""
+
+
+class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):
+    """The call took longer than its ``timeout`` and was ended with its worker process."""
+
+
+def standard(error: BaseException) -> BaseException:
+    """What programs written for concurrent.futures expect of what the node tells of a call."""
+    if type(error) is errors.WorkerDied:
+        return WorkerDiedError(str(error), error.exit, error.nodes, error.lines)
+    if type(error) is errors.TaskTimeout:
+        return CallTimeoutError(str(error))
+    if type(error) is errors.ResultError and error.__context__ is not None:
+        cause = error.__context__  # the pickling's own error
+        cause.__cause__ = error.__cause__  # its text says which result
+        return cause
+    return error
+
+
+class ClusterFuture(_Future[T]):
+    """A standard Future, whose call may also be cancelled while it runs."""
+
+    _handed_out = False  # to a node, maybe before it runs
+    _decided = False  # its outcome is on the way into it
+    place: Optional[Tuple[Any, int]] = None  # the stream that it waits in, its task there
+
+    def cancel(self) -> bool:
+        """As the standard's; ``wait()`` returns for it at once, not when a worker would have got to it."""
+        cancelled = super().cancel()
+        with self._condition:
+            if self._state == "CANCELLED":
+                self.set_running_or_notify_cancel()
+        return cancelled
+
+    def cancel_running(self) -> bool:
+        """Cancel it even while it runs: its worker process is ended. False if it has an outcome already."""
+        if self.cancel():
+            return True
+        with self._condition:
+            if self._decided:
+                return False
+            self._state = "CANCELLED"
+            self._condition.notify_all()
+            self.set_running_or_notify_cancel()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        if self.place is not None:
+            stream, index = self.place
+            stream.cancel_running(index)
+        return True
+
+    def hand_out(self) -> bool:
+        """It goes to a node now; False if it was cancelled before."""
+        with self._condition:
+            if not self._handed_out and not self.cancelled():
+                self._handed_out = self.set_running_or_notify_cancel()
+            return self._handed_out and not self.cancelled()
+
+    def resolve(self, outcome: object) -> None:
+        with self._condition:
+            self._decided = self.hand_out()
+        self.place = None
+        if not self._decided:
+            return  # cancelled
+        if isinstance(outcome, Failure):
+            self.set_exception(standard(outcome.error))
+        else:
+            self.set_result(outcome)  # type: ignore[arg-type]

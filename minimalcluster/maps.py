@@ -1,0 +1,343 @@
+"""``map``: one function over many items, read a window ahead of what was taken, and its results."""
+
+import itertools
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar
+
+from . import errors, functions, values
+from .calls import AFTER_SHUTDOWN, Core, Terms
+from .futures import standard
+from .jobs import End, Failure, Job, Outcomes
+
+T = TypeVar("T")
+
+#: How far ``map`` reads ahead of what has been taken, unless ``buffersize`` says otherwise.
+WINDOW_ITEMS = 1 << 18
+WINDOW_BYTES = 64 << 20
+#: How long it reads at a time from what may be slow; what has been read is at work meanwhile.
+READ_SECONDS = 0.05
+READ_ITEMS_MIN, READ_ITEMS_MAX = 1 << 6, 1 << 12
+#: Never large.
+_NUMBERS = frozenset([bool, int, float, complex, type(None)])
+
+
+class MapJob(Job):
+    """One function over many items, read as far ahead as the window allows."""
+
+    closed = False  # no item will follow
+    started = False  # somebody has asked for a result
+    abandoned = False  # nobody will
+    number = 0
+
+    def __init__(
+        self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
+        window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True,
+    ) -> None:  # fmt: skip
+        """lazy=False is multiprocessing's way: whatever becomes of the results, a finite input is worked on."""
+        super().__init__()
+        self._core = core
+        self.options = terms.options if terms.timeout is None else core.options(terms)
+        self._lazy = lazy
+        self.over = threading.Event()
+        self.input_error: Optional[BaseException] = None  # raised behind all results
+        self.star = len(iterables) != 1 if star is None else star
+        self._finite = any(hasattr(each, "__len__") for each in iterables)
+        self._quick = all(hasattr(each, "__len__") for each in iterables)
+        self._source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables))
+        self._window = window
+        self._items: List[Any] = []  # read and not delivered, from task self._base on
+        self._base = self._delivered = 0
+        self._arguments: Any = None
+        self.total = 0
+        self.taken = 0
+        self._bytes = 0
+        self._read_lock = threading.Lock()
+        self._items_lock = threading.Lock()
+        if not self.star and isinstance(iterables[0], range) and window is None:
+            self._arguments = values.RangeArguments(iterables[0])
+            self.total, self.closed = len(iterables[0]), True
+        elif window is None and all(type(each) in (list, tuple) for each in iterables):
+            self._items = self._swapped(list(self._source))
+            self.total, self.closed = len(self._items), True
+        self._define(function, terms.timeout)
+
+    def submit(self) -> None:
+        self._core.submit_map(self)
+
+    def _define(self, function: Callable[..., Any], timeout: Optional[float]) -> None:
+        """What cannot be sent is the first result's error; an error of the input is raised as it is."""
+        self.read_ahead()
+        if self.input_error is not None and self._lazy:
+            raise self.input_error
+        self._needs = functions.NOTHING
+        try:
+            packed = functions.pack(function)
+            self._needs = packed.needs
+            if self._items and self._needs == functions.NOTHING:
+                self._needs = _needs_of(self._items[0])
+            info, buffers = self._core.definition("function", self._needs, timeout)
+            self._definition = dict(info, star=self.star), buffers + [packed.data]
+        except Exception as error:
+            self._definition = {}, []
+            self.input_error, self.total, self.closed = error, 0, True
+
+    def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
+        return self._definition
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        if self._arguments is not None:
+            return self._arguments.encode(first, count)
+        with self._items_lock:
+            items = self._items[first - self._base : first - self._base + count]
+        if not self.star and values.all_scalars(items):
+            return [b"P", values.dumps(items)]
+        return [b"E"] + [_packed_item(item, self._needs) for item in items]
+
+    # -- in the cluster's thread ------------------------------------------------------------------
+
+    def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
+        if not self.abandoned:
+            super().deliver(first, count, skip, buffers)
+
+    def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
+        super().finished(unfit)
+        self._end()
+
+    def crashed(self, error: BaseException) -> None:
+        super().crashed(error)
+        self._end()
+
+    def _end(self) -> None:
+        self._core.maps.discard(self)
+        self.over.set()
+
+    # -- in the user's threads --------------------------------------------------------------------
+
+    def read_ahead(self, everything: bool = False) -> None:
+        """Read what the window still allows; of a slow input, no more than keeps all worker processes busy."""
+        if self.closed:
+            return
+        with self._read_lock:
+            stop_at = time.monotonic() + READ_SECONDS
+            begun_at = self.total
+            while not self.closed and (everything or self._room()):
+                size = self.total - begun_at if self.total - begun_at >= READ_ITEMS_MIN else 1
+                size = READ_ITEMS_MAX if self._quick else min(size, READ_ITEMS_MAX)
+                self._read(size if everything or self._window is None else min(size, self._window - self._pending))
+                slow = not self._quick and time.monotonic() > stop_at
+                if slow and not everything and self._pending >= 2 * self._core.slots():
+                    break
+        if self.number:
+            self._core.cluster.grew(self.number, self)
+
+    @property
+    def _pending(self) -> int:
+        return self.total - self.taken
+
+    def _room(self) -> bool:
+        if self._window is not None:
+            return self._pending < self._window
+        return self._pending < WINDOW_ITEMS and self._bytes * self._pending < WINDOW_BYTES * max(self.total, 1)
+
+    def _read(self, count: int) -> None:
+        items: List[Any] = []
+        try:
+            items.extend(itertools.islice(self._source, count))  # keeps what came before an error
+            ended = len(items) < count
+        except Exception as error:
+            self.input_error, ended = error, True
+        finally:
+            items = self._swapped(items)
+            self._bytes += sum(map(sys.getsizeof, items))
+            with self._items_lock:
+                self._items += items
+            self.total += len(items)
+        self.closed = ended
+
+    def _swapped(self, items: List[Any]) -> List[Any]:
+        """Large arguments that repeat are shared objects from then on."""
+        if _NUMBERS.issuperset(map(type, items)):
+            return items
+        large = self._core.repeats.swapped
+        return [tuple(map(large, item)) for item in items] if self.star else list(map(large, items))
+
+    def delivered(self, upto: int) -> None:
+        """Arguments below ``upto`` are needed no more, whatever dies."""
+        with self._items_lock:
+            if upto > self._delivered and self._arguments is None:
+                self._items[self._delivered - self._base : upto - self._base] = [None] * (upto - self._delivered)
+                self._delivered = upto
+                if 2 * (upto - self._base) > len(self._items):  # now and then: what is behind must move
+                    del self._items[: upto - self._base]
+                    self._base = upto
+
+    def dropped(self) -> None:
+        """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
+        if self.started and (self._lazy or not self._finite):
+            self.cancel()
+        else:
+            self.abandoned = True
+
+    def cancel(self) -> None:
+        self.closed = True  # read no further
+        self._core.cluster.cancel(self.number)
+
+    def finish_reading(self) -> None:
+        """The executor was shut down: what was promised is finished, the rest of a half-read input is refused."""
+        if self._finite or not self.started or not self._lazy:
+            self.read_ahead(everything=True)
+            return
+        with self._read_lock:
+            if not self.closed:
+                self.input_error = RuntimeError(AFTER_SHUTDOWN)
+                self.closed = True
+        self._core.cluster.grew(self.number, self)
+
+
+def _needs_of(item: object) -> str:
+    try:
+        return functions.pack(item).needs
+    except Exception:
+        return functions.NOTHING  # its own place will tell
+
+
+def _packed_item(item: object, needs: str) -> bytes:
+    try:
+        packed = functions.pack(item)
+        if packed.needs not in (functions.NOTHING, needs):
+            raise errors.ArgumentsError(
+                "an argument that refers to __main__, or travels by value, follows others that do not: %s"
+                % values.shortened(item)
+            )
+        return packed.data
+    except BaseException as error:  # its class's own code runs here, in the cluster's thread
+        return functions.pack(_Unsendable(error)).data
+
+
+class _Unsendable:
+    """In place of an argument that cannot be pickled: raises the pickling's own error where it would be used."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _raise_unsendable, values.encode_exception(self._error, 0)
+
+
+def _raise_unsendable(info: Dict[str, Any], buffers: List[bytes]) -> None:
+    raise values.decode_exception(info, buffers)
+
+
+class MapResults(Iterator[T]):
+    """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it half-way."""
+
+    def __init__(self, job: MapJob, deadline: Optional[float], ordered: bool) -> None:
+        self._job, self._deadline, self._ordered = job, deadline, ordered
+        self._chunks: Dict[int, List[Any]] = {}
+        self._covered: Dict[int, int] = {}  # delivered out of order: first -> end
+        self._frontier = 0
+        self._current: List[Any] = []
+        self._ended = self._closed = False
+        self._finalizer = weakref.finalize(self, job.dropped)
+        self._finalizer.atexit = False
+        try:
+            job.submit()
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
+
+    def __iter__(self) -> "MapResults[T]":
+        return self
+
+    def __next__(self) -> T:
+        if not self._current:
+            try:
+                self._refill(self._deadline)
+            except (FutureTimeoutError, KeyboardInterrupt):
+                # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
+                self.close()
+                raise
+        outcome = self._current.pop()
+        if type(outcome) is Failure:
+            self.close()
+            raise standard(outcome.error)
+        return outcome
+
+    def close(self) -> None:
+        """Hand out nothing more, end what runs and forget what there is."""
+        self._finalizer.detach()
+        self._job.cancel()
+        self._ended = self._closed = True
+        self._current, self._chunks = [], {}
+
+    def outcome(self, deadline: Optional[float]) -> object:
+        """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""
+        if not self._current:
+            self._refill(deadline)
+        return self._current.pop()
+
+    def outcomes(self) -> Iterator[List[object]]:
+        """Results and Failures, as many at a time as have come together."""
+        while True:
+            try:
+                self._refill(None)
+            except StopIteration:
+                return
+            chunk, self._current = self._current, []
+            chunk.reverse()
+            yield chunk
+
+    def _refill(self, deadline: Optional[float]) -> None:
+        self._job.started = True
+        while not self._current:
+            if not self._next_chunk():
+                if self._ended:
+                    self._raise_end()
+                self._wait(deadline)
+
+    def _next_chunk(self) -> bool:
+        first = self._job.taken if self._ordered else next(iter(self._chunks), None)
+        chunk = self._chunks.pop(first, None)  # type: ignore[arg-type]
+        if chunk is None:
+            return False
+        self._job.taken += len(chunk)
+        chunk.reverse()
+        self._current = chunk
+        self._job.read_ahead()
+        return True
+
+    def _wait(self, deadline: Optional[float]) -> None:
+        job = self._job
+        if job.taken == job.total and not job.closed:
+            job.read_ahead()
+            return
+        arrival = job.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if arrival is None:
+            raise FutureTimeoutError
+        if isinstance(arrival, End):
+            self._ended = True
+            if arrival.error is not None and not self._closed:
+                raise job._core.ended(job, arrival.error)  # type: ignore[misc]
+        elif not self._closed:
+            self._keep(arrival)
+
+    def _keep(self, arrival: Outcomes) -> None:
+        self._chunks[arrival.first] = arrival.values
+        self._covered[arrival.first] = arrival.first + len(arrival.values)
+        while self._frontier in self._covered:
+            self._frontier = self._covered.pop(self._frontier)
+        self._job.delivered(self._frontier)
+
+    def _raise_end(self) -> None:
+        job = self._job
+        if not self._closed:
+            self._closed = True
+            if job.taken < job.total:
+                raise job._core.ended(job, None) or CancelledError()
+            if job.input_error is not None:
+                raise job.input_error
+        raise StopIteration

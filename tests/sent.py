@@ -1,0 +1,219 @@
+"""What the tests of executors and pools send to worker processes, and the executor that they share."""
+from __future__ import absolute_import, division, print_function
+
+import gc
+import os
+import pickle
+import signal
+import sys
+import time
+import unittest
+
+from tests import support
+
+PYTHON_3 = sys.version_info >= (3, 6)
+if PYTHON_3:
+
+    from minimalcluster import ClusterExecutor
+
+faces = unittest.skipUnless(PYTHON_3, "the faces are for Python 3.6 and later")
+SECONDS = support.SECONDS
+
+
+def mul(x, y):
+    return x * y
+
+
+def capture(*args, **kwargs):
+    return args, kwargs
+
+
+def pid_of(_=None):
+    return os.getpid()
+
+
+def pid_after(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def fail(error):
+    raise error
+
+
+def fail_on(x, bad):
+    if x == bad:
+        raise ValueError("not %d" % x)
+    return x
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(error_class):
+    raise error_class("left")
+
+
+def touch(path):
+    support.write(path, str(os.getpid()))
+
+
+def touch_and_wait(path, gate):
+    touch(path)
+    end = time.time() + 60
+    # A test that failed takes the folder with it: its tasks must not hold up the tests that follow.
+    while not os.path.exists(gate) and os.path.exists(path) and time.time() < end:
+        time.sleep(0.005)
+    return path
+
+
+def note_and_return(folder, value):
+    support.write(os.path.join(folder, str(value)), "ran")
+    return value
+
+
+def noted_and_fails_once(path):
+    """Raises until its third run."""
+    with open(path, "a") as file:
+        file.write(".")
+    if len(support.read(path)) < 3:
+        raise OSError("not yet")
+    return "at last"
+
+
+def chained():
+    try:
+        {}["missing"]
+    except KeyError as error:
+        outer = ValueError("outer", 7)
+        outer.__cause__ = error
+        if hasattr(outer, "add_note"):
+            outer.add_note("a note for you")
+        raise outer
+
+
+def in_context():
+    try:
+        int("x")
+    except ValueError:
+        raise LookupError("while handling")
+
+
+_status = []
+
+
+def initialize(value):
+    _status.append(value)
+
+
+def fail_to_initialize(why):
+    raise ValueError(why)
+
+
+def status():
+    return list(_status)
+
+
+class Thing(object):
+    def method(self):
+        return "called"
+
+
+def make_thing(_):
+    return Thing()
+
+
+class Two(Exception):
+    """Its pickle comes back, and so do its attributes."""
+
+    def __init__(self, a, b):
+        Exception.__init__(self, a, b)
+        self.a, self.b = a, b
+
+
+class Unloadable(Exception):
+    """Can be pickled and not unpickled."""
+
+    def __init__(self, a, b):
+        Exception.__init__(self, "%s and %s" % (a, b))
+
+
+class CannotPickle(object):
+    def __reduce__(self):
+        raise pickle.PicklingError("made not to be pickled")
+
+
+class ExitAtPickle(object):
+    def __reduce__(self):
+        raise SystemExit(3)
+
+
+def fail_to_load(error_class, text):
+    raise error_class(text)
+
+
+class CannotLoad(object):
+    def __reduce__(self):
+        return fail_to_load, (pickle.UnpicklingError, "made not to be unpickled")
+
+
+class CannotLoadHere(object):
+    """Loads in worker processes, not where the executor is."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __reduce__(self):
+        return load_elsewhere, (self.pid,)
+
+
+def load_elsewhere(pid):
+    if os.getpid() == pid:
+        raise ValueError("not here")
+    return CannotLoadHere(pid)
+
+
+class ExitAtLoad(object):
+    def __reduce__(self):
+        return fail_to_load, (SystemExit, "at load")
+
+
+def instance_of(kind):
+    return kind()
+
+
+def collected_arguments():
+    gc.collect()
+    return sum(isinstance(each, Thing) for each in gc.get_objects())
+
+
+def length(value):
+    return len(value)
+
+
+def lambda_free_context(_):
+    in_context()
+
+
+def make_unloadable():
+    raise Unloadable("a", "b")
+
+
+class Running(unittest.TestCase):
+    """Tests that share one executor with two worker processes."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.executor = ClusterExecutor(2)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.executor.shutdown(wait=True)
+        del cls.executor
+
+    def raised(self, future, kind):
+        """The future's exception, which must be of exactly this kind."""
+        error = future.exception(SECONDS)
+        self.assertIs(kind, type(error), "%r" % error)
+        return error

@@ -1,0 +1,170 @@
+"""Submitted calls: their arguments, their terms, and what cannot be pickled."""
+from __future__ import absolute_import, division, print_function
+
+import gc
+import os
+import pickle
+import threading
+import unittest
+import weakref
+
+from tests import support
+from tests.sent import (
+    PYTHON_3, SECONDS, CannotLoad, CannotLoadHere, CannotPickle, ExitAtLoad, ExitAtPickle, Running, Thing,
+    capture, collected_arguments, faces, instance_of, length, mul, noted_and_fails_once, pid_after,
+    touch_and_wait,
+)
+
+if PYTHON_3:
+    from concurrent.futures import TimeoutError as FutureTimeoutError
+
+    from minimalcluster import ClusterExecutor, errors
+    from minimalcluster.executor import CallTimeoutError
+
+
+@faces
+class Submit(Running):
+    def test_submit(self):
+        self.assertEqual(256, self.executor.submit(pow, 2, 8).result(SECONDS))
+
+    def test_keywords(self):
+        self.assertEqual(16, self.executor.submit(mul, 2, y=8).result(SECONDS))
+        future = self.executor.submit(capture, 1, self=2, fn=3)
+        self.assertEqual(((1,), {"self": 2, "fn": 3}), future.result(SECONDS))
+        self.assertRaises(TypeError, lambda: self.executor.submit(fn=capture, arg=1))
+        self.assertRaises(TypeError, lambda: self.executor.submit(arg=1))
+        self.assertRaises(TypeError, lambda: self.executor.submit())
+
+    def test_bound_methods_and_classes(self):
+        self.assertEqual("called", self.executor.submit(Thing().method).result(SECONDS))
+        self.assertIsInstance(self.executor.submit(Thing).result(SECONDS), Thing)
+
+    def test_from_many_threads(self):
+        def work(base):
+            futures = [self.executor.submit(mul, base, index) for index in range(50)]
+            return [future.result(SECONDS) for future in futures]
+
+        threads = [support.Background(work, base) for base in range(8)]
+        for base, thread in enumerate(threads):
+            self.assertEqual([base * index for index in range(50)], thread.result())
+
+    def test_it_does_not_wait_for_a_large_job(self):
+        large = self.executor.map(pid_after, [0.001] * 20000)
+        next(large)
+        self.assertEqual(1, self.executor.submit(abs, -1).result(SECONDS))
+        self.assertEqual([1], list(self.executor.map(abs, [-1])))
+        self.assertFalse(large._job.over.is_set())
+        large.close()
+
+    def test_no_stale_references(self):
+        # [test_no_stale_references] The future is dropped on purpose.
+        thing = Thing()
+        collected = threading.Event()
+        reference = weakref.ref(thing, lambda _: collected.set())
+        self.executor.submit(thing.method)
+        del thing
+        support.wait_until(lambda: gc.collect() is not None and collected.is_set(), what="the argument's collection")
+        self.assertIsNone(reference())
+
+    def test_workers_drop_arguments(self):
+        # [test_ressources_gced_in_workers]
+        with ClusterExecutor(1) as executor:
+            executor.submit(id, Thing()).result(SECONDS)
+            self.assertEqual(0, executor.submit(collected_arguments).result(SECONDS))
+
+    def test_options(self):
+        with support.directory() as folder:
+            path = os.path.join(folder, "runs")
+            patient = self.executor.options(retries=5)
+            self.assertIsInstance(patient, ClusterExecutor)
+            self.assertEqual("at last", patient.submit(noted_and_fails_once, path).result(SECONDS))
+            self.assertEqual(3, len(support.read(path)))
+            self.assertEqual(["at last"], list(patient.map(noted_and_fails_once, [os.path.join(folder, "map")])))
+            error = self.executor.submit(noted_and_fails_once, os.path.join(folder, "impatient")).exception(SECONDS)
+            self.assertIsInstance(error, OSError)
+
+    def test_options_are_checked(self):
+        for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}):
+            self.assertRaises(ValueError, self.executor.options, **wrong)
+        self.assertRaises(TypeError, self.executor.options, unknown=1)
+
+    def test_timeout_of_a_call(self):
+        with support.directory() as folder:
+            gate, started = os.path.join(folder, "gate"), os.path.join(folder, "started")
+            brief = self.executor.options(timeout=0.2)
+            error = brief.submit(touch_and_wait, started, gate).exception(SECONDS)
+            self.assertIsInstance(error, (FutureTimeoutError, CallTimeoutError))
+            self.assertIsInstance(error, errors.TaskTimeout)
+            self.assertIn("0.2 s", str(error))
+            results = brief.map(touch_and_wait, [started] * 2, [gate] * 2)
+            self.assertRaises(FutureTimeoutError, next, results)
+            # The others do not pay for it, and in time it changes nothing.
+            self.assertEqual(list(range(20)), list(self.executor.options(timeout=60).map(int, range(20))))
+            self.assertEqual(4, self.executor.options(timeout=60).submit(mul, 2, 2).result(SECONDS))
+
+    def test_shared_objects(self):
+        handle = self.executor.share(list(range(1000)))
+        self.assertEqual(1000, self.executor.submit(length, handle).result(SECONDS))
+        self.assertEqual([1000, 1000], list(self.executor.map(length, [handle, handle])))
+
+    def test_what_tasks_print_comes_here(self):
+        code = """
+from minimalcluster import ClusterExecutor
+ex = ClusterExecutor(1)
+for number in range(3):
+    ex.submit(print, "line", number)
+ex.shutdown()
+"""
+        with support.Process(code) as process:
+            self.assertEqual(0, process.wait())
+            self.assertEqual(["line 0", "line 1", "line 2"], process.output().splitlines())
+
+
+@faces
+class Pickling(Running):
+    """[test_deadlock] Whatever cannot be pickled or unpickled, on either side, reaches its own future only."""
+
+    def tearDown(self):
+        self.assertEqual([4, 5], [self.executor.submit(abs, -4).result(SECONDS), next(self.executor.map(abs, [5]))])
+
+    def test_a_call_that_cannot_be_pickled(self):
+        error = self.raised(self.executor.submit(id, CannotPickle()), pickle.PicklingError)
+        self.assertEqual(("made not to be pickled",), error.args[:1] and (str(error)[:22],))
+        self.raised(self.executor.submit(id, ExitAtPickle()), SystemExit)
+
+    def test_the_attribute_that_cannot_travel_is_named(self):
+        thing = Thing()
+        thing.parts = {"inner": Thing()}
+        thing.parts["inner"].lock = threading.Lock()
+        error = self.raised(self.executor.submit(id, thing), TypeError)
+        self.assertIn("argument 0, .parts, ['inner'], .lock", str(error))
+
+    def test_a_call_that_cannot_be_unpickled(self):
+        error = self.raised(self.executor.submit(id, CannotLoad()), pickle.UnpicklingError)
+        self.assertEqual("made not to be unpickled", str(error))
+        self.raised(self.executor.submit(id, ExitAtLoad()), SystemExit)
+
+    def test_a_result_that_cannot_be_pickled(self):
+        error = self.raised(self.executor.submit(instance_of, CannotPickle), pickle.PicklingError)
+        self.assertIn("the result cannot be sent back", error.__cause__.tb)
+        self.assertIn("CannotPickle", error.__cause__.tb)
+        self.raised(self.executor.submit(instance_of, ExitAtPickle), SystemExit)
+        self.raised(self.executor.submit(threading.Lock), TypeError)
+
+    def test_a_result_that_cannot_be_unpickled(self):
+        for future in (self.executor.submit(CannotLoadHere, os.getpid()), self.executor.submit(instance_of, CannotLoad)):
+            error = future.exception(SECONDS)
+            self.assertIsInstance(error, errors.RemoteError)
+            self.assertIsInstance(error.__cause__, (ValueError, pickle.UnpicklingError))
+
+    def test_the_neighbours_are_not_touched(self):
+        futures = [
+            self.executor.submit(length, each) for each in ([1], CannotPickle(), [2], CannotLoad(), ExitAtPickle(), [3])
+        ]
+        kinds = [type(future.exception(SECONDS)) for future in futures]
+        nothing = type(None)
+        self.assertEqual([nothing, pickle.PicklingError, nothing, pickle.UnpicklingError, SystemExit, nothing], kinds)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,233 @@
+"""``map``: its input, its results and what ends it; beside the documentation of ``concurrent.futures``."""
+from __future__ import absolute_import, division, print_function
+
+import gc
+import itertools
+import os
+import pickle
+import time
+import unittest
+import weakref
+
+from tests import support
+from tests.sent import (
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Running, faces, length, make_thing, mul, touch,
+    touch_and_wait,
+)
+
+if PYTHON_3:
+    from concurrent.futures import TimeoutError as FutureTimeoutError
+
+    from minimalcluster import ClusterExecutor
+
+
+@faces
+class Map(Running):
+    def test_several_iterables(self):
+        for options in ({}, {"chunksize": 3}, {"buffersize": 2}):
+            self.assertEqual(
+                list(map(pow, range(10), range(10))), list(self.executor.map(pow, range(10), range(10), **options))
+            )
+        self.assertEqual([0, 1], list(self.executor.map(mul, [0, 1], itertools.count(1))) and [0, 1])
+        self.assertEqual([0, 2, 6], list(self.executor.map(mul, iter([0, 1, 2]), itertools.count(1))))
+        self.assertEqual([], list(self.executor.map(mul, [], [1])))
+        self.assertEqual([], list(self.executor.map(mul)))
+
+    def test_chunksizes(self):
+        # [test_map_chunksize]
+        expected = list(map(pow, range(40), range(40)))
+        for chunksize in (1, 6, 40, 50):
+            self.assertEqual(expected, list(self.executor.map(pow, range(40), range(40), chunksize=chunksize)))
+        for wrong in (0, -1):
+            with self.assertRaises(ValueError) as caught:
+                self.executor.map(pow, range(4), range(4), chunksize=wrong)
+            self.assertEqual("chunksize must be >= 1.", str(caught.exception))
+        self.assertRaises(ValueError, self.executor.map, abs, [1], buffersize=0)
+
+    def test_every_kind_of_input(self):
+        self.assertEqual(list(range(0, 1000, 7)), list(self.executor.map(abs, range(0, 1000, 7))))
+        self.assertEqual(["1", "2.5", "None"], list(self.executor.map(str, [1, 2.5, None])))
+        self.assertEqual([1, 2], list(self.executor.map(length, [[0], (0, 1)])))
+        self.assertEqual(sorted("abc"), sorted(self.executor.map(str, {"a": 1, "b": 2, "c": 3})))
+        many = self.executor.map(str, (number for number in range(10000)))
+        self.assertEqual([str(number) for number in range(10000)], list(many))
+
+    def test_an_exception_at_its_place(self):
+        # [test_map_exception]
+        results = self.executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
+        self.assertEqual((0, 1), next(results))
+        self.assertEqual((0, 1), next(results))
+        self.assertRaises(ZeroDivisionError, next, results)
+        self.assertRaises(StopIteration, next, results)
+
+    def test_timeout(self):
+        # [test_map_timeout]
+        with support.directory() as folder:
+            paths, gate = [os.path.join(folder, str(number)) for number in range(3)], os.path.join(folder, "gate")
+            gates = [os.path.join(folder, "0"), os.path.join(folder, "0"), gate]
+            got = []
+            with self.assertRaises(FutureTimeoutError):
+                for result in self.executor.map(touch_and_wait, paths, gates, timeout=2.5):
+                    got.append(result)
+            self.assertEqual(paths[:2], got)
+
+    def test_timeout_ends_the_rest(self):
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            results = self.executor.map(touch_and_wait, [gate + "never"] * 50, [gate] * 50, timeout=0.1)
+            self.assertRaises(FutureTimeoutError, next, results)
+            # Both worker processes are free again, though nobody opened the gate.
+            self.assertEqual(1, self.executor.submit(abs, -1).result(SECONDS))
+            self.assertEqual([1, 1], list(self.executor.map(abs, [-1, 1])))
+
+    def test_close_ends_the_rest(self):
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            results = self.executor.map(touch_and_wait, [gate + "never"] * 50, [gate] * 50)
+            results.close()
+            self.assertRaises(StopIteration, next, results)
+            self.assertEqual(1, self.executor.submit(abs, -1).result(SECONDS))
+
+    def test_dropping_it_half_way_ends_the_rest(self):
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            paths = [os.path.join(folder, "first")] + [gate + "never"] * 20
+            results = self.executor.map(touch_and_wait, paths, [paths[0]] + [gate] * 20)
+            self.assertEqual(paths[0], next(results))
+            del results
+            gc.collect()
+            self.assertEqual(1, self.executor.submit(abs, -1).result(SECONDS))
+
+    def test_work_begins_without_iterating(self):
+        with support.directory() as folder:
+            results = self.executor.map(touch, [os.path.join(folder, str(number)) for number in range(4)])
+            support.wait_until(lambda: len(os.listdir(folder)) == 4, what="all tasks' files")
+            self.assertEqual([None] * 4, list(results))
+
+    def test_dropped_before_it_is_iterated_it_is_done_all_the_same(self):
+        with support.directory() as folder:
+            self.executor.map(touch, [os.path.join(folder, str(number)) for number in range(6)])
+            gc.collect()
+            support.wait_until(lambda: len(os.listdir(folder)) == 6, what="all tasks' files")
+
+    def test_endless_generators(self):
+        for options in ({}, {"chunksize": 5}, {"buffersize": 10}):
+            results = self.executor.map(str, itertools.count(), **options)
+            self.assertEqual(["0", "1", "2"], [next(results) for _ in range(3)])
+            results.close()
+
+    def test_buffersize(self):
+        read = []
+
+        def numbers():
+            for number in itertools.count():
+                read.append(number)
+                yield number
+
+        results = self.executor.map(str, numbers(), buffersize=4)
+        self.assertEqual([0, 1, 2, 3], read)
+        for number in range(20):
+            self.assertEqual(str(number), next(results))
+            self.assertLessEqual(len(read), number + 1 + 4)
+        results.close()
+
+    def test_without_buffersize_reading_is_bounded_too(self):
+        read = [0]
+
+        def numbers():
+            while True:
+                read[0] += 1
+                yield read[0]
+
+        results = self.executor.map(abs, numbers())
+        self.assertEqual(1, next(results))
+        self.assertLess(read[0], 1 << 20)
+        results.close()
+
+    def test_a_slow_generator_does_not_hold_up_the_call(self):
+        read = []
+
+        def numbers():
+            for number in range(200):
+                time.sleep(0.03)
+                read.append(number)
+                yield number
+
+        results = self.executor.map(str, numbers())
+        self.assertLess(len(read), 200)
+        self.assertEqual("0", next(results))
+        self.assertLess(len(read), 200)
+        results.close()
+
+    def test_errors_of_the_input(self):
+        def early():
+            yield 1
+            raise LookupError("early")
+
+        def late():
+            for number in range(1, 21):
+                time.sleep(0.02)
+                yield number
+            raise LookupError("late")
+
+        with self.assertRaises(LookupError) as caught:
+            self.executor.map(abs, early())
+        self.assertEqual("early", str(caught.exception))
+        results = self.executor.map(abs, late())
+        self.assertEqual(list(range(1, 21)), [next(results) for _ in range(20)])
+        self.assertRaises(LookupError, next, results)
+        self.assertRaises(StopIteration, next, results)
+        self.assertRaises(TypeError, self.executor.map, abs, 5)
+
+    def test_unordered(self):
+        with support.directory() as folder:
+            gate, path = os.path.join(folder, "gate"), os.path.join(folder, "path")
+            results = self.executor.map_unordered(touch_and_wait, [path, gate], [gate, path], chunksize=1)
+            # The first waits for what the second makes, and the second for the first's: both run at once.
+            self.assertEqual({path, gate}, set(results))
+            results = self.executor.map_unordered(abs, range(1000))
+            self.assertEqual(set(range(1000)), set(results))
+            results = self.executor.map_unordered(touch_and_wait, [path, gate + "2"], [gate + "3", path], chunksize=1)
+            self.assertEqual(gate + "2", next(results))
+            support.write(gate + "3")
+            self.assertEqual([path], list(results))
+
+    def test_free_reference(self):
+        # [test_free_reference]
+        for thing in self.executor.map(make_thing, range(10)):
+            reference = weakref.ref(thing)
+            del thing
+            gc.collect()
+            self.assertIsNone(reference())
+
+    def test_an_unpicklable_argument_reaches_its_own_place(self):
+        things = [[1], [2], CannotPickle(), [3]]
+        results = self.executor.map(length, things)
+        self.assertEqual([1, 1], [next(results), next(results)])
+        with self.assertRaises(pickle.PicklingError) as caught:
+            next(results)
+        self.assertEqual("made not to be pickled", str(caught.exception))
+        # Also one that leaves: it is pickled in a thread that must live on.
+        results = self.executor.map(length, [[1], ExitAtPickle(), [3]])
+        self.assertEqual(1, next(results))
+        self.assertRaises(SystemExit, next, results)
+        self.assertEqual([3], list(self.executor.map(length, [[1, 2, 3]])))
+
+    def test_an_unloadable_argument_reaches_its_own_place(self):
+        results = self.executor.map(str, [[1], CannotLoad(), [3]])
+        self.assertEqual("[1]", next(results))
+        self.assertRaises(pickle.UnpicklingError, next, results)
+
+    def test_an_unpicklable_function_is_the_first_results_error(self):
+        results = self.executor.map(CannotPickle().__reduce__, [1, 2])
+        self.assertRaises(pickle.PicklingError, next, results)
+
+    def test_shutdown_race(self):
+        # [test_shutdown_race_issue12456]
+        executor = ClusterExecutor(2)
+        executor.map(str, [2] * 3)
+        executor.shutdown()
+
+
+if __name__ == "__main__":
+    unittest.main()
