@@ -25,6 +25,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Far beyond what anything here takes; only a hanging test ever waits so long.
 SECONDS = 30.0
 
+# A shell starts what goes into the background with Ctrl-C ignored; here tests send it to themselves and to their processes.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Without a handler 2.7 complains and 3.x prints every warning of the faults that are made here on purpose.
 logging.getLogger("minimalcluster").addHandler(logging.NullHandler())
 
