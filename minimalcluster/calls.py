@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections import namedtuple
 from concurrent.futures import CancelledError
@@ -12,6 +13,7 @@ from . import errors, functions, scheduler, shares
 from .cluster import Cluster
 from .compat import hexadecimal
 from .futures import BrokenClusterExecutor
+from .imports import REFRESH_SECONDS
 from .jobs import End, Failure, Job, Outcomes
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
@@ -112,6 +114,7 @@ class Core:
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
+        self._served, self._look_at = 0, 0.0
         self._token = hexadecimal(os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
         self.repeats = shares.Repeats(cluster.share)
@@ -164,11 +167,25 @@ class Core:
     def submit(self, waiting: Waiting, packed: functions.Packed, terms: Terms) -> None:
         with self._lock:
             self.check()
+            self._notice_edits()
             stream = self._streams.get((packed.needs, terms))
             if stream is None:
                 stream = self._streams[packed.needs, terms] = Stream(self, packed.needs, terms)
                 self.delivering.add(stream)
             stream.add(waiting, packed.data)
+
+    def _notice_edits(self) -> None:
+        """A definition tells nodes what was edited: later calls go into streams, and so definitions, of their own."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + REFRESH_SECONDS
+        served = self.cluster.served()
+        if served != self._served:
+            self._served = served
+            streams, self._streams = self._streams, {}
+            for stream in streams.values():
+                stream.close()
 
     def submit_map(self, job: Any) -> None:
         with self._lock:

@@ -194,6 +194,11 @@ class Cluster(object):
         self._library.share(name, value)
         return Shared(name, value, self._drop_shared)
 
+    def served(self):
+        # type: () -> int
+        """Another number whenever a module that a node got from here was edited since."""
+        return self._library.version()
+
     def _drop_shared(self, name):
         # type: (str) -> None
         self._library.drop(name)

@@ -17,7 +17,7 @@ import types
 from collections import namedtuple
 
 from . import environment, values
-from .compat import PICKLE_PROTOCOL, native, pickle, raise_from
+from .compat import PICKLE_PROTOCOL, as_text, native, pickle, raise_from
 from .errors import InitializerError, UsageError
 
 #: What a pickle needs of the process that loads it.
@@ -126,7 +126,7 @@ def requirements(needs):
         return {"minor": minor()}, []
     if needs == MAIN_SCRIPT:
         path, source = main_script()
-        return {"main": path}, [source]
+        return {"main": path, "argv": [as_text(each) for each in getattr(sys, "argv", [])]}, [source]
     return {}, []
 
 
@@ -165,6 +165,7 @@ def target(info, payload):
     if "minor" in info:
         values.by_value = _cloudpickle()
     if "main" in info:
+        sys.argv = [native(each) for each in info["argv"]]  # what its module level reads, as with multiprocessing
         _run_main(native(info["main"]), buffers.pop(0).tobytes())
     if "initializer" in info:
         _initialize(info["initializer"], buffers.pop(0))

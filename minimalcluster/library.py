@@ -50,17 +50,16 @@ class Library(object):
         self._questions.put(None)
         self._files.close()
 
-    # -- from the cluster's thread ----------------------------------------------------------------
-
     def version(self):
         # type: () -> int
         """Another number whenever a served file has changed."""
-        for path, modified in list(self._served.items()):
-            if _modified(path) != modified:
+        with self._lock:
+            if any(_modified(path) != modified for path, modified in list(self._served.items())):
                 self._served.clear()
                 self._version += 1
-                break
-        return self._version
+            return self._version
+
+    # -- from the cluster's thread ----------------------------------------------------------------
 
     def ask(self, send, request, info, local):
         # type: (object, int, dict, bool) -> None

@@ -2,8 +2,11 @@
 from __future__ import absolute_import, division, print_function
 
 import gc
+import importlib
 import os
 import pickle
+import random
+import sys
 import threading
 import unittest
 import weakref
@@ -164,6 +167,46 @@ class Pickling(Running):
         kinds = [type(future.exception(SECONDS)) for future in futures]
         nothing = type(None)
         self.assertEqual([nothing, pickle.PicklingError, nothing, pickle.UnpicklingError, SystemExit, nothing], kinds)
+
+
+_PROJECT = {
+    "__init__": "",
+    "numbers": "def five():\n    return 5\n",
+    "work": "import pkgutil\nfrom .numbers import five\n\ndef answer(x):\n"
+    "    return x + five() + int(pkgutil.get_data(__package__, 'data.txt'))\n",
+}
+
+
+@faces
+class ProjectModules(unittest.TestCase):
+    """A node that has none of the program's files."""
+
+    def setUp(self):
+        folder = support.directory()
+        self.folder = folder.__enter__()
+        self.addCleanup(folder.__exit__, None, None, None)
+        sys.path.insert(0, self.folder)
+        self.addCleanup(sys.path.remove, self.folder)
+        self.name = "project_%d" % random.getrandbits(60)
+        os.mkdir(os.path.join(self.folder, self.name))
+        for name, text in _PROJECT.items():
+            self.write(name + ".py", text)
+        self.write("data.txt", "100")
+
+    def write(self, name, text):
+        support.write(os.path.join(self.folder, self.name, name), text)
+
+    def test_they_are_served_and_read_anew_when_edited(self):
+        work = importlib.import_module(self.name + ".work")
+        with ClusterExecutor(0, join=False) as executor, support.start_node(executor.address[1], executor.authkey):
+            self.assertEqual(106, executor.submit(work.answer, 1).result(SECONDS))
+            self.assertEqual([105, 106], list(executor.map(work.answer, range(2))))
+            waiting = [executor.submit(work.answer, n) for n in range(100)]
+            self.write("numbers.py", "def five():\n    return 5 * 1000\n")
+            # As a notebook's next cell: the executor stays, and looks for what was edited once a second.
+            support.wait_until(lambda: executor.submit(work.answer, 1).result(SECONDS) == 5101, what="the new source")
+            self.assertLessEqual({future.result(SECONDS) - n for n, future in enumerate(waiting)}, {105, 5100})
+            self.assertEqual([5100, 5101], list(executor.map(work.answer, range(2))))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class WithoutCloudpickle(unittest.TestCase):
     """As on a machine that has only a Python; what is done to ``__main__`` is undone."""
 
     def setUp(self):
-        self._kept = functions._cloudpickle, values.by_value, sys.modules["__main__"]
+        self._kept = functions._cloudpickle, values.by_value, sys.modules["__main__"], sys.argv
         functions._cloudpickle = lambda: None
         values.by_value = None
         sys.modules.pop(functions.MAIN_NAME, None)
@@ -68,7 +68,7 @@ class WithoutCloudpickle(unittest.TestCase):
         del ran[:]
 
     def tearDown(self):
-        functions._cloudpickle, values.by_value, sys.modules["__main__"] = self._kept
+        functions._cloudpickle, values.by_value, sys.modules["__main__"], sys.argv = self._kept
         sys.modules.pop(functions.MAIN_NAME, None)
 
     def script(self, text, folder):
@@ -124,7 +124,7 @@ class Pack(WithoutCloudpickle):
             found = functions.pack(main.f)
             self.assertEqual(functions.MAIN_SCRIPT, found.needs)
             info, buffers = functions.requirements(found.needs)
-            self.assertEqual({"main": main.__file__}, info)
+            self.assertEqual({"main": main.__file__, "argv": sys.argv}, info)
             self.assertEqual([b"def f(x):\n    return x + 1\n"], buffers)
 
     def test_what_the_script_made_elsewhere_is_known_here(self):
@@ -245,7 +245,7 @@ class Target(WithoutCloudpickle):
         with support.directory() as folder:
             main = self.script("ready = []\ndef prepare(x): ready.append(x)\ndef f(x): return ready + [x]\n", folder)
             source = support.read(main.__file__).encode("ascii")
-            info = {"kind": "function", "star": False, "main": main.__file__, "initializer": "t"}
+            info = {"kind": "function", "star": False, "main": main.__file__, "argv": ["it"], "initializer": "t"}
             data = views(source, packed((main.prepare, (1,))), packed(main.f))
             sys.modules.pop(functions.MAIN_NAME)  # as in another process
             self.assertEqual([1, 2], functions.target(info, data)(2))
@@ -255,12 +255,14 @@ class Target(WithoutCloudpickle):
 
 class MainScript(WithoutCloudpickle):
     def run_script(self, text, kind="calls"):
-        return functions.target({"kind": kind, "main": "/somewhere/script.py"}, views(text.encode("ascii")))
+        info = {"kind": kind, "main": "/somewhere/script.py", "argv": ["script.py", "-v"]}
+        return functions.target(info, views(text.encode("ascii")))
 
     def test_its_guard_stays_closed(self):
-        self.run_script("here = __name__\nwhere = __file__\nif __name__ == '__main__':\n    raise ValueError\n")
+        self.run_script("import sys\nhere = __name__\nwhere = __file__\ntold = list(sys.argv)\nif __name__ == '__main__':\n    raise ValueError\n")
         main = sys.modules["__main__"]
         self.assertEqual((functions.MAIN_NAME, "/somewhere/script.py"), (main.here, main.where))
+        self.assertEqual(["script.py", "-v"], main.told)
 
     def test_it_runs_once(self):
         for _ in range(3):
@@ -290,10 +292,10 @@ class MainScript(WithoutCloudpickle):
     def test_a_nested_master_sends_it_on(self):
         with support.directory() as folder:
             path = support.write(os.path.join(folder, "script.py"), "def f(x):\n    return x\n")
-            functions.target({"kind": "calls", "main": path}, views(b"def f(x):\n    return x\n"))
+            functions.target({"kind": "calls", "main": path, "argv": [path]}, views(b"def f(x):\n    return x\n"))
             found = functions.pack(sys.modules["__main__"].f)
             self.assertEqual(functions.MAIN_SCRIPT, found.needs)
-            self.assertEqual({"main": path}, functions.requirements(found.needs)[0])
+            self.assertEqual(path, functions.requirements(found.needs)[0]["main"])
 
 
 if __name__ == "__main__":

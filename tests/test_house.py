@@ -42,7 +42,7 @@ ALLOWED = {
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",
-    "calls": "futures cluster scheduler functions jobs shares",
+    "calls": "futures cluster scheduler functions imports jobs shares",
     "maps": "futures calls functions values jobs",
     "executor": "futures calls maps master cluster protocol functions jobs",
     "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
