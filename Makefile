@@ -9,7 +9,7 @@ CORE := $(filter-out $(FACES),$(sort $(wildcard minimalcluster/*.py)))
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types compat sim bench size wheel clean
+.PHONY: help test lint types compat extras sim bench size wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ types: $(VENV)/ready ## mypy: the core's signature comments
 
 compat: $(VENV)/ready ## vermin: nothing in the core that 2.7 or 3.6 does not have
 	$(VENV)/bin/vermin --no-tips --violations -t=2.7- -t=3.6- $(CORE)
+
+extras: ## joblib, Dask, Ray, MPI and notebooks for real, on 3.11 and 3.13 (downloads them)
+	$(PYTHON) tools/run_extras.py
 
 sim: ## the simulated cluster over many seeds (SEEDS=1000)
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)

@@ -335,6 +335,11 @@ def alive(identities):
     return set(identities) & set(identity for _, identity, state in _all_processes().values() if state not in "ZX")
 
 
+def living():
+    """The ids of all living processes."""
+    return set(pid for pid, (_, _, state) in _all_processes().items() if state not in "ZX")
+
+
 def worker_processes(pid, count):
     """The (pid, start time) of a node's worker processes, once it has so many."""
     return wait_until(lambda: len(descendants(pid)) == count and descendants(pid), what="%d worker processes" % count)

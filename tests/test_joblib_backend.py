@@ -523,13 +523,14 @@ print(len(first) <= cpu_count())
 if hasattr(joblib, "parallel_config"):
     from time import sleep
     left = Parallel(n_jobs=2, backend="minimalcluster", return_as="generator")(delayed(sleep)(600) for x in range(9))
-print("end")
+print(*[os.getpid()] + sorted(first))
 """
         with support.directory() as folder:
             code, output = commands.run([support.write(os.path.join(folder, "script.py"), script)])
         self.assertEqual(code, 0, output)
-        self.assertTrue(output.startswith("14850\nFalse\nTrue\nend\n"), output)
-        support.wait_for_death(support.descendants())
+        self.assertTrue(output.startswith("14850\nFalse\nTrue\n"), output)
+        pids = set(map(int, output.splitlines()[3].split()))
+        support.wait_until(lambda: not pids & support.living(), what="the end of %s" % sorted(pids))
 
 
 @needs_numpy
