@@ -292,7 +292,8 @@ class Scheduler(object):
 
     def _job_resumed(self, event):
         # type: (JobResumed) -> None
-        """A former master's job: done are its delivered spans (first, end), attempts its (attempt, first, end).
+        """A former master's job: done are its delivered spans (first, end), attempts its (attempt, first, end),
+        the newest last: it has what an older one gave back.
 
         Whoever still runs one of those attempts has a while to come back with it; then it is queued.
         """
@@ -302,7 +303,7 @@ class Scheduler(object):
         job.cursor, job.queued = job.total, 0
         gaps = _gaps(event.done, job.total)
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
-        for attempt, first, end in sorted(event.attempts, key=lambda known: known[0], reverse=True):
+        for attempt, first, end in reversed(event.attempts):
             for lo, hi in gaps:
                 if lo < end and first < hi and attempt not in self._attempts:
                     piece = _Piece(job, max(lo, first), min(hi, end))

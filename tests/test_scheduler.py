@@ -398,6 +398,15 @@ class LossTest(SchedulerTest):
         adopted = s.Grant("b", JOB, 77, 15, 5, False)  # 78 is the newer one of tasks 10 to 14
         self.assertEqual([type(effect) for effect in self.master.done(adopted)], [s.Deliver])
 
+    def test_the_newer_of_two_former_attempts_is_the_later_one_not_the_higher_number(self):
+        """Each master's numbers begin at a random epoch."""
+        self.submit_resumed([(0, 10), (20, 100)], [(78, 10, 20), (77, 15, 20)])
+        self.master.join("a", held=[77])
+        self.master.join("b", held=[78])
+        self.assertEqual(only(s.Revoke, self.master.tick()), [])
+        self.assertEqual(len(only(s.Deliver, self.master.done(s.Grant("a", JOB, 77, 15, 5, False)))), 1)
+        self.assertEqual(len(only(s.Deliver, self.master.done(s.Grant("b", JOB, 78, 10, 5, False)))), 1)
+
     def test_a_former_masters_attempt_that_nobody_brings_is_queued(self):
         self.submit_resumed([(0, 98)], [(77, 98, 100)])
         self.master.join("a")
