@@ -14,6 +14,8 @@
 Rules:
 
 * An outcome is synced to disk before the node that brought it is told so (``Cluster._answer``).
+* A record is written at once, so that a killed master has lost none: of an attempt that it does not
+  know, the next one would kill the tasks and run them again. Only a power cut takes what is not synced.
 * Records are pickles, so each has a tag by a key of this user (0600, in ~/.minimalcluster), over its
   content and the tag before it. A changed, moved or foreign record is refused with the reason. The
   last record may be torn, by a crash: it is dropped.
@@ -66,7 +68,7 @@ class Journal(object):
         # type: (str, bool) -> None
         self.path = path
         self._lock = threading.Lock()  # appended to in the cluster's thread, closed in the user's
-        self._pending = []  # type: list[bytes]
+        self.dirty = False  # something is written and not synced
         self._stopped = self._reading = reading
         self._begun = False
         self._keys_of = {}  # type: dict[str, bytes] # arguments' digest -> their keys
@@ -106,6 +108,7 @@ class Journal(object):
         data = head + self._tag(b"head", head)[:_TAG]
         self._cut(0)
         _write(self._file, data)
+        os.fsync(self._file.fileno())
         _sync_folder(self.path)
         return data
 
@@ -223,30 +226,30 @@ class Journal(object):
                 return
             head_tag = self._tag(b"record", self._before, head)[:_HEAD_TAG]
             tag = self._tag(b"body", self._before, head, body)[:_TAG]
-            self._pending.append(head + head_tag + body + tag)
+            try:
+                _write(self._file, head + head_tag + body + tag)
+            except (OSError, IOError) as error:
+                self._stop(error)
+                return
+            self._good += len(head) + _HEAD_TAG + len(body) + _TAG
             self._before = tag
-
-    @property
-    def dirty(self):
-        # type: () -> bool
-        return bool(self._pending)
+            self.dirty = self.dirty or kind != GRANT  # that one costs no sync of its own
 
     def sync(self):
         # type: () -> None
         """Everything so far is on the disk when this returns, or the journal has stopped and said so."""
         with self._lock:
-            if self._stopped or not self._pending:
+            if self._stopped or not self.dirty:
                 return
-            data, self._pending = b"".join(self._pending), []
+            self.dirty = False
             try:
-                _write(self._file, data)
-                self._good += len(data)
+                os.fsync(self._file.fileno())
             except (OSError, IOError) as error:
                 self._stop(error)
 
     def _stop(self, error):
         # type: (BaseException) -> None
-        self._stopped = True
+        self._stopped, self.dirty = True, False
         log.error(
             "the journal %s has stopped: %s. The run goes on; what it does from here on is not in the journal",
             self.path, error,
@@ -269,7 +272,7 @@ class Journal(object):
             self._append(END, [])
         self.sync()
         with self._lock:
-            self._stopped, self._pending = True, []
+            self._stopped, self.dirty = True, False
             self._file.close()
 
 
@@ -393,11 +396,10 @@ def _lock(file, wait=False):
 
 def _write(file, data):
     # type: (io.FileIO, bytes) -> None
-    """All of it, to the disk."""
+    """All of it: a file without a buffer may take a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
-    os.fsync(file.fileno())
 
 
 def _sync_folder(path):
@@ -440,6 +442,7 @@ def _user_key():
         if not key:
             key = os.urandom(32)
             _write(file, key)
+            os.fsync(file.fileno())
             _sync_folder(path)
     if len(key) != 32:
         raise errors.JournalError("%s is damaged; remove it, and the journals that it belongs to" % path)

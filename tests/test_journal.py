@@ -1,14 +1,18 @@
 """The journal: what it keeps, what it refuses, and a master that is killed at any moment (rows 21, 33, 34)."""
 from __future__ import absolute_import, division, print_function
 
+import contextlib
 import os
 import random
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 import unittest
 
-from minimalcluster import JournalError, MasterNode, TaskError, journal, protocol, values
+from minimalcluster import JournalError, MasterNode, TaskError, WorkerDied, journal, protocol, values
 from tests import support
 
 TARGET, ARGUMENTS = "t" * 64, "a" * 64
@@ -56,6 +60,12 @@ class JournalTest(unittest.TestCase):
             return journal.results_of(known), sorted(known.failed), known.grants
         finally:
             kept.close()
+
+    def refused(self, *texts):
+        with self.assertRaises(JournalError) as caught:
+            journal.Journal(self.path)
+        for text in (self.path,) + texts:
+            self.assertIn(text, str(caught.exception))
 
     def put(self, data):
         with open(self.path, "wb") as file:
@@ -121,28 +131,70 @@ class FileTest(JournalTest):
 
     def test_row_34_every_byte_flipped(self):
         data = self.written()
-        last = len(data) - 60  # within the last record a flip looks like a torn write
+        kept = journal.Journal(self.path)
+        last = kept._records[-1].at + 13  # behind its head: such a flip looks like a torn write
+        kept.close()
         for at in range(len(data)):
             self.put(data[:at] + bytes(bytearray([bytearray(data)[at] ^ 0x20])) + data[at + 1 :])
-            try:
-                with support.Log():
-                    results, failed, _ = self.read()
-            except JournalError:
+            if at < last:
+                self.refused()
                 continue
-            self.assertGreater(at, last - 120, "byte %d was changed and nobody noticed" % at)
-            for index, result in results.items():
-                self.assertEqual(result, self.RESULTS[index])
+            with support.Log() as log:
+                self.assertEqual(self.read(), (self.RESULTS, [], [(77, 0, 5)]))
+                self.assertTrue(log.having("torn"))
+
+    def test_row_34_nothing_of_a_changed_record_is_unpickled(self):
+        seen = os.path.join(self.folder, "seen")
+        kept = journal.Journal(self.path)
+        kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
+        kept.done(0, 1, [b"E", values.dumps(Canary(seen))])
+        kept.done(1, 1, values.encode_results([1])[0])
+        kept.close()
+        with open(self.path, "rb") as file:
+            data = file.read()
+        self.put(data.replace(b"seen", b"sEEn"))
+        self.refused("was changed")
+        self.assertEqual([name for name in os.listdir(self.folder) if name.lower() == "seen"], [])
+        self.put(data)
+        self.read()
+        self.assertTrue(os.path.exists(seen))  # else this test could not fail
+
+    def test_row_34_a_file_that_grew_without_its_data(self):
+        self.put(self.written() + b"\0" * 5000)
+        with support.Log():
+            self.assertEqual(self.read(), (self.RESULTS, [7], [(77, 0, 5)]))
+
+    def test_row_34_a_tail_of_an_older_copy(self):
+        """What was once valid at this very place is not, after another past."""
+        short = self.written()
+        endings = []
+        for result in (["no"], ["ok"]):
+            self.put(short)
+            kept = journal.Journal(self.path)
+            kept.done(8, 1, values.encode_results(result)[0])
+            kept.done(9, 1, values.encode_results(result)[0])
+            kept.close()
+            with open(self.path, "rb") as file:
+                endings.append(file.read()[len(short) :])
+        size = len(endings[0]) // 2
+        self.put(short + endings[0][:size] + endings[1][size:])
+        self.refused("was changed")
+
+    def test_row_34_another_version(self):
+        data = self.written()
+        self.put(b"minijrn0" + data[8:])
+        self.refused("no journal of this version")
 
     def test_row_34_foreign_files_and_keys(self):
-        self.put(b"#!/usr/bin/env python\nprint('no journal')\n" * 5)
-        with self.assertRaises(JournalError):
-            journal.Journal(self.path)
+        for text in (b"#", b"#!/usr/bin/env python\nprint('no journal')\n" * 5):
+            self.put(text)
+            self.refused("no journal")
+            with open(self.path, "rb") as file:
+                self.assertEqual(file.read(), text)
         os.remove(self.path)
         self.written()
         shutil.rmtree(os.path.join(os.environ["HOME"], ".minimalcluster"))
-        with self.assertRaises(JournalError) as caught:
-            journal.Journal(self.path)
-        self.assertIn(self.path, str(caught.exception))
+        self.refused("another user")
 
     def test_row_34_records_moved_from_their_place(self):
         data = self.written()
@@ -153,21 +205,49 @@ class FileTest(JournalTest):
         swapped = data[:first] + data[second : second + other] + data[first : first + size] + data[second + other :]
         self.assertEqual(len(swapped), len(data))
         self.put(swapped)
-        with self.assertRaises(JournalError):
-            journal.Journal(self.path)
+        self.refused("was changed")
 
     @unittest.skipIf(os.name == "nt", "needs POSIX links")
     def test_a_link_is_refused(self):
         os.symlink(os.path.join(self.folder, "elsewhere"), self.path)
-        with self.assertRaises(JournalError):
+        self.refused("symbolic link")
+        os.remove(self.path)
+        key = self.key_file()
+        os.rename(key, key + ".real")
+        os.symlink(key + ".real", key)
+        with self.assertRaises(JournalError) as caught:
             journal.Journal(self.path)
+        self.assertIn(key, str(caught.exception))
+
+    def key_file(self):
+        journal.Journal(self.path).close()
+        return os.path.join(os.environ["HOME"], ".minimalcluster", "journal.key")
+
+    def test_a_damaged_key_file(self):
+        key = self.key_file()
+        os.remove(self.path)
+        support.write(key)  # a crash before it was written
+        journal.Journal(self.path).close()
+        self.assertEqual(os.path.getsize(key), 32)
+        support.write(key, "short")
+        with self.assertRaises(JournalError) as caught:
+            journal.Journal(self.path)
+        self.assertIn("damaged", str(caught.exception))
+
+    def test_the_first_runs_of_all_make_one_key(self):
+        paths = [os.path.join(self.folder, "%d.journal" % number) for number in range(4)]
+        code = "import json, sys\nfrom minimalcluster import journal\njournal.Journal(json.loads(sys.stdin.readline()))"
+        processes = [support.Process(code, path) for path in paths]
+        for process in processes:
+            self.assertEqual(process.wait(), 0, process.output())
+        for path in paths:
+            journal.Journal(path).close()
 
     def test_two_runs_cannot_share_it(self):
         kept = journal.Journal(self.path)
-        with self.assertRaises(JournalError) as caught:
-            journal.Journal(self.path)
-        self.assertIn("in use", str(caught.exception))
+        self.refused("in use")
         kept.close()
+        journal.Journal(self.path).close()
 
     def test_row_21_a_full_disk_is_loud_and_tears_nothing(self):
         self.written()
@@ -180,8 +260,79 @@ class FileTest(JournalTest):
             kept.done(11, 1, values.encode_results([1])[0])
             kept.sync()
             self.assertEqual(len(log.having("has stopped")), 1)
+            self.assertFalse(kept.dirty)
         kept.close()
-        self.assertEqual(self.read()[0], self.RESULTS)
+        with support.Log() as log:
+            self.assertEqual(self.read()[0], self.RESULTS)
+            self.assertEqual(log.messages, [])
+
+    def test_row_21_a_disk_that_is_really_full(self):
+        with small_disk(self.folder) as path:
+            self.path = os.path.join(path, "run.journal")
+            self.written()
+            kept = journal.Journal(self.path)
+            kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
+            with support.Log() as log:
+                kept.done(10, 1, values.encode_results(["x" * (1 << 20)])[0])
+                kept.sync()
+                self.assertEqual(len(log.having("has stopped")), 1)
+            kept.close()
+            with support.Log() as log:
+                self.assertEqual(self.read()[0], self.RESULTS)
+                self.assertEqual(log.messages, [])
+
+    def test_an_ended_run_has_nothing_to_wait_for(self):
+        self.written()  # killed: its attempt may still run
+        kept = journal.Journal(self.path)
+        kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
+        kept.grant(78, 5, 5)
+        kept.close()
+        self.assertEqual(self.read()[2], [])
+
+    def test_arguments_that_repeat(self):
+        kept = journal.Journal(self.path)
+        kept.begin(TARGET, ARGUMENTS, 2, "f", lambda: journal.argument_keys(["a", "b"]))
+        kept.done(0, 2, values.encode_results([1, 2])[0])
+        kept.close()
+        again = journal.Journal(self.path)
+        known = again.known(TARGET, "other", 3, lambda: journal.argument_keys(["b", "a", "b"]))
+        again.close()
+        self.assertEqual(journal.results_of(known), {0: 2, 1: 1, 2: 2})
+
+    def test_reading_changes_nothing(self):
+        data = self.written() + b"torn"
+        self.put(data)
+        journal.Journal(self.path, reading=True).close()
+        with open(self.path, "rb") as file:
+            self.assertEqual(file.read(), data)
+
+
+class Canary(object):
+    """Unpickling it leaves a trace."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return support.write, (self.path,)
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    path = os.path.join(folder, "disk")
+    os.mkdir(path)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path]
+    try:
+        mounted = subprocess.Popen(mount, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = mounted.communicate()
+    except OSError as error:
+        raise unittest.SkipTest("no mount: %s" % error)
+    if mounted.returncode:
+        raise unittest.SkipTest("a small disk cannot be mounted here: %r" % output)
+    try:
+        yield path
+    finally:
+        subprocess.check_call(["umount", path])
 
 
 class _Full(object):
@@ -248,6 +399,107 @@ def f(x):
         self.assertEqual(self.executed(), list(range(7)))
 
 
+    def test_the_modules_edit_runs_a_named_function_again(self):
+        module = os.path.join(self.folder, "worked_on.py")
+        sys.path.insert(0, self.folder)
+        self.addCleanup(sys.path.remove, self.folder)
+        self.addCleanup(sys.modules.pop, "worked_on", None)
+        for factor in (2, 3, 3):
+            support.write(module, "def f(x):\n    return x * %d\n" % factor)
+            sys.modules.pop("worked_on", None)
+            for name in os.listdir(self.folder):  # of the same second and size, perhaps
+                if name == "__pycache__":
+                    shutil.rmtree(os.path.join(self.folder, name))
+                elif name == "worked_on.pyc":
+                    os.remove(os.path.join(self.folder, name))
+            function = __import__("worked_on").f
+            with MasterNode(PORT=0) as master:
+                master.start_master_server()
+                self.assertEqual(master.map(function, [1, 2], journal=self.path), [factor, 2 * factor])
+        kept = journal.Journal(self.path)
+        self.assertEqual([len(run["known"].done) > 0 for run in kept.runs()], [True, True, False])
+        kept.close()
+
+    def test_poison_is_remembered(self):
+        source = self.source().replace('raise ValueError("five")', "os.kill(os.getpid(), 9)")
+        for _ in range(2):
+            with self.assertRaises(TaskError) as caught:
+                self.execute(source, [4, 5], attempts_max=2)
+            self.assertEqual(caught.exception.results, {4: 8})
+            error = caught.exception.errors[5]
+            self.assertIsInstance(error, WorkerDied)
+            self.assertIn("2 times", str(error))
+            self.assertEqual(len(error.nodes), 2)
+        self.assertEqual(self.executed(), [4, 5, 5])
+
+    def test_a_remembered_failure_stops_too(self):
+        for _ in range(2):
+            with self.assertRaises(TaskError) as caught:
+                self.execute(self.source(), [5, 1, 2, 3, 4], on_error="stop", chunksize=1)
+            self.assertEqual(list(caught.exception.errors), [5])
+        self.assertEqual(self.executed().count(5), 1)
+
+    def test_progress_begins_at_what_is_known(self):
+        self.execute(self.source(), range(4))
+        shown = []
+        self.execute(self.source(), [0, 1, 2, 3], progress=lambda done, total: shown.append((done, total)))
+        self.assertEqual(set(shown), set([(4, 4)]))
+
+    def test_a_result_that_cannot_be_loaded_is_an_error(self):
+        kept = journal.Journal(self.path)
+        self.execute_known(kept, [b"E", values.dumps(Unloadable())])
+        with self.assertRaises(TaskError) as caught:
+            self.execute(self.source(), [1])
+        self.assertIn("cannot be unpickled", str(caught.exception.errors[1]))
+
+    def execute_known(self, kept, buffers):
+        """As if an earlier run of the same had brought these buffers for its only task."""
+        kept.close()
+        self.execute(self.source(), [1])
+        runs = journal.Journal(self.path)
+        about = runs.runs()[0]
+        runs.close()
+        os.remove(self.path)
+        kept = journal.Journal(self.path)
+        kept.begin(about["target"], about["arguments"], 1, "f", lambda: journal.argument_keys([1]))
+        kept.done(0, 1, buffers)
+        kept.close()
+
+    def test_row_21_the_run_goes_on_without_its_journal(self):
+        real = journal._write
+
+        def failing(file, data):
+            if file.tell() > 300:  # behind the header and the run's first records
+                raise IOError(28, "No space left on device")
+            real(file, data)
+
+        journal._write = failing
+        try:
+            with support.Log() as log:
+                self.assertEqual(self.execute(self.source(), range(5)), dict((x, 2 * x) for x in range(5)))
+                self.assertEqual(len(log.having("has stopped")), 1)
+        finally:
+            journal._write = real
+        self.assertEqual(self.execute(self.source(), range(5)), dict((x, 2 * x) for x in range(5)))
+
+    def test_after_a_refusal_nothing_is_left_locked(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            support.prepare(master, self.source(), "f", range(3))
+            journal.Journal(self.path).close()
+            real, journal.results_of = journal.results_of, None
+            try:
+                self.assertRaises(TypeError, master.execute, journal=self.path)
+            finally:
+                journal.results_of = real
+            self.assertEqual(master.execute(journal=self.path), {0: 0, 1: 2, 2: 4})
+
+
+class Unloadable(object):
+    def __reduce__(self):
+        return int, ("made to fail",)
+
+
 class KilledMasterTest(JournalTest):
     """Row 33, with a node that survives its master."""
 
@@ -273,7 +525,7 @@ def f(x):
         file.write("%%d\\n" %% x)
     return x * 2
 """
-    COUNT, KILLS = 150, 6
+    COUNT, KILLS = 400, 25
 
     def test_row_33_killed_at_random_moments(self):
         log = os.path.join(self.folder, "log")
@@ -294,8 +546,11 @@ def f(x):
             for _ in range(self.KILLS):
                 seen = executions()
                 with support.Process(code) as script:
-                    more = choose.randrange(1, self.COUNT // self.KILLS // 2)
-                    support.wait_until(lambda: executions() >= seen + more, what="some more tasks")
+                    more = int(choose.random() * self.COUNT / self.KILLS)
+                    support.wait_until(
+                        lambda: executions() >= seen + more or not script.running(), what="some more tasks"
+                    )
+                    time.sleep(choose.random() * 0.05)  # at any moment
                     script.kill()
             with support.Process(code) as script:
                 self.assertEqual(script.wait(), 0, script.output())
@@ -303,8 +558,8 @@ def f(x):
         with open(log) as file:
             ran = [int(line) for line in file]
         self.assertEqual(set(ran), set(range(self.COUNT)))
-        # Each kill may lose what two worker processes had not got on the disk yet, and no more.
-        self.assertLessEqual(len(ran), self.COUNT + self.KILLS * 30)
+        # Nothing runs twice but what a node held when it came back before execute() was called: see Cluster._joined.
+        self.assertLessEqual(len(ran), self.COUNT + self.KILLS * 8)
 
 
 if __name__ == "__main__":
