@@ -264,6 +264,11 @@ class EngineCluster(Cluster):
                     "%s=%s is not possible on %s: its worker processes are not ours to end; leave it out, "
                     "or use nodes of this package" % (name, info[wish], self._engine.name)
                 )
+        if job.options.idempotent:  # type: ignore[attr-defined]
+            raise errors.UsageError(
+                "idempotent=True is not possible on %s: where a task runs is its choice, so a second copy may wait "
+                "behind the first; leave it out, or use nodes of this package" % self._engine.name
+            )
         return super().submit(job)
 
     def join_local(self, slots: Optional[int] = None) -> None:

@@ -112,19 +112,27 @@ class ClusterExecutor(Executor):
         self._finalizer.atexit = False
 
     def options(
-        self, *, timeout: Optional[float] = None, retries: Optional[int] = None, attempts_max: Optional[int] = None
+        self,
+        *,
+        timeout: Optional[float] = None,
+        retries: Optional[int] = None,
+        attempts_max: Optional[int] = None,
+        idempotent: Optional[bool] = None,
     ) -> "ClusterExecutor":
         """The same executor with other terms for the calls made through this view.
 
         timeout: seconds a call may take in its worker process; then it is ended with that process
         and fails with TimeoutError. retries: how often a call that raises is tried again (0).
         attempts_max: how many worker processes a call may kill before it is reported (3).
+        idempotent: when nothing else is left to do, a call that takes too long may run on a second node too (False).
         """
         _check_whole("retries", retries, 0)
         _check_whole("attempts_max", attempts_max, 1)
         if timeout is not None and not timeout > 0:
             raise ValueError("timeout must be a number of seconds greater than 0, not %r" % (timeout,))
-        changes = {"retries": retries, "attempts_max": attempts_max}
+        if idempotent is not None and not isinstance(idempotent, bool):
+            raise ValueError("idempotent must be True or False, not %r" % (idempotent,))
+        changes = {"retries": retries, "attempts_max": attempts_max, "idempotent": idempotent}
         options = self._terms.options._replace(**{name: value for name, value in changes.items() if value is not None})
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)

@@ -27,20 +27,24 @@ Outcomes = namedtuple("Outcomes", "first values")
 End = namedtuple("End", "error")
 
 
-class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout deadline journal")):
+class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout deadline journal idempotent")):
     """How a job is run. on_error: "finish" runs everything, then raises; "stop" hands out nothing
     more after the first failure; "return" gives exceptions as results. chunksize: tasks shipped
     together, None lets the cluster measure. retries: how often a task that raises is tried again
     (0). attempts_max: how many worker processes a task may take with it (3). timeout: seconds for
     each task (none); then its process is ended. deadline: seconds for the whole job (none).
-    journal: path of a file that keeps every outcome (none).
+    journal: path of a file that keeps every outcome (none). idempotent: at the job's end a task that
+    takes too long may run on a second node too (False). After a loss a task runs again either way.
     """
 
     __slots__ = ()
 
     @classmethod
-    def of(cls, on_error=FINISH, chunksize=None, retries=0, attempts_max=3, timeout=None, deadline=None, journal=None):
-        # type: (str, int | None, int, int, float | None, float | None, str | None) -> Terms
+    def of(
+        cls, on_error=FINISH, chunksize=None, retries=0, attempts_max=3, timeout=None, deadline=None, journal=None,
+        idempotent=False,
+    ):  # fmt: skip
+        # type: (str, int | None, int, int, float | None, float | None, str | None, bool) -> Terms
         """Raises ValueError that names the option and what it may be."""
         if on_error not in (FINISH, STOP, RETURN):
             raise ValueError("on_error must be 'finish', 'stop' or 'return', not %r" % (on_error,))
@@ -51,7 +55,9 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
         for name, seconds in (("timeout", timeout), ("deadline", deadline)):
             if seconds is not None and not (isinstance(seconds, integer_types + (float,)) and seconds > 0):
                 raise ValueError("%s must be a number of seconds greater than 0, not %r" % (name, seconds))
-        return cls(on_error, chunksize, retries, attempts_max, timeout, deadline, journal)
+        if not isinstance(idempotent, bool):
+            raise ValueError("idempotent must be True or False, not %r" % (idempotent,))
+        return cls(on_error, chunksize, retries, attempts_max, timeout, deadline, journal, idempotent)
 
 
 def checked_chunksize(chunksize):
@@ -188,6 +194,7 @@ class ListedJob(Job):
             # A limit in time is for one task: its chunk is ended with it.
             chunksize=terms.chunksize if terms.timeout is None else 1,
             retries=terms.retries, attempts_max=terms.attempts_max, stop_on_error=terms.on_error == STOP,
+            idempotent=terms.idempotent,
         )  # fmt: skip
         self._outcomes = [_MISSING] * self.total  # type: list
         self._failed = {}  # type: dict # index -> node

@@ -182,7 +182,7 @@ class MasterNode(object):
         out nothing more after the first failure; "return" puts the exceptions into the dict.
         progress: None shows a line on a terminal when it takes long, True and False force it, a
         function is called with (done, total) now and then. options: retries=, attempts_max=,
-        timeout=, deadline=, journal=, as in ``jobs.Terms``.
+        timeout=, deadline=, journal=, idempotent=, as in ``jobs.Terms``.
 
         Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C
         Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.

@@ -20,6 +20,8 @@ Rules:
   results count. Whoever is first wins; the others are revoked.
 * A task that raises has an outcome. Only a task that was running when its worker process died is
   suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison.
+* At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
+  dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
 """
 from __future__ import absolute_import, division, print_function
@@ -41,6 +43,14 @@ OPEN_JOB_SHARES = 16.0
 PREFETCH_TASK_SECONDS = 0.1
 #: A lease younger than this is not worth taking back.
 TAKE_BACK_SECONDS = 0.05
+#: A second copy is for a task that has run, or will run, so many times longer than the copy would.
+COPY_FACTOR = 1.5
+#: What a copy may save must be worth the end and the start of a worker process, about 0.1 s each.
+COPY_SECONDS_MIN = 0.2
+#: One task in so many may get a second copy, and one in any case (FAULTS.md 17: 10 % more work).
+COPY_SHARE = 10
+#: A node that was asked for what it has not started has answered by then, or is stuck.
+ANSWER_SECONDS = 0.2
 #: Heartbeats come every 2 s; five in a row must be missed (FAULTS.md 16).
 NODE_LOST_SECONDS = 10.0
 #: How long a node may reconnect after its connection broke before its tasks run elsewhere (FAULTS.md 14, 25).
@@ -86,8 +96,9 @@ Disconnect = namedtuple("Disconnect", "node session reason")
 Explain = namedtuple("Explain", "text")
 
 #: chunksize: None sizes chunks by time. retries: for tasks that raise. attempts_max: deaths of a worker process.
-Options = namedtuple("Options", "chunksize retries attempts_max stop_on_error")
-DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=False)
+#: idempotent: a task may run twice at a time.
+Options = namedtuple("Options", "chunksize retries attempts_max stop_on_error idempotent")
+DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=False, idempotent=False)
 
 Death = namedtuple("Death", "node info")
 
@@ -95,7 +106,7 @@ Death = namedtuple("Death", "node info")
 class _Piece(object):
     """Consecutive tasks [lo, hi) of a job that share a fate."""
 
-    __slots__ = ("attempts", "deaths", "hi", "job", "leases", "lo", "queued")
+    __slots__ = ("attempts", "copied", "deaths", "hi", "job", "leases", "lo", "queued")
 
     def __init__(self, job, lo, hi, deaths=None):
         # type: (_Job, int, int, list | None) -> None
@@ -104,6 +115,7 @@ class _Piece(object):
         # task that is caught takes it all, and the others are cleared.
         self.deaths = [] if deaths is None else deaths  # type: list
         self.queued = False
+        self.copied = False  # had its second copy; there is no third
         self.leases = {}  # type: dict # attempt -> _Lease, live
         # Every attempt that may still deliver, and whether it is careful: a result is sent after each task,
         # so that a death blames the one that was running.
@@ -111,12 +123,14 @@ class _Piece(object):
 
 
 class _Lease(object):
-    __slots__ = ("attempt", "granted_at", "node", "piece", "revoked")
+    __slots__ = ("attempt", "granted_at", "moved_at", "node", "piece", "revoked", "settled_at")
 
     def __init__(self, attempt, piece, node, now):
         # type: (int, _Piece, _Node, float) -> None
         self.attempt, self.piece, self.node, self.granted_at = attempt, piece, node, now
+        self.moved_at = now  # its last result came
         self.revoked = False
+        self.settled_at = None  # type: float | None # from when on it gives nothing back any more
 
 
 class _Speed(object):
@@ -169,7 +183,7 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "awaited", "closed", "cursor", "delivered", "explain_at", "failures", "fit", "hopeless", "id",
+        "awaited", "closed", "copied", "cursor", "delivered", "explain_at", "failures", "fit", "hopeless", "id",
         "leased", "nodes", "options", "pieces", "queued", "stopped", "total", "unfit",
     )  # fmt: skip
 
@@ -183,6 +197,7 @@ class _Job(object):
         self.pieces = deque()  # type: deque # queued pieces, before the cursor's turn
         self.queued = self.total  # tasks waiting for a grant
         self.leased = 0  # live leases
+        self.copied = 0  # tasks that were given a second copy
         self.delivered = 0
         self.failures = {}  # type: dict # index -> times it raised, while retries are left
         self.nodes = set()  # type: set # ids of nodes that know this job
@@ -212,6 +227,11 @@ def _gaps(spans, total, within=None):
     return gaps
 
 
+def _copies_max(job):
+    # type: (_Job) -> int
+    return max(1, job.total // COPY_SHARE)
+
+
 class Scheduler(object):
     """See the module's text. ``epoch`` must grow from one start of the master to the next."""
 
@@ -223,7 +243,7 @@ class Scheduler(object):
         self._attempts = {}  # type: dict # attempt -> _Piece, until the piece is done
         self._history = deque(maxlen=STORY_LENGTH)  # type: deque
         self._slots = 0
-        self._take_back_at = None  # type: float | None
+        self._take_back_at = self._copy_at = None  # type: float | None
         self.duplicates = 0
         self.requeued = 0
         self._effects = []  # type: list
@@ -274,8 +294,7 @@ class Scheduler(object):
         moments = [job.explain_at for job in self._jobs.values() if job.explain_at is not None]
         for job in self._jobs.values():
             moments.extend(job.awaited.values())
-        if self._take_back_at is not None:
-            moments.append(self._take_back_at)
+        moments.extend(moment for moment in (self._take_back_at, self._copy_at) if moment is not None)
         for node in self._nodes.values():
             moments.append(node.gone_at if node.gone_at is not None else node.heard_at + NODE_LOST_SECONDS)
         return min(moments) if moments else None
@@ -311,6 +330,11 @@ class Scheduler(object):
                     self._attempts[attempt] = piece
                     job.awaited[piece] = self._now + ADOPT_SECONDS
                     gaps = _gaps([(piece.lo, piece.hi)], job.total, gaps)
+            if attempt not in self._attempts:  # a newer one has all of its tasks: these are two copies
+                for piece in sorted(job.awaited, key=lambda piece: piece.lo):
+                    if first <= piece.lo and piece.hi <= end and attempt not in self._attempts:
+                        piece.attempts[attempt] = False
+                        self._attempts[attempt] = piece
         for lo, hi in reversed(gaps):
             self._queue(_Piece(job, lo, hi))
         self._tell("job", job.id, "resumed", job.delivered)
@@ -512,8 +536,12 @@ class Scheduler(object):
         job.fit.add(node.id)
         node.busy_seconds += event.seconds
         failures = job.failures.get(index, 0) + 1
-        if failures <= job.options.retries and not job.stopped:
+        retried = failures <= job.options.retries and not job.stopped
+        if retried:
             job.failures[index] = failures
+        if self._gives_way(node, event, piece, retried):
+            return
+        if retried:
             self._advance(piece, index + 1, delivered=False)
             self._queue(_Piece(job, index, index + 1))
             return
@@ -525,6 +553,18 @@ class Scheduler(object):
             self._stop(job, kill=False)
             self._finish_if_done(job)
 
+    def _gives_way(self, node, event, piece, retried):
+        # type: (_Node, TaskFailed, _Piece, bool) -> bool
+        """Another copy runs, and may still succeed: it is the retry. What was too late here may be in time there."""
+        lease = node.leases.get(event.attempt)
+        if lease is None or len(piece.leases) < 2 or piece.hi - piece.lo > 1:
+            return False
+        if not retried and event.info.get("type") != "TaskTimeout":
+            return False
+        self._end_lease(lease)
+        self._fence(piece, event.attempt)
+        return True
+
     def _piece_of(self, node, event):
         # type: (_Node, TasksDone | TaskFailed) -> _Piece | None
         """The piece this result belongs to; None for a fenced attempt."""
@@ -534,6 +574,7 @@ class Scheduler(object):
         lease = node.leases.get(event.attempt)
         if lease is not None:
             lease.revoked = False  # it makes progress: it may be worth taking back again
+            lease.moved_at = self._now
         if event.first > piece.lo:
             # Results come in order on one connection, so this node has lost some: let another run them.
             self._do(Revoke(node.id, event.attempt, True))
@@ -586,6 +627,11 @@ class Scheduler(object):
             return
         piece = lease.piece
         first = max(event.first, piece.lo)
+        lease.settled_at = self._now
+        if first == piece.lo and len(piece.leases) > 1:  # it gives all of it back: the other holder goes on
+            self._end_lease(lease)
+            self._fence(piece, event.attempt)
+            return
         rest = None
         if first < piece.hi:
             if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
@@ -711,6 +757,10 @@ class Scheduler(object):
                 self._queue(piece)
         self._grant_all()
         self._take_back()
+        self._copy_at = None
+        for job in self._jobs.values():
+            if job.options.idempotent and job.leased and not job.queued and not job.stopped:
+                self._copy_stragglers(job)
         self._explain()
 
     def _expire(self):
@@ -752,8 +802,11 @@ class Scheduler(object):
 
     def _grant(self, node, job):
         # type: (_Node, _Job) -> None
-        piece = self._cut(job, self._chunk_size(node, job))
-        attempt = self._next_attempt
+        self._lease_out(self._cut(job, self._chunk_size(node, job)), node)
+
+    def _lease_out(self, piece, node):
+        # type: (_Piece, _Node) -> None
+        job, attempt = piece.job, self._next_attempt
         self._next_attempt += 1
         self._attempts[attempt] = piece
         piece.attempts[attempt] = careful = bool(piece.deaths) or job.options.attempts_max == 1
@@ -811,6 +864,7 @@ class Scheduler(object):
                 unfit = lease.piece.job.unfit
                 if (
                     not lease.revoked and (size > 1 or waiting > 0) and node.connected
+                    and not (lease.piece.copied and len(lease.piece.leases) > 1)
                     and any(other.id not in unfit for other in idle)
                 ):  # fmt: skip
                     candidates.append((waiting > 0, size * self._seconds(lease), lease))
@@ -819,7 +873,7 @@ class Scheduler(object):
         for _, _, lease in candidates[: sum(node.slots - len(node.leases) for node in idle)]:
             ripe_at = lease.granted_at + TAKE_BACK_SECONDS
             if self._now >= ripe_at:
-                lease.revoked = True
+                lease.revoked, lease.settled_at = True, self._now + ANSWER_SECONDS
                 self._do(Revoke(lease.node.id, lease.attempt, False))
             elif self._take_back_at is None or ripe_at < self._take_back_at:
                 self._take_back_at = ripe_at
@@ -828,6 +882,69 @@ class Scheduler(object):
         # type: (_Lease) -> float
         speed = lease.node.speeds.get(lease.piece.job.id)
         return (speed.seconds or 0.0) if speed is not None else 0.0
+
+    # -- second copies ----------------------------------------------------------------------------
+
+    def _copy_stragglers(self, job):
+        # type: (_Job) -> None
+        """Nothing is left to hand out: what has run too long also runs on an idle slot, the oldest first."""
+        idle = [node for node in self._nodes.values() if node.serving and len(node.leases) < node.slots]
+        idle = [node for node in idle if node.id not in job.unfit]
+        if not idle or job.options.attempts_max == 1 or self._take_back_at is not None:
+            return
+        candidates = []
+        for node in self._nodes.values():
+            for place, lease in enumerate(node.leases.values()):
+                if lease.settled_at is not None and self._now < lease.settled_at:  # unstarted tasks go first
+                    self._look_again(lease.settled_at)
+                    return
+                started = lease.piece.hi - lease.piece.lo == 1 and place < node.slots
+                if lease.piece.job is job and (started or lease.settled_at is not None):
+                    candidates.append(lease)
+        candidates.sort(key=lambda lease: (lease.moved_at, lease.attempt))
+        for lease in candidates:
+            piece = lease.piece
+            size = piece.hi - piece.lo
+            if piece.copied or len(piece.leases) > 1 or piece.deaths or job.copied + size > _copies_max(job):
+                continue
+            # Another node than its own, if there is one: what is slow there is slow there again.
+            for node in sorted(idle, key=lambda node: node is lease.node):
+                if self._is_worth_a_copy(lease, node):
+                    piece.copied = True
+                    job.copied += size
+                    self._lease_out(piece, node)
+                    if len(node.leases) >= node.slots:
+                        idle.remove(node)
+                    break
+
+    def _is_worth_a_copy(self, lease, node):
+        # type: (_Lease, _Node) -> bool
+        """Is the node likely to have it done much earlier? If not yet, ``_copy_at`` is when it will be."""
+        piece, seconds = lease.piece, self._copy_seconds(node, lease.piece.job)
+        if seconds is None:
+            return False  # nothing to compare with
+        least = max(COPY_FACTOR * seconds * (piece.hi - piece.lo), COPY_SECONDS_MIN)
+        expected = self._seconds(lease) * (piece.hi - piece.lo)
+        if lease.moved_at + expected - self._now >= least:
+            return True
+        due = lease.moved_at + max(least, expected)  # it is late, by any measure
+        if self._now < due:
+            self._look_again(due)
+        return self._now >= due
+
+    def _look_again(self, moment):
+        # type: (float) -> None
+        self._copy_at = moment if self._copy_at is None else min(self._copy_at, moment)
+
+    def _copy_seconds(self, node, job):
+        # type: (_Node, _Job) -> float | None
+        """What this node will need for one task: as measured there, or else on the middle one of the others."""
+        own = node.speeds.get(job.id)
+        if own is not None and own.seconds is not None:
+            return own.seconds
+        speeds = [other.speeds[job.id].seconds for other in self._nodes.values() if job.id in other.speeds]
+        known = sorted(seconds for seconds in speeds if seconds is not None)
+        return known[(len(known) - 1) // 2] if known else None
 
     # -- telling ----------------------------------------------------------------------------------
 
@@ -923,5 +1040,8 @@ class Scheduler(object):
                 % (job.id, queued, leased, job.delivered, job.total),
                 job.id,
             )
+        copied = sum(piece.hi - piece.lo for piece in pieces if piece.copied)
+        if not copied <= job.copied <= (_copies_max(job) if job.options.idempotent else 0):
+            self._broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)
         if any(piece.queued and piece.leases for piece in job.pieces):
             self._broken("job %d has a piece both queued and leased" % job.id, job.id)

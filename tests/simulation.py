@@ -76,7 +76,11 @@ class Job(object):
         copies = world.strikes is COPIES and draw() < 0.7
         chunksize = 1 + int(draw() * 30) if copies or draw() < 0.4 else None
         self.stop_on_error = draw() < 0.15
-        self.options = scheduler.Options(chunksize, self.retries, self.attempts_max, self.stop_on_error)
+        # Drawn apart: what else this seed means stays as it was.
+        self.idempotent = Random(world.seed * 8 + number).random() < 0.4
+        self.options = scheduler.Options(
+            chunksize, self.retries, self.attempts_max, self.stop_on_error, self.idempotent
+        )
         if self.attempts_max == 1 or chunksize:
             self.total = min(self.total, 120)  # they report each task
         # The work of the whole run; less of it where it means many messages.
@@ -1243,6 +1247,8 @@ class World(object):
                 most = job.attempts_max
             else:  # a poison task takes others with it: those before it in its chunk, or in its chunk's rest
                 most = 1 + min(job.retries, job.raises.get(index, 0)) + 2 * len(job.poison)
+            if job.idempotent:
+                most += 1 + job.retries
             if executions > most + 2 * losses:
                 self.fail("task %d of job %d ran %d times, with %d losses" % (index, job.number, executions, losses))
 

@@ -86,8 +86,13 @@ class Submit(Running):
             error = self.executor.submit(noted_and_fails_once, os.path.join(folder, "impatient")).exception(SECONDS)
             self.assertIsInstance(error, OSError)
 
+    def test_idempotent_calls_go_into_a_stream_of_their_own(self):
+        jobs = [self.executor.submit(mul, 2, 3), self.executor.options(idempotent=True).submit(mul, 3, 4)]
+        self.assertEqual([6, 12], [each.result(SECONDS) for each in jobs])
+        self.assertEqual({False, True}, {terms.options.idempotent for _, terms in self.executor._core._streams})
+
     def test_options_are_checked(self):
-        for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}):
+        for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}, {"idempotent": 1}):
             self.assertRaises(ValueError, self.executor.options, **wrong)
         self.assertRaises(TypeError, self.executor.options, unknown=1)
 

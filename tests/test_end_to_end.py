@@ -282,6 +282,27 @@ class NodeFaults(unittest.TestCase):
         gates.wait_for("near 1")
         self.assertFalse(job.done())
 
+    def test_row_17_second_copy_of_a_task_that_takes_too_long(self):
+        """The one that ends first is the result; the other's worker process is ended and replaced."""
+        source = (
+            "def f(x):\n"
+            "    if x == 0:\n"
+            "        note(os.environ['NODE_NAME'])\n"
+            "        wait_for(os.environ['NODE_NAME'] + ' may end')\n"
+            "    return x or os.environ['NODE_NAME']\n"
+        )
+        with self.cluster() as (master, gates), support.node_of(master, name="one") as one, support.node_of(master, name="two"):
+            support.prepare(master, gates.source + source, "f", range(20))
+            job = support.Background(master.execute, chunksize=1, idempotent=True)
+            gates.wait_for("one")
+            gates.wait_for("two")
+            worker, = support.worker_processes(one.pid, 1)
+            gates.open("two may end")
+            self.assertEqual(job.result()[0], "two")
+            support.wait_for_death([worker])
+            self.assertEqual((gates.noted("one"), gates.noted("two")), (1, 1))
+            self.assertEqual(support.run(master, DOUBLE, "f", range(100)), doubled(100))
+
     def test_row_18_late_result(self):
         """The other node was first: what the lost one offers when it is back is acknowledged and dropped."""
         with self.cluster() as (master, gates), support.Proxy(master.PORT) as proxy:

@@ -429,6 +429,11 @@ class Refusals(EngineTest):
         with self.assertRaisesRegex(UsageError, "timeout=1.* is not possible on Puppet"):
             list(executor.options(timeout=1).map(add, [1]))
 
+    def test_second_copies(self):
+        executor = self.executor(Puppet())
+        with self.assertRaisesRegex(UsageError, "idempotent=True is not possible on Puppet"):
+            executor.options(idempotent=True).submit(add, 1).result()
+
     def test_replacing_worker_processes(self):
         executor = self.executor(Puppet(), max_tasks_per_child=3)
         with self.assertRaisesRegex(UsageError, "max_tasks_per_child=3 is not possible on Puppet"):

@@ -164,12 +164,13 @@ class TermsTest(unittest.TestCase):
     def test_defaults(self):
         terms = Terms.of()
         self.assertEqual(("finish", None, 0, 3), terms[:4])
-        self.assertEqual({None}, set(terms[4:]))
+        self.assertEqual({None}, set(terms[4:7]))
+        self.assertIs(False, terms.idempotent)
 
     def test_mistakes_are_named(self):
         for name, wrong in (
             ("on_error", "ignore"), ("chunksize", 0), ("chunksize", 1.5), ("retries", -1), ("retries", "2"),
-            ("attempts_max", 0), ("timeout", 0), ("timeout", "soon"), ("deadline", -1),
+            ("attempts_max", 0), ("timeout", 0), ("timeout", "soon"), ("deadline", -1), ("idempotent", 1),
         ):  # fmt: skip
             with self.assertRaises(ValueError) as caught:
                 Terms.of(**{name: wrong})
@@ -192,9 +193,9 @@ class Listed(unittest.TestCase):
         return caught.exception
 
     def test_what_the_cluster_needs(self):
-        job = self.job(range(5), chunksize=2, retries=1, attempts_max=4, on_error="stop")
+        job = self.job(range(5), chunksize=2, retries=1, attempts_max=4, on_error="stop", idempotent=True)
         self.assertEqual((5, True), (job.total, job.closed))
-        self.assertEqual(scheduler.DEFAULTS._replace(chunksize=2, retries=1, attempts_max=4, stop_on_error=True), job.options)
+        self.assertEqual(scheduler.Options(2, 1, 4, True, True), job.options)
         self.assertEqual((TARGET.info, TARGET.buffers), job.definition())
         self.assertEqual([2, 3], list(values.decode_arguments(job.encode(2, 2), 2)))
 

@@ -669,6 +669,285 @@ class TakeBackTest(SchedulerTest):
         self.assertEqual(only(s.Revoke, self.master.tick(1.0)), [])
 
 
+class CopiesTest(SchedulerTest):
+    """FAULTS.md row 17: second copies at a job's end, for jobs that are declared idempotent."""
+
+    OPTIONS = ONE._replace(idempotent=True)
+
+    def straggler(self, options=OPTIONS, total=20):
+        """Every task is done in a second but the first, which runs on a; b is idle. Its grant."""
+        first, second = self.start(total, options, nodes=("a", "b"))
+        for _ in range(total - 1):
+            self.master.now += 1.0
+            self.master.say(s.NodeHeard, "a")
+            self.master.done(second, seconds=1.0)
+            if second.first < total - 1:
+                second, = self.master.grants()
+        return first
+
+    def copy_of(self, first):
+        copy, = self.master.grants()
+        self.assertEqual((copy.node, spans([copy])), ("b", spans([first])))
+        return copy
+
+    def test_what_takes_too_long_runs_a_second_time_and_the_first_result_wins(self):
+        first = self.straggler()
+        copy = self.copy_of(first)
+        self.assertEqual(self.master.grants(5.0), [])  # not a third time
+        effects = self.master.done(copy)
+        self.assertEqual(len(only(s.Deliver, effects)), 1)
+        self.assertIn(s.Revoke("a", first.attempt, True), effects)
+        self.assertEqual(effects[-1], s.Finish(JOB, None))
+        self.assertEqual(self.master.done(first), [])
+        self.assertEqual(self.master.brain.duplicates, 1)
+
+    def test_the_first_may_win_too(self):
+        first = self.straggler()
+        copy = self.copy_of(first)
+        effects = self.master.done(first)
+        self.assertIn(s.Revoke("b", copy.attempt, True), effects)
+        self.assertEqual(effects[-1], s.Finish(JOB, None))
+        self.assertEqual(self.master.done(copy), [])
+
+    def test_only_for_idempotent_jobs(self):
+        for options in (ONE, self.OPTIONS._replace(attempts_max=1)):
+            self.master = Master()
+            self.straggler(options)
+            self.assertEqual(self.master.grants(5.0), [])
+
+    def test_not_before_it_is_late(self):
+        grants = self.start(11, self.OPTIONS, nodes=("a", "b"))
+        for _ in range(5):
+            for grant in grants:
+                self.master.done(grant, seconds=1.0)
+            grants = self.master.grants(1.0)
+        (last,) = grants
+        self.assertEqual(self.master.grants(1.0), [])
+        due = self.master.now - 1.0 + s.COPY_FACTOR
+        self.assertAlmostEqual(self.master.brain.deadline(), due)
+        copy, = self.master.grants(due - self.master.now)
+        self.assertEqual(spans([copy]), spans([last]))
+
+    def test_at_once_where_a_node_is_known_to_be_slow(self):
+        slow, fast = self.start(30, self.OPTIONS, nodes=("a", "b"))
+        for _ in range(2):
+            for _ in range(10):
+                self.master.now += 1.0
+                self.master.say(s.NodeHeard, "a")
+                self.master.done(fast, seconds=1.0)
+                fast, = self.master.grants()
+            self.master.done(slow, seconds=10.0)
+            slow, = self.master.grants()
+        for _ in range(7):
+            self.master.now += 0.01
+            self.master.done(fast, seconds=1.0)
+            fast = (self.master.grants() or [None])[0]
+        self.assertEqual((fast.node, spans([fast])), ("b", spans([slow])))
+
+    def test_not_while_something_waits_and_not_without_a_measure(self):
+        self.start(1, self.OPTIONS)
+        self.master.join("b")
+        self.assertEqual(self.master.grants(9.0), [])  # nothing is known of how long such a task takes
+        self.master = Master()
+        first = self.straggler()
+        self.master.submit(3, ONE, job=8)
+        other, = self.master.grants()
+        self.assertEqual((other.job, other.node), (8, "b"))
+        self.assertEqual(first.node, "a")
+
+    def test_one_task_in_ten_at_most(self):
+        names = "abcdefgh"
+        grants = self.start(40, self.OPTIONS, nodes=names)
+        rest = list(grants[4:])  # the first four nodes are stuck
+        done = 0
+        while done < 36:
+            self.master.now += 0.5
+            for name in names:
+                self.master.say(s.NodeHeard, name)
+            for grant in rest:
+                self.master.done(grant, seconds=0.5)
+                done += 1
+            rest = self.master.grants()
+            if len(rest) and rest[0].first < 8 and done >= 36:
+                break
+        self.assertEqual(sorted(grant.first for grant in rest), [0, 1, 2, 3])
+        brain = list(self.master.brain._jobs.values())[0]
+        self.assertEqual(brain.copied, 4)
+        for grant in rest:
+            self.master.died(grant)
+        self.assertEqual(self.master.grants(3.0), [])  # 4 of 40: no more, whatever becomes of them
+
+    def test_an_unstarted_chunk_is_taken_back_and_not_copied(self):
+        options = s.DEFAULTS._replace(chunksize=4, idempotent=True)
+        slow, fast = self.start(8, options, nodes=("a", "b"))
+        effects = self.master.done(fast, seconds=0.4)
+        effects = self.master.tick(1.0)
+        self.assertEqual(effects, [s.Revoke("a", slow.attempt, False)])
+        self.master.released(slow, 1)
+        rest, = self.master.grants()
+        self.assertEqual(spans([rest]), [(1, 4)])
+
+    def test_what_a_stuck_node_does_not_give_back_is_copied(self):
+        options = s.DEFAULTS._replace(chunksize=4, idempotent=True)
+        slow, fast = self.start(80, options, nodes=("a", "b"))
+        for _ in range(19):
+            self.master.now += 0.8
+            self.master.say(s.NodeHeard, "a")
+            self.master.done(fast, seconds=0.8)
+            effects = self.master.tick()
+            fast = (only(s.Grant, effects) or [None])[0]
+        self.assertEqual(effects, [s.Revoke("a", slow.attempt, False)])
+        self.assertEqual(self.master.grants(s.ANSWER_SECONDS / 2), [])
+        copy, = self.master.grants(s.ANSWER_SECONDS)
+        self.assertEqual((copy.node, spans([copy])), ("b", [(0, 4)]))
+        self.assertEqual(only(s.Revoke, self.master.tick(1.0)), [])  # nobody takes back what two hold
+        self.master.done(copy, 2)
+        self.master.done(slow, 3)
+        self.assertEqual(self.master.done(copy, 2, first=2)[-1], s.Finish(JOB, None))
+
+    def test_a_copy_that_dies_is_not_held_against_the_task_while_the_other_runs(self):
+        first = self.straggler(self.OPTIONS._replace(attempts_max=2))
+        copy = self.copy_of(first)
+        self.assertEqual(self.master.died(copy), [])
+        self.assertEqual(self.master.died(first), [])  # the first death that counts
+        again, = self.master.grants()
+        self.assertTrue(again.careful)
+        self.assertEqual(self.master.grants(9.0), [])  # a suspect runs alone
+        poison, = only(s.DeliverPoison, self.master.died(again))
+        self.assertEqual(len(poison.deaths), 2)
+
+    def test_the_other_goes_on_when_a_node_of_the_two_is_lost_drains_or_is_unfit(self):
+        for end in (
+            lambda first, copy: self.master.lose("a"), lambda first, copy: self.master.lose("b"),
+            lambda first, copy: self.master.say(s.NodeLeft, "a"), lambda first, copy: self.master.unfit(copy),
+            lambda first, copy: self.master.released(copy, copy.first),
+        ):  # fmt: skip
+            self.master = Master()
+            first = self.straggler()
+            copy = self.copy_of(first)
+            effects = end(first, copy)
+            self.assertEqual(only(s.Finish, effects) + only(s.Grant, effects) + self.master.grants(), [])
+            attempt, = [attempt for node in self.master.brain._nodes.values() for attempt in node.leases]
+            winner = first if attempt == first.attempt else copy
+            self.assertEqual(self.master.done(winner)[-1], s.Finish(JOB, None))
+
+    def test_the_copy_of_a_task_that_raises_is_its_retry(self):
+        for winner in (0, 1):
+            self.master = Master()
+            first = self.straggler(self.OPTIONS._replace(retries=1))
+            two = [first, self.copy_of(first)]
+            self.assertEqual(self.master.failed(two[winner]), [])
+            self.assertEqual(self.master.grants(), [])
+            effects = self.master.failed(two[1 - winner])
+            self.assertEqual([type(effect) for effect in effects], [s.DeliverFailure, s.Forget, s.Forget, s.Finish])
+
+    def test_without_retries_the_first_failure_is_the_outcome(self):
+        first = self.straggler()
+        copy = self.copy_of(first)
+        effects = self.master.failed(copy)
+        self.assertEqual(len(only(s.DeliverFailure, effects)), 1)
+        self.assertIn(s.Revoke("a", first.attempt, True), effects)
+        self.assertEqual(self.master.done(first), [])
+
+    def test_a_copy_that_runs_out_of_time_leaves_the_other_its_own(self):
+        first = self.straggler()
+        copy = self.copy_of(first)
+        late = {"type": "TaskTimeout", "text": "the call took longer than 20 s and was ended"}
+        self.assertEqual(self.master.say(s.TaskFailed, "a", first.attempt, first.first, 20.0, late, []), [])
+        self.assertEqual(self.master.done(copy)[-1], s.Finish(JOB, None))
+        self.master = Master()
+        first = self.straggler()
+        copy = self.copy_of(first)
+        self.master.say(s.TaskFailed, "a", first.attempt, first.first, 20.0, late, [])
+        effects = self.master.say(s.TaskFailed, "b", copy.attempt, copy.first, 20.0, late, [])
+        self.assertEqual(len(only(s.DeliverFailure, effects)), 1)
+
+    def test_cancelling_ends_both(self):
+        for event in (s.JobCancelled(JOB), s.TaskCancelled(JOB, 0)):
+            self.master = Master()
+            first = self.straggler()
+            copy = self.copy_of(first)
+            effects = self.master.do(event)
+            self.assertLessEqual(
+                {s.Revoke("a", first.attempt, True), s.Revoke("b", copy.attempt, True)}, set(only(s.Revoke, effects))
+            )
+            self.assertEqual(effects[-1], s.Finish(JOB, None))
+
+    def test_a_stopped_job_ends_with_the_first_of_two(self):
+        first = self.straggler()
+        copy = self.copy_of(first)
+        self.assertEqual(only(s.Finish, self.master.do(s.JobStopped(JOB))), [])
+        effects = self.master.done(copy)
+        self.assertIn(s.Revoke("a", first.attempt, True), effects)
+        self.assertEqual(effects[-1], s.Finish(JOB, None))
+
+    def test_both_copies_of_a_former_master_are_adopted(self):
+        self.master.submit(20, self.OPTIONS)
+        self.master.do(s.JobResumed(JOB, [(1, 20)], [(77, 0, 1), (78, 0, 1)]))
+        self.assertEqual(only(s.Revoke, self.master.join("a", held=[77]) + self.master.join("b", held=[78])), [])
+        effects = self.master.done(s.Grant("a", JOB, 77, 0, 1, False))
+        self.assertIn(s.Revoke("b", 78, True), effects)
+        self.assertEqual(effects[-1], s.Finish(JOB, None))
+
+
+class PlayedCluster(object):
+    """Nodes whose tasks take as long as they are told, on the master's virtual clock; each grant is one task."""
+
+    def __init__(self, paces, slots):
+        self.master, self.paces, self.slots = Master(), paces, slots
+        self.waiting = {name: [] for name in paces}
+        self.running = []  # (end, node, grant, begun at)
+        self.executions = 0
+
+    def run(self, total, options, seconds):
+        """How long the job took."""
+        master, began_at = self.master, self.master.now
+        for name in sorted(self.paces):
+            master.join(name, self.slots)
+        effects = master.submit(total, options) + master.tick()
+        while not only(s.Finish, effects):
+            self.take(effects, seconds)
+            end = min(self.running)[0]
+            due = master.brain.deadline()
+            master.now = end if due is None else min(end, due)
+            for name in self.paces:
+                master.say(s.NodeHeard, name)
+            if master.now == end:
+                _, name, grant, begun_at = min(self.running)
+                self.running.remove(min(self.running))
+                effects = master.done(grant, seconds=end - begun_at) + master.tick()
+            else:
+                effects = master.tick()
+        return master.now - began_at
+
+    def take(self, effects, seconds):
+        for grant in only(s.Grant, effects):
+            self.waiting[grant.node].append(grant)
+        ended = {effect.attempt for effect in only(s.Revoke, effects) if effect.kill}
+        self.running = [run for run in self.running if run[2].attempt not in ended]
+        for name, pace in sorted(self.paces.items()):
+            while self.waiting[name] and sum(run[1] == name for run in self.running) < self.slots:
+                now, grant = self.master.now, self.waiting[name].pop(0)
+                self.running.append((now + seconds * pace, name, grant, now))
+                self.executions += 1
+
+
+class SlowNodeTest(unittest.TestCase):
+    def test_row_17_a_node_ten_times_slower_costs_three_tenths_of_the_time_and_a_tenth_more_work_at_most(self):
+        fast = {"a": 1, "b": 1, "c": 1}
+        slow = dict(fast, d=10)
+        options, held_up = ONE._replace(idempotent=True), 0
+        for total in range(20, 200, 12):
+            for seconds in (0.5, 3.0):
+                alone = PlayedCluster(fast, 2).run(total, ONE, seconds)
+                cluster = PlayedCluster(slow, 2)
+                together = cluster.run(total, options, seconds)
+                self.assertLessEqual(together, 1.3 * alone, (total, seconds))
+                self.assertLessEqual(cluster.executions, 1.1 * total, (total, seconds))
+                held_up += PlayedCluster(slow, 2).run(total, ONE, seconds) > 1.3 * alone
+        self.assertGreater(held_up, 3)  # which is what happens without copies
+
+
 class TellingTest(SchedulerTest):
     def test_a_job_without_a_node_says_so_soon_then_rarely(self):
         self.master.submit(5)
