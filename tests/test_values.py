@@ -180,6 +180,11 @@ class Arguments(unittest.TestCase):
 
 
 class Results(unittest.TestCase):
+    def setUp(self):
+        """Other tests of this process may have allowed results by value."""
+        self.addCleanup(setattr, values, "by_value", values.by_value)
+        values.by_value = None
+
     def back(self, results, skip=0):
         buffers, misfit = values.encode_results(results)
         self.assertIsNone(misfit)
