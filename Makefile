@@ -37,6 +37,7 @@ sim: ## the simulated cluster over many seeds (SEEDS=1000)
 bench: ## idle cost, throughput and round trips, beside multiprocessing and concurrent.futures
 	$(PYTHON) bench/idle.py
 	$(PYTHON) bench/throughput.py
+	$(PYTHON) bench/executor.py
 
 size: ## lines of code per core file
 	@$(PYTHON) tools/size.py $(CORE)
