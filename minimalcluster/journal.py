@@ -117,13 +117,14 @@ class Journal(object):
         """All records that are whole, and where the last of them ends."""
         records = []  # type: list[Record]
         at = _HEADER
+        solid = len(data.rstrip(b"\0"))  # a power cut: the file had grown, and the data behind this had not been written
         while len(data) - at >= _HEAD.size + _HEAD_TAG:
             before, body_at = data[at - _TAG : at], at + _HEAD.size + _HEAD_TAG
             head = data[at : at + _HEAD.size]
             expected = self._tag(b"record", before, head)[:_HEAD_TAG]
             if not hmac.compare_digest(expected, data[at + _HEAD.size : body_at]):
-                if not data[at:].strip(b"\0"):
-                    break  # the file had grown and the data had not been written
+                if solid < body_at:
+                    break
                 raise self._changed(len(records), at)
             kind, size = _HEAD.unpack(head)
             end = body_at + size + _TAG
@@ -131,7 +132,7 @@ class Journal(object):
                 break
             body = data[body_at : body_at + size]
             if not hmac.compare_digest(self._tag(b"body", before, head, body)[:_TAG], data[end - _TAG : end]):
-                if end == len(data):
+                if end == len(data) or solid < end:
                     break
                 raise self._changed(len(records), at)
             records.append(Record(kind, body, at))

@@ -164,6 +164,20 @@ class FileTest(JournalTest):
         with support.Log():
             self.assertEqual(self.read(), (self.RESULTS, [7], [(77, 0, 5)]))
 
+    def test_row_34_a_power_cut_in_the_middle_of_records(self):
+        """The file had grown by two records, and the disk had got a part of the first."""
+        short = len(self.written())
+        kept = journal.Journal(self.path)
+        for task in (8, 9):
+            kept.done(task, 1, values.encode_results(["no"])[0])
+        with open(self.path, "rb") as file:
+            data = file.read()
+        kept.close()
+        for solid in range(short, (short + len(data)) // 2 - 1):
+            self.put(data[:solid] + b"\0" * (len(data) - solid))
+            with support.Log():
+                self.assertEqual(self.read(), (self.RESULTS, [7], [(77, 0, 5)]))
+
     def test_row_34_a_tail_of_an_older_copy(self):
         """What was once valid at this very place is not, after another past."""
         short = self.written()
