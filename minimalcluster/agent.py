@@ -270,9 +270,17 @@ class Agent(object):
 
     def _on_acknowledge(self, message):
         # type: (protocol.Acknowledge) -> None
-        while self._reports and next(iter(self._reports)) <= message.report:
-            self._reports.popitem(last=False)
+        for number in [number for number in self._reports if number <= message.report]:
+            report = self._reports[number]
+            if not isinstance(report, protocol.Released) or not self._goes_on(report.attempt, message.report):
+                del self._reports[number]
         self._finish_if_drained()
+
+    def _goes_on(self, attempt, acknowledged):
+        # type: (int, int) -> bool
+        """Something of this attempt is still to come: the next master, if it adopts it, must hear what was given back."""
+        later = (report.attempt for number, report in self._reports.items() if number > acknowledged)
+        return attempt in self._held or attempt in later
 
     def _report(self, message):
         # type: (tuple) -> None

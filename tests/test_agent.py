@@ -99,6 +99,21 @@ class LinkTest(AgentTest):
         self.assertEqual(said(node.tick(a.HEARTBEAT_SECONDS)), [p.Heartbeat({"held": [1, 2]})])
         self.assertEqual(node.tick(), [])
 
+    def test_row_33_what_was_given_back_is_told_to_the_next_master_too(self):
+        """The old one knew; the new one adopts the whole attempt, and would wait for the rest for ever."""
+        node = self.node()
+        node.grant(1, 0, 4)
+        released, = said(node.release(1, 2))
+        node.master(p.Acknowledge(1))
+        node.do(a.LinkDown())
+        self.assertEqual(said(node.join())[1:], [released])
+        done, = said(node.done(1, 0, 2))
+        node.master(p.Acknowledge(1))
+        node.do(a.LinkDown())
+        self.assertEqual(said(node.join())[1:], [released, done])
+        node.master(p.Acknowledge(2))
+        self.assertEqual(node.brain.snapshot()["reports"], [])
+
     def test_reports_are_kept_until_acknowledged_and_sent_again_in_order(self):
         node = self.node()
         node.grant(1)
