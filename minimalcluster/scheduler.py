@@ -322,18 +322,19 @@ class Scheduler(object):
         job.cursor, job.queued = job.total, 0
         gaps = _gaps(event.done, job.total)
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
+        careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
         for attempt, first, end in reversed(event.attempts):
             for lo, hi in gaps:
                 if lo < end and first < hi and attempt not in self._attempts:
                     piece = _Piece(job, max(lo, first), min(hi, end))
-                    piece.attempts[attempt] = False
+                    piece.attempts[attempt] = careful
                     self._attempts[attempt] = piece
                     job.awaited[piece] = self._now + ADOPT_SECONDS
                     gaps = _gaps([(piece.lo, piece.hi)], job.total, gaps)
             if attempt not in self._attempts:  # a newer one has all of its tasks: these are two copies
                 for piece in sorted(job.awaited, key=lambda piece: piece.lo):
                     if first <= piece.lo and piece.hi <= end and attempt not in self._attempts:
-                        piece.attempts[attempt] = False
+                        piece.attempts[attempt] = careful
                         self._attempts[attempt] = piece
         for lo, hi in reversed(gaps):
             self._queue(_Piece(job, lo, hi))

@@ -416,6 +416,13 @@ class LossTest(SchedulerTest):
             granted = self.master.grants(1.0)
         self.assertEqual([grant.first for grant in granted], [98])
 
+    def test_a_former_masters_careful_attempt_that_dies_is_blamed_at_once(self):
+        self.master.submit(1, s.DEFAULTS._replace(attempts_max=1))
+        self.master.do(s.JobResumed(JOB, [], [(77, 0, 1)]))
+        self.master.join("a", held=[77])
+        poison, _, finish = self.master.say(s.AttemptDied, "a", 77, 0, {"exit": "signal 9"})
+        self.assertEqual((len(poison.deaths), type(finish)), (1, s.Finish))
+
     def submit_resumed(self, done, attempts):
         self.master = Master()
         self.master.submit(100)
