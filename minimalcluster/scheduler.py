@@ -368,19 +368,33 @@ class Scheduler(object):
 
     def _task_cancelled(self, event):
         # type: (TaskCancelled) -> None
-        """Nobody wants this task's outcome: its worker process is ended, the rest of its piece runs again."""
-        job = self._jobs.get(event.job)
-        for piece in {lease.piece for node in self._nodes.values() for lease in node.leases.values()}:
-            if job is None or piece.job is not job or not piece.lo <= event.task < piece.hi or job.stopped:
-                continue
-            lo, hi, job.delivered = piece.lo, piece.hi, job.delivered + 1
-            for lease in list(piece.leases.values()):
-                self._do(Revoke(lease.node.id, lease.attempt, True))
-            self._retire(piece)
-            for low, high in ((lo, event.task), (event.task + 1, hi)):
-                if low < high:
-                    self._queue(_Piece(job, low, high))
-            self._finish_if_done(job)
+        """Nobody wants this task's outcome: what runs it is ended, the rest of its piece runs again."""
+        job, task = self._jobs.get(event.job), event.task
+        piece = None if job is None or job.stopped else self._piece_with(job, task)
+        if job is None or piece is None:
+            return
+        for lease in piece.leases.values():
+            self._do(Revoke(lease.node.id, lease.attempt, True))
+        self._retire(piece)
+        job.delivered += 1
+        job.failures.pop(task, None)
+        for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
+            if lo < hi:
+                self._queue(_Piece(job, lo, hi, piece.deaths))
+        self._finish_if_done(job)
+
+    def _piece_with(self, job, task):
+        # type: (_Job, int) -> _Piece | None
+        """The piece that has this task: it runs, is awaited or queued; None when it has an outcome."""
+        if job.cursor <= task < job.total:
+            piece = _Piece(job, job.cursor, task + 1)
+            job.queued -= piece.hi - piece.lo
+            job.cursor = piece.hi
+            return piece
+        for piece in list(job.pieces) + list(self._attempts.values()):
+            if piece.job is job and piece.lo <= task < piece.hi:
+                return piece
+        return None
 
     def _stop(self, job, kill):
         # type: (_Job, bool) -> None

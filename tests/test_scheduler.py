@@ -423,6 +423,22 @@ class LossTest(SchedulerTest):
         poison, _, finish = self.master.say(s.AttemptDied, "a", 77, 0, {"exit": "signal 9"})
         self.assertEqual((len(poison.deaths), type(finish)), (1, s.Finish))
 
+    def test_a_cancelled_task_that_waits_is_never_handed_out(self):
+        grant, = self.start(4)
+        self.assertEqual(self.master.do(s.TaskCancelled(JOB, 2)), [])
+        self.master.lose("a")
+        self.assertEqual(self.master.do(s.TaskCancelled(JOB, 0)), [])  # granted once, and queued again
+        self.assertEqual(self.master.do(s.TaskCancelled(JOB, 0)), [])
+        self.master.join("b", slots=4)
+        self.assertEqual([grant.first for grant in self.master.grants()], [1, 3])
+
+    def test_a_cancelled_task_of_a_former_master_ends_alone(self):
+        self.submit_resumed([(0, 97)], [(77, 97, 100)])
+        self.master.do(s.TaskCancelled(JOB, 98))
+        self.assertEqual(self.master.join("a", held=[77])[0], s.Revoke("a", 77, True))
+        self.assertEqual([grant.first for grant in self.master.grants()], [97])
+        self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 98)
+
     def submit_resumed(self, done, attempts):
         self.master = Master()
         self.master.submit(100)
