@@ -18,7 +18,7 @@ import os
 import socket  # noqa: F401 # in a type comment
 import sys
 import threading
-from collections import deque, namedtuple
+from collections import OrderedDict, deque, namedtuple
 
 from . import agent, errors, protocol, scheduler, values
 from .compat import PICKLE_PROTOCOL, cpu_count, hexadecimal, monotonic, native
@@ -57,6 +57,12 @@ _EVENTS = {
     protocol.Heartbeat: lambda node, session, m: scheduler.NodeHeard(node, session),
 }
 
+#: How long nodes that bring a former master's work wait for the first job, which may resume it. So long they would
+#: have kept it without any master, too.
+PARK_SECONDS = 60.0
+#: Nodes take a master for lost that says nothing for 10 s.
+PARKED_BEAT_SECONDS = 2.0
+
 
 class _Session(object):
     """One connection of one node, from its Join on. ``send(message)`` goes there."""
@@ -90,6 +96,8 @@ class Cluster(object):
         self._thread = None  # type: threading.Thread | None
         self._sessions = {}  # type: dict # node id -> _Session
         self._proved = set()  # type: set # sessions that have not joined yet
+        self._parked = OrderedDict()  # type: OrderedDict # those that bring a former master's work -> their Join
+        self._park_until = self._parked_beat_at = None  # type: float | None
         self._next_session = 1
         self._jobs = {}  # type: dict # id -> job
         self._next_job = (self._epoch << JOB_SHIFT) + 1
@@ -125,6 +133,7 @@ class Cluster(object):
             self._loop.close()
             raise
         self.port = self._listener.port
+        self._park_until = monotonic() + PARK_SECONDS
         self._loop.join(self)
         self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
         self._thread.daemon = True
@@ -277,6 +286,7 @@ class Cluster(object):
             while self._inbox:
                 session, message = self._inbox.popleft()
                 self._said(session, message)
+            self._mind_parked(now)
             self._handle(scheduler.TimePassed(), now)
             self._answer(now)
             if self._local is not None:
@@ -289,6 +299,8 @@ class Cluster(object):
         deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
         if self._dirty_journals():
             deadlines.append(self._sync_at)
+        if self._parked:
+            deadlines += [self._park_until, self._parked_beat_at]
         moments = [moment for moment in deadlines if moment is not None]
         return min(moments) if moments else None
 
@@ -331,6 +343,7 @@ class Cluster(object):
             self._event(scheduler.JobGrew(number, total, closed))
         if job.resumed is not None:  # type: ignore[attr-defined]
             self._event(scheduler.JobResumed(number, *job.resumed))  # type: ignore[attr-defined]
+        self._unpark()
 
     # -- what nodes say ---------------------------------------------------------------------------
 
@@ -373,12 +386,16 @@ class Cluster(object):
             session.send(protocol.Farewell({"refused": text}))  # type: ignore[operator]
             return
         try:
-            session.node, slots = native(info["id"]), int(info["slots"])
+            node, slots = native(info["id"]), int(info["slots"])
             held = [int(attempt) for attempt in info["held"]]
         except (KeyError, TypeError, ValueError) as error:
             session.close(errors.ProtocolError("a malformed Join: %s" % error))  # type: ignore[operator]
             return
         session.info = info
+        if held and self._park_until is not None:
+            self._parked[session] = info
+            return
+        session.node = node
         older = self._sessions.get(session.node)
         if older is not None and older.number > session.number:
             session.node = None
@@ -391,6 +408,24 @@ class Cluster(object):
             older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
         log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
         session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
+
+    def _mind_parked(self, now):
+        # type: (float) -> None
+        """A silent master is a lost one: say something until they have joined."""
+        if self._park_until is not None and now >= self._park_until:
+            self._unpark()
+        if self._parked and (self._parked_beat_at is None or now >= self._parked_beat_at):
+            self._parked_beat_at = now + PARKED_BEAT_SECONDS
+            for session in self._parked:
+                session.send(protocol.Acknowledge(0))
+
+    def _unpark(self):
+        # type: () -> None
+        """From here on unknown work is revoked: the first job has said what of it is its own, or none came."""
+        self._park_until = None
+        parked, self._parked = self._parked, OrderedDict()
+        for session, info in parked.items():
+            self._joined(session, info)
 
     # -- what the scheduler wants -----------------------------------------------------------------
 
@@ -512,6 +547,7 @@ class Cluster(object):
         # type: (Connection, BaseException | None) -> None
         session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
         self._proved.discard(session)
+        self._parked.pop(session, None)
         if session is None or session.node is None:
             if error is not None:
                 log.warning("a connection from %s was refused: %s", connection.where, error)
@@ -585,20 +621,24 @@ class Cluster(object):
 
     def _workers(self):
         # type: () -> list
-        workers = []
-        for node in self._scheduler.snapshot()["nodes"]:
-            session = self._sessions.get(node["id"])
-            info = session.info if session is not None else {}
-            seconds = node["busy_seconds"]
-            workers.append(
-                WorkerInfo(
-                    native(info.get("hostname", node["name"].split("/")[0])), node["slots"], info.get("pid"),
-                    int(node["leases"] > 0), session.address if session is not None else "",
-                    native(info.get("python", "?")), native(info.get("platform", "?")), node["tasks_done"],
-                    node["tasks_done"] * node["slots"] / seconds if seconds else 0.0, node["connected"],
-                )
-            )  # fmt: skip
+        workers = [_worker(node, self._sessions.get(node["id"])) for node in self._scheduler.snapshot()["nodes"]]
+        for session in self._parked:
+            about = {"name": session.name, "leases": 1, "tasks_done": 0, "busy_seconds": 0.0, "connected": True}
+            workers.append(_worker(dict(about, slots=int(session.info["slots"])), session))
         return workers
+
+
+def _worker(node, session):
+    # type: (dict, _Session | None) -> WorkerInfo
+    """A node as the scheduler's snapshot has it, and its connection, if it has one, as people want it."""
+    info = session.info if session is not None else {}
+    seconds = node["busy_seconds"]
+    return WorkerInfo(
+        native(info.get("hostname", node["name"].split("/")[0])), node["slots"], info.get("pid"),
+        int(node["leases"] > 0), session.address if session is not None else "",
+        native(info.get("python", "?")), native(info.get("platform", "?")), node["tasks_done"],
+        node["tasks_done"] * node["slots"] / seconds if seconds else 0.0, node["connected"],
+    )  # fmt: skip
 
 
 class _Printer(object):

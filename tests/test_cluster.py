@@ -53,6 +53,38 @@ class NodeMessagesTest(unittest.TestCase):
         said = [node.receive((protocol.Acknowledge, protocol.ForgetJob)) for _ in range(2)]
         self.assertEqual(set(said), set([protocol.Acknowledge(1), protocol.ForgetJob(definition.job)]))
 
+    def test_a_former_masters_work_waits_for_the_first_job(self):
+        node = self.node().join(held=[7, 8])
+        support.wait_until(self.master.list_workers, what="its place in the list")
+        self.assertEqual([1], [each.busy for each in self.master.list_workers()])
+        node.receive(protocol.Acknowledge)  # else it would take this master for lost
+        job = self.execute([10])  # which knows nothing of that work
+        self.assertEqual(set([7, 8]), set(node.receive(protocol.Revoke).attempt for _ in range(2)))
+        node.receive(protocol.Joined)
+        self.assertEqual(1, len(self.master.list_workers()))
+        node.send(done(node.receive(protocol.Grant), ["a"]))
+        self.assertEqual(job.result(), {10: "a"})
+        # From the first job on nobody waits.
+        late = self.node().join(held=[9])
+        self.assertEqual(9, late.receive(protocol.Revoke).attempt)
+
+    def test_a_former_masters_work_does_not_wait_for_ever(self):
+        node = self.node().join(held=[7])
+        node.receive(protocol.Acknowledge)
+        gone = self.node().join(held=[8])
+        gone.receive(protocol.Acknowledge)
+        gone.socket.close()
+        support.wait_until(lambda: len(self.master.list_workers()) == 1, what="the other's end")
+        self.master._cluster._park_until = 0.0  # the next beat finds its time over
+        self.assertEqual(7, node.receive(protocol.Revoke).attempt)
+        node.receive(protocol.Joined)
+
+    def test_a_node_with_a_former_masters_work_hears_of_the_end(self):
+        node = self.node().join(held=[7])
+        node.receive(protocol.Acknowledge)
+        self.master.shutdown()
+        node.receive(protocol.Farewell)
+
     def test_results_come_twice(self):
         node = self.node().join()
         job = self.execute([10, 20], chunksize=1)
