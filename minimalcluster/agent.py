@@ -278,7 +278,7 @@ class Agent(object):
 
     def _goes_on(self, attempt, acknowledged):
         # type: (int, int) -> bool
-        """Something of this attempt is still to come: the next master, if it adopts it, must hear what was given back."""
+        """More of this attempt is to come: the next master, if it adopts it, must hear what was given back."""
         later = (report.attempt for number, report in self._reports.items() if number > acknowledged)
         return attempt in self._held or attempt in later
 

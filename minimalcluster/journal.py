@@ -117,7 +117,7 @@ class Journal(object):
         """All records that are whole, and where the last of them ends."""
         records = []  # type: list[Record]
         at = _HEADER
-        solid = len(data.rstrip(b"\0"))  # a power cut: the file had grown, and the data behind this had not been written
+        solid = len(data.rstrip(b"\0"))  # after a power cut: the file had grown, the rest had not been written
         while len(data) - at >= _HEAD.size + _HEAD_TAG:
             before, body_at = data[at - _TAG : at], at + _HEAD.size + _HEAD_TAG
             head = data[at : at + _HEAD.size]
