@@ -34,6 +34,8 @@ START_SECONDS = 60.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
+#: Letters of why a worker process does not start.
+TROUBLE_MAX = 300
 STORY_LENGTH = 500
 
 # -- events ---------------------------------------------------------------------------------------
@@ -106,6 +108,7 @@ class Agent(object):
         self._next_report = 1
         self._fetches = OrderedDict()  # type: OrderedDict # our request -> (Fetch as sent, [(slot, its request)])
         self._next_fetch = 1
+        self._trouble = ""  # why a worker process did not start, until one does
         self._files = {}  # type: dict # shared object -> where it lies, told by the shell
         self._linked = False  # a connection is there
         self._joined = False  # and the master has taken us in
@@ -299,6 +302,7 @@ class Agent(object):
         if slot.state != STARTING:
             return
         slot.state, slot.failures, slot.jobs = IDLE, 0, set()
+        self._trouble = ""
         if not slot.last:  # else it was too late, and its end is on the way
             slot.kill_at = None
         self._fill()
@@ -382,6 +386,7 @@ class Agent(object):
             slot.failures += 1
             wait = min(RESTART_SECONDS_MAX, RESTART_SECONDS_MIN * 2 ** min(slot.failures, 10))
             slot.start_at = self._now + wait
+            self._trouble = _why(event.info)[:TROUBLE_MAX]
             self._do(Warn("a worker process could not start (%s); next try in %.1f s" % (_why(event.info), wait)))
         else:
             slot.start_at = self._now
@@ -475,7 +480,13 @@ class Agent(object):
         elif self._now >= self._beat_at:
             self._beat_at = self._now + HEARTBEAT_SECONDS
             if self._joined:
-                self._do(ToMaster(protocol.Heartbeat({"held": self._all_held()})))
+                self._do(ToMaster(protocol.Heartbeat(dict(self._starting(), held=self._all_held()))))
+
+    def _starting(self):
+        # type: () -> dict
+        """What the master may tell its user when nothing goes on here."""
+        starting = sum(slot.state in (EMPTY, STARTING) for slot in self._slots)
+        return {"starting": starting, "trouble": self._trouble} if starting else {}
 
     def _drop_everything(self):
         # type: () -> None

@@ -15,6 +15,7 @@ from .compat import hexadecimal
 from .futures import BrokenClusterExecutor
 from .imports import REFRESH_SECONDS
 from .jobs import End, Failure, Job, Outcomes
+from .status import ClusterStatus
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
@@ -30,6 +31,7 @@ class Stream(Job):
     """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
 
     closed = False
+    name = "calls"
 
     def __init__(self, core: "Core", needs: str, terms: Terms) -> None:
         super().__init__()
@@ -152,6 +154,11 @@ class Core:
     def slots(self) -> int:
         """Worker processes, everywhere and now."""
         return sum(each.nprocs for each in self.cluster.workers() if each.connected)
+
+    def status(self) -> ClusterStatus:
+        with self._lock:
+            numbers = {job.number for job in list(self.delivering) + list(self.maps)}
+        return self.cluster.status(numbers)
 
     def check(self) -> None:
         if self.pid != os.getpid():

@@ -6,10 +6,11 @@
     nodes      -- connections -- messages as events ----------+--> scheduler -- effects --> nodes, jobs
     this machine's own node -- the same messages, no socket --+
 
-A job is an object with: ``total``, ``closed``, ``options``; ``definition()`` -> (info, buffers);
+A job is an object with: ``name``, ``total``, ``closed``, ``options``; ``definition()`` -> (info, buffers);
 ``encode(first, count)`` -> buffers; and, called in the cluster's thread, ``deliver(first, count,
 skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poison(first, deaths)``,
-``finished(unfit)`` and ``crashed(error)``. None of these may block.
+``held_up()`` -> why nothing is handed out though more may come, or None; ``finished(unfit)`` and
+``crashed(error)``. None of these may block.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -21,11 +22,12 @@ import threading
 from collections import OrderedDict, deque, namedtuple
 
 from . import agent, errors, protocol, scheduler, values
-from .compat import PICKLE_PROTOCOL, cpu_count, hexadecimal, monotonic, native
+from .compat import PICKLE_PROTOCOL, cpu_count, hexadecimal, monotonic, native, text_type
 from .journal import SYNC_SECONDS
 from .library import Library
 from .node import Node
 from .shares import Shared
+from .status import ClusterStatus
 from .transport import Connection, Listener, Loop
 
 log = logging.getLogger("minimalcluster")
@@ -75,6 +77,7 @@ class _Session(object):
         self.report = 0  # the last one received
         self.answered = 0  # the last one acknowledged
         self.owes_answer = False
+        self.starting = (0, "")  # how many worker processes are not there, said its last heartbeat, and why
 
     @property
     def name(self):
@@ -116,7 +119,7 @@ class Cluster(object):
             scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
             scheduler.DeliverFailure: self._deliver_failure, scheduler.DeliverPoison: self._deliver_poison,
             scheduler.Finish: self._finish, scheduler.Disconnect: self._disconnect,
-            scheduler.Explain: lambda effect: log.warning("%s", effect.text),
+            scheduler.Explain: lambda effect: log.warning("%s", effect.text), scheduler.Idle: self._idle,
         }  # fmt: skip
 
     # -- from any thread --------------------------------------------------------------------------
@@ -225,6 +228,11 @@ class Cluster(object):
     def snapshot(self):
         # type: () -> dict
         return self._ask(self._scheduler.snapshot)  # type: ignore[return-value]
+
+    def status(self, numbers=None):
+        # type: (object) -> ClusterStatus
+        """How far the jobs are, all of them or those with these numbers. Raises StateError if this is not running."""
+        return self._ask(self._status, numbers)  # type: ignore[return-value]
 
     def stop(self):
         # type: () -> None
@@ -358,6 +366,7 @@ class Cluster(object):
         elif kind in _EVENTS:
             if kind is protocol.Heartbeat:
                 session.owes_answer = True
+                self._heard_of_starting(session, message.info)  # type: ignore[attr-defined]
             else:
                 session.report = max(session.report, message.report)  # type: ignore[attr-defined]
             self._event(_EVENTS[kind](session.node, session.number, message))
@@ -373,6 +382,14 @@ class Cluster(object):
                 session.close(None)  # type: ignore[operator]
         else:
             session.close(errors.ProtocolError("%s from a node" % kind.__name__))  # type: ignore[operator]
+
+    def _heard_of_starting(self, session, info):
+        # type: (_Session, dict) -> None
+        said = info.get("starting", 0), info.get("trouble", "")
+        if said == session.starting or not isinstance(said[0], int) or not isinstance(said[1], (str, text_type)):
+            return
+        session.starting = said
+        self._event(scheduler.NodeStarting(session.node, session.number, said[0], native(said[1])))
 
     def _joined(self, session, info):
         # type: (_Session, dict) -> None
@@ -508,6 +525,12 @@ class Cluster(object):
             job.journal.sync()
         job.finished(effect.unfit)
 
+    def _idle(self, effect):
+        # type: (scheduler.Idle) -> None
+        why = self._jobs[effect.job].held_up()
+        if why:
+            log.warning("%s", why)
+
     def _disconnect(self, effect):
         # type: (scheduler.Disconnect) -> None
         session = self._sessions.get(effect.node)
@@ -618,6 +641,17 @@ class Cluster(object):
         for session in list(self._sessions.values()) + list(self._proved):
             session.send(protocol.Farewell({}))
         self._notice_all_left()
+
+    def _status(self, numbers):
+        # type: (object) -> ClusterStatus
+        jobs = []
+        for number, told in self._scheduler.status(monotonic()):
+            if (numbers is None or number in numbers) and number in self._jobs:  # type: ignore[operator]
+                job = self._jobs[number]
+                idle = not told.queued and not told.running
+                jobs.append(told._replace(name=job.name, why=told.why or (idle and job.held_up()) or ""))
+        nodes = [node for node in self._scheduler.snapshot()["nodes"] if node["connected"]]
+        return ClusterStatus(len(nodes), sum(node["slots"] for node in nodes), tuple(jobs))
 
     def _workers(self):
         # type: () -> list

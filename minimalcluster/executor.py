@@ -38,6 +38,7 @@ from .futures import BrokenClusterExecutor, BrokenExecutor, CallTimeoutError, Cl
 from .jobs import Failure
 from .maps import MapJob, MapResults
 from .master import MasterNode, _check_key
+from .status import ClusterStatus
 
 __all__ = [
     "BrokenClusterExecutor",
@@ -143,6 +144,10 @@ class ClusterExecutor(Executor):
     def share(self, value: T) -> T:
         """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
         return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object
+
+    def status(self) -> ClusterStatus:
+        """How far the calls and maps of this executor are, and what they wait for. From any thread."""
+        return self._core.status()
 
     def submit(
         __self,

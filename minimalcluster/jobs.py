@@ -11,6 +11,7 @@ from . import errors, journal, values
 from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, raise_from
 from .progress import progress_for
 from .scheduler import DEFAULTS
+from .status import JobStatus
 
 FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
 #: How long running tasks may still end after the first Ctrl-C.
@@ -82,8 +83,11 @@ class Failure(object):
 class Job(object):
     """Subclasses set ``total``, ``closed``, ``options`` and have ``definition()`` and ``encode(first, count)``."""
 
+    name = "job"  # for people
+
     def __init__(self):
         # type: () -> None
+        self._outcomes_told = self._failures_told = 0
         self._arrivals = SimpleQueue()  # type: queue.Queue
         self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
         self.journal = None  # type: journal.Journal | None # synced by the cluster before it acknowledges
@@ -96,20 +100,29 @@ class Job(object):
         if self.journal is not None:
             self.journal.grant(attempt, first, count)
 
+    def held_up(self):
+        # type: () -> str | None
+        """Why nothing is handed out though more may come."""
+
     def deliver(self, first, count, skip, buffers):
         # type: (int, int, int, list) -> None
+        self._outcomes_told += count - skip
         if self.journal is not None:
             self.journal.done(first, count, buffers)
         self._arrivals.put((_results, first, count, skip, buffers))
 
     def deliver_failure(self, first, node, info, buffers):
         # type: (int, str, dict, list) -> None
+        self._outcomes_told += 1
+        self._failures_told += 1
         if self.journal is not None:
             self.journal.failed(first, info, buffers)
         self._arrivals.put((_failure, first, node, info, buffers))
 
     def deliver_poison(self, first, deaths):
         # type: (int, tuple) -> None
+        self._outcomes_told += 1
+        self._failures_told += 1
         if self.journal is not None:
             error = _poison(first, deaths).values[0].error
             self.journal.failed(first, *values.encode_exception(error, 0))
@@ -124,6 +137,17 @@ class Job(object):
         self._arrivals.put((End, error))
 
     # -- in the user's thread ---------------------------------------------------------------------
+
+    def status(self, cluster, number):
+        # type: (object, int) -> JobStatus
+        """How far it is; when it is over, how far it came."""
+        try:
+            for told in cluster.status([number]).jobs:  # type: ignore[attr-defined]
+                return told
+        except errors.StateError:
+            pass  # shut down
+        done, failed = self._outcomes_told, self._failures_told
+        return JobStatus(self.name, self.total, done, failed, 0, 0, 0, None, None, "it is over")  # type: ignore[attr-defined]
 
     def take(self, seconds=None):
         # type: (float | None) -> Outcomes | End | None
@@ -187,6 +211,7 @@ class ListedJob(Job):
         # type: (Target, range | tuple | list, values.AnyArguments, Terms, range | list | None) -> None
         super(ListedJob, self).__init__()
         self._target, self._keys, self._arguments = target, keys, arguments
+        self.name = target.name
         self._terms, self._on_error = terms, terms.on_error
         self._shown = keys if shown is None else shown  # what an error names as the argument
         self.total = len(arguments)
@@ -222,7 +247,8 @@ class ListedJob(Job):
             opened.close()
             raise
         done = sorted(set(results) | set(known.failed))
-        self._known = len(done)
+        self._known = self._outcomes_told = len(done)
+        self._failures_told = len(self._failed)
         self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
         self.journal = opened
 
@@ -311,7 +337,8 @@ class ListedJob(Job):
         """Submits now; (key, result) as they come. What has been given is not kept."""
         seconds = self._terms.deadline
         until = None if seconds is None else monotonic() + seconds
-        return self._pairs(cluster, self._submit(cluster), ordered, until)
+        number = self._submit(cluster)
+        return Pairs(self._pairs(cluster, number, ordered, until), lambda: self.status(cluster, number))
 
     def _pairs(self, cluster, number, ordered, until):
         # type: (object, int, bool, float | None) -> object
@@ -382,6 +409,33 @@ class ListedJob(Job):
         error = errors.TaskError(text, argument, self._failed[first], results, failures)
         raise_from(error, cause)
         raise AssertionError("unreachable")
+
+
+class Pairs(object):
+    """What ``imap`` gives: an iterator of (argument, result). ``close`` cancels the rest, as dropping it does."""
+
+    def __init__(self, pairs, status):
+        # type: (object, object) -> None
+        self._pairs, self._status = pairs, status
+
+    def __iter__(self):
+        # type: () -> Pairs
+        return self
+
+    def __next__(self):
+        # type: () -> tuple
+        return next(self._pairs)  # type: ignore[call-overload]
+
+    next = __next__  # py2
+
+    def close(self):
+        # type: () -> None
+        self._pairs.close()  # type: ignore[attr-defined]
+
+    def status(self):
+        # type: () -> JobStatus
+        """How far the job is, and what it waits for; from any thread. ``str`` of it is one line."""
+        return self._status()  # type: ignore[operator]
 
 
 def _spans(indexes):

@@ -12,6 +12,7 @@ from . import errors, functions, values
 from .calls import AFTER_SHUTDOWN, Core, Terms
 from .futures import standard
 from .jobs import End, Failure, Job, Outcomes
+from .status import JobStatus
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class MapJob(Job):
         elif window is None and all(type(each) in (list, tuple) for each in iterables):
             self._items = self._swapped(list(self._source))
             self.total, self.closed = len(self._items), True
+        self.name = "map of %s" % (getattr(function, "__name__", None) or type(function).__name__)
         self._define(function, terms.timeout)
 
     def submit(self) -> None:
@@ -102,6 +104,11 @@ class MapJob(Job):
     def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
         if not self.abandoned:
             super().deliver(first, count, skip, buffers)
+
+    def held_up(self) -> Optional[str]:
+        if self.closed or self.abandoned or not self._pending:
+            return None
+        return "%d results wait for who reads them; the input is read no further meanwhile" % self._pending
 
     def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
         super().finished(unfit)
@@ -273,6 +280,10 @@ class MapResults(Iterator[T]):
         self._job.cancel()
         self._ended = self._closed = True
         self._current, self._chunks = [], {}
+
+    def status(self) -> JobStatus:
+        """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
+        return self._job.status(self._job._core.cluster, self._job.number)
 
     def outcome(self, deadline: Optional[float]) -> object:
         """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""

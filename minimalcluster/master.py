@@ -85,6 +85,11 @@ class MasterNode(object):
         """One WorkerInfo per node: hostname, worker processes, process id, busy (1/0), and more, by name."""
         return self._running().workers()
 
+    def status(self):
+        # type: () -> object
+        """How far the jobs are, what they wait for, how long they may take: a ClusterStatus, from any thread."""
+        return self._running().status()
+
     def share(self, value):
         # type: (object) -> object
         """A handle that stands for the object in arguments: sent once to each node, kept there until ``drop()``."""
@@ -198,7 +203,8 @@ class MasterNode(object):
         """As ``execute``, but an iterator of (argument, result) in argument order, each as soon as it is there.
 
         Failed arguments are left out, and when all is done TaskError says which they were; with
-        on_error="return" their exceptions come as results. Closing the iterator cancels the rest.
+        on_error="return" their exceptions come as results. Closing the iterator cancels the rest;
+        its ``status()`` tells how far it is.
         """
         return self._job(self._terms(on_error, chunksize, options)).iterate(self._running(), True)
 

@@ -28,6 +28,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import OrderedDict, deque, namedtuple
 
+from . import status
 from .errors import InternalError
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
@@ -57,7 +58,10 @@ NODE_LOST_SECONDS = 10.0
 RECONNECT_SECONDS = 0.8
 #: How long nodes of a killed master have to come back with what they run; their longest pause is 10 s.
 ADOPT_SECONDS = 12.0
+#: After so long without progress a job says what it waits for; tasks that run are worth a word much later.
 EXPLAIN_FIRST_SECONDS = 2.0
+EXPLAIN_RUNNING_SECONDS = 60.0
+#: And again, for the same reason; of tasks that run, each time twice as long after.
 EXPLAIN_AGAIN_SECONDS = 60.0
 STORY_LENGTH = 2000
 
@@ -72,6 +76,7 @@ JobStopped = namedtuple("JobStopped", "job")
 TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
+NodeStarting = namedtuple("NodeStarting", "node session starting trouble")
 NodeDraining = namedtuple("NodeDraining", "node session")
 NodeDisconnected = namedtuple("NodeDisconnected", "node session")
 NodeLeft = namedtuple("NodeLeft", "node session")
@@ -94,6 +99,7 @@ DeliverPoison = namedtuple("DeliverPoison", "job first deaths")
 Finish = namedtuple("Finish", "job unfit")
 Disconnect = namedtuple("Disconnect", "node session reason")
 Explain = namedtuple("Explain", "text")
+Idle = namedtuple("Idle", "job")
 
 #: chunksize: None sizes chunks by time. retries: for tasks that raise. attempts_max: deaths of a worker process.
 #: idempotent: a task may run twice at a time.
@@ -159,7 +165,7 @@ class _Speed(object):
 class _Node(object):
     __slots__ = (
         "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "session",
-        "slots", "speeds", "tasks_done",
+        "slots", "speeds", "starting", "tasks_done", "trouble",
     )  # fmt: skip
 
     def __init__(self, event, now):
@@ -172,6 +178,7 @@ class _Node(object):
         self.leases = OrderedDict()  # type: OrderedDict # attempt -> _Lease
         self.jobs = set()  # type: set # defined there in this session
         self.speeds = {}  # type: dict # job id -> _Speed
+        self.starting, self.trouble = 0, ""  # its worker processes that are not there yet, and why not
         self.tasks_done = 0
         self.busy_seconds = 0.0
 
@@ -183,13 +190,18 @@ class _Node(object):
 
 class _Job(object):
     __slots__ = (
-        "awaited", "closed", "copied", "cursor", "delivered", "explain_at", "failures", "fit", "hopeless", "id",
-        "leased", "nodes", "options", "pieces", "queued", "stopped", "total", "unfit",
+        "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at", "failed",
+        "failures", "fit", "hopeless", "id", "leased", "measured", "moved_at", "nodes", "options", "pieces", "queued",
+        "said", "stopped", "total", "unfit",
     )  # fmt: skip
 
-    def __init__(self, event):
-        # type: (JobSubmitted) -> None
+    def __init__(self, event, now):
+        # type: (JobSubmitted, float) -> None
         self.id, self.options = event.job, event.options
+        self.began_at = self.moved_at = self.explain_at = now  # moved_at: tasks were handed out, or had outcomes
+        self.said = {}  # type: dict # kind of waiting -> (when it may be said again, seconds to the time after)
+        self.busy_seconds, self.measured = 0.0, 0  # of worker processes, for so many tasks
+        self.failed = 0  # of those delivered
         self.closed = event.total is not None
         self.total = event.total or 0
         self.cursor = 0
@@ -205,7 +217,6 @@ class _Job(object):
         self.unfit = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
         self.stopped = False
         self.hopeless = None  # type: dict | None # what the last node said when none could run it
-        self.explain_at = None  # type: float | None
 
     @property
     def finished(self):
@@ -260,6 +271,7 @@ class Scheduler(object):
         }  # type: dict
         self._session_handlers = {
             NodeHeard: self._node_heard,
+            NodeStarting: self._node_starting,
             NodeDraining: self._node_draining,
             NodeDisconnected: self._node_disconnected,
             NodeLeft: self._node_left,
@@ -291,8 +303,9 @@ class Scheduler(object):
     def deadline(self):
         # type: () -> float | None
         """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
-        moments = [job.explain_at for job in self._jobs.values() if job.explain_at is not None]
+        moments = []
         for job in self._jobs.values():
+            moments.append(max(job.explain_at, job.moved_at + EXPLAIN_FIRST_SECONDS))
             moments.extend(job.awaited.values())
         moments.extend(moment for moment in (self._take_back_at, self._copy_at) if moment is not None)
         for node in self._nodes.values():
@@ -305,7 +318,7 @@ class Scheduler(object):
         # type: (JobSubmitted) -> None
         if event.job in self._jobs:
             self._broken("job %d is submitted twice" % event.job, event.job)
-        self._jobs[event.job] = job = _Job(event)
+        self._jobs[event.job] = job = _Job(event, self._now)
         self._tell("job", event.job, "submitted", event.total)
         self._finish_if_done(job)
 
@@ -323,6 +336,7 @@ class Scheduler(object):
         gaps = _gaps(event.done, job.total)
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
         careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
+        same = {}  # type: dict # (first, end) -> the piece of the newest attempt of just these
         for attempt, first, end in reversed(event.attempts):
             for lo, hi in gaps:
                 if lo < end and first < hi and attempt not in self._attempts:
@@ -331,11 +345,10 @@ class Scheduler(object):
                     self._attempts[attempt] = piece
                     job.awaited[piece] = self._now + ADOPT_SECONDS
                     gaps = _gaps([(piece.lo, piece.hi)], job.total, gaps)
-            if attempt not in self._attempts:  # a newer one has all of its tasks: these are two copies
-                for piece in sorted(job.awaited, key=lambda piece: piece.lo):
-                    if first <= piece.lo and piece.hi <= end and attempt not in self._attempts:
-                        piece.attempts[attempt] = careful
-                        self._attempts[attempt] = piece
+            newest = same.setdefault((first, end), self._attempts.get(attempt))
+            if attempt not in self._attempts and newest is not None and job.options.idempotent:  # they are two copies
+                newest.attempts[attempt] = careful
+                self._attempts[attempt] = newest
         for lo, hi in reversed(gaps):
             self._queue(_Piece(job, lo, hi))
         self._tell("job", job.id, "resumed", job.delivered)
@@ -346,6 +359,9 @@ class Scheduler(object):
         job = self._jobs.get(event.job)
         if job is None or job.stopped:
             return
+        if job.delivered == job.total:
+            job.moved_at = self._now  # it had nothing to do
+            job.explain_at = min(job.explain_at, self._now)
         job.queued += event.total - job.total
         job.total = event.total
         job.closed = event.closed
@@ -444,6 +460,7 @@ class Scheduler(object):
             node.session, node.slots, node.name = event.session, event.slots, event.name
             node.heard_at, node.gone_at = self._now, None
             node.connected, node.draining = True, False
+            node.starting, node.trouble = 0, ""
         self._tell("node", node.id, "joined", event.session)
         self._count_slots()
         self._reconcile(node, event.held)
@@ -484,6 +501,10 @@ class Scheduler(object):
     def _node_heard(self, node, event):
         # type: (_Node, NodeHeard) -> None
         pass
+
+    def _node_starting(self, node, event):
+        # type: (_Node, NodeStarting) -> None
+        node.starting, node.trouble = event.starting, event.trouble
 
     def _node_draining(self, node, event):
         # type: (_Node, NodeDraining) -> None
@@ -533,6 +554,8 @@ class Scheduler(object):
         speed = node.speeds.setdefault(job.id, _Speed())
         speed.measured(event.count, event.seconds, sum(map(len, event.payload)))
         node.busy_seconds += event.seconds
+        job.busy_seconds += event.seconds
+        job.measured += event.count
         skip = piece.lo - event.first
         end = min(event.first + event.count, piece.hi)
         self.duplicates += min(skip, event.count)
@@ -550,6 +573,9 @@ class Scheduler(object):
         job, index = piece.job, event.first
         job.fit.add(node.id)
         node.busy_seconds += event.seconds
+        if event.seconds:
+            job.busy_seconds += event.seconds
+            job.measured += 1
         failures = job.failures.get(index, 0) + 1
         retried = failures <= job.options.retries and not job.stopped
         if retried:
@@ -562,6 +588,7 @@ class Scheduler(object):
             return
         job.failures.pop(index, None)
         node.tasks_done += 1
+        job.failed += 1
         self._do(DeliverFailure(job.id, index, node.id, event.info, event.payload))
         self._advance(piece, index + 1)
         if job.options.stop_on_error and not job.stopped:
@@ -604,6 +631,7 @@ class Scheduler(object):
     def _advance(self, piece, end, delivered=True):
         # type: (_Piece, int, bool) -> None
         job = piece.job
+        job.moved_at = self._now
         if delivered:
             job.delivered += end - piece.lo
         if piece.queued:
@@ -691,6 +719,7 @@ class Scheduler(object):
             return
         self._do(DeliverPoison(job.id, lo, tuple(deaths)))
         job.delivered += 1
+        job.failed += 1
         if job.options.stop_on_error:
             self._stop(job, kill=False)
         self._finish_if_done(job)
@@ -823,6 +852,7 @@ class Scheduler(object):
         # type: (_Piece, _Node) -> None
         job, attempt = piece.job, self._next_attempt
         self._next_attempt += 1
+        job.moved_at = self._now
         self._attempts[attempt] = piece
         piece.attempts[attempt] = careful = bool(piece.deaths) or job.options.attempts_max == 1
         self._begin_lease(attempt, piece, node)
@@ -965,18 +995,42 @@ class Scheduler(object):
 
     def _explain(self):
         # type: () -> None
-        """A job that has work and gets no node says so: once soon, then rarely."""
-        serving = [node for node in self._nodes.values() if node.serving]
+        """A job that makes no progress says what it waits for: once soon, then rarely."""
         for job in self._jobs.values():
-            waits = job.queued and not job.leased and all(node.id in job.unfit for node in serving)
-            if not waits:
-                job.explain_at = None
-            elif job.explain_at is None:
-                job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
-            elif self._now >= job.explain_at:
-                job.explain_at = self._now + EXPLAIN_AGAIN_SECONDS
-                why = "no node that can run them" if serving else "no node is connected"
-                self._do(Explain("%d tasks wait: %s; they go on when one joins" % (job.queued, why)))
+            if self._now < max(job.explain_at, job.moved_at + EXPLAIN_FIRST_SECONDS):
+                continue
+            wait = status.wait_of(job, list(self._nodes.values()), self._now, NODE_LOST_SECONDS)
+            job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
+            kind = status.IDLE if wait is None else wait.kind
+            again_at, interval = job.said.get(kind, (self._now, EXPLAIN_AGAIN_SECONDS))
+            if wait is not None and kind == status.RUNNING:
+                again_at = max(again_at, wait.since + EXPLAIN_RUNNING_SECONDS)
+            if self._now >= again_at:
+                # Somebody may know why it has nothing to do: who reads its results is slow.
+                self._do(Idle(job.id) if wait is None else Explain(wait.text))
+                again_at = self._now + interval
+                job.said[kind] = again_at, interval * (2 if kind in (status.RUNNING, status.IDLE) else 1)
+            job.explain_at = again_at if wait is None else min(job.explain_at, again_at)
+
+    def status(self, now):
+        # type: (float) -> list
+        """(id, JobStatus without its name) of each job."""
+        nodes, found = list(self._nodes.values()), []
+        for job in self._jobs.values():
+            left = job.total - job.delivered
+            pieces = {lease.piece for node in nodes for lease in node.leases.values() if lease.piece.job is job}
+            slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
+            known = job.closed and slots and job.measured
+            wait = None
+            if now >= job.moved_at + EXPLAIN_FIRST_SECONDS:
+                wait = status.wait_of(job, nodes, now, NODE_LOST_SECONDS)
+            told = status.JobStatus(
+                "", job.total, job.delivered, job.failed, sum(piece.hi - piece.lo for piece in pieces), job.queued,
+                job.copied, now - job.began_at, left * job.busy_seconds / job.measured / slots if known else None,
+                wait.text if wait is not None else "",
+            )  # fmt: skip
+            found.append((job.id, told))
+        return found
 
     def _do(self, effect):
         # type: (tuple) -> None

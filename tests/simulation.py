@@ -296,6 +296,7 @@ class Master(object):
             scheduler.Forget: self.forget, scheduler.Deliver: self.deliver,
             scheduler.DeliverFailure: self.deliver_failure, scheduler.DeliverPoison: self.deliver_poison,
             scheduler.Finish: self.finish, scheduler.Disconnect: self.disconnect, scheduler.Explain: self.explain,
+            scheduler.Idle: lambda effect: None,
         }  # fmt: skip
 
     def accept(self, link):

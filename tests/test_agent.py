@@ -99,6 +99,19 @@ class LinkTest(AgentTest):
         self.assertEqual(said(node.tick(a.HEARTBEAT_SECONDS)), [p.Heartbeat({"held": [1, 2]})])
         self.assertEqual(node.tick(), [])
 
+    def test_heartbeats_tell_of_worker_processes_that_are_not_there(self):
+        node = Node(2)
+        node.join()
+        node.tick()
+        self.assertEqual(said(node.tick(a.HEARTBEAT_SECONDS)), [p.Heartbeat({"held": [], "starting": 2, "trouble": ""})])
+        node.do(a.ChildExited(0, {"exit": "exit code 1", "lines": ["no room" * 100]}))
+        beat, = said(node.tick(a.HEARTBEAT_SECONDS))
+        self.assertEqual(beat.info["starting"], 2)
+        self.assertEqual((beat.info["trouble"][:20], len(beat.info["trouble"])), ("exit code 1: no room", a.TROUBLE_MAX))
+        for slot in range(2):
+            node.do(a.ChildReady(slot))
+        self.assertEqual(said(node.tick(a.HEARTBEAT_SECONDS)), [p.Heartbeat({"held": []})])
+
     def test_row_33_what_was_given_back_is_told_to_the_next_master_too(self):
         """The old one knew; the new one adopts the whole attempt, and would wait for the rest for ever."""
         node = self.node()

@@ -141,6 +141,18 @@ class NodeMessagesTest(unittest.TestCase):
             node.send(protocol.Heartbeat({"held": []}))
             self.assertEqual(node.receive(protocol.Acknowledge).report, 0)
 
+    def test_heartbeat_tells_why_worker_processes_do_not_start(self):
+        node = self.node().join()
+        job = self.execute([1, 2])
+        support.wait_until(lambda: self.master.status().jobs and self.master.status().jobs[0].running)
+        for odd in ({"starting": "1"}, {"starting": 1, "trouble": 5}):
+            node.send(protocol.Heartbeat(odd))
+        node.send(protocol.Heartbeat({"held": [], "starting": 1, "trouble": u"no room"}))
+        support.wait_until(lambda: "no room" in self.master.status().jobs[0].why, what="the reason in status()")
+        self.assertIn("worker processes cannot start", str(self.master.status()))
+        support.wait_until(lambda: self.log.having("worker processes cannot start"))
+        self.assertFalse(job.done())
+
     def test_anything_before_join(self):
         node = self.node()
         node.send(protocol.Heartbeat({}))

@@ -23,13 +23,14 @@ ALLOWED = {
     "errors": "",
     "compat": "",
     "protocol": "",
-    "scheduler": "protocol",
+    "status": "",
+    "scheduler": "protocol status",
     "agent": "protocol",
     "environment": "",
     "values": "",
     "functions": "environment values",
     "journal": "values protocol",
-    "jobs": "values scheduler journal progress",
+    "jobs": "values scheduler journal progress status",
     "progress": "",
     "transport": "protocol",
     "shares": "",
@@ -37,21 +38,21 @@ ALLOWED = {
     "library": "protocol shares imports",
     "child": "protocol functions environment values shares imports",
     "node": "protocol agent transport shares",
-    "cluster": "protocol scheduler agent transport node library shares journal values",
+    "cluster": "protocol scheduler agent transport node library shares journal values status",
     "master": "protocol scheduler cluster environment functions values jobs progress",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",
-    "calls": "futures cluster scheduler functions imports jobs shares",
-    "maps": "futures calls functions values jobs",
-    "executor": "futures calls maps master cluster protocol functions jobs",
+    "calls": "futures cluster scheduler functions imports jobs shares status",
+    "maps": "futures calls functions values jobs status",
+    "executor": "futures calls maps master cluster protocol functions jobs status",
     "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
     "engines": "calls cluster scheduler protocol agent node child values jobs shares imports",
     "joblib_backend": "futures calls executor master cluster scheduler functions values jobs shares",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
-PURE = ("protocol", "scheduler", "agent")
+PURE = ("protocol", "status", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
 PICKLERS = ("compat", "values", "functions", "shares", "journal")

@@ -116,6 +116,18 @@ class Map(Running):
             self.assertEqual(["0", "1", "2"], [next(results) for _ in range(3)])
             results.close()
 
+    def test_row_38_status_of_a_map_whose_results_nobody_reads(self):
+        results = self.executor.map(str, itertools.count(), buffersize=4)
+        self.addCleanup(results.close)
+        with support.Log() as log:
+            support.wait_until(lambda: "4 results wait for who reads them" in str(results.status()))
+            self.assertEqual((4, 4, 0), results.status()[1:4])
+            self.assertIn("map of str", str(self.executor.status()))
+            support.wait_until(lambda: log.having("4 results wait"), what="a word about it")
+            results.close()
+            support.wait_until(lambda: results.status().why == "it is over")
+            support.wait_until(lambda: "map of str" not in str(self.executor.status()))
+
     def test_buffersize(self):
         read = []
 

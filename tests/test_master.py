@@ -607,6 +607,49 @@ class NodesTest(unittest.TestCase):
                 self.assertEqual(job.result(), {1: 2, 2: 4})
             self.assertEqual(len(log.having("no node")), 1)
 
+    def test_status_while_execute_runs_in_another_thread(self):
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            gates = support.Gates(path)
+            self.assertIsInstance(mistake(master.status), StateError)
+            master.start_master_server(if_join_as_worker=False)
+            self.assertEqual(str(master.status()), "nodes: 0, worker processes: 0, jobs: 0")
+            source = gates.source + "def f(x):\n    wait_for('%d' % (x > 0))\n    return x * 2\n"
+            support.prepare(master, source, "f", range(3))
+            job = support.Background(master.execute)
+            support.wait_until(lambda: master.status().jobs and "no node is connected" in master.status().jobs[0].why)
+            self.assertEqual(master.status().jobs[0][:6], ("f", 3, 0, 0, 0, 3))
+            with support.node_of(master):
+                support.wait_until(lambda: master.status().jobs[0].running, what="a task that runs")
+                gates.open("0")
+                support.wait_until(lambda: master.status().jobs[0].done == 1)
+                support.wait_until(lambda: " tasks run on " in str(master.status()), what="what it waits for")
+                told = master.status()
+                self.assertEqual((told.nodes, told.workers, told.jobs[0][1:4]), (1, 1, (3, 1, 0)))
+                self.assertEqual(told.jobs[0].running + told.jobs[0].queued, 2)  # maybe one is there in advance
+                self.assertGreater(told.jobs[0].left_seconds, 0.0)
+                gates.open("1")
+                self.assertEqual(job.result(), {0: 0, 1: 2, 2: 4})
+            support.wait_until(lambda: not master.status().jobs, what="the end of the job")
+
+    def test_status_of_an_iterator(self):
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            gates = support.Gates(path)
+            master.start_master_server(if_join_as_worker=False)
+            source = gates.source + "def f(x):\n    wait_for(x)\n    return 1 // x\n"
+            support.prepare(master, source, "f", range(3))
+            with support.node_of(master):
+                pairs = master.imap_unordered(on_error="return")
+                support.wait_until(lambda: pairs.status().running, what="a task that runs")
+                gates.open(0)
+                self.assertEqual(next(pairs)[0], 0)
+                self.assertEqual(pairs.status()[:4], ("f", 3, 1, 1))
+                gates.open(1)
+                gates.open(2)
+                self.assertEqual(list(pairs), [(1, 1), (2, 0)])
+                self.assertEqual(str(pairs.status()), "f: 3 of 3 tasks done, 1 failed; it is over")
+            self.assertEqual(master.status().jobs, ())
+        self.assertEqual(pairs.status().done, 3)
+
     def test_environment_that_fails_on_the_node(self):
         source = (
             "import os\n"

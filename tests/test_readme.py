@@ -348,7 +348,8 @@ class SilentNodeTest(unittest.TestCase):
         brain.handle(scheduler.NodeJoined("b", 2, 1, "second", []), 0.0)
         for second in range(1, 10):
             brain.handle(scheduler.NodeHeard("b", 2), float(second))
-            self.assertEqual(brain.handle(scheduler.TimePassed(), float(second)), [])
+            said = [type(effect) for effect in brain.handle(scheduler.TimePassed(), float(second))]
+            self.assertEqual(said, [scheduler.Explain] if second == 6 else [])
         brain.handle(scheduler.NodeHeard("b", 2), 9.9)
         effects = brain.handle(scheduler.TimePassed(), 10.0)
         self.assertIn(("a", 1), [(each.node, each.session) for each in effects if isinstance(each, scheduler.Disconnect)])

@@ -367,7 +367,8 @@ class LossTest(SchedulerTest):
 
     def test_a_silent_node_is_disconnected_and_lost(self):
         self.start(1)
-        self.assertEqual(self.master.tick(s.NODE_LOST_SECONDS - 0.1), [])
+        explain, = self.master.tick(s.NODE_LOST_SECONDS - 0.1)
+        self.assertIn("silent: a (for 10 s)", explain.text)
         self.master.say(s.NodeHeard, "a")
         self.assertEqual(self.master.tick(s.NODE_LOST_SECONDS - 0.1), [])
         effects = self.master.tick(0.2)

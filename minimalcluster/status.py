@@ -1,0 +1,152 @@
+"""How far a job is and what it waits for, in words. Pure: the scheduler's objects and the time in, text out.
+
+``wait_of`` looks for the first of these that is so::
+
+    no node can take its tasks        none is connected, all are leaving, none can run them
+    a former master's nodes           may come back with what they run
+    who has its tasks is in trouble   silent, cannot start worker processes, is starting them
+    others have all worker processes
+    its tasks run                     for long
+"""
+from __future__ import absolute_import, division, print_function
+
+from collections import namedtuple
+
+#: Heartbeats come every 2 s: a node that has missed three is worth a word.
+SILENT_SECONDS = 6.0
+#: Names in one sentence.
+NAMES_MAX = 5
+
+#: Kinds of waiting.
+NODES, FORMER, SILENT, STARTING = "nodes", "former", "silent", "starting"
+BUSY, RUNNING, IDLE = "busy", "running", "idle"
+
+#: kind: one of those above. text: for people. since: the moment it began.
+Wait = namedtuple("Wait", "kind text since")
+
+
+class JobStatus(namedtuple("JobStatus", "name total done failed running queued copied seconds left_seconds why")):
+    """One job now. total: tasks so far, if more may come. done: with an outcome; failed: of those, errors.
+    running: handed to nodes. queued: not yet. copied: had a second copy. seconds: since it began.
+    left_seconds: an estimate, or None. why: what it waits for, or "". ``str`` makes one line of it.
+    """
+
+    __slots__ = ()
+
+    def __str__(self):
+        # type: () -> str
+        parts = ["%d of %d tasks done" % (self.done, self.total)]
+        for count, what in ((self.failed, "failed"), (self.running, "running"), (self.queued, "queued")):
+            if count:
+                parts.append("%d %s" % (count, what))
+        if self.left_seconds is not None and self.done < self.total:
+            parts.append("about %.3g s left" % self.left_seconds)
+        return "%s: %s%s" % (self.name, ", ".join(parts), "; " + self.why if self.why else "")
+
+
+class ClusterStatus(namedtuple("ClusterStatus", "nodes workers jobs")):
+    """The cluster now. nodes: connected. workers: their worker processes. jobs: a JobStatus of each until its end."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        # type: () -> str
+        head = "nodes: %d, worker processes: %d, jobs: %d" % (self.nodes, self.workers, len(self.jobs))
+        return "\n".join([head] + ["  " + str(job) for job in self.jobs])
+
+
+def wait_of(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    """Why this job of the scheduler's makes no progress; None while there is nothing it could do."""
+    found = None
+    for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_busy, _for_running):
+        found = found or look(job, nodes, now, lost_seconds)
+    return found
+
+
+def _for_nodes(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    serving = [node for node in nodes if node.serving]
+    if not job.queued or job.leased or any(node.id not in job.unfit for node in serving):  # type: ignore[attr-defined]
+        return None
+    if serving:
+        said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in serving]  # type: ignore[attr-defined]
+        why = "no node that can run them (%s)" % _listed(said, "; ")
+    elif any(node.connected for node in nodes):
+        why = "all nodes are leaving"
+    else:
+        why = "no node is connected"
+    text = "%d tasks wait: %s; they go on when one joins" % (job.queued, why)  # type: ignore[attr-defined]
+    return Wait(NODES, text, job.moved_at)  # type: ignore[attr-defined]
+
+
+def _for_former(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    if not job.awaited or job.leased or job.queued:  # type: ignore[attr-defined]
+        return None
+    count = sum(piece.hi - piece.lo for piece in job.awaited)  # type: ignore[attr-defined]
+    left = max(job.awaited.values()) - now  # type: ignore[attr-defined]
+    text = "%d tasks may still run on nodes of the former master; they are handed out anew in %.0f s" % (count, left)
+    return Wait(FORMER, text, job.moved_at)  # type: ignore[attr-defined]
+
+
+def _for_silent(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    silent = [node for node in nodes if _tasks_on(job, node) and now - node.heard_at >= SILENT_SECONDS]
+    if not silent:
+        return None
+    names = ["%s (for %.0f s)" % (node.name, now - node.heard_at) for node in silent]
+    text = "%d tasks are on nodes that are silent: %s; given up after %.0f s, they run elsewhere" % (
+        sum(_tasks_on(job, node) for node in silent), _listed(names), lost_seconds,
+    )  # fmt: skip
+    return Wait(SILENT, text, min(node.heard_at for node in silent))
+
+
+def _for_starting(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    """Of each node that has some of its tasks, no worker process has begun yet."""
+    having = [node for node in nodes if _tasks_on(job, node)]
+    if not having or any(node.starting < node.slots for node in having):
+        return None
+    troubles = ["%s: %s" % (node.name, node.trouble) for node in having if node.trouble]
+    if troubles:
+        text = "worker processes cannot start: %s" % _listed(troubles, "; ")
+    else:
+        text = "worker processes are still starting on %s" % _listed([node.name for node in having])
+    return Wait(STARTING, text, job.moved_at)  # type: ignore[attr-defined]
+
+
+def _for_busy(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    if not job.queued or job.leased:  # type: ignore[attr-defined]
+        return None
+    slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)  # type: ignore[attr-defined]
+    text = "%d tasks wait: all %d worker processes that can run them are busy with other jobs, for %.0f s" % (
+        job.queued, slots, now - job.moved_at,  # type: ignore[attr-defined]
+    )  # fmt: skip
+    return Wait(BUSY, text, job.moved_at)  # type: ignore[attr-defined]
+
+
+def _for_running(job, nodes, now, lost_seconds):
+    # type: (object, list, float, float) -> Wait | None
+    leases = [lease for node in nodes for lease in node.leases.values() if lease.piece.job is job]
+    if not leases:
+        return None
+    oldest = min(lease.moved_at for lease in leases)
+    names = sorted({lease.node.name for lease in leases})
+    count = sum(piece.hi - piece.lo for piece in {lease.piece for lease in leases})
+    text = "%d tasks run on %s, the oldest for %.0f s" % (count, _listed(names), now - oldest)
+    return Wait(RUNNING, text, oldest)
+
+
+def _tasks_on(job, node):
+    # type: (object, object) -> int
+    """How many of its tasks this node has."""
+    pieces = [lease.piece for lease in node.leases.values()]  # type: ignore[attr-defined]
+    return sum(piece.hi - piece.lo for piece in pieces if piece.job is job)
+
+
+def _listed(names, between=", "):
+    # type: (list, str) -> str
+    more = len(names) - NAMES_MAX
+    return between.join(names[:NAMES_MAX]) + (" and %d more" % more if more > 0 else "")
