@@ -205,7 +205,7 @@ class _Job(object):
         self.closed = event.total is not None
         self.total = event.total or 0
         self.cursor = 0
-        self.awaited = {}  # type: dict # pieces of a former master's attempts -> until when
+        self.awaited = OrderedDict()  # type: OrderedDict # pieces of a former master's attempts -> until when
         self.pieces = deque()  # type: deque # queued pieces, before the cursor's turn
         self.queued = self.total  # tasks waiting for a grant
         self.leased = 0  # live leases
