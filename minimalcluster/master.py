@@ -12,6 +12,7 @@ from .cluster import Cluster
 from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
 from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
+from .status import ClusterStatus  # noqa: F401 # in a type comment
 
 log = logging.getLogger("minimalcluster")
 
@@ -86,7 +87,7 @@ class MasterNode(object):
         return self._running().workers()
 
     def status(self):
-        # type: () -> object
+        # type: () -> ClusterStatus
         """How far the jobs are, what they wait for, how long they may take: a ClusterStatus, from any thread."""
         return self._running().status()
 

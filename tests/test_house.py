@@ -39,7 +39,7 @@ ALLOWED = {
     "child": "protocol functions environment values shares imports",
     "node": "protocol agent transport shares",
     "cluster": "protocol scheduler agent transport node library shares journal values status",
-    "master": "protocol scheduler cluster environment functions values jobs progress",
+    "master": "protocol scheduler cluster environment functions values jobs progress status",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",

@@ -1,7 +1,7 @@
 """What a type checker makes of a program that uses the faces: read by ``mypy --strict`` (``make types``), never run."""
 
 from concurrent.futures import Future, as_completed
-from typing import Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 from typing_extensions import assert_type
 
@@ -49,3 +49,4 @@ def master() -> None:
         except TaskError as error:
             found = error.results
         print(found)
+        assert_type(node.status().workers, Any)
