@@ -338,13 +338,16 @@ class ListedJob(Job):
         seconds = self._terms.deadline
         until = None if seconds is None else monotonic() + seconds
         number = self._submit(cluster)
-        return Pairs(self._pairs(cluster, number, ordered, until), lambda: self.status(cluster, number))
+        pairs = self._pairs(cluster, number, ordered, until)
+        next(pairs)  # type: ignore[call-overload] # entered: its end cancels the job, though nobody may ever ask it
+        return Pairs(pairs, lambda: self.status(cluster, number))
 
     def _pairs(self, cluster, number, ordered, until):
         # type: (object, int, bool, float | None) -> object
         frontier, arrival = 0, None
         indexes = [index for index, outcome in enumerate(self._outcomes) if outcome is not _MISSING]  # the journal's
         try:
+            yield
             while not isinstance(arrival, End):
                 if ordered:
                     start = frontier

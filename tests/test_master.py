@@ -437,6 +437,15 @@ class CallablesTest(MasterCase):
         pairs.close()
         self.assertEqual(len(self.master.execute()), 1000)
 
+    def test_an_imap_nobody_iterates_ends_when_it_is_dropped(self):
+        self.load(time.sleep, [1000, 1001])
+        for end in (lambda pairs: pairs.close(), lambda pairs: None):
+            pairs = self.master.imap()
+            support.wait_until(lambda: self.master.status().jobs, what="the job's begin")
+            end(pairs)
+            del pairs
+            support.wait_until(lambda: not self.master.status().jobs, what="the job's end")
+
     def test_imap_gives_what_the_journal_has(self):
         self.load("inverse", [5, 3, 2])
         with support.directory() as path:
