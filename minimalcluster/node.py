@@ -22,7 +22,7 @@ import sys
 import threading
 from collections import deque
 
-from . import agent as brain, errors, protocol
+from . import agent as brain, errors, orphans, protocol
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
 from .shares import Files
 from .transport import Connection, Listener, Loop, dial
@@ -68,9 +68,9 @@ def describe():
 class _Child(object):
     """A worker process, its connection once it has one, and the last it printed."""
 
-    def __init__(self, slot, process):
-        # type: (int, subprocess.Popen) -> None
-        self.slot, self.process = slot, process
+    def __init__(self, slot, process, family):
+        # type: (int, subprocess.Popen, orphans.Family) -> None
+        self.slot, self.process, self.family = slot, process, family
         self.waiter = None  # type: threading.Thread | None # ends with the process
         self.connection = None  # type: Connection | None
         self.lines = deque(maxlen=LAST_LINES)  # type: deque
@@ -93,6 +93,8 @@ class Node(object):
         self._agent = brain.Agent(slots, dict(describe(), id=hexadecimal(self.id)))
         self._events = deque()  # type: deque
         self._children = {}  # type: dict # slot -> _Child
+        self._started = 0  # worker processes so far
+        self._guardian = None  # type: subprocess.Popen | None
         self._key = protocol.generate_key(os.urandom(32))
         self._listener = None  # type: Listener | None
         self._end = None  # type: brain.Finished | None
@@ -141,13 +143,19 @@ class Node(object):
         # type: (brain.StartChild) -> None
         if self._listener is None:
             self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted)
+        self._started += 1
+        family = orphans.Family(self.id, self._started)
         try:
+            if self._guardian is None:
+                self._guardian = orphans.start_guardian(self.id)
+                if self._guardian is not None:
+                    _thread("guardian", self._guardian.wait)
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, _PACKAGE_PARENT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=child_environment(self._slots),
+                env=dict(child_environment(self._slots), **family.variable()),
                 close_fds=not (PY2 and WINDOWS),
                 bufsize=0,
                 **_OWN_SESSION
@@ -156,7 +164,8 @@ class Node(object):
             info = {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}
             self.tell(brain.ChildExited(effect.slot, info))
             return
-        self._children[effect.slot] = child = _Child(effect.slot, process)
+        family.has(process)
+        self._children[effect.slot] = child = _Child(effect.slot, process, family)
         output = _thread("output", self._read_output, child)
         child.waiter = _thread("waiter", self._wait, child, output)
         told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": sys.path}
@@ -181,7 +190,9 @@ class Node(object):
     def _wait(self, child, output):
         # type: (_Child, threading.Thread) -> None
         code = child.process.wait()
-        output.join(0.2)  # a grandchild may hold the pipe open for ever
+        _kill_group(child.process.pid)
+        child.family.end()  # what its tasks had started and left behind, wherever it is now
+        output.join(0.2)  # what was not found may hold the pipe open for ever
         self._loop.call(self._exited, child, code)
 
     def _accepted(self, sock, where):
@@ -218,7 +229,6 @@ class Node(object):
             pass  # its last results may have arrived a moment before
         if self._children.get(child.slot) is child:
             del self._children[child.slot]
-        _kill_group(child.process.pid)  # what its tasks had started and left behind
         if child.connection is not None:
             child.connection.about = None
             child.connection.close(None)
@@ -264,8 +274,14 @@ class Node(object):
         # type: () -> None
         if self._end is not None and not self._children:
             self._files.close()
+            self._dismiss_guardian()
             self._finished(self._end.reason, self._end.refused)  # type: ignore[operator]
             self._finished = lambda reason, refused: None
+
+    def _dismiss_guardian(self):
+        # type: () -> None
+        if self._guardian is not None:
+            self._guardian.stdin.close()  # type: ignore[union-attr]
 
     # -- what tasks print -------------------------------------------------------------------------
 
@@ -412,6 +428,7 @@ class _Member(object):
         for child in children:
             if child.waiter is not None:
                 child.waiter.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
+        self._node._dismiss_guardian()
 
     # -- as participant of the loop ---------------------------------------------------------------
 

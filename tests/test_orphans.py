@@ -1,0 +1,159 @@
+"""Rows 12, 14 and 35 with tasks that leave processes behind: children, other sessions, daemons."""
+from __future__ import absolute_import, division, print_function
+
+import os
+import signal
+import unittest
+
+from minimalcluster import MasterNode, orphans
+from tests import support
+
+#: Each task leaves a child, one in a session of its own, and a daemon made by two forks.
+LITTER = (
+    "import os, subprocess, sys, time\n"
+    "CODE = 'import time; time.sleep(1000)'\n"
+    "def f(x):\n"
+    "    subprocess.Popen([sys.executable, '-c', CODE])\n"
+    "    subprocess.Popen([sys.executable, '-c', 'import os; os.setsid(); ' + CODE])\n"
+    "    if os.fork() == 0:\n"
+    "        os.setsid()\n"
+    "        if os.fork() == 0: os.execv(sys.executable, [sys.executable, '-c', CODE])\n"
+    "        os._exit(0)\n"
+    "    print('task %d' % x)\n"
+)
+WAIT = "    time.sleep(1000)\n"
+PER_TASK = 3
+
+DRIVER = (
+    "from minimalcluster import MasterNode\n"
+    "master = MasterNode(PORT=0)\n"
+    "master.start_master_server()\n"
+    "master.load_envir(%r, from_file=False)\n"
+    "master.register_target_function('f')\n"
+    "master.load_args([0])\n"
+    "master.execute()\n"
+)
+
+
+@unittest.skipUnless(os.path.exists("/proc/self/environ"), "this system has no /proc to find processes in")
+class LitterTest(unittest.TestCase):
+    def setUp(self):
+        """Whatever is started below here bears this mark, guardians included."""
+        self.mark = "test%d.%d." % (os.getpid(), id(self))
+        before = os.environ.get(orphans.VARIABLE)
+        os.environ[orphans.VARIABLE] = self.mark
+        self.addCleanup(orphans.sweep, self.mark)
+        self.addCleanup(lambda: os.environ.pop(orphans.VARIABLE) if before is None else os.environ.update({orphans.VARIABLE: before}))
+
+    def left(self):
+        return orphans.marked(self.mark)
+
+    def litter(self):
+        """Without what has the same text in its arguments: drivers, and processes that were forked a moment ago."""
+        texts = [(pid, command(pid)) for pid in self.left()]
+        return [pid for pid, text in texts if "time.sleep(1000)" in text and "minimalcluster" not in text]
+
+    def wait_for_litter(self, tasks=1):
+        """All that the tasks leave has been started: nothing is in the middle of its forks any more."""
+        support.wait_until(lambda: len(self.litter()) == PER_TASK * tasks, what="what the tasks leave behind")
+
+    def assert_gone(self):
+        support.wait_until(lambda: not self.left(), what=lambda: "the end of %r" % [command(pid) for pid in self.left()])
+
+    def test_row_12_tidy_end(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            support.run(master, LITTER, "f", [1])
+            self.wait_for_litter()
+        self.assert_gone()
+
+    def test_row_12_worker_process_killed(self):
+        """Also what has left its process group goes with it; what others have started stays."""
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master), support.node_of(master):
+                support.prepare(master, LITTER + WAIT, "f", [1, 2])
+                job = support.Background(master.execute, chunksize=1, attempts_max=1, on_error="return")
+                self.wait_for_litter(2)
+                victim, other = [pid for pid in self.left() if "minimalcluster.child" in command(pid)]
+                self.assertEqual(len(orphans.marked(mark_of(victim))), 1 + PER_TASK)
+                mark = mark_of(victim)
+                os.kill(victim, signal.SIGKILL)
+                support.wait_until(lambda: not orphans.marked(mark), what="the end of what the dead one's task has left")
+                self.assertEqual(len(orphans.marked(mark_of(other))), 1 + PER_TASK)
+                master.shutdown()
+                self.assertRaises(Exception, job.result)
+        self.assert_gone()
+
+    def test_row_12_task_ended_by_its_timeout(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            support.prepare(master, LITTER + WAIT, "f", [1])
+            outcome = master.execute(timeout=0.7, on_error="return")
+            self.assertIn("longer than 0.7 s", str(outcome[1]))
+            support.wait_until(lambda: not self.litter(), what="the end of what it has left")
+            self.assertEqual(support.run(master, "f = abs", "f", [-1]), {-1: 1})
+        self.assert_gone()
+
+    def test_row_14_node_killed(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                support.prepare(master, LITTER + WAIT, "f", [1])
+                job = support.Background(master.execute)
+                self.wait_for_litter()
+                node.kill()
+                self.assert_gone()
+            master.shutdown()
+            self.assertRaises(Exception, job.result)
+
+    def test_row_35_driver_killed(self):
+        with support.Process(DRIVER % (LITTER + WAIT)) as driver:
+            self.wait_for_litter()
+            driver.kill()
+            self.assert_gone()
+
+    def test_row_35_driver_killed_that_has_forked(self):
+        """What it has forked holds its ends of all pipes open."""
+        fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(1000)\n"
+        code = (DRIVER % (LITTER + WAIT)).replace("master.execute()", fork + "master.execute()")
+        with support.Process(code) as driver:
+            self.wait_for_litter()
+            driver.kill()
+            support.wait_until(lambda: len(self.left()) == 1, what="the end of all but the fork, which is the driver's own")
+            self.assertNotIn("minimalcluster.child", command(self.left()[0]))
+
+    def test_row_35_driver_terminated(self):
+        with support.Process(DRIVER % (LITTER + WAIT)) as driver:
+            self.wait_for_litter()
+            os.kill(driver.pid, signal.SIGTERM)
+            driver.wait()
+            self.assert_gone()
+
+
+class MarkTest(unittest.TestCase):
+    def test_an_outer_mark_is_kept(self):
+        """A task can be a master itself: what its nodes start goes with the outer worker process too."""
+        outer = orphans.Family(b"outer", 1).variable()[orphans.VARIABLE]
+        before = dict(os.environ)
+        os.environ[orphans.VARIABLE] = outer
+        try:
+            both = orphans.Family(b"inner", 12).variable()[orphans.VARIABLE]
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        self.assertTrue(both.startswith(outer + " "))
+        self.assertNotIn(orphans.Family(b"inner", 1).variable()[orphans.VARIABLE], both)
+
+
+def command(pid):
+    try:
+        return support.read("/proc/%d/cmdline" % pid).replace("\0", " ")
+    except (IOError, OSError):
+        return ""
+
+
+def mark_of(pid):
+    """A worker process's innermost mark."""
+    entries = support.read("/proc/%d/environ" % pid).split("\0")
+    return [entry.split()[-1] for entry in entries if entry.startswith(orphans.VARIABLE + "=")][0]
