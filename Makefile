@@ -9,7 +9,7 @@ CORE := $(filter-out $(FACES),$(sort $(wildcard minimalcluster/*.py)))
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types compat extras sim bench size wheel clean
+.PHONY: help test lint types compat extras sim chaos soak bench size wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ extras: ## joblib, Dask, Ray, MPI and notebooks for real, on 3.11 and 3.13 (down
 
 sim: ## the simulated cluster over many seeds (SEEDS=1000)
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
+
+chaos: ## real harm to real processes, row by row, then 1,000 kills (root on Linux runs all rows)
+	$(PYTHON) tools/chaos.py
+
+soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
+	$(PYTHON) tools/soak.py
 
 bench: ## idle cost, throughput and round trips, beside multiprocessing and concurrent.futures
 	$(PYTHON) bench/idle.py
