@@ -20,8 +20,9 @@ from .status import ClusterStatus
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 #: What the calls made through one view of an executor have in common; timeout: seconds for each call.
-Terms = namedtuple("Terms", "options timeout")
-TERMS = Terms(scheduler.DEFAULTS, None)
+#: journal: the file of a map's outcomes.
+Terms = namedtuple("Terms", "options timeout journal")
+TERMS = Terms(scheduler.DEFAULTS, None, None)
 
 #: What waits for a call: it is asked to be handed out, and told what came of it.
 Waiting = Any

@@ -119,6 +119,7 @@ class ClusterExecutor(Executor):
         retries: Optional[int] = None,
         attempts_max: Optional[int] = None,
         idempotent: Optional[bool] = None,
+        journal: Optional[str] = None,
     ) -> "ClusterExecutor":
         """The same executor with other terms for the calls made through this view.
 
@@ -126,6 +127,8 @@ class ClusterExecutor(Executor):
         and fails with TimeoutError. retries: how often a call that raises is tried again (0).
         attempts_max: how many worker processes a call may kill before it is reported (3).
         idempotent: when nothing else is left to do, a call that takes too long may run on a second node too (False).
+        journal: a file for the outcomes of ``map`` over a list, a tuple or a range: the same map in a program
+        that is run again goes on with it. Calls of ``submit`` cannot be told apart and have none.
         """
         _check_whole("retries", retries, 0)
         _check_whole("attempts_max", attempts_max, 1)
@@ -137,7 +140,11 @@ class ClusterExecutor(Executor):
         options = self._terms.options._replace(**{name: value for name, value in changes.items() if value is not None})
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view._terms = Terms(options, self._terms.timeout if timeout is None else float(timeout))
+        view._terms = Terms(
+            options,
+            self._terms.timeout if timeout is None else float(timeout),
+            self._terms.journal if journal is None else journal,
+        )
         view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
         return view
 
@@ -158,6 +165,8 @@ class ClusterExecutor(Executor):
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
         core = __self._core
         core.check()
+        if __self._terms.journal is not None:
+            raise ValueError("journal= is for map; a submitted call has none")
         future: ClusterFuture[T] = ClusterFuture()
         try:
             packed = core.packed_call(__fn, args, kwargs)

@@ -138,6 +138,32 @@ class Job(object):
 
     # -- in the user's thread ---------------------------------------------------------------------
 
+    def keep_journal(self, path, target, items):
+        # type: (str, str, range | tuple | list) -> list[Outcomes]
+        """Write a journal of this job. Returns what it knows already. Raises JournalError, OSError.
+
+        target: a digest of all that a result depends on, but for the items.
+        """
+        keys = _Keys(items)
+        arguments = keys.digest()
+        opened = journal.Journal(path)
+        try:
+            known = opened.known(target, arguments, len(items), keys)
+            found = []
+            for index, result in journal.results_of(known).items():
+                found.append(Outcomes(index, _with_failures([result], "the journal")))
+            for index, (told, pickled) in known.failed.items():
+                found.append(Outcomes(index, [Failure(values.decode_exception(told, pickled), "the journal")]))
+            opened.begin(target, arguments, len(items), self.name, keys)
+        except BaseException:
+            opened.close()
+            raise
+        done = sorted(outcomes.first for outcomes in found)
+        self._outcomes_told, self._failures_told = len(done), len(known.failed)
+        self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
+        self.journal = opened
+        return found
+
     def status(self, cluster, number):
         # type: (object, int) -> JobStatus
         """How far it is; when it is over, how far it came."""
@@ -225,32 +251,10 @@ class ListedJob(Job):
         self._failed = {}  # type: dict # index -> node
         self._known = self._done = 0  # outcomes that the journal brought; all that are there
         if terms.journal is not None:
-            self._keep_journal(terms.journal)
-
-    def _keep_journal(self, path):
-        # type: (str) -> None
-        """Take in what the journal knows of this job, and write on in it. Raises JournalError, OSError."""
-        info, buffers = self._target.info, self._target.buffers
-        target = journal.digest([repr(sorted(info.items())).encode("utf-8"), self._target.code] + list(buffers))
-        keys = _Keys(self._shown)
-        arguments = keys.digest()
-        opened = journal.Journal(path)
-        try:
-            known = opened.known(target, arguments, self.total, keys)
-            results = journal.results_of(known)
-            for index, result in results.items():
-                self._keep(Outcomes(index, _with_failures([result], "the journal")))
-            for index, (told, pickled) in known.failed.items():
-                self._keep(Outcomes(index, [Failure(values.decode_exception(told, pickled), "the journal")]))
-            opened.begin(target, arguments, self.total, self._target.name, keys)
-        except BaseException:
-            opened.close()
-            raise
-        done = sorted(set(results) | set(known.failed))
-        self._known = self._outcomes_told = len(done)
-        self._failures_told = len(self._failed)
-        self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
-        self.journal = opened
+            code = target_digest(target.info, target.code, target.buffers)
+            for outcomes in self.keep_journal(terms.journal, code, self._shown):
+                self._known += 1
+                self._keep(outcomes)
 
     def _submit(self, cluster):
         # type: (object) -> int
@@ -451,6 +455,13 @@ def _spans(indexes):
         else:
             spans.append((index, index + 1))
     return spans
+
+
+def target_digest(info, code, buffers):
+    # type: (dict, bytes, list) -> str
+    """Whether it is still the same job, says a journal. How the script was called this time does not count."""
+    about = sorted((name, value) for name, value in info.items() if name != "argv")
+    return journal.digest([repr(about).encode("utf-8"), code] + list(buffers))
 
 
 class _Keys(object):

@@ -6,12 +6,12 @@ import threading
 import time
 import weakref
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
 from . import errors, functions, values
 from .calls import AFTER_SHUTDOWN, Core, Terms
 from .futures import standard
-from .jobs import End, Failure, Job, Outcomes
+from .jobs import End, Failure, Job, Outcomes, target_digest
 from .status import JobStatus
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class MapJob(Job):
         self._items: List[Any] = []  # read and not delivered, from task self._base on
         self._base = self._delivered = 0
         self._arguments: Any = None
+        given: Union[range, List[Any], None] = None  # the whole input, if it is there
         self.total = 0
         self.taken = 0
         self._bytes = 0
@@ -60,15 +61,23 @@ class MapJob(Job):
         self._items_lock = threading.Lock()
         if not self.star and isinstance(iterables[0], range) and window is None:
             self._arguments = values.RangeArguments(iterables[0])
-            self.total, self.closed = len(iterables[0]), True
-        elif window is None and all(type(each) in (list, tuple) for each in iterables):
-            self._items = self._swapped(list(self._source))
+            given = iterables[0]
+            self.total, self.closed = len(given), True
+        elif window is None and _are_here(iterables):
+            given = list(self._source)
+            self._items = self._swapped(given)
             self.total, self.closed = len(self._items), True
         self.name = "map of %s" % (getattr(function, "__name__", None) or type(function).__name__)
         self._define(function, terms.timeout)
+        if terms.journal is not None:
+            self._go_on(terms.journal, function, given)
 
     def submit(self) -> None:
-        self._core.submit_map(self)
+        try:
+            self._core.submit_map(self)
+        except BaseException:
+            self._close_journal()
+            raise
 
     def _define(self, function: Callable[..., Any], timeout: Optional[float]) -> None:
         """What cannot be sent is the first result's error; an error of the input is raised as it is."""
@@ -87,6 +96,19 @@ class MapJob(Job):
             self._definition = {}, []
             self.input_error, self.total, self.closed = error, 0, True
 
+    def _go_on(self, path: str, function: Callable[..., Any], items: Union[range, List[Any], None]) -> None:
+        """With what an earlier run has left in the journal."""
+        if items is None:
+            raise ValueError("journal= needs an input of known length, a list, tuple or range, and no buffersize")
+        if self.input_error is not None:
+            return  # there is no function to run
+        code = functions.source_of(function) if self._needs == functions.NOTHING else b""
+        info, buffers = self._definition
+        # An executor's initializer has another token each time; it is code like the function.
+        about = {name: value for name, value in info.items() if name != "initializer"}
+        for outcomes in self.keep_journal(path, target_digest(about, code, buffers), items):
+            self._arrivals.put((Outcomes, *outcomes))
+
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
 
@@ -102,7 +124,7 @@ class MapJob(Job):
     # -- in the cluster's thread ------------------------------------------------------------------
 
     def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
-        if not self.abandoned:
+        if not self.abandoned or self.journal is not None:
             super().deliver(first, count, skip, buffers)
 
     def held_up(self) -> Optional[str]:
@@ -111,12 +133,19 @@ class MapJob(Job):
         return "%d results wait for who reads them; the input is read no further meanwhile" % self._pending
 
     def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
+        self._close_journal()
         super().finished(unfit)
         self._end()
 
     def crashed(self, error: BaseException) -> None:
+        self._close_journal()
         super().crashed(error)
         self._end()
+
+    def _close_journal(self) -> None:
+        """Before anybody hears of the end: the next map may want the file."""
+        if self.journal is not None:
+            self.journal.close()
 
     def _end(self) -> None:
         self._core.maps.discard(self)
@@ -203,6 +232,12 @@ class MapJob(Job):
                 self.input_error = RuntimeError(AFTER_SHUTDOWN)
                 self.closed = True
         self._core.cluster.grew(self.number, self)
+
+
+def _are_here(iterables: Tuple[Iterable[Any], ...]) -> bool:
+    """Their items need not be read: they lie in memory, or are as many as those that do."""
+    kinds = set(map(type, iterables))
+    return bool(kinds & {list, tuple}) and kinds <= {list, tuple, range}
 
 
 def _needs_of(item: object) -> str:

@@ -5,20 +5,21 @@ import gc
 import itertools
 import os
 import pickle
+import shutil
 import time
 import unittest
 import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Running, faces, length, make_thing, mul, touch,
-    touch_and_wait,
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Running, fail_on, faces, length, make_thing, mul,
+    note_and_return, touch, touch_and_wait,
 )
 
 if PYTHON_3:
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
-    from minimalcluster import ClusterExecutor
+    from minimalcluster import ClusterExecutor, JournalError
 
 
 @faces
@@ -239,6 +240,78 @@ class Map(Running):
         executor = ClusterExecutor(2)
         executor.map(str, [2] * 3)
         executor.shutdown()
+
+
+@faces
+class Journal(unittest.TestCase):
+    """options(journal=): the same map of a program that is run again."""
+
+    def setUp(self):
+        folder = support.directory()
+        self.folder = folder.__enter__()
+        self.addCleanup(folder.__exit__, None, None, None)
+        self.ran, self.path = os.path.join(self.folder, "ran"), os.path.join(self.folder, "run.journal")
+        os.mkdir(self.ran)
+        self.addCleanup(os.environ.__setitem__, "HOME", os.environ.get("HOME", ""))
+        os.environ["HOME"] = self.folder  # the user's key is there
+
+    def view(self):
+        executor = ClusterExecutor(2)
+        self.addCleanup(executor.shutdown)
+        return executor.options(journal=self.path)
+
+    def executed(self):
+        """What has run since this was last asked."""
+        names = os.listdir(self.ran)
+        shutil.rmtree(self.ran)
+        os.mkdir(self.ran)
+        return sorted(map(int, names))
+
+    def test_what_is_known_does_not_run_again(self):
+        for count, new in ((3, [0, 1, 2]), (5, [3, 4]), (5, [])):
+            found = list(self.view().map(note_and_return, [self.ran] * count, range(count)))
+            self.assertEqual((list(range(count)), new), (found, self.executed()))
+
+    def test_half_of_it(self):
+        view = self.view()
+        results = view.map_unordered(note_and_return, [self.ran] * 200, range(200), chunksize=1)
+        given = [next(results) for _ in range(10)]
+        results.close()
+        view.shutdown()
+        ran = self.executed()
+        self.assertLessEqual(set(given), set(ran))
+        again = self.view().map_unordered(note_and_return, [self.ran] * 200, range(200))
+        self.assertEqual(list(range(200)), sorted(again))
+        self.assertFalse(set(given) & set(self.executed()))
+
+    def test_ranges_failures_and_other_functions(self):
+        for _ in range(2):
+            view = self.view()
+            self.assertEqual([1, 0, 1], list(view.map(abs, range(-1, 2))))
+            self.assertEqual(["-1", "0", "1"], list(view.map(str, range(-1, 2))))
+            results = view.map(fail_on, [1, 2], [2, 2])
+            self.assertEqual(1, next(results))
+            self.assertRaises(ValueError, next, results)
+
+    def test_one_at_a_time(self):
+        view = self.view()
+        results = view.map(touch_and_wait, [self.path + ".a"], [self.path + ".gate"])
+        with self.assertRaises(JournalError) as caught:
+            view.map(abs, [1])
+        self.assertIn("in use", str(caught.exception))
+        support.write(self.path + ".gate")
+        self.assertEqual(1, len(list(results)))
+        self.assertEqual([1], list(view.map(abs, [1])))
+
+    def test_what_has_none(self):
+        view = self.view()
+        for refused in (
+            lambda: view.map(abs, iter([1])), lambda: view.map(abs, [1], buffersize=2), lambda: view.submit(abs, 1),
+        ):  # fmt: skip
+            self.assertRaisesRegex(ValueError, "journal=", refused)
+        self.assertRaises(pickle.PicklingError, next, view.map(CannotPickle().__reduce__, [1]))
+        view.shutdown()
+        self.assertRaises(RuntimeError, view.map, abs, [1])
 
 
 if __name__ == "__main__":
