@@ -9,7 +9,7 @@ CORE := $(filter-out $(FACES),$(sort $(wildcard minimalcluster/*.py)))
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types compat extras sim chaos soak bench size wheel clean
+.PHONY: help test lint types compat extras sim mutants chaos soak bench size wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ compat: $(VENV)/ready ## vermin: nothing in the core that 2.7 or 3.6 does not ha
 extras: ## joblib, Dask, Ray, MPI and notebooks for real, on 3.11 and 3.13 (downloads them)
 	$(PYTHON) tools/run_extras.py
 
-sim: ## the simulated cluster over many seeds (SEEDS=1000)
-	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
+sim: ## the simulated cluster over many seeds, on all cores (SEEDS=1000; 200000 for a night)
+	$(PYTHON) -m tests.simulation --seeds $(SEEDS) --keep-going --record tests/regressions.txt
+
+mutants: ## plant bugs, one at a time: the simulation must find each
+	$(PYTHON) -m tests.mutants
 
 chaos: ## real harm to real processes, row by row, then 1,000 kills (root on Linux runs all rows)
 	$(PYTHON) tools/chaos.py

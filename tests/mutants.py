@@ -1,4 +1,4 @@
-"""Check the checker: small bugs planted into the brains, one at a time; the simulation must find each.
+"""Check the checker: small bugs planted into the brains and the journal, one at a time; the simulation must find each.
 
 ``python -m tests.mutants`` prints, for each, the first seed that finds it. A mutant is a method,
 a piece of its text and what is put there instead; a piece that is no longer in the source is an
@@ -10,16 +10,17 @@ from __future__ import absolute_import, division, print_function
 import argparse
 import contextlib
 import inspect
+import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster import agent, scheduler
+from minimalcluster import agent, cluster, journal, scheduler
 from tests import simulation
 
-#: Each must be found within this many seeds.
-SEEDS_MAX = 400
+#: Each must be found within this many seeds, as many as the suite runs.
+SEEDS_MAX = 2000
 
-_S, _A = scheduler.Scheduler, agent.Agent
+_S, _A, _C, _J = scheduler.Scheduler, agent.Agent, cluster.Cluster, journal.Journal
 
 #: (what is wrong, class, method, text, its replacement)
 MUTANTS = [
@@ -44,7 +45,7 @@ MUTANTS = [
     ("deaths are not counted", _S, "_attempt_died", "piece.deaths + [Death(", "[Death("),
     ("the first task of a chunk is blamed for any death", _S, "_attempt_died", "if not careful:", "if False:"),
     ("what follows a deadly task is lost", _S, "_attempt_died", "self._queue(_Piece(job, lo + 1, hi))", "pass"),
-    ("a death too few makes poison", _S, "_attempt_died", "if len(deaths) < job", "if len(deaths) + 1 < job"),
+    ("a death too few makes poison", _S, "_attempt_died", " < job.options.attempts_max", " + 1 < job.options.attempts_max"),
     ("one retry too few", _S, "_task_failed", "failures <= job.options.retries", "failures < job.options.retries"),
     ("one retry too many", _S, "_task_failed", "failures <= job.options.retries", "failures <= job.options.retries + 1"),
     ("a retried task is counted as delivered", _S, "_task_failed", "delivered=False", "delivered=True"),
@@ -61,6 +62,20 @@ MUTANTS = [
     ("there is no end of copies", _S, "_copy_stragglers", "or job.copied + size > _copies_max(job)", ""),
     ("of two copies the one that raises takes the other with it", _S, "_gives_way", "self._end_lease(lease)", "self._retire(piece)"),
     ("what one of two holders gives back is queued while the other runs it", _S, "_attempt_released", "self._end_lease(lease)", "self._end_lease(lease); self._queue(piece)"),
+    ("an attempt's number is used again after a restart of the master", _S, "__init__", "epoch << EPOCH_SHIFT", "1 << EPOCH_SHIFT"),
+    ("what a former master delivered runs again", _S, "_job_resumed", "_gaps(event.done, job.total)", "_gaps([], job.total)"),
+    ("nobody has time to come back to the next master", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now"),
+    ("who does not come back to the next master is waited for without end", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now + 1e9"),
+    ("an older attempt is adopted with what it gave back", _S, "_job_resumed", "in reversed(event.attempts):", "in event.attempts:"),
+    ("what nobody knows to be running is not queued again", _S, "_job_resumed", "in reversed(gaps):", "in gaps[:0]:"),
+    ("what was adopted is queued as well", _S, "_reconcile", "piece.job.awaited.pop(piece, None)", "pass"),
+    ("an adopted attempt's job is not defined anew", _S, "_reconcile", "self._do(Define(node.id, piece.job.id))", "pass"),
+    ("a cancelled task that waits is handed out", _S, "_piece_with", "list(job.pieces) + ", ""),
+    ("a cancelled task that nobody has had is handed out", _S, "_piece_with", "job.cursor = piece.hi", "job.cursor = task"),
+    ("the rest of a cancelled task's piece is lost", _S, "_task_cancelled", "self._queue(_Piece(job, lo, hi, piece.deaths))", "pass"),
+    ("a cancelled task's attempt may still deliver", _S, "_task_cancelled", "self._retire(piece)", "piece.queued and self._unqueue(piece); [self._end_lease(lease) for lease in list(piece.leases.values())]"),
+    ("what an interrupted job runs is killed at once", _S, "_job_stopped", "self._stop(job, kill=False)", "job.stopped = True"),
+    ("deadlines are by the wall clock", _S, "handle", "self._now = now", "import time; self._now = time.time()"),
     ("what is held is not told", _A, "_all_held", "reported.union(self._held)", "set()"),
     ("what is reported and not acknowledged is not told as held", _A, "_all_held", "for message in self._reports.values()", "for message in ()"),
     ("a report is forgotten when it is sent", _A, "_report", "self._reports[self._next_report] = message", "if not self._joined: self._reports[self._next_report] = message"),
@@ -77,6 +92,27 @@ MUTANTS = [
     ("heartbeats stop", _A, "_keep_in_touch", "self._do(ToMaster(protocol.Heartbeat", "(ToMaster(protocol.Heartbeat"),
     ("a silent master is waited for without end", _A, "_keep_in_touch", "self._heard_at + MASTER_LOST_SECONDS", "self._heard_at + 1e9"),
     ("a process that died leaves its slot empty", _A, "_child_exited", "= EMPTY, None", "= STARTING, None"),
+    ("the next master does not hear what an attempt gave back", _A, "_on_acknowledge", "if not isinstance(report, protocol.Released) or", "if True or"),
+    ("a task may take as long as it likes", _A, "_fill", "self._now + slot.timeout", "self._now + 1e9"),
+    ("a task's time goes on after its end", _A, "_end", "slot.kill_at, slot.timeout_at = IDLE, None, None, None", "slot.kill_at = IDLE, None, None"),
+    ("what took too long also counts as a death", _A, "_time_out", "self._end(slot)", "pass"),
+    ("what took too long goes on", _A, "_time_out", "self._do(KillChild(slot.number))", "pass"),
+    ("what was asked for is not asked again", _A, "_on_joined", "in self._fetches.values():", "in ():"),
+    ("only the first who asks gets a shared object", _A, "_kept", "self._answer(askers,", "self._answer(askers[:1],"),
+    ("who asks for a kept object gets another's answer", _A, "_fetch", "self._answer([asker],", "self._answer([(slot.number, 1)],"),
+    ("a dead process's request is answered to the next one", _A, "_child_exited", "if asker[0] != slot.number", ""),
+    ("a result is acknowledged before it is on the disk", _C, "_answer", "journal.sync()", "pass"),
+    ("what waits for the disk is acknowledged meanwhile", _C, "_answer", "    return\n", "    dirty = []\n"),
+    ("a full journal is not written to the disk", _J, "sync", "os.fsync(self._file.fileno())", "pass"),
+    ("grants are not in the journal", _J, "grant", "self._append(GRANT, ", "(GRANT, "),
+    ("failures are not in the journal", _J, "failed", "self._append(FAILED, ", "(FAILED, "),
+    ("a torn record stays, and the next one is written over it", _J, "_load", "self._cut(self._good)", "pass"),
+    ("a journal is written on from its beginning", _J, "_load", "self._file.seek(self._good)", "pass"),
+    ("a record's content is not checked", _J, "_records_in", "if not hmac.compare_digest(self._tag(b\"body\"", "if False and not hmac.compare_digest(self._tag(b\"body\""),
+    ("a changed record ends the journal without a word", _J, "_records_in", "raise self._changed(len(records), at)", "break"),
+    ("a record that a power cut tore is taken for a changed one", _J, "_records_in", "if end == len(data) or solid < end:", "if end == len(data):"),
+    ("the results of a run that has ended are forgotten", _J, "known", "_add(known, run[\"known\"], place)", "run[\"ended\"] or _add(known, run[\"known\"], place)"),
+    ("a record is tagged without the one before it", _J, "_append", "self._before = tag", "pass"),
 ]  # fmt: skip
 
 
@@ -108,31 +144,45 @@ def first_finder(seeds):
     return None, ""
 
 
+def try_mutant(told):
+    # type: (tuple) -> tuple
+    """(the mutant's number, the first seed that finds it, how; with "" for one that fails without it too)."""
+    number, seeds = told
+    with planted(*MUTANTS[number][1:]):
+        seed, how = first_finder(range(seeds))
+    if seed is not None and first_finder([seed])[0] is not None:
+        how = ""
+    return number, seed, how
+
+
 def main():
     # type: () -> int
     parser = argparse.ArgumentParser(description="Plant bugs, and see which seed of the simulation finds each.")
     parser.add_argument("--seeds", type=int, default=SEEDS_MAX)
     parser.add_argument("--only", default="", help="parts of the names of those to try, between |")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: %(default)s)")
     told = parser.parse_args()
-    found, most, tried = 0, 0, 0
-    for name, cls, method, text, replacement in MUTANTS:
-        if not any(part in name for part in told.only.split("|")):
-            continue
-        tried += 1
-        with planted(cls, method, text, replacement):
-            seed, how = first_finder(range(told.seeds))
-        if seed is not None and first_finder([seed])[0] is not None:
-            print("seed %d fails without a planted bug too" % seed)
-            return 1
-        if seed is None:
-            print("NOT FOUND in %d seeds: %s" % (told.seeds, name))
-        else:
-            found += 1
-            most = max(most, seed + 1)
-            print("%4d seeds: %s\n            %s" % (seed + 1, name, how.split(" s ", 1)[-1][:110]))
-        sys.stdout.flush()
-    print("%d of %d planted bugs found, the last within %d seeds" % (found, tried, most))
-    return 0 if found == tried else 1
+    wanted = [mutant[0] for mutant in MUTANTS if any(part in mutant[0] for part in told.only.split("|"))]
+    tasks = [(number, told.seeds) for number, mutant in enumerate(MUTANTS) if mutant[0] in wanted]
+    found, most = 0, 0
+    pool = multiprocessing.Pool(told.jobs)
+    try:
+        for number, seed, how in pool.imap(try_mutant, tasks, 1):
+            name = MUTANTS[number][0]
+            if seed is None:
+                print("NOT FOUND in %d seeds: %s" % (told.seeds, name))
+            elif not how:
+                print("seed %d fails without a planted bug too" % seed)
+                return 1
+            else:
+                found += 1
+                most = max(most, seed + 1)
+                print("%4d seeds: %s\n            %s" % (seed + 1, name, how.split(" s ", 1)[-1][:110]))
+            sys.stdout.flush()
+    finally:
+        pool.terminate()
+    print("%d of %d planted bugs found, the last within %d seeds" % (found, len(tasks), most))
+    return 0 if found == len(tasks) else 1
 
 
 if __name__ == "__main__":
