@@ -342,7 +342,19 @@ def living():
 
 def worker_processes(pid, count):
     """The (pid, start time) of a node's worker processes, once it has so many."""
-    return wait_until(lambda: len(descendants(pid)) == count and descendants(pid), what="%d worker processes" % count)
+
+    def found():
+        workers = set(each for each in descendants(pid) if "minimalcluster.child" in _command(each[0]))
+        return len(workers) == count and workers
+
+    return wait_until(found, what="%d worker processes" % count)
+
+
+def _command(pid):
+    try:
+        return read("/proc/%d/cmdline" % pid)
+    except (IOError, OSError):
+        return ""  # it has just ended
 
 
 def kill(identity):
@@ -461,14 +473,14 @@ class RawNode(object):
 
 
 class Proxy(object):
-    """Passes TCP connections on to a port of this machine, until it is told to do harm.
+    """Passes TCP connections on to a port, by default one of this machine, until it is told to do harm.
 
     piece_bytes: send no more than so many bytes at a time. flip: the direction ("up" to the
     target, "down" from it) in which the next data gets one bit wrong. refusing: close new ones.
     """
 
-    def __init__(self, target):
-        self._target = target
+    def __init__(self, target, host="127.0.0.1"):
+        self._target = (host, target)
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(16)
@@ -493,7 +505,7 @@ class Proxy(object):
                 near.close()
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self._target))
+                far = socket.create_connection(self._target)
             except (OSError, socket.error):
                 near.close()
                 continue

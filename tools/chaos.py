@@ -51,7 +51,7 @@ SUITE = {
     9: ("bad calls", _END + ".TaskFaults.test_row_09_bad_input_is_refused_at_once"),
     10: ("over the limit", "test_cluster.SizeTest.test_row_10_result_over_the_limit"),
     11: ("endless task", "test_master.LimitsTest.test_row_11_a_task_that_takes_too_long_is_ended"),
-    12: ("task leaves a child", _END + ".TaskFaults.test_row_12_task_leaves_a_child"),
+    12: ("task leaves children and daemons", "test_orphans"),
     13: ("fork in a task", _END + ".TaskFaults.test_row_13_task_forks_and_returns_twice"),
     14: ("kill -9 of a node", _END + ".NodeFaults.test_row_14_agent_killed"),
     18: ("late result", _END + ".NodeFaults.test_row_18_late_result"),
@@ -98,7 +98,8 @@ def run_tests(name):
     """A row by the suite's test."""
     stream = io.StringIO()
     suite = unittest.defaultTestLoader.loadTestsFromName("tests." + name)
-    result = unittest.TextTestRunner(stream=stream).run(suite)
+    with contextlib.redirect_stdout(io.StringIO()):  # what the tests' tasks print
+        result = unittest.TextTestRunner(stream=stream).run(suite)
     if result.skipped:
         raise Skip(result.skipped[0][1])
     check(result.wasSuccessful() and result.testsRun, "%s\n%s" % (name, stream.getvalue()))
@@ -513,9 +514,9 @@ def bad_line():
         queue_discipline = "tc qdisc add dev %s root tbf rate 1mbit burst 16kb latency 400ms" % network.far
         network.inside(*queue_discipline.split())
         network.inside("nft", "add table inet chaos")
-        for hook in ("input", "output"):
+        for hook, interface in (("input", "iifname"), ("output", "oifname")):
             network.inside("nft", "add chain inet chaos %s { type filter hook %s priority 0 ; }" % (hook, hook))
-            network.inside("nft", 'add rule inet chaos %s oifname != "lo" numgen random mod 10 0 drop' % hook)
+            network.inside("nft", 'add rule inet chaos %s %s != "lo" numgen random mod 10 0 drop' % (hook, interface))
         gates = support.Gates(folder)
         log = stack.enter_context(support.Log())
         master = stack.enter_context(MasterNode(HOST=network.host, PORT=0))
@@ -809,8 +810,6 @@ def kill_masters(kills, chance, tally):
     with support.directory() as folder, contextlib.ExitStack() as stack:
         port, key, count = support.free_port(), protocol.generate_key(os.urandom(32)), 3000
         told = os.path.join(folder, "told")
-        node = start_node("127.0.0.1", port, key, 2)
-        stack.callback(Held._end, node)
         job = 0
         while tally.kills["masters"] < kills:
             job += 1
@@ -818,10 +817,11 @@ def kill_masters(kills, chance, tally):
                 "root": ROOT, "port": port, "key": key, "told": told, "count": count,
                 "journal": os.path.join(folder, "journal-%d" % job),
             }  # fmt: skip
+            node = start_node("127.0.0.1", port, key, 2)
+            stack.callback(Held._end, node)
             while not _finished(code, chance, tally, kills, told):
-                if not node.running():
-                    node = start_node("127.0.0.1", port, key, 2)
-                    stack.callback(Held._end, node)
+                check(node.running(), node.output())
+            node.wait()  # the master that finished has told it to go
             tally.count({x: x * x + 1 for x in range(count)}, _told(told))
 
 

@@ -63,7 +63,7 @@ def churn(master, number, work):
     node = support.start_node(master.PORT, master.AUTHKEY, 1)
     try:
         support.wait_until(lambda: len(master.list_workers()) == 2, 60, "a node's joining")
-        if number % 2:
+        if number // 2 % 2:  # of both kinds of rounds
             node.kill()
         else:
             os.kill(node.pid, signal.SIGINT)
