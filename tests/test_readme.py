@@ -14,7 +14,7 @@ from minimalcluster import MasterNode, WorkerNode, cli, jobs, scheduler
 from minimalcluster.compat import PY2
 from tests import commands, support
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md", "docs/reliability.md"]
 KEY = MasterNode(PORT=0).AUTHKEY
 faces = unittest.skipIf(PY2, "this block needs Python 3.6 or later")
 asyncio_run = unittest.skipIf(sys.version_info < (3, 7), "this block needs asyncio.run, of Python 3.7")
@@ -214,6 +214,38 @@ class CommandsTest(unittest.TestCase):
             for line in re.findall(r"^    make (\S+(?: \S+)*)", text, re.MULTILINE) + re.findall(r"`make ([^`]+)`", text):
                 wanted = [word for word in line.split() if re.match(r"^[a-z]+$", word)]
                 self.assertTrue(set(wanted) <= targets, "%s: make %s" % (name, line))
+
+
+class ReliabilityTest(unittest.TestCase):
+    """docs/reliability.md names a test for every row, and each is there."""
+
+    def rows(self):
+        text = document("docs/reliability.md").split("## The faults, and what is right")[1].split("\n## ")[0]
+        return [cells for cells in table(text) if cells[0].isdigit()]
+
+    def test_every_row_is_shown(self):
+        self.assertEqual([int(cells[0]) for cells in self.rows()], list(range(1, 39)))
+        chaos = document("tools/chaos.py")
+        for number, _, _, shown in self.rows():
+            names = re.findall(r"`([^`]+)`", shown)
+            for name in names:
+                self.assertTrue(self.exists(name), "row %s: there is no %s" % (number, name))
+            if "chaos" in re.sub(r"`[^`]+`", "", shown):
+                self.assertIn("@row(%s, " % number, chaos)
+            else:
+                self.assertTrue(names, "nothing shows row %s" % number)
+
+    def exists(self, name):
+        module, case, method = name.split(".")
+        body = re.split(r"(?m)^class ", document("tests/%s.py" % module))
+        return any(re.match(case + r"\(", each) and "    def %s(" % method in each for each in body)
+
+    def test_the_tool_runs_tests_that_exist(self):
+        text = document("tools/chaos.py")
+        for name in re.findall(r'_END \+ "(\.[^"]+)"', text):
+            self.assertTrue(self.exists("test_end_to_end" + name), name)
+        for name in re.findall(r'"(test_\w+\.\w+\.\w+)"', text):
+            self.assertTrue(self.exists(name), name)
 
 
 class LinksTest(unittest.TestCase):

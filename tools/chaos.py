@@ -779,8 +779,9 @@ def kill_workers(kills, chance, tally):
                 arguments = range(start, start + 2000)
                 start += 2000
                 support.prepare(master, source, "f", arguments)
-                # Attempts without end: here a task is killed because it is there, not because it is bad.
-                pairs = list(master.imap_unordered(attempts_max=10**6))
+                # Attempts without end: here a task is killed because it is there, not because it is bad. The deadline is
+                # far off: it ends a run that lost something.
+                pairs = list(master.imap_unordered(attempts_max=10**6, deadline=300))
                 tally.count({x: x * x + 1 for x in arguments}, pairs)
             herd.work.result()
         finally:
