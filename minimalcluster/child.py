@@ -163,11 +163,10 @@ class Worker(object):
         attempt = _Attempt(grant)
         if self._edited.refresh(grant.job not in self._functions):
             self._functions.clear()
-        try:
+        with _Caught(0) as caught:  # the user's source runs here
             function = self._function(grant.job)
-        except BaseException as error:  # the user's source runs here
-            info, _ = values.encode_exception(error, 0)
-            self._send(protocol.Unfit(0, attempt.number, attempt.reported, info))
+        if caught.failure is not None:
+            self._send(protocol.Unfit(0, attempt.number, attempt.reported, caught.failure[0]))
             return
         with self._lock:
             self._attempt = attempt
@@ -273,6 +272,25 @@ def _block_size(seconds):
     return max(1, int(BLOCK_SECONDS / seconds))
 
 
+class _Caught(object):
+    """Keeps what is raised inside: on 2.7 also an old-style class's instance, which ``except BaseException`` misses."""
+
+    def __init__(self, frames_to_skip):
+        # type: (int) -> None
+        self._skip = frames_to_skip
+        self.failure = None  # type: tuple | None
+
+    def __enter__(self):
+        # type: () -> _Caught
+        return self
+
+    def __exit__(self, kind, error, trace):
+        # type: (object, BaseException, object) -> bool
+        if kind is not None:
+            self.failure = values.encode_exception(error, self._skip)
+        return True
+
+
 def _apply(function, arguments, results):
     # type: (object, object, list) -> tuple | None
     """Append function(argument) for each; on the first that raises, what it raised.
@@ -280,12 +298,10 @@ def _apply(function, arguments, results):
     SystemExit and KeyboardInterrupt raised by a task are that task's errors.
     """
     append = results.append
-    try:
+    with _Caught(1) as caught:
         for argument in arguments:  # type: ignore[attr-defined]
             append(function(argument))  # type: ignore[operator]
-    except BaseException as error:
-        return values.encode_exception(error)
-    return None
+    return caught.failure
 
 
 def _send_all(connection, buffers):

@@ -6,16 +6,21 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 
 from . import __version__, errors
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 _KEY_HELP = """\
 The key is never an argument, since every user of the machine can read those. It comes from, in this order:
 --key-file FILE, the environment variable MINIMALCLUSTER_KEY, or --key-stdin (one line on standard input).
 On the master it is MasterNode.AUTHKEY."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a node as tidily as Ctrl-C does."""
 
 
 def main(argv=None):
@@ -29,6 +34,8 @@ def main(argv=None):
     logging.getLogger("minimalcluster").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     try:
         return arguments.run(arguments)
+    except _Terminated:
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except (errors.ClusterError, EnvironmentError, ValueError) as error:
@@ -107,8 +114,15 @@ def _node(arguments):
 
     host, port = arguments.master
     nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs
+    signal.signal(signal.SIGTERM, _terminated)
     WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
     return 0
+
+
+def _terminated(number, frame):
+    # type: (int, object) -> None
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+    raise _Terminated
 
 
 def _journal_show(arguments):

@@ -126,14 +126,17 @@ class WorkerDied(ClusterError):
     exit: what became of the process, in words ("killed by signal 9 (SIGKILL)", "exit code 3").
     nodes: names of the nodes it died on, one per attempt.
     lines: the last lines it wrote.
+    peak_memory: the most bytes it had in memory; None where the system does not tell.
+    argument: the task's, where it has one (``execute``, ``imap`` and ``map`` of ``MasterNode``).
     """
 
-    def __init__(self, message, exit="", nodes=(), lines=()):
-        # type: (str, str, object, object) -> None
+    def __init__(self, message, exit="", nodes=(), lines=(), peak_memory=None, argument=None):
+        # type: (str, str, object, object, int | None, object) -> None
         super(WorkerDied, self).__init__(message)
         self.exit = exit
         self.nodes = list(nodes)  # type: ignore[call-overload]
         self.lines = list(lines)  # type: ignore[call-overload]
+        self.peak_memory, self.argument = peak_memory, argument
 
 
 class RemoteError(ClusterError):

@@ -37,7 +37,7 @@ class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):
 def standard(error: BaseException) -> BaseException:
     """What programs written for concurrent.futures expect of what the node tells of a call."""
     if type(error) is errors.WorkerDied:
-        return WorkerDiedError(str(error), error.exit, error.nodes, error.lines)
+        return WorkerDiedError(str(error), error.exit, error.nodes, error.lines, error.peak_memory, error.argument)
     if type(error) is errors.TaskTimeout:
         return CallTimeoutError(str(error))
     if type(error) is errors.ResultError and error.__context__ is not None:

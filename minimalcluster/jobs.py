@@ -213,9 +213,12 @@ def _poison(first, deaths):
     text = "the worker process died each of %d times it ran this task: %s, on %s" % (
         len(deaths), how, ", ".join(sorted(set(nodes))),
     )  # fmt: skip
+    peak = last.get("peak_memory")
+    if peak:
+        text += "; it had up to %.0f MB of memory" % (peak / 1e6)
     if lines:
         text += "; it last wrote:\n  " + "\n  ".join(lines)
-    return Outcomes(first, [Failure(errors.WorkerDied(text, how, nodes, lines), nodes[-1])])
+    return Outcomes(first, [Failure(errors.WorkerDied(text, how, nodes, lines, peak), nodes[-1])])
 
 
 def _end(unfit):
@@ -390,6 +393,8 @@ class ListedJob(Job):
             if isinstance(outcome, Failure):
                 self._failed[index] = outcome.node
                 self._outcomes[index] = outcome.error
+                if isinstance(outcome.error, errors.WorkerDied):
+                    outcome.error.argument = self._keys[index]
 
     def _result(self, error):
         # type: (BaseException | None) -> dict

@@ -10,6 +10,7 @@ threads stand by each: one reads what it prints, one waits for its end. Both onl
 """
 from __future__ import absolute_import, division, print_function
 
+import errno
 import json
 import logging
 import os
@@ -21,6 +22,11 @@ import subprocess
 import sys
 import threading
 from collections import deque
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from . import agent as brain, errors, orphans, protocol
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
@@ -75,6 +81,7 @@ class _Child(object):
         self.connection = None  # type: Connection | None
         self.lines = deque(maxlen=LAST_LINES)  # type: deque
         self.partial = b""
+        self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
         self.taken = threading.Semaphore(0)  # released when the loop has taken what was read
         self.window_at, self.window_bytes, self.dropped = 0.0, 0, 0
 
@@ -189,11 +196,11 @@ class Node(object):
 
     def _wait(self, child, output):
         # type: (_Child, threading.Thread) -> None
-        code = child.process.wait()
+        code, peak = _wait_for(child.process)
         _kill_group(child.process.pid)
         child.family.end()  # what its tasks had started and left behind, wherever it is now
         output.join(0.2)  # what was not found may hold the pipe open for ever
-        self._loop.call(self._exited, child, code)
+        self._loop.call(self._exited, child, code, peak)
 
     def _accepted(self, sock, where):
         # type: (socket.socket, str) -> None
@@ -223,8 +230,8 @@ class Node(object):
         if connection.about is not None:
             _kill(connection.about.process)  # type: ignore[attr-defined] # its end is told by the waiter
 
-    def _exited(self, child, code):
-        # type: (_Child, int) -> None
+    def _exited(self, child, code, peak):
+        # type: (_Child, int, int) -> None
         while child.connection is not None and child.connection.readable():
             pass  # its last results may have arrived a moment before
         if self._children.get(child.slot) is child:
@@ -237,7 +244,12 @@ class Node(object):
                 pipe.close()  # type: ignore[union-attr]
             except (OSError, IOError):
                 pass
-        self.tell(brain.ChildExited(child.slot, {"exit": exit_in_words(code), "lines": list(child.lines)}))
+        info = {"exit": exit_in_words(code), "lines": list(child.lines)}  # type: dict
+        if code == -9:  # when it was us, nobody asks
+            info.update(exit=info["exit"] + ", perhaps out of memory", memory=True)
+        if peak > child.peak_before:
+            info["peak_memory"] = peak
+        self.tell(brain.ChildExited(child.slot, info))
         self._finish_when_empty()
 
     def _to_child(self, effect):
@@ -322,6 +334,27 @@ def exit_in_words(code):
         return "exit code %d" % code
     names = [name for name in dir(signal) if name.startswith("SIG") and getattr(signal, name) == -code]
     return "killed by signal %d%s" % (-code, " (%s)" % names[0] if names else "")
+
+
+def _wait_for(process):
+    # type: (subprocess.Popen) -> tuple
+    """(exit code, most bytes of memory it had, 0 if unknown) when it has ended."""
+    while resource is not None:
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except (OSError, IOError) as error:
+            if error.errno == errno.EINTR:  # py2
+                continue
+            break  # somebody else has waited for it, or does for all (SIGCHLD is ignored)
+        process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return process.returncode, _peak(usage)
+    return process.wait(), 0
+
+
+def _peak(usage):
+    # type: (resource.struct_rusage) -> int
+    """Bytes. A process's own begins with that of the one that started it, so less than that says nothing."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _kill(process):

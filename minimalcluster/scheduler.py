@@ -19,7 +19,8 @@ Rules:
 * A lost attempt's number is remembered until its piece is done: if its node comes back first, its
   results count. Whoever is first wins; the others are revoked.
 * A task that raises has an outcome. Only a task that was running when its worker process died is
-  suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison.
+  suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison. Deaths by a SIGKILL that
+  is not ours (the system was out of memory, perhaps) are counted apart from the others.
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
   dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
@@ -714,7 +715,8 @@ class Scheduler(object):
         del piece.deaths[:]
         if hi - lo > 1:
             self._queue(_Piece(job, lo + 1, hi))
-        if len(deaths) < job.options.attempts_max:
+        short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
+        if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
             self._queue(_Piece(job, lo, lo + 1, deaths))
             return
         self._do(DeliverPoison(job.id, lo, tuple(deaths)))

@@ -249,7 +249,10 @@ def encode_exception(error, frames_to_skip=1):
 
 def _describe(error, buffers):
     # type: (BaseException, list) -> dict
-    info = {"type": type(error).__name__, "text": _text(error), "pickled": False}
+    # On 2.7 what is raised can be an instance of a class of the old style, whose type says nothing.
+    info = {"type": getattr(error, "__class__", type(error)).__name__, "text": _text(error), "pickled": False}
+    if not isinstance(error, BaseException):  # py2: such a one cannot be held by what expects exceptions
+        return info
     notes = getattr(error, "__notes__", None)
     if isinstance(notes, list) and notes:
         info["notes"] = [_text(note) for note in notes]

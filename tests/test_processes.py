@@ -1,0 +1,273 @@
+"""Rows 3, 4, 13 and 36 with real processes: what becomes of a worker process, and a terminal's Ctrl-C."""
+from __future__ import absolute_import, division, print_function
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+from minimalcluster import MasterNode, RemoteError, WorkerDied
+from tests import support
+
+CGROUP = "/sys/fs/cgroup"
+
+
+@contextlib.contextmanager
+def memory_limit(limit):
+    """The file that takes process numbers into a new cgroup of so much memory; skips where there can be none."""
+    second = os.path.exists(CGROUP + "/cgroup.controllers")
+    path = os.path.join(CGROUP if second else CGROUP + "/memory", "minimalcluster-test-%d" % os.getpid())
+    try:
+        os.mkdir(path)
+    except OSError as error:
+        raise unittest.SkipTest("no memory cgroup can be made (%s)" % error)
+    try:
+        try:
+            support.write(os.path.join(path, "memory.max" if second else "memory.limit_in_bytes"), str(limit))
+        except (OSError, IOError) as error:
+            raise unittest.SkipTest("a cgroup's memory cannot be limited (%s)" % error)
+        yield os.path.join(path, "cgroup.procs")
+    finally:
+        support.wait_until(lambda: not support.read(os.path.join(path, "cgroup.procs")).strip(), what="an empty cgroup")
+        os.rmdir(path)
+
+
+class DeathTest(unittest.TestCase):
+    def test_row_03_what_is_told_of_a_death(self):
+        source = (
+            "import os\n"
+            "def f(x):\n"
+            "    if x != 'bad': return x\n"
+            "    data = b'x' * (100 << 20)\n"
+            "    for n in range(30): print('line %d' % n)\n"
+            "    os._exit(len(data) % 256 + 3)\n"
+        )
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master):  # small, so a larger peak is the worker process's own
+                support.prepare(master, source, "f", ["good", "bad"])
+                outcome = master.execute(on_error="return", attempts_max=2)
+        self.assertEqual(outcome["good"], "good")
+        error = outcome["bad"]
+        self.assertIsInstance(error, WorkerDied)
+        self.assertEqual((error.argument, error.exit, len(error.nodes)), ("bad", "exit code 3", 2))
+        self.assertEqual(error.lines, ["line %d" % n for n in range(10, 30)])
+        if os.name != "nt":
+            self.assertGreater(error.peak_memory, 100 << 20)
+            self.assertIn(" MB of memory", str(error))
+
+    def test_row_04_memory_error_is_an_items_error(self):
+        resource = support_resource()
+        source = (
+            "import resource\n"
+            "def f(x):\n"
+            "    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, %d))\n"
+            "    return len(b'x' * (2 << 30 if x == 1 else 10))\n" % resource.getrlimit(resource.RLIMIT_AS)[1]
+        )
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            support.prepare(master, source, "f", [0, 1, 2])
+            outcome = master.execute(on_error="return")
+        self.assertIsInstance(outcome.pop(1), MemoryError)
+        self.assertEqual(outcome, {0: 10, 2: 10})
+
+    def test_row_04_killed_by_the_system_for_its_memory(self):
+        source = "def f(x):\n    return len(b'x' * (400 << 20 if x == 1 else 10))\n"
+        with memory_limit(200 << 20) as members, MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                for pid in [node.pid] + [pid for pid, _ in workers]:
+                    support.write(members, str(pid))
+                support.prepare(master, source, "f", [0, 1, 2])
+                outcome = master.execute(on_error="return")
+                master.shutdown()
+                node.wait()
+        error = outcome.pop(1)
+        self.assertEqual(outcome, {0: 10, 2: 10})
+        self.assertEqual((type(error), len(error.nodes)), (WorkerDied, 3))
+        self.assertEqual(error.exit, "killed by signal 9 (SIGKILL), perhaps out of memory")
+
+    def test_row_04_is_counted_apart(self):
+        """Two crashes and then two deaths that may have been the system's: neither is three of a kind."""
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            master.start_master_server()
+            gates = support.Gates(path)
+            source = gates.source + (
+                "def f(x):\n"
+                "    deaths = [name for name in 'abcd' if os.path.exists(os.path.join(DIRECTORY, name))]\n"
+                "    if len(deaths) == 4: return x\n"
+                "    open(os.path.join(DIRECTORY, 'abcd'[len(deaths)]), 'w').close()\n"
+                "    os._exit(3) if len(deaths) < 2 else os.kill(os.getpid(), 9)\n"
+            )
+            self.assertEqual(support.run(master, source, "f", [7]), {7: 7})
+
+    @unittest.skipUnless(sys.version_info[0] == 2, "only there is something raised that is no exception")
+    def test_row_01_an_exception_of_the_old_style(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            support.prepare(master, "class Old: pass\ndef f(x):\n    if x == 1: raise Old\n    return x\n", "f", range(3))
+            outcome = master.execute(on_error="return", attempts_max=1)
+        self.assertIsInstance(outcome[1], RemoteError)
+        self.assertEqual((outcome[1].type_name, outcome[0], outcome[2]), ("Old", 0, 2))
+
+
+def support_resource():
+    try:
+        import resource
+    except ImportError:
+        raise unittest.SkipTest("this system has no limits of a process")
+    return resource
+
+
+class Terminal(object):
+    """A command at a terminal of its own, as a shell starts it in the foreground."""
+
+    def __init__(self, arguments):
+        import fcntl
+        import pty
+        import termios
+
+        self.keyboard, terminal = pty.openpty()
+
+        def take_the_terminal():
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self._popen = subprocess.Popen(
+            [sys.executable] + arguments, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True,
+            env=dict(os.environ, PYTHONPATH=support.ROOT, PYTHONUNBUFFERED="1"), preexec_fn=take_the_terminal,
+        )  # fmt: skip
+        os.close(terminal)
+        self.pid = self._popen.pid
+        self._text = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.daemon = True
+        self._reader.start()
+
+    def _read(self):
+        while True:
+            try:
+                data = os.read(self.keyboard, 4096)
+            except OSError:
+                return
+            if not data:
+                return
+            self._text += data
+
+    def output(self):
+        return self._text.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def wait_for_output(self, text):
+        support.wait_until(lambda: text in self.output(), what=lambda: "%r in %r" % (text, self.output()))
+
+    def ctrl_c(self):
+        os.write(self.keyboard, b"\x03")
+
+    def wait(self):
+        support.wait_until(lambda: self._popen.poll() is not None, what=lambda: "the end after %r" % self.output())
+        self._reader.join(5.0)
+        return self._popen.poll()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        if self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()
+        os.close(self.keyboard)
+
+
+@unittest.skipIf(os.name == "nt", "Windows has no such terminals")
+class TerminalTest(unittest.TestCase):
+    SCRIPT = (
+        "from minimalcluster import Interrupted, MasterNode\n"
+        "SOURCE = 'import time\\ndef f(x):\\n    print(\"task %d\" % x)\\n    if x: time.sleep(1000)\\n    return x\\n'\n"
+        "with MasterNode(PORT=0) as master:\n"
+        "    master.start_master_server()\n"
+        "    master.load_envir(SOURCE, from_file=False)\n"
+        "    master.register_target_function('f')\n"
+        "    master.load_args([0, 1, 2, 3])\n"
+        "    try:\n"
+        "        master.execute(chunksize=1, progress=False)\n"
+        "    except Interrupted as error:\n"
+        "        print('partial results: %r' % dict(error.results))\n"
+        "    master.load_args([0])\n"
+        "    print('usable again: %r' % dict(master.execute(progress=False)))\n"
+    )
+
+    def begun(self, arguments):
+        terminal = Terminal(arguments)
+        self.addCleanup(terminal.__exit__)
+        return terminal
+
+    def test_row_36_once_in_a_script(self):
+        script = self.begun(["-c", self.SCRIPT])
+        script.wait_for_output("task 1")
+        workers = support.descendants(script.pid)
+        script.ctrl_c()
+        self.assertEqual(script.wait(), 0, script.output())
+        self.assertIn("partial results: {0: 0}", script.output())
+        self.assertIn("usable again: {0: 0}", script.output())
+        self.assertNotIn("Traceback", script.output())
+        support.wait_for_death(workers)
+
+    def test_row_36_uncaught_in_a_script(self):
+        """One traceback, the script's own: none of its worker processes."""
+        script = self.begun(["-c", self.SCRIPT.replace("except Interrupted", "except ZeroDivisionError")])
+        script.wait_for_output("task 1")
+        workers = support.descendants(script.pid)
+        script.ctrl_c()
+        self.assertNotEqual(script.wait(), 0)
+        self.assertNotIn("child.py", script.output())
+        self.assertNotIn("node.py", script.output())
+        self.assertIn("Interrupted", script.output())
+        support.wait_for_death(workers)
+
+    def test_row_36_again_and_again_in_a_script(self):
+        """Whoever presses on gets out, whatever it is at."""
+        script = self.begun(["-c", self.SCRIPT.replace("except Interrupted", "except ZeroDivisionError")])
+        script.wait_for_output("task 1")
+        workers = support.descendants(script.pid)
+        script.ctrl_c()
+        script.ctrl_c()
+        self.assertNotEqual(script.wait(), 0)
+        self.assertNotIn("child.py", script.output())
+        support.wait_for_death(workers)
+
+    def leaves(self, send, expected):
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            gates = support.Gates(path)
+            key = support.write(os.path.join(path, "key"), master.AUTHKEY)
+            os.chmod(key, 0o600)
+            where = "127.0.0.1:%d" % master.PORT
+            node = self.begun(["-m", "minimalcluster", "node", where, "--nprocs", "1", "--key-file", key])
+            support.wait_until(master.list_workers, what="a node")
+            source = gates.source + "def f(x):\n    note('run')\n    if gates_closed(): time.sleep(1000)\n    return x\n"
+            source = source.replace("gates_closed()", "not os.path.exists(os.path.join(DIRECTORY, 'open'))")
+            support.prepare(master, source, "f", [5])
+            job = support.Background(master.execute)
+            gates.wait_for("run")
+            workers = support.worker_processes(node.pid, 1)
+            support.write(os.path.join(path, "open"))
+            send(node)
+            self.assertEqual(node.wait(), expected, node.output())
+            self.assertNotIn("Traceback", node.output())
+            support.wait_for_death(workers)
+            with support.node_of(master):
+                self.assertEqual(job.result(), {5: 5})  # it has run again
+
+    def test_row_36_ctrl_c_at_a_node(self):
+        self.leaves(Terminal.ctrl_c, 130)
+
+    def test_row_36_terminated_node(self):
+        self.leaves(lambda node: os.kill(node.pid, signal.SIGTERM), 143)
+
+
+if __name__ == "__main__":
+    unittest.main()
