@@ -162,7 +162,8 @@ class Job(object):
 
     def may_be_late(self, world, index):
         # type: (World, int) -> bool
-        slow = {"slow_child", "freeze"}.intersection(world.faults) or "slow_node" in world.conditions
+        # A process whose end is noticed late has had its time too.
+        slow = {"slow_child", "freeze", "child_crash", "poison"}.intersection(world.faults) or "slow_node" in world.conditions
         return self.timeout is not None and (index in self.hangs or bool(slow))
 
     def told(self, index, what):
@@ -690,7 +691,7 @@ class Master(object):
             if job.cancelled or job.stopping or job.errors and job.stop_on_error:
                 world.fail("job %d was stopped for another reason than %r" % (job.number, effect.unfit))
             fit = [node for node in world.nodes.values() if node.alive and not node.draining and not node.unfit]
-            if any(node.joined and node.link.master is self for node in fit):
+            if any(node.joined and node.link.master is self and node.link.master_open for node in fit):
                 world.fail("job %d ends as unfit, and there is a node that is fit" % job.number)
         elif left and not job.cancelled and not job.stopping and not (job.stop_on_error and job.errors):
             world.fail("job %d is finished without %d outcomes" % (job.number, left))
@@ -908,6 +909,8 @@ class Node(object):
         # type: (agent.KillChild) -> None
         child = self.children.get(effect.slot)
         if child is not None:
+            if not child.alive and child.grant is not None and child.job.timeout is not None:
+                child.job.raised[child.first] += 1  # it is dead already, and its node has not noticed
             child.die("killed by its node")
 
 
