@@ -855,7 +855,7 @@ def _told(path):
 
 
 def killing_run(kills, seed):
-    print("killing %d processes at random moments, seed %d" % (kills, seed))
+    print("killing %d processes at random moments, seed %d" % (kills, seed), flush=True)
     began, tally, chance = time.monotonic(), Tally(), random.Random(seed)
     masters = kills // 10
     kill_masters(masters, chance, tally)
