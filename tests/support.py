@@ -327,7 +327,9 @@ def descendants(pid=None):
         if not more:
             return found
         family.update(more)
-        found.update(table[child][1] for child in more if table[child][2] not in "ZX")
+        # A node's guardian is its child for a moment, before it is nobody's.
+        living = [child for child in more if table[child][2] not in "ZX"]
+        found.update(table[child][1] for child in living if "orphans.guard" not in _command(child))
 
 
 def alive(identities):
@@ -342,12 +344,7 @@ def living():
 
 def worker_processes(pid, count):
     """The (pid, start time) of a node's worker processes, once it has so many."""
-
-    def found():
-        workers = set(each for each in descendants(pid) if "minimalcluster.child" in _command(each[0]))
-        return len(workers) == count and workers
-
-    return wait_until(found, what="%d worker processes" % count)
+    return wait_until(lambda: len(descendants(pid)) == count and descendants(pid), what="%d worker processes" % count)
 
 
 def _command(pid):
