@@ -107,7 +107,7 @@ class DeadlineExceeded(ClusterError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a job, which the cluster survives. results, errors: dicts of what was done."""
+    """Ctrl-C (or SIGTERM) during a job, which the cluster survives. results, errors: dicts of what was done."""
 
     def __init__(self, results=None, errors=None):
         # type: (dict | None, dict | None) -> None

@@ -190,8 +190,8 @@ class MasterNode(object):
         function is called with (done, total) now and then. options: retries=, attempts_max=,
         timeout=, deadline=, journal=, idempotent=, as in ``jobs.Terms``.
 
-        Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C
-        Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
+        Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C, or
+        SIGTERM, Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
         """
         terms = self._terms(on_error, chunksize, options)
         with self._turn:

@@ -9,7 +9,7 @@ import sys
 import threading
 import unittest
 
-from minimalcluster import MasterNode, RemoteError, WorkerDied
+from minimalcluster import MasterNode, RemoteError, TaskTimeout, WorkerDied
 from tests import support
 
 CGROUP = "/sys/fs/cgroup"
@@ -58,6 +58,34 @@ class DeathTest(unittest.TestCase):
         if os.name != "nt":
             self.assertGreater(error.peak_memory, 100 << 20)
             self.assertIn(" MB of memory", str(error))
+
+    def test_row_11_a_task_that_nothing_reaches_is_ended(self):
+        """One holds the interpreter's lock in C code, and ignores what can be ignored; one blocks all signals."""
+        body = (
+            "import ctypes, os, signal\n"
+            "def f(x):\n"
+            "    if x < 2: open(os.path.join(DIRECTORY, 'pid %d %d' % (x, os.getpid())), 'w').close()\n"
+            "    if x == 0:\n"
+            "        signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "        ctypes.PyDLL(None).sleep(1000)\n"
+            "    if x == 1:\n"
+            "        block = 0 if os.uname()[0] == 'Linux' else 1\n"
+            "        ctypes.CDLL(None).sigprocmask(block, (ctypes.c_ubyte * 128)(*[255] * 128), None)\n"
+            "        time.sleep(1000)\n"
+            "    return x\n"
+        )
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master, 2) as node:
+                support.prepare(master, support.Gates(path).source + body, "f", range(6))
+                outcome = master.execute(on_error="return", timeout=3.0)
+                self.assertEqual([type(outcome.pop(n)) for n in range(2)], [TaskTimeout] * 2)
+                self.assertEqual(outcome, dict((n, n) for n in range(2, 6)))
+                ended = set(int(name.split()[2]) for name in os.listdir(path) if name.startswith("pid"))
+                self.assertEqual(len(ended), 2)
+                replaced = support.worker_processes(node.pid, 2)  # the slots are back
+                self.assertFalse(ended & set(pid for pid, _ in replaced))
+                self.assertEqual(support.run(master, "def f(x): return x", "f", range(10))[9], 9)
 
     def test_row_04_memory_error_is_an_items_error(self):
         resource = support_resource()
@@ -238,6 +266,57 @@ class TerminalTest(unittest.TestCase):
         self.assertNotEqual(script.wait(), 0)
         self.assertNotIn("child.py", script.output())
         support.wait_for_death(workers)
+
+    def test_row_36_terminated_script(self):
+        """As one Ctrl-C; the next one ends it, whatever it is at."""
+        ending = "        print('partial results: %r' % dict(error.results))\n"
+        script = self.begun(["-c", self.SCRIPT.replace(ending, ending + "        __import__('time').sleep(1000)\n")])
+        script.wait_for_output("task 1")
+        workers = support.descendants(script.pid)
+        os.kill(script.pid, signal.SIGTERM)
+        script.wait_for_output("partial results: {0: 0}")
+        os.kill(script.pid, signal.SIGTERM)
+        self.assertEqual(script.wait(), -signal.SIGTERM, script.output())
+        self.assertNotIn("Traceback", script.output())
+        support.wait_for_death(workers)
+
+    def test_row_36_terminated_script_goes_on(self):
+        script = self.begun(["-c", self.SCRIPT])
+        script.wait_for_output("task 1")
+        os.kill(script.pid, signal.SIGTERM)
+        self.assertEqual(script.wait(), 0, script.output())
+        self.assertIn("partial results: {0: 0}", script.output())
+        self.assertIn("usable again: {0: 0}", script.output())
+
+    def test_row_36_a_script_with_its_own_handler(self):
+        """Whoever has a handler of SIGTERM is not meddled with."""
+        handler = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))\n"
+        script = self.begun(["-c", handler + self.SCRIPT])
+        script.wait_for_output("task 1")
+        workers = support.descendants(script.pid)
+        os.kill(script.pid, signal.SIGTERM)
+        self.assertEqual(script.wait(), 7, script.output())
+        self.assertNotIn("partial", script.output())
+        support.wait_for_death(workers)
+
+    def test_row_36_what_is_forked_meanwhile(self):
+        """A process that the script forks during a job is ended by SIGTERM as ever."""
+        script = self.begun([
+            "-c",
+            "import os, signal, time\n"
+            "from minimalcluster import jobs\n"
+            "with jobs._Terminable():\n"
+            "    there, here = os.pipe()\n"
+            "    pid = os.fork()\n"
+            "    if not pid: os.write(here, b'.')\n"
+            "    while not pid: time.sleep(0.01)\n"  # a handler of Python's does not end a sleep that begins after it
+            "    os.read(there, 1)\n"
+            "    os.kill(pid, signal.SIGTERM)\n"
+            "    print('ended by %d' % os.waitpid(pid, 0)[1])\n"
+            "print('back to the default: %s' % (signal.getsignal(signal.SIGTERM) == signal.SIG_DFL))\n",
+        ])  # fmt: skip
+        self.assertEqual(script.wait(), 0, script.output())
+        self.assertEqual(script.output(), "ended by 15\nback to the default: True\n")
 
     def leaves(self, send, expected):
         with support.directory() as path, MasterNode(PORT=0) as master:
