@@ -9,8 +9,8 @@
 A job is an object with: ``name``, ``total``, ``closed``, ``options``; ``definition()`` -> (info, buffers);
 ``encode(first, count)`` -> buffers; and, called in the cluster's thread, ``deliver(first, count,
 skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poison(first, deaths)``,
-``held_up()`` -> why nothing is handed out though more may come, or None; ``finished(unfit)`` and
-``crashed(error)``. None of these may block.
+``held_up()`` -> why nothing is handed out though more may come, or None; ``crowded()`` -> whether it must be
+paused, since too many results are unread; ``finished(unfit)`` and ``crashed(error)``. None of these may block.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -163,6 +163,19 @@ class Cluster(object):
         # Read closed first: it is set after the last growth.
         closed = job.closed  # type: ignore[attr-defined]
         self._event(scheduler.JobGrew(number, job.total, closed))  # type: ignore[attr-defined]
+
+    def read(self, number, job):
+        # type: (int, object) -> None
+        """Somebody has taken results of the job, which may have been paused until then."""
+        if job.paused and not job.crowded():  # type: ignore[attr-defined]
+            self._loop.call(self._pace, number, job)
+
+    def _pace(self, number, job):
+        # type: (int, object) -> None
+        """Hand out nothing more while too many results wait for who reads them."""
+        job.paused = True  # type: ignore[attr-defined] # first: who reads from now on sees it, and calls
+        job.paused = job.crowded()  # type: ignore[attr-defined]
+        self._event(scheduler.JobPaused(number, job.paused))  # type: ignore[attr-defined]
 
     def cancel(self, number):
         # type: (int) -> None
@@ -507,7 +520,10 @@ class Cluster(object):
 
     def _deliver(self, effect):
         # type: (scheduler.Deliver) -> None
-        self._jobs[effect.job].deliver(effect.first, effect.count, effect.skip, effect.payload)
+        job = self._jobs[effect.job]
+        job.deliver(effect.first, effect.count, effect.skip, effect.payload)
+        if job.crowded() and not job.paused:
+            self._loop.call(self._pace, effect.job, job)
 
     def _deliver_failure(self, effect):
         # type: (scheduler.DeliverFailure) -> None
@@ -648,7 +664,7 @@ class Cluster(object):
         for number, told in self._scheduler.status(monotonic()):
             if (numbers is None or number in numbers) and number in self._jobs:  # type: ignore[operator]
                 job = self._jobs[number]
-                idle = not told.queued and not told.running
+                idle = job.paused or (not told.queued and not told.running)
                 jobs.append(told._replace(name=job.name, why=told.why or (idle and job.held_up()) or ""))
         nodes = [node for node in self._scheduler.snapshot()["nodes"] if node["connected"]]
         return ClusterStatus(len(nodes), sum(node["slots"] for node in nodes), tuple(jobs))

@@ -18,6 +18,8 @@ from .status import JobStatus
 FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
 #: How long running tasks may still end after the first Ctrl-C.
 INTERRUPT_SECONDS = 1.5
+#: So many bytes of results may wait for who iterates; then nothing more is handed out until half of them are read.
+UNREAD_BYTES = 64 << 20
 #: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
 _WAIT_SECONDS = 1.0
 
@@ -92,6 +94,9 @@ class Job(object):
         self._outcomes_told = self._failures_told = 0
         self._arrivals = SimpleQueue()  # type: queue.Queue
         self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
+        self.unread_max = None  # type: int | None # bytes; None: results are taken as they come, or kept anyway
+        self.paused = False
+        self._bytes_in = self._bytes_out = 0  # delivered, in the cluster's thread; taken, in the user's
         self.journal = None  # type: journal.Journal | None # synced by the cluster before it acknowledges
         self.resumed = None  # type: tuple | None # (spans done, attempts that may still run), from the journal
 
@@ -105,12 +110,25 @@ class Job(object):
     def held_up(self):
         # type: () -> str | None
         """Why nothing is handed out though more may come."""
+        if self.paused:
+            return "%.0f MB of results wait for who reads them; nothing is handed out meanwhile" % (self._unread / 1e6)
+        return None
+
+    @property
+    def _unread(self):
+        # type: () -> int
+        return self._bytes_in - self._bytes_out
+
+    def crowded(self):
+        # type: () -> bool
+        return self.unread_max is not None and self._unread > (self.unread_max // 2 if self.paused else self.unread_max)
 
     def deliver(self, first, count, skip, buffers):
         # type: (int, int, int, list) -> None
         self._outcomes_told += count - skip
         if self.journal is not None:
             self.journal.done(first, count, buffers)
+        self._bytes_in += sum(map(len, buffers))
         self._arrivals.put((_results, first, count, skip, buffers))
 
     def deliver_failure(self, first, node, info, buffers):
@@ -184,6 +202,8 @@ class Job(object):
             arrival = self._arrivals.get(True, seconds)
         except queue.Empty:
             return None
+        if arrival[0] is _results:
+            self._bytes_out += sum(map(len, arrival[-1]))
         return arrival[0](*arrival[1:])
 
 
@@ -377,6 +397,7 @@ class ListedJob(Job):
         """Submits now; (key, result) as they come. What has been given is not kept."""
         seconds = self._terms.deadline
         until = None if seconds is None else monotonic() + seconds
+        self.unread_max = UNREAD_BYTES
         number = self._submit(cluster)
         pairs = self._pairs(cluster, number, ordered, until)
         next(pairs)  # type: ignore[call-overload] # entered: its end cancels the job, though nobody may ever ask it
@@ -404,6 +425,7 @@ class ListedJob(Job):
                 if wait < 0:
                     raise self._too_late()
                 arrival = self.take(wait)
+                cluster.read(number, self)  # type: ignore[attr-defined]
                 if isinstance(arrival, Outcomes):
                     self._keep(arrival)
                     indexes = list(range(arrival.first, arrival.first + len(arrival.values)))

@@ -74,6 +74,7 @@ JobResumed = namedtuple("JobResumed", "job done attempts")
 JobGrew = namedtuple("JobGrew", "job total closed")
 JobCancelled = namedtuple("JobCancelled", "job")
 JobStopped = namedtuple("JobStopped", "job")
+JobPaused = namedtuple("JobPaused", "job paused")
 TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
@@ -192,8 +193,8 @@ class _Node(object):
 class _Job(object):
     __slots__ = (
         "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at", "failed",
-        "failures", "fit", "hopeless", "id", "leased", "measured", "moved_at", "nodes", "options", "pieces", "queued",
-        "said", "stopped", "total", "unfit",
+        "failures", "fit", "hopeless", "id", "leased", "measured", "moved_at", "nodes", "options", "paused", "pieces",
+        "queued", "said", "stopped", "total", "unfit",
     )  # fmt: skip
 
     def __init__(self, event, now):
@@ -217,6 +218,7 @@ class _Job(object):
         self.fit = set()  # type: set # ids of nodes that have run some of it
         self.unfit = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
         self.stopped = False
+        self.paused = False  # what runs may end, nothing more is handed out
         self.hopeless = None  # type: dict | None # what the last node said when none could run it
 
     @property
@@ -225,6 +227,11 @@ class _Job(object):
         if self.stopped:
             return not self.leased
         return self.closed and self.delivered == self.total
+
+    @property
+    def ready(self):
+        # type: () -> bool
+        return self.queued > 0 and not self.paused
 
 
 def _gaps(spans, total, within=None):
@@ -266,6 +273,7 @@ class Scheduler(object):
             JobGrew: self._job_grew,
             JobCancelled: self._job_cancelled,
             JobStopped: self._job_stopped,
+            JobPaused: self._job_paused,
             TaskCancelled: self._task_cancelled,
             NodeJoined: self._node_joined,
             TimePassed: self._time_passed,
@@ -382,6 +390,14 @@ class Scheduler(object):
         if job is not None:
             self._stop(job, kill=False)
             self._finish_if_done(job)
+
+    def _job_paused(self, event):
+        # type: (JobPaused) -> None
+        """Too many of its results wait for who reads them, or no more."""
+        job = self._jobs.get(event.job)
+        if job is not None:
+            job.paused = event.paused
+            job.moved_at = self._now
 
     def _task_cancelled(self, event):
         # type: (TaskCancelled) -> None
@@ -822,7 +838,7 @@ class Scheduler(object):
         # type: () -> None
         """First one chunk for every idle slot, in turn; then the prefetch."""
         for prefetch in (False, True):
-            if not any(job.queued for job in self._jobs.values()):
+            if not any(job.ready for job in self._jobs.values()):
                 return
             hungry = deque(node for node in self._nodes.values() if node.serving)
             while hungry:
@@ -837,7 +853,7 @@ class Scheduler(object):
     def _job_for(self, node, prefetch):
         # type: (_Node, bool) -> _Job | None
         for job in self._jobs.values():
-            if job.queued and node.id not in job.unfit:
+            if job.ready and node.id not in job.unfit:
                 speed = node.speeds.get(job.id)
                 if prefetch and (speed is None or speed.seconds is None or speed.seconds > PREFETCH_TASK_SECONDS):
                     return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
@@ -901,7 +917,7 @@ class Scheduler(object):
         """While slots are idle and nothing is queued, ask busy nodes for what they have not started."""
         self._take_back_at = None
         idle = [node for node in self._nodes.values() if node.serving and len(node.leases) < node.slots]
-        if not idle or any(job.queued for job in self._jobs.values()):
+        if not idle or any(job.ready for job in self._jobs.values()):
             return
         candidates = []
         for node in self._nodes.values():
@@ -910,7 +926,7 @@ class Scheduler(object):
                 size = lease.piece.hi - lease.piece.lo
                 unfit = lease.piece.job.unfit
                 if (
-                    not lease.revoked and (size > 1 or waiting > 0) and node.connected
+                    not lease.revoked and (size > 1 or waiting > 0) and node.connected and not lease.piece.job.paused
                     and not (lease.piece.copied and len(lease.piece.leases) > 1)
                     and any(other.id not in unfit for other in idle)
                 ):  # fmt: skip

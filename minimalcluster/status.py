@@ -59,6 +59,8 @@ def wait_of(job, nodes, now, lost_seconds):
     # type: (object, list, float, float) -> Wait | None
     """Why this job of the scheduler's makes no progress; None while there is nothing it could do."""
     found = None
+    if job.paused:  # type: ignore[attr-defined] # whoever paused it knows why
+        return None
     for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_busy, _for_running):
         found = found or look(job, nodes, now, lost_seconds)
     return found

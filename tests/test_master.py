@@ -22,6 +22,7 @@ from minimalcluster import (
     TargetError,
     TaskError,
     TaskTimeout,
+    jobs,
 )
 from tests import support
 from tests.support import MasterCase, mistake
@@ -389,7 +390,7 @@ class JobsTest(MasterCase):
 class CallablesTest(MasterCase):
     """What goes beyond the seed: callables, map, imap, imap_unordered."""
 
-    SOURCE = "def inverse(x):\n    return 60 // x\n"
+    SOURCE = "def inverse(x):\n    return 60 // x\ndef long(x):\n    return '%d' % x * 16384\n"
 
     def test_a_callable_is_registered(self):
         self.load(abs, [-2, -1, 3])
@@ -456,6 +457,22 @@ class CallablesTest(MasterCase):
                     self.assertEqual(sorted(found), [(2, 30), (3, 20), (5, 12)])
             finally:
                 os.environ["HOME"] = home
+
+    def test_row_38_who_reads_slowly_holds_up_the_work(self):
+        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
+        jobs.UNREAD_BYTES = 1 << 16
+        self.load("long", range(300))
+        for iterate in (self.master.imap, self.master.imap_unordered):
+            with support.Log() as log:
+                pairs = iterate(chunksize=1)
+                found = [next(pairs)]
+                support.wait_until(lambda: "results wait for who reads them" in pairs.status().why, what="its word")
+                support.wait_until(lambda: not pairs.status().running, what="the end of what ran")
+                self.assertLess(pairs.status().done, 60)
+                support.wait_until(lambda: log.having("results wait for who reads them"), what="its line in the log")
+                found += list(pairs)
+            self.assertEqual(dict(found), {x: "%d" % x * 16384 for x in range(300)})
+            self.assertEqual(len(found), 300)
 
     def test_imap_with_a_deadline(self):
         self.load(time.sleep, [60])

@@ -110,6 +110,32 @@ class JobsTest(SchedulerTest):
     def test_an_empty_job_finishes_at_once(self):
         self.assertEqual(self.master.submit(0), [s.Finish(JOB, None)])
 
+    def test_row_38_a_paused_job_gets_nothing_more_and_what_it_has_counts(self):
+        self.master.join("a")
+        self.master.submit(3)
+        first, = self.master.grants()
+        self.master.do(s.JobPaused(JOB, True))
+        self.assertEqual(self.master.done(first), [s.Deliver(JOB, 0, 1, 0, [b"x"])])
+        self.assertEqual(self.master.grants(), [])
+        self.assertEqual(self.master.tick(3.0), [s.Idle(JOB)])  # who paused it may say why
+        self.master.submit(1, job=8)
+        other, = self.master.grants()
+        self.assertEqual(other.job, 8)
+        self.master.done(other)
+        self.master.do(s.JobPaused(JOB, False))
+        self.assertEqual([(each.job, each.first) for each in self.master.grants()], [(JOB, 1), (JOB, 2)])
+        self.assertEqual(self.master.do(s.JobPaused(99, True)), [])  # it may be over by then
+
+    def test_row_38_nothing_is_taken_back_from_a_paused_job(self):
+        self.master.join("a")
+        self.master.submit(10, s.DEFAULTS._replace(chunksize=10))
+        self.master.tick()
+        self.master.join("b")
+        self.master.do(s.JobPaused(JOB, True))
+        self.assertEqual(only(s.Revoke, self.master.tick(5.0)), [])
+        self.master.do(s.JobPaused(JOB, False))
+        self.assertEqual(len(only(s.Revoke, self.master.tick())), 1)
+
     def test_a_job_submitted_twice_is_our_defect(self):
         self.master.submit(1)
         with self.assertRaises(InternalError) as caught:
