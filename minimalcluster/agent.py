@@ -46,6 +46,7 @@ ChildReady = namedtuple("ChildReady", "slot")
 ChildSaid = namedtuple("ChildSaid", "slot message")
 ChildExited = namedtuple("ChildExited", "slot info")
 Kept = namedtuple("Kept", "name info")
+LeftBehind = namedtuple("LeftBehind", "slot")
 DrainAsked = namedtuple("DrainAsked", "")
 TimePassed = namedtuple("TimePassed", "")
 
@@ -56,6 +57,7 @@ StartChild = namedtuple("StartChild", "slot")
 KillChild = namedtuple("KillChild", "slot")
 Keep = namedtuple("Keep", "name info payload")
 Discard = namedtuple("Discard", "name")
+LookBehind = namedtuple("LookBehind", "slot")
 DropLink = namedtuple("DropLink", "reason")
 Finished = namedtuple("Finished", "reason refused")
 Warn = namedtuple("Warn", "text")
@@ -125,6 +127,7 @@ class Agent(object):
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
             ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
             DrainAsked: self._drain_asked, TimePassed: self._time_passed, Kept: self._kept,
+            LeftBehind: self._left_behind,
         }  # type: dict # fmt: skip
         self._said = {
             protocol.Joined: self._on_joined, protocol.DefineJob: self._on_define, protocol.Grant: self._on_grant,
@@ -270,6 +273,16 @@ class Agent(object):
             if message.job in slot.jobs:
                 slot.jobs.discard(message.job)
                 self._do(ToChild(slot.number, message))
+                self._do(LookBehind(slot.number))
+
+    def _left_behind(self, event):
+        # type: (LeftBehind) -> None
+        """Of a job that is over, processes are left: they end with their worker process, unless it works again."""
+        slot = self._slots[event.slot]
+        if slot.state == IDLE:
+            self._tell("slot", "slot %d" % slot.number, "has children without a job")
+            slot.state, slot.kill_at = LEAVING, self._now + KILL_SECONDS
+            self._do(KillChild(slot.number))
 
     def _on_acknowledge(self, message):
         # type: (protocol.Acknowledge) -> None

@@ -49,6 +49,8 @@ READ_BYTES = 1 << 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
 #: SIGKILL needs no more; a task's own child may hold the output open for 0.2 s.
 LEAVE_SECONDS = 1.0
+#: So long after a job's end, what its tasks have left behind is looked for; at most once in that time.
+LOOK_SECONDS = 1.0
 
 #: A terminal's Ctrl-C is for us, from a worker process's first moment; and its group can be killed as one.
 if WINDOWS:
@@ -102,6 +104,8 @@ class Node(object):
         self._children = {}  # type: dict # slot -> _Child
         self._started = 0  # worker processes so far
         self._guardian = None  # type: subprocess.Popen | None
+        self._look_at = None  # type: float | None
+        self._look_slots = set()  # type: set # whose jobs are over
         self._key = protocol.generate_key(os.urandom(32))
         self._listener = None  # type: Listener | None
         self._end = None  # type: brain.Finished | None
@@ -113,6 +117,7 @@ class Node(object):
             brain.KillChild: self._kill_child,
             brain.Keep: self._keep,
             brain.Discard: lambda effect: self._files.discard(effect.name),
+            brain.LookBehind: self._look_behind,
             brain.DropLink: lambda effect: self._drop_link(effect.reason),  # type: ignore[operator]
             brain.Finished: self._on_finished,
             brain.Warn: lambda effect: log.warning("%s", effect.text),
@@ -130,6 +135,11 @@ class Node(object):
         while self._events:
             self._handle(self._events.popleft(), now)
         self._handle(brain.TimePassed(), now)
+        if self._look_at is not None and now >= self._look_at:
+            children = [self._children[slot] for slot in self._look_slots if slot in self._children]
+            known = [child.process.pid for child in self._children.values()]
+            self._look_at, self._look_slots = None, set()
+            _thread("look", self._look, children, known)
 
     def _handle(self, event, now):
         # type: (tuple, float) -> None
@@ -138,7 +148,10 @@ class Node(object):
 
     def deadline(self):
         # type: () -> float | None
-        return 0.0 if self._events else self._agent.deadline()
+        if self._events:
+            return 0.0
+        moments = [moment for moment in (self._look_at, self._agent.deadline()) if moment is not None]
+        return min(moments) if moments else None
 
     def snapshot(self):
         # type: () -> dict
@@ -201,6 +214,26 @@ class Node(object):
         child.family.end()  # what its tasks had started and left behind, wherever it is now
         output.join(0.2)  # what was not found may hold the pipe open for ever
         self._loop.call(self._exited, child, code, peak)
+
+    def _look_behind(self, effect):
+        # type: (brain.LookBehind) -> None
+        self._look_slots.add(effect.slot)
+        if self._look_at is None and orphans.looks_are_cheap():
+            self._look_at = monotonic() + LOOK_SECONDS
+
+    def _look(self, children, known):
+        # type: (list, list) -> None
+        """Which of these worker processes have others below them; most jobs leave none, which one look shows."""
+        if set(orphans.marked(orphans.node_mark(self.id))) <= set(known):
+            return
+        for child in children:
+            if set(orphans.marked(child.family.mark)) - {child.process.pid}:
+                self._loop.call(self._left_behind, child)
+
+    def _left_behind(self, child):
+        # type: (_Child) -> None
+        if self._children.get(child.slot) is child:
+            self.tell(brain.LeftBehind(child.slot))
 
     def _accepted(self, sock, where):
         # type: (socket.socket, str) -> None

@@ -737,13 +737,14 @@ class Node(object):
         self.link = None  # type: Link | None
         self.alive, self.draining, self.joined, self.unfit = True, False, False, False
         self.frozen_until = self.stalled_until = 0.0
-        self.tries = 0
+        self.tries = self.looks = 0
         self.slow = 1.0
         self.fails_to_start = 0.0
         self.effects = {
             agent.ToMaster: self.to_master, agent.ToChild: self.to_child, agent.StartChild: self.start_child,
             agent.KillChild: self.kill_child, agent.DropLink: self.drop_link, agent.Finished: self.finished,
             agent.Warn: self.warn, agent.Keep: self.keep, agent.Discard: lambda effect: None,
+            agent.LookBehind: self.look_behind,
         }  # fmt: skip
         self.dial()
 
@@ -855,6 +856,13 @@ class Node(object):
         if effect.text.startswith("no master"):
             self.world.alone += 1
         self.world.note("warn", self.number, native(effect.text))
+
+    def look_behind(self, effect):
+        # type: (agent.LookBehind) -> None
+        """Now and then a job's tasks have left processes; what finds them may find the slot at work again."""
+        self.looks += 1
+        if self.looks % 5 == 0:
+            self.tell(agent.LeftBehind(effect.slot))
 
     def keep(self, effect):
         # type: (agent.Keep) -> None

@@ -243,8 +243,19 @@ class WorkTest(AgentTest):
     def test_a_job_is_forgotten_where_it_is_known(self):
         node = self.node(2)
         node.grant(1)
-        self.assertEqual(node.master(p.ForgetJob(JOB)), [a.ToChild(0, p.ForgetJob(JOB))])
+        self.assertEqual(node.master(p.ForgetJob(JOB)), [a.ToChild(0, p.ForgetJob(JOB)), a.LookBehind(0)])
         self.assertEqual(node.master(p.ForgetJob(JOB)), [])
+
+    def test_what_a_job_left_behind_ends_with_its_worker_process_if_that_is_idle(self):
+        node = self.node(2)
+        node.grant(1)
+        self.assertEqual(node.do(a.LeftBehind(0)), [])  # at work again
+        self.assertEqual(node.do(a.LeftBehind(1)), [a.KillChild(1)])
+        self.assertEqual(node.grant(2), [])  # it waits for a worker process
+        node.exit(1)
+        self.assertEqual(node.tick(), [a.StartChild(1)])
+        node.do(a.ChildReady(1))
+        self.assertEqual(len(node.held()), 2)
 
 
 class DeathTest(AgentTest):
@@ -501,7 +512,7 @@ EVENTS = [
     a.MasterSaid(p.ForgetJob(JOB)), a.MasterSaid(p.ForgetJob(99)), a.MasterSaid(p.Acknowledge(0)), a.MasterSaid(p.Acknowledge(9)),
     a.MasterSaid(p.Farewell({})), a.MasterSaid(p.Heartbeat({})), a.Kept("name", {"found": True}),
     a.ChildSaid(0, p.Fetch(1, {"what": "module", "name": "m"})), a.MasterSaid(p.Fetched(1, {"found": False}, [])),
-    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()),
+    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0),
 ]  # fmt: skip
 
 
@@ -544,7 +555,7 @@ class EveryEventInEveryStateTest(AgentTest):
             node.brain.validate()
 
 
-EFFECTS = (a.ToMaster, a.ToChild, a.StartChild, a.KillChild, a.Keep, a.Discard, a.DropLink, a.Finished, a.Warn)
+EFFECTS = (a.ToMaster, a.ToChild, a.StartChild, a.KillChild, a.Keep, a.Discard, a.LookBehind, a.DropLink, a.Finished, a.Warn)
 
 
 if __name__ == "__main__":

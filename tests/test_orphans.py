@@ -64,8 +64,22 @@ class LitterTest(unittest.TestCase):
         with MasterNode(PORT=0) as master:
             master.start_master_server()
             support.run(master, LITTER, "f", [1])
-            self.wait_for_litter()
         self.assert_gone()
+
+    def test_row_12_none_is_left_a_moment_after_the_job(self):
+        """The master is still there; a worker process that left nothing is the same one as before."""
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master, 2) as node:
+                source = LITTER + "    return os.getpid()\n" + "def g(x):\n    time.sleep(0.05)\n    return os.getpid()\n"
+                others = set(support.run(master, source, "g", range(20)).values())
+                litterer = support.run(master, source, "f", [1])[1]
+                workers = set(pid for pid, _ in support.worker_processes(node.pid, 2))
+                support.wait_until(lambda: litterer not in support.living(), what="the end of who left something")
+                support.wait_until(lambda: not self.litter(), what="the end of what was left")
+                after = set(support.run(master, source, "g", range(20)).values())
+                self.assertNotIn(litterer, after)
+                self.assertLessEqual((others & workers) - set([litterer]), set(pid for pid, _ in support.descendants(node.pid)))
 
     def test_row_12_worker_process_killed(self):
         """Also what has left its process group goes with it; what others have started stays."""
