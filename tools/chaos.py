@@ -664,6 +664,136 @@ def slow_node():
     return text, None
 
 
+_HUGE = """
+import resource, sys
+sys.path.insert(0, %r)
+from minimalcluster import MasterNode
+from tests import support
+master = MasterNode(PORT=%d, AUTHKEY=%r)
+master.start_master_server(False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for size in (1 << 30, 3 << 30):
+    found = support.run(master, "f = bytes", "f", [1, size], on_error="return")
+    assert found[1] == bytes(1), found[1]
+    print(type(found[size]).__name__, len(found[size]) if size < 2 << 30 else found[size])
+    del found
+print("peak", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024.0 / 1024)
+master.shutdown()
+"""
+
+
+@row(10, "results of 1 GiB and of 3 GiB")
+def huge_results():
+    if not sys.platform.startswith("linux"):
+        raise Skip("needs Linux")
+    free = int(support.read("/proc/meminfo").split("MemAvailable:")[1].split()[0]) / 1024.0 / 1024
+    if free < 9:
+        raise Skip("needs 9 GiB of free memory, %.1f are" % free)
+    port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+    with contextlib.ExitStack() as stack:
+        script = stack.enter_context(support.Process(_HUGE % (ROOT, port, key)))
+        stack.callback(Held._end, start_node("127.0.0.1", port, key, 1))
+        check(script.wait(240) == 0, script.output())
+        check("bytes 1073741824" in script.output() and "FrameTooLarge" in script.output(), script.output())
+        peak = float(script.output().split("peak ")[1].split()[0])
+        check(peak <= 2.1, "the master needed %.2f GiB for a result of 1 GiB" % peak)
+        return "1 GiB came, the master needed %.2f GiB for it; 3 GiB: FrameTooLarge" % peak, None
+
+
+_FORKS = """
+import os, time
+def f(x):
+    while x == 1:
+        if os.fork() == 0:
+            time.sleep(1000)
+            os._exit(0)
+    return x
+"""
+
+
+@row(12, "forks until the pids cgroup of 64 is full")
+def fork_bomb():
+    with cgroup("pids", max=64) as prefix, MasterNode(PORT=0) as master:
+        procs = prefix.split()[3].rstrip(";")
+        master.start_master_server(if_join_as_worker=False)
+        node = start_node("127.0.0.1", master.PORT, master.AUTHKEY, 2, "small", prefix)
+        try:
+            found = support.Background(support.run, master, _FORKS, "f", list(range(6)), on_error="return").result(60)
+            check({x: found[x] for x in found if x != 1} == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5}, "wrong results: %r" % found)
+            check(isinstance(found[1], OSError), "not the system's refusal: %r" % found[1])
+            again = support.Background(support.run, master, _FORKS, "f", [6, 7]).result(60)
+            check(again == {6: 6, 7: 7}, "the node does not work any more: %r" % again)
+            master.shutdown()
+            node.wait(60)
+            began = time.monotonic()
+            support.wait_until(lambda: not support.read(procs).strip(), 2.0, "the end of what was forked")
+            return "that task's OSError; the node worked on; none left after it", time.monotonic() - began
+        finally:
+            Held._end(node)
+            for pid in support.read(procs).split():
+                signal_all([int(pid)], signal.SIGKILL)
+
+
+_FILL = """
+import os
+def f(x):
+    if x == 1:
+        with open(os.path.join(os.environ["TMPDIR"], "big"), "wb") as file:
+            file.write(b"x" * (4 << 20))
+    return x
+"""
+
+
+@row(21, "a node whose directory for temporary files is a full tmpfs")
+def full_node():
+    need("mount", "umount")
+    with support.directory() as folder, contextlib.ExitStack() as stack:
+        shell("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder)
+        stack.callback(shell, "umount", "-l", folder, may_fail=True)
+        master = stack.enter_context(MasterNode(PORT=0))
+        master.start_master_server(if_join_as_worker=False)
+        node = start_node("127.0.0.1", master.PORT, master.AUTHKEY, 2, "full", "export TMPDIR=%s; exec" % folder)
+        stack.callback(Held._end, node)
+        found = support.Background(support.run, master, _FILL, "f", list(range(6)), on_error="return").result(60)
+        check({x: found[x] for x in found if x != 1} == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5}, "wrong results: %r" % found)
+        check("No space left" in str(found[1]), "not ENOSPC: %r" % found[1])
+        shared = master.share(b"y" * (8 << 20))  # what a node keeps in a file, if it can
+        lengths = support.Background(master.map, len, [shared, shared, b""]).result(60)
+        check(lengths == [8 << 20, 8 << 20, 0], "wrong with a shared object: %r" % lengths)
+        return "that task's ENOSPC; the rest right, a shared object of 8 MiB too", None
+
+
+_READ_SLOWLY = """
+import resource, sys, time
+sys.path.insert(0, %r)
+from minimalcluster import MasterNode
+master = MasterNode(PORT=%d, AUTHKEY=%r)
+master.start_master_server(False)
+master.load_envir("def f(x):\\n    return bytes(1 << 20)\\n", from_file=False)
+master.register_target_function("f")
+master.load_args(range(2000))
+before, count = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+for _, result in master.imap_unordered():
+    count += len(result) == 1 << 20
+    if count <= 5:
+        time.sleep(1)
+print("read", count, "peak", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024.0)
+master.shutdown()
+"""
+
+
+@row(38, "2,000 results of 1 MiB, five seconds for the first five")
+def slow_reader():
+    port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+    with contextlib.ExitStack() as stack:
+        script = stack.enter_context(support.Process(_READ_SLOWLY % (ROOT, port, key)))
+        stack.callback(Held._end, start_node("127.0.0.1", port, key, 2))
+        check(script.wait(240) == 0 and "read 2000" in script.output(), script.output())
+        peak = float(script.output().split("peak ")[1].split()[0])
+        check(peak < 256, "the master's memory grew by %.0f MiB" % peak)
+        return "all came; the master's memory grew by %.0f MiB at most" % peak, None
+
+
 @row(19, "kill -9 of the master of many nodes, another one at its port")
 def all_return():
     count = int(os.environ.get("AGENTS", "200"))
@@ -868,14 +998,26 @@ def killing_run(kills, seed):
 
 
 def rows():
-    """{row: (how the fault is injected, what runs it)}; what is here comes before the suite's test."""
+    """{row: (how the fault is injected, what runs it)}; of a row that is here and in the suite, both are run."""
     found = {number: (injected, _test(name)) for number, (injected, name) in SUITE.items()}
-    found.update(ROWS)
+    for number, (injected, function) in ROWS.items():
+        if number in SUITE:
+            how, name = SUITE[number]
+            found[number] = "%s; %s" % (how, injected), _test(name, function)
+        else:
+            found[number] = injected, function
     return found
 
 
-def _test(name):
-    return lambda: run_tests(name)
+def _test(name, then=None):
+    def run():
+        passed = run_tests(name)
+        if then is None:
+            return passed
+        outcome, seconds = then()
+        return "%s; %s" % (passed[0], outcome), seconds
+
+    return run
 
 
 def run_row(number, injected, function):
@@ -904,7 +1046,7 @@ def main():
     table = rows()
     if arguments.list:
         for number, (injected, _) in sorted(table.items()):
-            print("%3d  %-58s  %s" % (number, injected, "here" if number in ROWS else SUITE[number][1]))
+            print("%3d  %-58s  %s" % (number, injected, SUITE[number][1] if number in SUITE else "here"))
         return 0
     wanted = arguments.row or ([] if arguments.kills else sorted(table))
     unknown = [number for number in wanted if number not in table]
