@@ -14,6 +14,8 @@ from .imports import is_project_file
 
 #: Installed packages that are served all the same: by-value functions need it on every node.
 SERVED_PACKAGES = ("cloudpickle",)
+#: So long an answer that is being prepared is waited for at the end.
+CLOSE_SECONDS = 1.0
 
 
 class Library(object):
@@ -48,6 +50,8 @@ class Library(object):
     def close(self):
         # type: () -> None
         self._questions.put(None)
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
         self._files.close()
 
     def version(self):

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import unittest
 
+from minimalcluster import library
 from minimalcluster.library import Library
 
 
@@ -84,6 +85,15 @@ class LibraryTest(unittest.TestCase):
 
     def test_an_unknown_question(self):
         self.assertFalse(self.ask("nonsense", "n")[0]["found"])
+
+    def test_its_thread_ends_with_it(self):
+        self.addCleanup(setattr, library, "CLOSE_SECONDS", library.CLOSE_SECONDS)
+        library.CLOSE_SECONDS = 30.0
+        before = set(threading.enumerate())
+        self.ask("nonsense", "n")
+        answering, = set(threading.enumerate()) - before
+        self.library.close()
+        self.assertFalse(answering.is_alive())
 
 
 if __name__ == "__main__":
