@@ -115,6 +115,8 @@ def _node(arguments):
     host, port = arguments.master
     nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored: nobody's terminal
+        signal.signal(signal.SIGINT, _interrupted)
     WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
     return 0
 
@@ -123,6 +125,12 @@ def _terminated(number, frame):
     # type: (int, object) -> None
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
     raise _Terminated
+
+
+def _interrupted(number, frame):
+    # type: (int, object) -> None
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nor does this: it ends the process, without a word
+    raise KeyboardInterrupt
 
 
 def _journal_show(arguments):
