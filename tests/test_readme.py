@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import ast
 import inspect
+import importlib
 import io
 import os
 import re
@@ -239,6 +240,19 @@ class ReliabilityTest(unittest.TestCase):
         module, case, method = name.split(".")
         body = re.split(r"(?m)^class ", document("tests/%s.py" % module))
         return any(re.match(case + r"\(", each) and "    def %s(" % method in each for each in body)
+
+    def test_what_is_bounded_is_bounded_so(self):
+        units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+        text = document("docs/reliability.md").split("## What is bounded")[1].split("\n## ")[0]
+        rows = [cells for cells in table(text) if cells[2].startswith("`")]
+        self.assertGreater(len(rows), 10)
+        for what, most, where in rows:
+            if where.startswith("`maps.") and sys.version_info[0] == 2:
+                continue  # a face
+            module, _, name = where.strip("`").partition(".")
+            number, unit = most.split()[:2]
+            value = getattr(importlib.import_module("minimalcluster." + module), name)
+            self.assertEqual(int(number) * units.get(unit, 1), value, what)
 
     def test_the_tool_runs_tests_that_exist(self):
         text = document("tools/chaos.py")
