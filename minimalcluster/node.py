@@ -139,7 +139,10 @@ class Node(object):
             children = [self._children[slot] for slot in self._look_slots if slot in self._children]
             known = [child.process.pid for child in self._children.values()]
             self._look_at, self._look_slots = None, set()
-            _thread("look", self._look, children, known)
+            try:
+                _thread("look", self._look, children, known)
+            except threading.ThreadError:  # what is left behind has taken all that this user may have
+                self._look(children, known)
 
     def _handle(self, event, now):
         # type: (tuple, float) -> None

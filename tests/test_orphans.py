@@ -3,9 +3,10 @@ from __future__ import absolute_import, division, print_function
 
 import os
 import signal
+import threading
 import unittest
 
-from minimalcluster import MasterNode, orphans
+from minimalcluster import MasterNode, node, orphans
 from tests import support
 
 #: Each task leaves a child, one in a session of its own, and a daemon made by two forks.
@@ -80,6 +81,23 @@ class LitterTest(unittest.TestCase):
                 after = set(support.run(master, source, "g", range(20)).values())
                 self.assertNotIn(litterer, after)
                 self.assertLessEqual((others & workers) - set([litterer]), set(pid for pid, _ in support.descendants(node.pid)))
+
+    def test_row_12_none_is_left_by_who_takes_all_threads_there_may_be(self):
+        """As a fork bomb does: the node, which can start no thread to look for it, looks all the same."""
+        start = node._thread
+
+        def refuse(name, *arguments):
+            if name == "look":
+                raise threading.ThreadError("can't start new thread")
+            return start(name, *arguments)
+
+        self.addCleanup(setattr, node, "_thread", start)
+        node._thread = refuse
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            self.assertEqual(support.run(master, LITTER + "    return x\n", "f", [1]), {1: 1})
+            support.wait_until(lambda: not self.litter(), what="the end of what was left")
+            self.assertEqual(support.run(master, "f = abs", "f", [-1]), {-1: 1})
 
     def test_row_12_worker_process_killed(self):
         """Also what has left its process group goes with it; what others have started stays."""

@@ -721,6 +721,7 @@ def fork_bomb():
             found = support.Background(support.run, master, _FORKS, "f", list(range(6)), on_error="return").result(60)
             check({x: found[x] for x in found if x != 1} == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5}, "wrong results: %r" % found)
             check(isinstance(found[1], OSError), "not the system's refusal: %r" % found[1])
+            support.wait_until(lambda: len(support.read(procs).split()) <= 5, 10.0, "the end of what was forked")
             again = support.Background(support.run, master, _FORKS, "f", [6, 7]).result(60)
             check(again == {6: 6, 7: 7}, "the node does not work any more: %r" % again)
             master.shutdown()
