@@ -344,7 +344,13 @@ def living():
 
 def worker_processes(pid, count):
     """The (pid, start time) of a node's worker processes, once it has so many."""
-    return wait_until(lambda: len(descendants(pid)) == count and descendants(pid), what="%d worker processes" % count)
+
+    def found():
+        # Not the node's guardian, nor what has been forked and not become another program yet (slow on 2.7).
+        workers = set(each for each in descendants(pid) if "minimalcluster.child" in _command(each[0]))
+        return workers if len(workers) == count else None
+
+    return wait_until(found, what="%d worker processes" % count)
 
 
 def _command(pid):
