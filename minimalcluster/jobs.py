@@ -5,8 +5,6 @@ them in whatever thread wants the outcomes, so that nobody's slow unpickling del
 """
 from __future__ import absolute_import, division, print_function
 
-import os
-import signal
 from collections import namedtuple
 
 from . import errors, journal, values
@@ -14,6 +12,7 @@ from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict,
 from .progress import progress_for
 from .scheduler import DEFAULTS
 from .status import JobStatus
+from .terminable import Terminable
 
 FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
 #: How long running tasks may still end after the first Ctrl-C.
@@ -253,36 +252,6 @@ def _end(unfit):
     return End(error)
 
 
-class _Terminable(object):
-    """While in it, SIGTERM is as Ctrl-C, once: the next one ends the process, as one does outside.
-
-    Only where nobody else has a handler, and in the main thread; what is forked meanwhile keeps what it had.
-    """
-
-    def __enter__(self):
-        # type: () -> _Terminable
-        self._pid, self._installed = os.getpid(), False
-        try:
-            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, self._terminated)
-                self._installed = True
-        except ValueError:
-            pass  # not the main thread: it cannot be told
-        return self
-
-    def __exit__(self, *exc_info):
-        # type: (object) -> None
-        if self._installed and signal.getsignal(signal.SIGTERM) == self._terminated:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def _terminated(self, number, frame):
-        # type: (int, object) -> None
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if os.getpid() != self._pid:
-            os.kill(os.getpid(), signal.SIGTERM)
-        raise KeyboardInterrupt
-
-
 class ListedJob(Job):
     """One function over arguments that are all there: ``run`` gives a dict by key, ``iterate`` pairs as they come."""
 
@@ -332,7 +301,7 @@ class ListedJob(Job):
         number = self._submit(cluster)
         self._done = self._known
         try:
-            with _Terminable():
+            with Terminable():
                 end = self._collect(progress, self._terms.deadline)
             if end is None:
                 self._end_early(cluster, number, 0.0)
