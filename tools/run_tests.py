@@ -30,8 +30,8 @@ FIRST = ["3.13", "2.7", "3.6"]
 FULL = ["2.7", "3.6", "3.11", "3.13", "3.14"]
 LONG = [
     "test_calls", "test_cli", "test_demo", "test_engines", "test_examples", "test_executor", "test_futures",
-    "test_joblib_backend", "test_journal", "test_maps", "test_notebook", "test_packaging", "test_pool", "test_readme",
-    "test_simulation",
+    "test_joblib_backend", "test_journal", "test_maps", "test_notebook", "test_orphans", "test_packaging", "test_pool",
+    "test_processes", "test_readme", "test_simulation",
 ]  # fmt: skip
 MARKER = "MINIMALCLUSTER_TEST_RUN"
 STACKS_SECONDS = 5.0
