@@ -712,11 +712,12 @@ class EndTest(unittest.TestCase):
     def test_shutdown(self):
         with support.Log() as log:
             master = MasterNode(PORT=0)
+            self.addCleanup(master.shutdown)
             master.start_master_server()
             port = master.PORT
             self.assertGreater(port, 0)
             with support.node_of(master) as node:
-                workers = support.worker_processes(os.getpid(), master.list_workers()[0].nprocs + 2)
+                workers = support.worker_processes(os.getpid(), master.list_workers()[0].nprocs + 1)  # and the node's
                 master.shutdown()
                 self.assertEqual(node.wait(), 0)
             support.wait_for_death(workers)
