@@ -18,10 +18,10 @@ Rules:
 """
 from __future__ import absolute_import, division, print_function
 
-from collections import OrderedDict, deque, namedtuple
+from collections import OrderedDict, namedtuple
 
 from . import protocol
-from .errors import InternalError
+from .stories import Storied
 
 HEARTBEAT_SECONDS = 2.0
 #: The master answers every heartbeat; five unanswered ones mean that it is gone (FAULTS.md 16, 28).
@@ -97,11 +97,12 @@ class _Held(object):
         self.slot = None  # type: _Slot | None
 
 
-class Agent(object):
+class Agent(Storied):
     """See the module's text. ``about`` is what the node tells of itself when it joins (plain data)."""
 
     def __init__(self, slots, about):
         # type: (int, dict) -> None
+        super(Agent, self).__init__(STORY_LENGTH)
         self._slots = [_Slot(number) for number in range(slots)]
         self._about = about
         self._held = OrderedDict()  # type: OrderedDict # attempt -> _Held
@@ -120,9 +121,7 @@ class Agent(object):
         self._serving = False  # worker processes are wanted
         self._draining = False
         self._finished = False
-        self._history = deque(maxlen=STORY_LENGTH)  # type: deque
         self._effects = []  # type: list
-        self._now = 0.0
         self._handlers = {
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
             ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
@@ -520,19 +519,9 @@ class Agent(object):
 
     # -- for people and tests ---------------------------------------------------------------------
 
-    def _tell(self, *words):
-        # type: (object) -> None
-        self._history.append((self._now, words))
-
-    def story(self, key):
-        # type: (object) -> list
-        """What is remembered of an attempt, "slot N" or "link": (time, words), oldest first, bounded."""
-        return [(when, words) for when, words in self._history if key in words]
-
     def _broken(self, what, key):
         # type: (str, object) -> None
-        lines = ["%.3f %r" % line for line in self.story(key)]
-        raise InternalError("%s: %r\n%s" % (what, self.snapshot(), "\n".join(lines)))
+        super(Agent, self)._broken("%s: %r" % (what, self.snapshot()), key)
 
     def snapshot(self):
         # type: () -> dict

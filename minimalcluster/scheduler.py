@@ -30,7 +30,7 @@ from __future__ import absolute_import, division, print_function
 from collections import OrderedDict, deque, namedtuple
 
 from . import status
-from .errors import InternalError
+from .stories import Storied
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
 CHUNK_SECONDS = 0.05
@@ -251,22 +251,21 @@ def _copies_max(job):
     return max(1, job.total // COPY_SHARE)
 
 
-class Scheduler(object):
+class Scheduler(Storied):
     """See the module's text. ``epoch`` must grow from one start of the master to the next."""
 
     def __init__(self, epoch=1):
         # type: (int) -> None
+        super(Scheduler, self).__init__(STORY_LENGTH)
         self._next_attempt = epoch << EPOCH_SHIFT
         self._jobs = OrderedDict()  # type: OrderedDict # id -> _Job, the next one served first
         self._nodes = OrderedDict()  # type: OrderedDict # id -> _Node, the next one served first
         self._attempts = {}  # type: dict # attempt -> _Piece, until the piece is done
-        self._history = deque(maxlen=STORY_LENGTH)  # type: deque
         self._slots = 0
         self._take_back_at = self._copy_at = None  # type: float | None
         self.duplicates = 0
         self.requeued = 0
         self._effects = []  # type: list
-        self._now = 0.0
         self._handlers = {
             JobSubmitted: self._job_submitted,
             JobResumed: self._job_resumed,
@@ -1053,19 +1052,6 @@ class Scheduler(object):
     def _do(self, effect):
         # type: (tuple) -> None
         self._effects.append(effect)
-
-    def _tell(self, *words):
-        # type: (object) -> None
-        self._history.append((self._now, words))
-
-    def story(self, key):
-        # type: (object) -> list
-        """What is remembered of an attempt, a node or a job: (time, words), oldest first, bounded."""
-        return [(when, words) for when, words in self._history if key in words]
-
-    def _broken(self, what, key):
-        # type: (str, object) -> None
-        raise InternalError("%s\n%s" % (what, "\n".join("%.3f %r" % line for line in self.story(key))))
 
     def snapshot(self):
         # type: () -> dict
