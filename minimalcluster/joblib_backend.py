@@ -384,7 +384,7 @@ class _Arrays:
 def _count(core: Any) -> int:
     """Worker processes of the nodes that are connected now. Raises RuntimeError after a shutdown."""
     core.check()
-    return int(sum(worker.nprocs for worker in core.cluster.workers() if worker.connected))
+    return int(core.slots())
 
 
 def _in_worker_process() -> bool:
