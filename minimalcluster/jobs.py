@@ -127,7 +127,8 @@ class Job(object):
         self._outcomes_told += count - skip
         if self.journal is not None:
             self.journal.done(first, count, buffers)
-        self._bytes_in += sum(map(len, buffers))
+        if self.unread_max is not None:
+            self._bytes_in += sum(map(len, buffers))
         self._arrivals.put((_results, first, count, skip, buffers))
 
     def deliver_failure(self, first, node, info, buffers):
@@ -201,7 +202,7 @@ class Job(object):
             arrival = self._arrivals.get(True, seconds)
         except queue.Empty:
             return None
-        if arrival[0] is _results:
+        if self.unread_max is not None and arrival[0] is _results:
             self._bytes_out += sum(map(len, arrival[-1]))
         return arrival[0](*arrival[1:])
 
