@@ -23,6 +23,7 @@ from typing import (
     Any,
     AsyncIterator,
     Callable,
+    Dict,
     Iterable,
     Optional,
     Tuple,
@@ -30,7 +31,7 @@ from typing import (
     Union,
 )
 
-from . import functions, protocol
+from . import functions, jobs, protocol
 from .calls import TERMS, Core, Terms
 from .cluster import Cluster
 from .compat import cpu_count
@@ -130,14 +131,12 @@ class ClusterExecutor(Executor):
         journal: a file for the outcomes of ``map`` over a list, a tuple or a range: the same map in a program
         that is run again goes on with it. Calls of ``submit`` cannot be told apart and have none.
         """
-        _check_whole("retries", retries, 0)
-        _check_whole("attempts_max", attempts_max, 1)
         if timeout is not None and not timeout > 0:
             raise ValueError("timeout must be a number of seconds greater than 0, not %r" % (timeout,))
-        if idempotent is not None and not isinstance(idempotent, bool):
-            raise ValueError("idempotent must be True or False, not %r" % (idempotent,))
-        changes = {"retries": retries, "attempts_max": attempts_max, "idempotent": idempotent}
-        options = self._terms.options._replace(**{name: value for name, value in changes.items() if value is not None})
+        given = {"retries": retries, "attempts_max": attempts_max, "idempotent": idempotent}
+        changes: Dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        jobs.Terms.of(**changes)  # the same names, and bounds, as a job's of the master
+        options = self._terms.options._replace(**changes)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         view._terms = Terms(
