@@ -144,6 +144,14 @@ def directory():
         shutil.rmtree(path, ignore_errors=True)
 
 
+def directory_for(test):
+    """One for a test, gone when it ends."""
+    entered = directory()
+    path = entered.__enter__()
+    test.addCleanup(entered.__exit__, None, None, None)
+    return path
+
+
 def read(path):
     with open(path) as file:
         return file.read()

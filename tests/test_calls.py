@@ -187,9 +187,7 @@ class ProjectModules(unittest.TestCase):
     """A node that has none of the program's files."""
 
     def setUp(self):
-        folder = support.directory()
-        self.folder = folder.__enter__()
-        self.addCleanup(folder.__exit__, None, None, None)
+        self.folder = support.directory_for(self)
         sys.path.insert(0, self.folder)
         self.addCleanup(sys.path.remove, self.folder)
         self.name = "project_%d" % random.getrandbits(60)

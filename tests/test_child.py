@@ -151,9 +151,7 @@ class Gated(Base):
 
     def setUp(self):
         super(Gated, self).setUp()
-        folder = support.directory()
-        self.gates = support.Gates(folder.__enter__())
-        self.addCleanup(folder.__exit__, None, None, None)
+        self.gates = support.Gates(support.directory_for(self))
 
 
 class Work(Base):

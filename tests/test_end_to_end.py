@@ -38,9 +38,7 @@ class TaskFaults(MasterCase):
     """Part A: what a task may do. Every test ends with the same cluster still in order."""
 
     def setUp(self):
-        path = support.directory()
-        self.path = path.__enter__()
-        self.addCleanup(path.__exit__, None, None, None)
+        self.path = support.directory_for(self)
         self.gates = support.Gates(self.path)
 
     def tearDown(self):

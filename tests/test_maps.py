@@ -247,9 +247,7 @@ class Journal(unittest.TestCase):
     """options(journal=): the same map of a program that is run again."""
 
     def setUp(self):
-        folder = support.directory()
-        self.folder = folder.__enter__()
-        self.addCleanup(folder.__exit__, None, None, None)
+        self.folder = support.directory_for(self)
         self.ran, self.path = os.path.join(self.folder, "ran"), os.path.join(self.folder, "run.journal")
         os.mkdir(self.ran)
         self.addCleanup(os.environ.__setitem__, "HOME", os.environ.get("HOME", ""))
