@@ -9,10 +9,11 @@ import unittest
 from minimalcluster import MasterNode, node, orphans
 from tests import support
 
+CODE = "import time; time.sleep(1000)"
 #: Each task leaves a child, one in a session of its own, and a daemon made by two forks.
 LITTER = (
     "import os, subprocess, sys, time\n"
-    "CODE = 'import time; time.sleep(1000)'\n"
+    "CODE = '" + CODE + "'\n"
     "def f(x):\n"
     "    subprocess.Popen([sys.executable, '-c', CODE])\n"
     "    subprocess.Popen([sys.executable, '-c', 'import os; os.setsid(); ' + CODE])\n"
@@ -50,9 +51,9 @@ class LitterTest(unittest.TestCase):
         return orphans.marked(self.mark)
 
     def litter(self):
-        """Without what has the same text in its arguments: drivers, and processes that were forked a moment ago."""
-        texts = [(pid, command(pid)) for pid in self.left()]
-        return [pid for pid, text in texts if "time.sleep(1000)" in text and "minimalcluster" not in text]
+        """Not drivers, which have the same text in theirs, nor what was forked a moment ago and has the command of another."""
+        ends = tuple(" -c %s%s " % (before, CODE) for before in ("", "import os; os.setsid(); "))
+        return [pid for pid in self.left() if command(pid).endswith(ends)]
 
     def wait_for_litter(self, tasks=1):
         """All that the tasks leave has been started: nothing is in the middle of its forks any more."""
