@@ -127,7 +127,7 @@ class WorkerDied(ClusterError):
     nodes: names of the nodes it died on, one per attempt.
     lines: the last lines it wrote.
     peak_memory: the most bytes it had in memory; None where the system does not tell.
-    argument: the task's, where it has one (``execute``, ``imap`` and ``map`` of ``MasterNode``).
+    argument: the task's; None for a call that was submitted by itself.
     """
 
     def __init__(self, message, exit="", nodes=(), lines=(), peak_memory=None, argument=None):

@@ -143,10 +143,16 @@ class Job(object):
         # type: (int, tuple) -> None
         self._outcomes_told += 1
         self._failures_told += 1
+        error = _worker_died(deaths)
         if self.journal is not None:
-            error = _poison(first, deaths).values[0].error
             self.journal.failed(first, *values.encode_exception(error, 0))
-        self._arrivals.put((_poison, first, deaths))
+        error.argument = self.argument(first)
+        self._arrivals.put((Outcomes, first, [Failure(error, deaths[-1].node)]))
+
+    def argument(self, index):
+        # type: (int) -> object
+        """What its user calls this task by, for errors; None where it has no argument that is all of it."""
+        return None
 
     def finished(self, unfit):
         # type: (dict | None) -> None
@@ -173,7 +179,10 @@ class Job(object):
             for index, result in journal.results_of(known).items():
                 found.append(Outcomes(index, _with_failures([result], "the journal")))
             for index, (told, pickled) in known.failed.items():
-                found.append(Outcomes(index, [Failure(values.decode_exception(told, pickled), "the journal")]))
+                error = values.decode_exception(told, pickled)
+                if isinstance(error, errors.WorkerDied):
+                    error.argument = items[index]
+                found.append(Outcomes(index, [Failure(error, "the journal")]))
             opened.begin(target, arguments, len(items), self.name, keys)
         except BaseException:
             opened.close()
@@ -226,8 +235,8 @@ def _failure(first, node, info, buffers):
     return Outcomes(first, [Failure(values.decode_exception(info, buffers), node)])
 
 
-def _poison(first, deaths):
-    # type: (int, tuple) -> Outcomes
+def _worker_died(deaths):
+    # type: (tuple) -> errors.WorkerDied
     nodes = [death.node for death in deaths]
     last = deaths[-1].info
     how = native(last.get("exit", "?"))
@@ -240,7 +249,7 @@ def _poison(first, deaths):
         text += "; it had up to %.0f MB of memory" % (peak / 1e6)
     if lines:
         text += "; it last wrote:\n  " + "\n  ".join(lines)
-    return Outcomes(first, [Failure(errors.WorkerDied(text, how, nodes, lines, peak), nodes[-1])])
+    return errors.WorkerDied(text, how, nodes, lines, peak)
 
 
 def _end(unfit):
@@ -296,6 +305,10 @@ class ListedJob(Job):
     def encode(self, first, count):
         # type: (int, int) -> list
         return self._arguments.encode(first, count)
+
+    def argument(self, index):
+        # type: (int) -> object
+        return self._shown[index]
 
     def run(self, cluster, progress):
         # type: (object, object) -> dict
@@ -418,8 +431,6 @@ class ListedJob(Job):
             if isinstance(outcome, Failure):
                 self._failed[index] = outcome.node
                 self._outcomes[index] = outcome.error
-                if isinstance(outcome.error, errors.WorkerDied):
-                    outcome.error.argument = self._keys[index]
 
     def _result(self, error):
         # type: (BaseException | None) -> dict

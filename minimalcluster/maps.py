@@ -8,7 +8,7 @@ import weakref
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
-from . import errors, functions, values
+from . import errors, functions, shares, values
 from .calls import AFTER_SHUTDOWN, Core, Terms
 from .futures import standard
 from .jobs import End, Failure, Job, Outcomes, target_digest
@@ -52,7 +52,7 @@ class MapJob(Job):
         self._window = window
         self._items: List[Any] = []  # read and not delivered, from task self._base on
         self._base = self._delivered = 0
-        self._arguments: Any = None
+        self._arguments: Optional[values.RangeArguments] = None
         given: Union[range, List[Any], None] = None  # the whole input, if it is there
         self.total = 0
         self.taken = 0
@@ -122,6 +122,13 @@ class MapJob(Job):
         return [b"E"] + [_packed_item(item, self._needs) for item in items]
 
     # -- in the cluster's thread ------------------------------------------------------------------
+
+    def argument(self, index: int) -> object:
+        if self._arguments is not None:
+            return self._arguments[index]
+        with self._items_lock:
+            item = self._items[index - self._base]
+        return tuple(map(_as_given, item)) if self.star else _as_given(item)
 
     def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
         if not self.abandoned or self.journal is not None:
@@ -238,6 +245,10 @@ def _are_here(iterables: Tuple[Iterable[Any], ...]) -> bool:
     """Their items need not be read: they lie in memory, or are as many as those that do."""
     kinds = set(map(type, iterables))
     return bool(kinds & {list, tuple}) and kinds <= {list, tuple, range}
+
+
+def _as_given(item: object) -> object:
+    return item.get() if isinstance(item, shares.Shared) else item
 
 
 def _needs_of(item: object) -> str:

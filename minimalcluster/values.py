@@ -78,6 +78,10 @@ class RangeArguments(object):
         # type: () -> int
         return self._count
 
+    def __getitem__(self, index):
+        # type: (int) -> int
+        return self._start + index * self._step
+
     def encode(self, first, count):
         # type: (int, int) -> list
         return [b"R", ("%d,%d" % (self._start + first * self._step, self._step)).encode("ascii")]

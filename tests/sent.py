@@ -51,6 +51,13 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_at(fatal, *arguments):
+    """Kills its process if that is among the arguments."""
+    if fatal in arguments:
+        die()
+    return len(arguments)
+
+
 def leave(error_class):
     raise error_class("left")
 

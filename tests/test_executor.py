@@ -34,6 +34,7 @@ Not applicable, and why:
 """
 from __future__ import absolute_import, division, print_function
 
+import functools
 import gc
 import itertools
 import os
@@ -45,7 +46,7 @@ import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, die, faces, fail_to_initialize, initialize, leave, length, mul, pid_after, status,
+    PYTHON_3, SECONDS, die, die_at, faces, fail_to_initialize, initialize, leave, length, mul, pid_after, status,
     touch, touch_and_wait,
 )
 
@@ -54,7 +55,7 @@ if PYTHON_3:
     import concurrent.futures
     from concurrent.futures import CancelledError, Executor, Future
 
-    from minimalcluster import ClusterError, ClusterExecutor, MasterNode, errors
+    from minimalcluster import ClusterError, ClusterExecutor, MasterNode, errors, shares
     from minimalcluster.executor import (
         BrokenClusterExecutor,
         BrokenExecutor,
@@ -173,6 +174,21 @@ class Broken(unittest.TestCase):
             self.assertEqual(1, executor.submit(abs, 1).result(SECONDS))
             once = executor.options(attempts_max=1).submit(die).exception(SECONDS)
             self.assertEqual(1, len(once.nodes))
+
+    def test_a_map_names_the_argument(self):
+        large = b"x" * shares.LARGE_BYTES  # the second time it travels as a handle
+        with ClusterExecutor(2) as executor:
+            once = executor.options(attempts_max=1)
+            for iterables, fatal, argument in (
+                ((range(10, 50, 2),), 20, 20),
+                ((list("abcdef"),), "d", "d"),
+                ((iter("abcdef"),), "d", "d"),
+                ((range(9), "abcdefghi"), "d", (3, "d")),
+                (([large, large],), large, large),
+            ):
+                with self.assertRaises(WorkerDiedError) as caught:
+                    list(once.map(functools.partial(die_at, fatal), *iterables))
+                self.assertEqual(argument, caught.exception.argument)
 
     def test_a_killed_worker_process_costs_nothing_but_time(self):
         with ClusterExecutor(2) as executor, support.directory() as folder:

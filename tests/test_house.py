@@ -47,7 +47,7 @@ ALLOWED = {
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",
     "calls": "futures cluster scheduler functions imports jobs shares status",
-    "maps": "futures calls functions values jobs status",
+    "maps": "futures calls functions values jobs shares status",
     "executor": "futures calls maps master cluster protocol functions jobs status",
     "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
     "engines": "calls cluster scheduler protocol agent node child values jobs shares imports",

@@ -443,7 +443,7 @@ def f(x):
             error = caught.exception.errors[5]
             self.assertIsInstance(error, WorkerDied)
             self.assertIn("2 times", str(error))
-            self.assertEqual(len(error.nodes), 2)
+            self.assertEqual((error.argument, len(error.nodes)), (5, 2))
         self.assertEqual(self.executed(), [4, 5, 5])
 
     def test_a_remembered_failure_stops_too(self):

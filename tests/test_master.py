@@ -22,6 +22,7 @@ from minimalcluster import (
     TargetError,
     TaskError,
     TaskTimeout,
+    WorkerDied,
     jobs,
 )
 from tests import support
@@ -411,6 +412,11 @@ class CallablesTest(MasterCase):
         self.assertEqual(list(caught.exception.errors), [1])
         self.assertEqual(caught.exception.argument, 7)
         self.assertIsInstance(self.master.map(len, [[1], 7], on_error="return")[1], TypeError)
+
+    def test_map_names_the_item_that_killed(self):
+        outcomes = self.master.map(os._exit, [[1], "seven", 7], attempts_max=1, on_error="return")
+        self.assertEqual([type(outcome) for outcome in outcomes], [TypeError, TypeError, WorkerDied])
+        self.assertEqual(outcomes[2].argument, 7)
 
     def test_map_wants_a_callable(self):
         with self.assertRaises(TypeError):
