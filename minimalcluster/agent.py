@@ -108,6 +108,7 @@ class Agent(Storied):
         self._held = OrderedDict()  # type: OrderedDict # attempt -> _Held
         self._reports = OrderedDict()  # type: OrderedDict # number -> message, not acknowledged
         self._definitions = {}  # type: dict # job -> DefineJob
+        self._over = set()  # type: set # of those, what the master does not want any more
         self._next_report = 1
         self._fetches = OrderedDict()  # type: OrderedDict # our request -> (Fetch as sent, [(slot, its request)])
         self._next_fetch = 1
@@ -170,7 +171,8 @@ class Agent(Storied):
         self._alone_at = None
         self._heard_at = self._now
         self._beat_at = self._now + HEARTBEAT_SECONDS
-        about = dict(self._about, slots=len(self._slots), held=self._all_held())
+        self._over = set(self._definitions)  # until it says otherwise: they may have ended meanwhile
+        about = dict(self._about, slots=len(self._slots), held=self._all_held(), shared=sorted(self._files))
         self._do(ToMaster(protocol.Join(about)))
 
     def _all_held(self):
@@ -238,10 +240,13 @@ class Agent(Storied):
     def _on_define(self, message):
         # type: (protocol.DefineJob) -> None
         self._definitions[message.job] = message
+        self._over.discard(message.job)
 
     def _on_grant(self, message):
         # type: (protocol.Grant) -> None
-        if message.attempt not in self._held:
+        if message.job not in self._definitions:
+            self._do(DropLink("it grants a part of job %d, which it has not defined" % message.job))
+        elif message.attempt not in self._held:
             self._held[message.attempt] = _Held(message)
             self._tell("attempt", message.attempt, "granted", message.first, message.count)
             self._fill()
@@ -267,12 +272,21 @@ class Agent(Storied):
 
     def _on_forget(self, message):
         # type: (protocol.ForgetJob) -> None
-        self._definitions.pop(message.job, None)
-        for slot in self._slots:
-            if message.job in slot.jobs:
-                slot.jobs.discard(message.job)
-                self._do(ToChild(slot.number, message))
-                self._do(LookBehind(slot.number))
+        self._over.update({message.job}.intersection(self._definitions))
+        self._forget_what_is_over()
+
+    def _forget_what_is_over(self):
+        # type: () -> None
+        """But for jobs that attempts still wait with: the worker process that gets one is told what it is."""
+        waiting = {held.grant.job for held in self._held.values() if held.grant is not None}
+        for job in sorted(self._over - waiting):
+            self._over.discard(job)
+            del self._definitions[job]
+            for slot in self._slots:
+                if job in slot.jobs:
+                    slot.jobs.discard(job)
+                    self._do(ToChild(slot.number, protocol.ForgetJob(job)))
+                    self._do(LookBehind(slot.number))
 
     def _left_behind(self, event):
         # type: (LeftBehind) -> None
@@ -328,12 +342,12 @@ class Agent(Storied):
             held.slot, held.grant = slot, None
             slot.state, slot.attempt = RUNNING, grant.attempt
             self._tell("attempt", grant.attempt, "begun", "slot %d" % slot.number)
-            definition = self._definitions.get(grant.job)
-            if grant.job not in slot.jobs and definition is not None:
+            definition = self._definitions[grant.job]
+            if grant.job not in slot.jobs:
                 slot.jobs.add(grant.job)
                 self._do(ToChild(slot.number, definition))
             self._do(ToChild(slot.number, grant))
-            slot.timeout = None if definition is None else definition.info.get("timeout")
+            slot.timeout = definition.info.get("timeout")
             slot.timeout_at = None if slot.timeout is None else self._now + slot.timeout
 
     def _child_said(self, event):
@@ -478,6 +492,8 @@ class Agent(Storied):
             if self._serving and slot.state == EMPTY and self._now >= slot.start_at:
                 slot.state, slot.kill_at = STARTING, self._now + START_SECONDS
                 self._do(StartChild(slot.number))
+        if self._over and self._joined:
+            self._forget_what_is_over()
         if self._linked:
             self._keep_in_touch()
         elif self._alone_at is not None and self._now >= self._alone_at:
@@ -504,13 +520,14 @@ class Agent(Storied):
         # type: () -> None
         self._do(Warn("no master for %.0f s: what was held is dropped" % ALONE_SECONDS))
         self._reports.clear()
-        self._definitions.clear()
         for attempt in [attempt for attempt, held in self._held.items() if held.slot is None]:
             del self._held[attempt]
         for slot in self._slots:
             if slot.state == RUNNING:
                 slot.kill_at, slot.timeout_at, slot.last = self._now, None, True
                 self._do(KillChild(slot.number))
+        self._over = set(self._definitions)
+        self._forget_what_is_over()
         self._finish_if_drained()
 
     def _do(self, effect):
@@ -546,6 +563,10 @@ class Agent(Storied):
         for attempt, held in self._held.items():
             if held.slot is not running.get(attempt):
                 self._broken("attempt %d and its slot disagree" % attempt, attempt)
+            if held.grant is not None and held.grant.job not in self._definitions:
+                self._broken("attempt %d waits, and its job %d is not defined" % (attempt, held.grant.job), attempt)
+        if not self._over.issubset(self._definitions):
+            self._broken("jobs that are not defined are over: %r" % sorted(self._over), None)
             if not held.next <= held.end:
                 self._broken("attempt %d has outcomes beyond its end" % attempt, attempt)
         for attempt in set(running) - set(self._held):

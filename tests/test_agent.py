@@ -86,7 +86,7 @@ class LinkTest(AgentTest):
     def test_joining_tells_slots_and_what_is_held(self):
         node = Node(2)
         join, = said(node.do(a.LinkUp()))
-        self.assertEqual(join, p.Join({"id": "n", "hostname": "h", "slots": 2, "held": []}))
+        self.assertEqual(join, p.Join({"id": "n", "hostname": "h", "slots": 2, "held": [], "shared": []}))
         self.assertEqual(node.tick(), [])  # no process before the master has taken us in
         node.master(p.Joined({}))
         self.assertEqual(node.tick(), [a.StartChild(0), a.StartChild(1)])
@@ -245,6 +245,60 @@ class WorkTest(AgentTest):
         node.grant(1)
         self.assertEqual(node.master(p.ForgetJob(JOB)), [a.ToChild(0, p.ForgetJob(JOB)), a.LookBehind(0)])
         self.assertEqual(node.master(p.ForgetJob(JOB)), [])
+
+    def test_a_job_that_ended_while_the_link_was_down_is_forgotten(self):
+        node = self.node()
+        node.grant(1)
+        node.done(1, 0, 4)
+        node.do(a.LinkDown())
+        node.join()
+        self.assertEqual(told(node.tick()), [p.ForgetJob(JOB)])
+        self.assertEqual(node.brain.snapshot()["jobs"], [])
+
+    def test_a_job_that_goes_on_when_the_link_is_up_again_is_kept(self):
+        node = self.node()
+        node.do(a.LinkDown())
+        node.do(a.LinkUp())
+        node.master(DEFINITION)  # comes before Joined
+        node.master(p.Joined({}))
+        node.tick()
+        self.assertEqual(node.brain.snapshot()["jobs"], [JOB])
+
+    def test_a_former_masters_job_is_kept_for_what_waits(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2, 4)
+        node.do(a.LinkDown())
+        node.do(a.LinkUp())
+        node.master(p.DefineJob(JOB + 1, {}, [b"source"]))  # what it calls the job
+        node.master(p.Joined({}))
+        self.assertEqual(node.tick(), [])
+        self.assertEqual(told(node.done(1, 0, 4)), [p.Grant(2, JOB, 4, 4, 0, [b"arguments"])])
+        self.assertEqual(told(node.tick()), [p.ForgetJob(JOB)])
+        self.assertEqual(node.brain.snapshot()["jobs"], [JOB + 1])
+
+    def test_a_job_is_not_forgotten_before_what_waits_has_begun(self):
+        node = self.node()
+        node.grant(1)
+        node.grant(2)
+        self.assertEqual(node.master(p.ForgetJob(JOB)), [])
+        node.done(1, 0, 4)
+        self.assertEqual(told(node.tick()), [p.ForgetJob(JOB)])
+
+    def test_without_a_master_everything_is_forgotten_in_the_end(self):
+        node = self.node()
+        node.grant(1)
+        node.done(1, 0, 4)
+        node.do(a.LinkDown())
+        self.assertEqual(told(node.tick(a.ALONE_SECONDS)), [p.ForgetJob(JOB)])
+        self.assertEqual(node.brain.snapshot()["jobs"], [])
+
+    def test_a_grant_of_a_job_that_was_not_defined(self):
+        node = self.node()
+        dropped, = node.grant(1, job=99)
+        self.assertIsInstance(dropped, a.DropLink)
+        self.assertIn("99", dropped.reason)
+        self.assertEqual(node.held(), [])
 
     def test_what_a_job_left_behind_ends_with_its_worker_process_if_that_is_idle(self):
         node = self.node(2)
