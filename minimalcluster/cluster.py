@@ -215,9 +215,7 @@ class Cluster(object):
     def share(self, value):
         # type: (object) -> Shared
         """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
-        name = hexadecimal(os.urandom(8))
-        self._library.share(name, value)
-        return Shared(name, value, self._drop_shared)
+        return Shared(self._library.share(value), value, self._drop_shared)
 
     def served(self):
         # type: () -> int
@@ -418,6 +416,7 @@ class Cluster(object):
         try:
             node, slots = native(info["id"]), int(info["slots"])
             held = [int(attempt) for attempt in info["held"]]
+            shared = [str(name) for name in info.get("shared", ())]
         except (KeyError, TypeError, ValueError) as error:
             session.close(errors.ProtocolError("a malformed Join: %s" % error))  # type: ignore[operator]
             return
@@ -438,6 +437,9 @@ class Cluster(object):
             older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
         log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
         session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
+        for name in shared:
+            if not self._library.has(name):  # dropped while the node was away, or a former master's
+                session.send(protocol.Drop({"name": name}))  # type: ignore[operator]
 
     def _mind_parked(self, now):
         # type: (float) -> None

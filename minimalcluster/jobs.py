@@ -502,7 +502,7 @@ def target_digest(info, code, buffers):
     # type: (dict, bytes, list) -> str
     """Whether it is still the same job, says a journal. How the script was called this time does not count."""
     about = sorted((name, value) for name, value in info.items() if name != "argv")
-    return journal.digest([repr(about).encode("utf-8"), code] + list(buffers))
+    return values.digest([repr(about).encode("utf-8"), code] + list(buffers))
 
 
 class _Keys(object):
@@ -521,7 +521,7 @@ class _Keys(object):
 
     def digest(self):
         # type: () -> str
-        return journal.digest([b"".join(self())])
+        return values.digest([b"".join(self())])
 
 
 _MISSING, _GIVEN = object(), object()

@@ -46,7 +46,6 @@ RUN, KEYS, GRANT, DONE, FAILED, END = 1, 2, 3, 4, 5, 6
 SYNC_SECONDS = 0.05
 
 _HEAD = struct.Struct(">BI")
-_PLACE = struct.Struct(">Q")
 _GRANT = struct.Struct(">QQQ")
 _SPAN = struct.Struct(">QQ")
 _HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
@@ -347,16 +346,6 @@ def argument_keys(arguments):
     # type: (object) -> list[bytes]
     """16 bytes for each argument: equal for equal pickles. (A set's may differ from process to process.)"""
     return [hashlib.sha256(pickle.dumps(value, 2)).digest()[:_KEY] for value in arguments]  # type: ignore[attr-defined]
-
-
-def digest(parts):
-    # type: (object) -> str
-    """A hex digest of byte strings; their borders count."""
-    made = hashlib.sha256()
-    for part in parts:  # type: ignore[attr-defined]
-        made.update(_PLACE.pack(len(part)))
-        made.update(part)
-    return made.hexdigest()
 
 
 # -- files ----------------------------------------------------------------------------------------

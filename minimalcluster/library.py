@@ -4,16 +4,19 @@ It reads files and pickles, so it works in a thread of its own, started with the
 """
 from __future__ import absolute_import, division, print_function
 
+import itertools
 import os
 import sys
 import threading
 
-from . import protocol, shares
+from . import protocol, shares, values
 from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
 from .imports import is_project_file
 
 #: Installed packages that are served all the same: by-value functions need it on every node.
 SERVED_PACKAGES = ("cloudpickle",)
+#: Of a shared object's digest, 128 bits: enough to tell objects of one user apart.
+NAME_LETTERS = 32
 #: So long an answer that is being prepared is waited for at the end.
 CLOSE_SECONDS = 1.0
 
@@ -34,12 +37,26 @@ class Library(object):
 
     # -- from any thread --------------------------------------------------------------------------
 
-    def share(self, name, value):
-        # type: (str, object) -> None
-        """Keep an object for the nodes. Raises what its pickling raises."""
+    def share(self, value):
+        # type: (object) -> str
+        """Keep an object for the nodes, under the name that is returned. Raises what its pickling raises.
+
+        The name tells the content, and which of its equals it is: the script's next run calls the same
+        object by the same name, so that a journal knows its tasks again and the nodes still have it.
+        """
         protocol_ = PICKLE_PROTOCOL_MAX
-        info = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
-        self._shared[name] = (value, {protocol_: info})
+        buffers = shares.dump(value, protocol_)
+        content = values.digest(buffers)[:NAME_LETTERS]
+        with self._lock:
+            names = ("%s-%d" % (content, number) for number in itertools.count())
+            name = next(name for name in names if not self.has(name))
+            info = self._files.keep("%s.%d" % (name, protocol_), buffers)
+            self._shared[name] = (value, {protocol_: info})
+        return name
+
+    def has(self, name):
+        # type: (object) -> bool
+        return name in self._shared
 
     def drop(self, name):
         # type: (str) -> None

@@ -40,7 +40,8 @@ class Shared(object):
     def __init__(self, name, value, drop):
         # type: (str, object, object) -> None
         self.name, self._value, self._drop = name, value, drop
-        _handles[name] = self
+        first = _handles.setdefault(name, self)  # another master's, of an equal object
+        self._first = None if first is self else first  # it stays as long as this: ``resolve`` finds it for both
 
     def get(self):
         # type: () -> object

@@ -8,6 +8,8 @@ Pickled once where a value is born, unpickled once where it is used. The first b
 """
 from __future__ import absolute_import, division, print_function
 
+import hashlib
+import struct
 import traceback
 import types  # noqa: F401 # in a type comment
 
@@ -350,3 +352,13 @@ def shortened(value, characters=80):
     except Exception as error:
         text = "<%s whose repr raises %s>" % (type(value).__name__, type(error).__name__)
     return text if len(text) <= characters else text[: characters - 3] + "..."
+
+
+def digest(parts):
+    # type: (object) -> str
+    """A hex digest of byte strings; their borders count."""
+    made = hashlib.sha256()
+    for part in parts:  # type: ignore[attr-defined]
+        made.update(struct.pack(">Q", len(part)))
+        made.update(part)
+    return made.hexdigest()

@@ -53,6 +53,13 @@ class NodeMessagesTest(unittest.TestCase):
         said = [node.receive((protocol.Acknowledge, protocol.ForgetJob)) for _ in range(2)]
         self.assertEqual(set(said), set([protocol.Acknowledge(1), protocol.ForgetJob(definition.job)]))
 
+    def test_a_node_that_comes_back_is_told_which_shared_objects_are_of_no_use(self):
+        handle = self.master.share([1, 2])
+        node = self.node().join(shared=["former", handle.name, "dropped"])
+        self.assertEqual(["former", "dropped"], [node.receive(protocol.Drop).info["name"] for _ in range(2)])
+        handle.drop()
+        self.assertEqual(handle.name, node.receive(protocol.Drop).info["name"])
+
     def test_a_former_masters_work_waits_for_the_first_job(self):
         node = self.node().join(held=[7, 8])
         support.wait_until(self.master.list_workers, what="its place in the list")
@@ -160,9 +167,9 @@ class NodeMessagesTest(unittest.TestCase):
         support.wait_until(lambda: self.log.having("Heartbeat before Join"))
 
     def test_malformed_join(self):
-        for changes in ({"id": None}, {"slots": "many"}, {"held": 5}, {"held": ["x"]}):
+        for changes in ({"id": None}, {"slots": "many"}, {"held": 5}, {"held": ["x"]}, {"shared": 5}):
             self.closed(self.node().join(**changes))
-        support.wait_until(lambda: len(self.log.having("malformed Join")) == 4)
+        support.wait_until(lambda: len(self.log.having("malformed Join")) == 5)
         self.assertEqual(self.master.list_workers(), [])
 
     def test_message_of_a_master(self):

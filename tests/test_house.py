@@ -37,7 +37,7 @@ ALLOWED = {
     "transport": "protocol",
     "shares": "",
     "imports": "environment",
-    "library": "protocol shares imports",
+    "library": "protocol shares imports values",
     "child": "protocol functions environment values shares imports",
     "orphans": "",
     "node": "protocol agent transport shares orphans",

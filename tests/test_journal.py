@@ -399,6 +399,16 @@ def f(x):
         self.assertEqual(self.execute(self.source(), [4, 2, 1, 3, 0]), {4: 8, 2: 4, 1: 2, 3: 6, 0: 0})
         self.assertEqual(self.executed(), list(range(5)))
 
+    def test_shared_objects_are_known_again(self):
+        source = self.source().replace("x * 2", "sum(many) * x").replace("def f(x):", "def f(pair):\n    x, many = pair")
+        for many, executed in (([1, 2], [1, 3]), ([1, 2], [1, 3]), ([1, 9], [1, 1, 3, 3])):
+            with MasterNode(PORT=0) as master:
+                master.start_master_server()
+                handle = master.share(many)
+                results = support.run(master, source, "f", [(1, handle), (3, handle)], journal=self.path)
+            self.assertEqual(list(results.values()), [sum(many), 3 * sum(many)])
+            self.assertEqual(self.executed(), executed)
+
     def test_changed_code_runs_again(self):
         self.execute(self.source(), range(3))
         self.assertEqual(self.execute(self.source().replace("x * 2", "x * 3"), range(3)), {0: 0, 1: 3, 2: 6})

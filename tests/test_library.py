@@ -73,15 +73,25 @@ class LibraryTest(unittest.TestCase):
         self.assertNotEqual(self.library.version(), before)
 
     def test_shared_objects_by_path_here_and_by_value_elsewhere(self):
-        self.library.share("n", list(range(100)))
-        info, buffers = self.ask("share", "n", local=True, pickle=2)
+        name = self.library.share(list(range(100)))
+        info, buffers = self.ask("share", name, local=True, pickle=2)
         self.assertTrue(os.path.exists(info["path"]))
         self.assertEqual(buffers, [])
-        info, buffers = self.ask("share", "n", pickle=2)
+        info, buffers = self.ask("share", name, pickle=2)
         self.assertNotIn("path", info)
         self.assertTrue(buffers)
-        self.library.drop("n")
-        self.assertFalse(self.ask("share", "n", pickle=2)[0]["found"])
+        self.library.drop(name)
+        self.assertFalse(self.ask("share", name, pickle=2)[0]["found"])
+
+    def test_a_shared_objects_name_is_its_content_and_its_place_among_equals(self):
+        names = [self.library.share(value) for value in ([1, 2], [1, 2], [1, 2, 3], [1, 2])]
+        self.assertEqual(len(set(names)), 4)
+        again = Library(None)
+        self.addCleanup(again.close)
+        self.assertEqual([again.share(value) for value in ([1, 2], [1, 2], [1, 2, 3], [1, 2])], names)
+        self.library.drop(names[0])
+        self.assertTrue(self.ask("share", names[1], pickle=2)[0]["found"])
+        self.assertEqual(self.library.share([1, 2]), names[0])
 
     def test_an_unknown_question(self):
         self.assertFalse(self.ask("nonsense", "n")[0]["found"])

@@ -1,6 +1,7 @@
 """Shared objects: files, handles, what a worker process makes of them."""
 from __future__ import absolute_import, division, print_function
 
+import gc
 import os
 import pickle
 import subprocess
@@ -77,6 +78,19 @@ class HandleTest(unittest.TestCase):
         self.assertLess(len(pickle.dumps(shares.Shared("m", b"x" * 10000, lambda name: None), 2)), 200)
         self.assertIs(pickle.loads(pickle.dumps(handle, 2)), handle.get())
         self.assertIn("n", repr(handle))
+
+    def test_equal_objects_of_two_masters_have_one_name(self):
+        first = shares.Shared("n", [1, 2], lambda name: None)
+        second = shares.Shared("n", [1, 2], lambda name: None)
+        first.drop()
+        del first
+        gc.collect()
+        self.assertEqual(pickle.loads(pickle.dumps(second, 2)), [1, 2])
+        data = pickle.dumps(second, 2)
+        del second
+        gc.collect()
+        with self.assertRaises(StateError):
+            pickle.loads(data)
 
     def test_a_dropped_one_says_so(self):
         dropped = []
