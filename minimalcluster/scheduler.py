@@ -820,7 +820,7 @@ class Scheduler(Storied):
         self._take_back()
         self._copy_at = None
         for job in self._jobs.values():
-            if job.options.idempotent and job.leased and not job.queued and not job.stopped:
+            if job.options.idempotent and job.leased and not (job.queued or job.stopped or job.paused):
                 self._copy_stragglers(job)
         self._explain()
 

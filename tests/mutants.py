@@ -62,6 +62,8 @@ MUTANTS = [
     ("there is no end of copies", _S, "_copy_stragglers", "or job.copied + size > _copies_max(job)", ""),
     ("of two copies the one that raises takes the other with it", _S, "_gives_way", "self._end_lease(lease)", "self._retire(piece)"),
     ("what one of two holders gives back is queued while the other runs it", _S, "_attempt_released", "self._end_lease(lease)", "self._end_lease(lease); self._queue(piece)"),
+    ("a paused job is handed out", _S, "_job_paused", "job.paused = event.paused", "pass"),
+    ("a paused job's tasks are copied", _S, "_time_passed", " or job.paused", ""),
     ("an attempt's number is used again after a restart of the master", _S, "__init__", "epoch << EPOCH_SHIFT", "1 << EPOCH_SHIFT"),
     ("what a former master delivered runs again", _S, "_job_resumed", "_gaps(event.done, job.total)", "_gaps([], job.total)"),
     ("nobody has time to come back to the next master", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now"),

@@ -59,6 +59,8 @@ STRIKES = (
 LATE_STRIKES = (
     "cancel_task", "interrupt", "master_kill", "master_kill_at_byte", "master_power_cut", "disk_full", "wall_clock",
 )  # fmt: skip
+#: The newest, drawn apart from those: nobody reads the results; a shared object is dropped while tasks may want it.
+LATEST_STRIKES = ("pause", "drop_shared")
 #: Faults that are a property of the run.
 CONDITIONS = ("bit_flip", "cuts", "slow_link", "poison", "raises", "unfit", "failing_start", "late_nodes", "slow_node")
 #: More of them, drawn apart: a property of a job, but for twins (nodes of one name).
@@ -71,7 +73,9 @@ LOSSES = frozenset(STRIKES) - {"reset", "slow_child", "drain", "cancel", "stale_
 HARMLESS = tuple(name for name in STRIKES if name not in LOSSES)
 #: These cost nothing either: with a journal, what runs when the master is killed is adopted by the next one.
 KILLS = ("master_kill", "master_kill_at_byte")
-ADOPTED = frozenset(KILLS) | {"drain", "raises", "cuts", "fetch", "twins", "wall_clock", "cancel", "interrupt"}
+ADOPTED = frozenset(KILLS + LATEST_STRIKES) | {
+    "drain", "raises", "cuts", "fetch", "twins", "wall_clock", "cancel", "interrupt"
+}  # fmt: skip
 #: Faults that make two nodes hold the same tasks.
 COPIES = ("away", "child_crash", "drain")
 
@@ -121,6 +125,7 @@ class Job(object):
         self.submitted = self.cancelled = self.finished = False
         self.id = 0  # the master's number for it
         self.stopping = False  # interrupted, or too late: what runs may end
+        self.paused = False  # nobody reads its results
         self.hangs, self.fetches, self.timeout = set(), set(), None  # type: set, set, float | None
         if self.total:
             self._late_conditions(world, apart)
@@ -595,6 +600,8 @@ class Master(object):
             world.fail("a grant of tasks that have outcomes: %r" % (effect,))
         if job.cancelled or job.stopping or (job.stop_on_error and job.errors):
             world.fail("a grant after the end: %r" % (effect,))
+        if job.paused:
+            world.fail("a grant of a paused job: %r" % (effect,))
         if effect.node not in self.sessions or self.sessions[effect.node].draining:
             world.fail("a grant to a node that is not there or wants no more: %r" % (effect,))
         node = self.scheduler._nodes[effect.node]
@@ -732,6 +739,7 @@ class Node(object):
         about = {"id": number, "hostname": "n%d" % name, "pid": name}
         self.agent = agent.Agent(slots, about)
         self.children = {}  # type: dict # slot -> Child
+        self.files = set()  # type: set # names of the shared objects it keeps
         self.inbox = deque()  # type: deque
         self.timer = Timer(world, self.step)
         self.link = None  # type: Link | None
@@ -743,7 +751,7 @@ class Node(object):
         self.effects = {
             agent.ToMaster: self.to_master, agent.ToChild: self.to_child, agent.StartChild: self.start_child,
             agent.KillChild: self.kill_child, agent.DropLink: self.drop_link, agent.Finished: self.finished,
-            agent.Warn: self.warn, agent.Keep: self.keep, agent.Discard: lambda effect: None,
+            agent.Warn: self.warn, agent.Keep: self.keep, agent.Discard: lambda effect: self.files.discard(effect.name),
             agent.LookBehind: self.look_behind,
         }  # fmt: skip
         self.dial()
@@ -868,10 +876,13 @@ class Node(object):
         # type: (agent.Keep) -> None
         if b"".join(buffer.tobytes() for buffer in effect.payload) != effect.name.encode("ascii"):
             self.world.fail("node %d is to keep another object as %s" % (self.number, effect.name))
+        self.files.add(effect.name)
         self.tell(agent.Kept(effect.name, dict(effect.info, path="a file")))
 
     def drop_link(self, effect):
         # type: (agent.DropLink) -> None
+        if "silent" not in effect.reason:
+            self.world.fail("node %d gives the master up: %s" % (self.number, effect.reason))
         if self.link is not None:
             self.closed()
 
@@ -909,6 +920,9 @@ class Node(object):
 
     def to_child(self, effect):
         # type: (agent.ToChild) -> None
+        message = effect.message
+        if type(message) is protocol.Fetched and "path" in message.info and message.info["name"] not in self.files:
+            self.world.fail("node %d answers with a file that it has dropped: %r" % (self.number, message.info))
         child = self.children.get(effect.slot)
         if child is not None and child.alive:
             child.hear(effect.message)
@@ -987,6 +1001,9 @@ class Child(object):
             return
         if isinstance(message, protocol.Fetched):
             self.answered(message)
+            return
+        if isinstance(message, protocol.Drop):
+            self.got.discard(message.info["name"])
             return
         self.inbox.append(message)
         if self.grant is None:
@@ -1222,6 +1239,11 @@ class World(object):
             self.conditions -= {"bit_flip", "slow_link", "poison"}
         elif kind < 0.6:
             rates.update((name, 0.1 * 10 ** apart()) for name in LATE_STRIKES if apart() < 0.4)
+        apart = Random(self.seed * 8 + 6).random
+        rates.update((name, 0.3 * 10 ** apart()) for name in LATEST_STRIKES if apart() < 0.15)
+        if "drop_shared" in rates:
+            self.late_conditions.add("fetch")  # else there is nothing to drop
+        self.cancels_journaled = apart() < 0.5
 
     def delay(self):
         # type: () -> float
@@ -1374,7 +1396,7 @@ class World(object):
         job.journal, job.durable = None, 0
         job.outcomes[:] = [None] * job.total
         del job.delivered[:]
-        job.errors, job.stopping = 0, False
+        job.errors, job.stopping, job.paused = 0, False, False
         job.known = 0 if job.grows else job.total
         if job.cancelled:  # its user wanted no more of it
             job.finished = True
@@ -1603,13 +1625,40 @@ class World(object):
         # type: () -> None
         """Nobody wants this task's outcome any more."""
         job = self.pick_job()
-        if job is None or job.stopping or job.journaled or job.stop_on_error and job.errors or not job.known:
+        if job is None or job.stopping or job.stop_on_error and job.errors or not job.known:
+            return
+        if job.journaled and not self.cancels_journaled:
             return
         index = int(self.random() * job.known)
         if job.outcomes[index] is None:
             self.count("cancel_task")
             job.outcomes[index] = "cancelled"
             self.master.call(scheduler.TaskCancelled(job.id, index))
+
+    def pause(self):
+        # type: () -> None
+        job = self.pick_job()
+        if job is not None and not job.paused:
+            self.count("pause")
+            job.paused = True
+            self.master.call(scheduler.JobPaused(job.id, True))
+            self.at(self.now + 4 * self.random() ** 3, self.go_on, job, self.master)
+
+    def go_on(self, job, master):
+        # type: (Job, Master) -> None
+        if master.alive and not job.finished:
+            job.paused = False
+            master.call(scheduler.JobPaused(job.id, False))
+
+    def drop_shared(self):
+        # type: () -> None
+        """The master shares it again at once, under the same name: who still has it, or has asked for it, is told to drop it."""
+        self.count("drop_shared")
+        name = "s%d" % int(self.random() * 3)
+        if self.master.alive:
+            for session in list(self.master.sessions.values()):
+                self.master.send(session, protocol.Drop({"name": name}))
+                session.link.flush_master()
 
     def stale_replay(self):
         # type: () -> None
@@ -1655,7 +1704,7 @@ class World(object):
                 continue
             if node.link.sound() and self.now > node.joined_at + QUIET_SECONDS:
                 held = node.agent.snapshot()
-                if held["held"] or held["reports"]:
+                if held["held"] or held["reports"] or held["jobs"]:
                     self.fail("all jobs have ended, and node %d holds %r" % (number, held))
         for job in self.jobs.values():
             self.check_executions(job)

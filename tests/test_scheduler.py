@@ -765,6 +765,13 @@ class CopiesTest(SchedulerTest):
             self.straggler(options)
             self.assertEqual(self.master.grants(5.0), [])
 
+    def test_not_while_nobody_reads_the_results(self):
+        first = self.straggler()
+        self.master.do(s.JobPaused(JOB, True))
+        self.assertEqual(self.master.grants(5.0), [])
+        self.master.do(s.JobPaused(JOB, False))
+        self.copy_of(first)
+
     def test_not_before_it_is_late(self):
         grants = self.start(11, self.OPTIONS, nodes=("a", "b"))
         for _ in range(5):
