@@ -152,7 +152,6 @@ class Job(object):
     def argument(self, index):
         # type: (int) -> object
         """What its user calls this task by, for errors; None where it has no argument that is all of it."""
-        return None
 
     def finished(self, unfit):
         # type: (dict | None) -> None
