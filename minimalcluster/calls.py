@@ -9,7 +9,7 @@ from collections import namedtuple
 from concurrent.futures import CancelledError
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
-from . import errors, functions, scheduler, shares
+from . import errors, functions, leases, shares
 from .cluster import Cluster
 from .compat import hexadecimal
 from .futures import BrokenClusterExecutor
@@ -22,7 +22,7 @@ AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 #: What the calls made through one view of an executor have in common; timeout: seconds for each call.
 #: journal: the file of a map's outcomes.
 Terms = namedtuple("Terms", "options timeout journal")
-TERMS = Terms(scheduler.DEFAULTS, None, None)
+TERMS = Terms(leases.DEFAULTS, None, None)
 
 #: What waits for a call: it is asked to be handed out, and told what came of it.
 Waiting = Any
@@ -147,7 +147,7 @@ class Core:
             info["timeout"] = timeout
         return info, buffers
 
-    def options(self, terms: Terms) -> scheduler.Options:
+    def options(self, terms: Terms) -> leases.Options:
         """A call that may be ended with its worker process, or is the last one there, travels alone."""
         alone = terms.timeout is not None or self._leave_after is not None
         return terms.options._replace(chunksize=1) if alone else terms.options

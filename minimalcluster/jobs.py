@@ -9,8 +9,8 @@ from collections import namedtuple
 
 from . import errors, journal, values
 from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, raise_from
+from .leases import DEFAULTS
 from .progress import progress_for
-from .scheduler import DEFAULTS
 from .status import JobStatus
 from .terminable import Terminable
 

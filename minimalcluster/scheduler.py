@@ -29,28 +29,10 @@ from __future__ import absolute_import, division, print_function
 
 from collections import OrderedDict, deque, namedtuple
 
-from . import status
+from . import policy, status
+from .leases import Job, Lease, Node, Piece, Speed, gaps_between
 from .stories import Storied
 
-#: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
-CHUNK_SECONDS = 0.05
-#: Growth from one chunk to the next, so that one unusual task cannot make a huge chunk.
-CHUNK_GROWTH = 16
-CHUNK_BYTES = 4 << 20
-CHUNK_TASKS_MAX = 1 << 20
-#: Of a job that still grows, each slot gets this small a part of the queue: its calls may differ from those
-#: that were measured, and what has been handed out cannot be cancelled any more.
-OPEN_JOB_SHARES = 16.0
-#: Tasks longer than this gain nothing from prefetch, and could be run elsewhere meanwhile.
-PREFETCH_TASK_SECONDS = 0.1
-#: A lease younger than this is not worth taking back.
-TAKE_BACK_SECONDS = 0.05
-#: A second copy is for a task that has run, or will run, so many times longer than the copy would.
-COPY_FACTOR = 1.5
-#: What a copy may save must be worth the end and the start of a worker process, about 0.1 s each.
-COPY_SECONDS_MIN = 0.2
-#: One task in so many may get a second copy, and one in any case (FAULTS.md 17: 10 % more work).
-COPY_SHARE = 10
 #: A node that was asked for what it has not started has answered by then, or is stuck.
 ANSWER_SECONDS = 0.2
 #: Heartbeats come every 2 s; five in a row must be missed (FAULTS.md 16).
@@ -103,152 +85,7 @@ Disconnect = namedtuple("Disconnect", "node session reason")
 Explain = namedtuple("Explain", "text")
 Idle = namedtuple("Idle", "job")
 
-#: chunksize: None sizes chunks by time. retries: for tasks that raise. attempts_max: deaths of a worker process.
-#: idempotent: a task may run twice at a time.
-Options = namedtuple("Options", "chunksize retries attempts_max stop_on_error idempotent")
-DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=False, idempotent=False)
-
 Death = namedtuple("Death", "node info")
-
-
-class _Piece(object):
-    """Consecutive tasks [lo, hi) of a job that share a fate."""
-
-    __slots__ = ("attempts", "copied", "deaths", "hi", "job", "leases", "lo", "queued")
-
-    def __init__(self, job, lo, hi, deaths=None):
-        # type: (_Job, int, int, list | None) -> None
-        self.job, self.lo, self.hi = job, lo, hi
-        # Deaths that one of these tasks is suspected of. Pieces cut from one share the list: the first
-        # task that is caught takes it all, and the others are cleared.
-        self.deaths = [] if deaths is None else deaths  # type: list
-        self.queued = False
-        self.copied = False  # had its second copy; there is no third
-        self.leases = {}  # type: dict # attempt -> _Lease, live
-        # Every attempt that may still deliver, and whether it is careful: a result is sent after each task,
-        # so that a death blames the one that was running.
-        self.attempts = {}  # type: dict
-
-
-class _Lease(object):
-    __slots__ = ("attempt", "granted_at", "moved_at", "node", "piece", "revoked", "settled_at")
-
-    def __init__(self, attempt, piece, node, now):
-        # type: (int, _Piece, _Node, float) -> None
-        self.attempt, self.piece, self.node, self.granted_at = attempt, piece, node, now
-        self.moved_at = now  # its last result came
-        self.revoked = False
-        self.settled_at = None  # type: float | None # from when on it gives nothing back any more
-
-
-class _Speed(object):
-    """What one node needs for one task of one job, as measured there."""
-
-    __slots__ = ("bytes", "largest", "seconds")
-
-    def __init__(self):
-        # type: () -> None
-        self.seconds = None  # type: float | None
-        self.bytes = 0.0
-        self.largest = 1
-
-    def measured(self, count, seconds, size):
-        # type: (int, float, int) -> None
-        each = seconds / count
-        self.seconds = each if self.seconds is None else (self.seconds + each) / 2
-        self.weighed(count, size)
-        self.largest = max(self.largest, count)
-
-    def weighed(self, count, size):
-        # type: (int, int) -> None
-        self.bytes = max(size / count, self.bytes / 2)
-
-
-class _Node(object):
-    __slots__ = (
-        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "session",
-        "slots", "speeds", "starting", "tasks_done", "trouble",
-    )  # fmt: skip
-
-    def __init__(self, event, now):
-        # type: (NodeJoined, float) -> None
-        self.id, self.name, self.slots = event.node, event.name, event.slots
-        self.session = event.session
-        self.heard_at = now
-        self.gone_at = None  # type: float | None
-        self.connected, self.draining = True, False
-        self.leases = OrderedDict()  # type: OrderedDict # attempt -> _Lease
-        self.jobs = set()  # type: set # defined there in this session
-        self.speeds = {}  # type: dict # job id -> _Speed
-        self.starting, self.trouble = 0, ""  # its worker processes that are not there yet, and why not
-        self.tasks_done = 0
-        self.busy_seconds = 0.0
-
-    @property
-    def serving(self):
-        # type: () -> bool
-        return self.connected and not self.draining
-
-
-class _Job(object):
-    __slots__ = (
-        "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at", "failed",
-        "failures", "fit", "hopeless", "id", "leased", "measured", "moved_at", "nodes", "options", "paused", "pieces",
-        "queued", "said", "stopped", "total", "unfit",
-    )  # fmt: skip
-
-    def __init__(self, event, now):
-        # type: (JobSubmitted, float) -> None
-        self.id, self.options = event.job, event.options
-        self.began_at = self.moved_at = self.explain_at = now  # moved_at: tasks were handed out, or had outcomes
-        self.said = {}  # type: dict # kind of waiting -> (when it may be said again, seconds to the time after)
-        self.busy_seconds, self.measured = 0.0, 0  # of worker processes, for so many tasks
-        self.failed = 0  # of those delivered
-        self.closed = event.total is not None
-        self.total = event.total or 0
-        self.cursor = 0
-        self.awaited = OrderedDict()  # type: OrderedDict # pieces of a former master's attempts -> until when
-        self.pieces = deque()  # type: deque # queued pieces, before the cursor's turn
-        self.queued = self.total  # tasks waiting for a grant
-        self.leased = 0  # live leases
-        self.copied = 0  # tasks that were given a second copy
-        self.delivered = 0
-        self.failures = {}  # type: dict # index -> times it raised, while retries are left
-        self.nodes = set()  # type: set # ids of nodes that know this job
-        self.fit = set()  # type: set # ids of nodes that have run some of it
-        self.unfit = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
-        self.stopped = False
-        self.paused = False  # what runs may end, nothing more is handed out
-        self.hopeless = None  # type: dict | None # what the last node said when none could run it
-
-    @property
-    def finished(self):
-        # type: () -> bool
-        if self.stopped:
-            return not self.leased
-        return self.closed and self.delivered == self.total
-
-    @property
-    def ready(self):
-        # type: () -> bool
-        return self.queued > 0 and not self.paused
-
-
-def _gaps(spans, total, within=None):
-    # type: (list, int, list | None) -> list
-    """What of [0, total), or of the spans ``within`` it, no span covers: (lo, hi), in order."""
-    gaps = [(0, total)] if within is None else within
-    for first, end in spans:
-        cut = []  # type: list
-        for lo, hi in gaps:
-            cut += [(lo, min(hi, first)), (max(lo, end), hi)] if lo < end and first < hi else [(lo, hi)]
-        gaps = [(lo, hi) for lo, hi in cut if lo < hi]
-    return gaps
-
-
-def _copies_max(job):
-    # type: (_Job) -> int
-    return max(1, job.total // COPY_SHARE)
 
 
 class Scheduler(Storied):
@@ -258,9 +95,9 @@ class Scheduler(Storied):
         # type: (int) -> None
         super(Scheduler, self).__init__(STORY_LENGTH)
         self._next_attempt = epoch << EPOCH_SHIFT
-        self._jobs = OrderedDict()  # type: OrderedDict # id -> _Job, the next one served first
-        self._nodes = OrderedDict()  # type: OrderedDict # id -> _Node, the next one served first
-        self._attempts = {}  # type: dict # attempt -> _Piece, until the piece is done
+        self._jobs = OrderedDict()  # type: OrderedDict # id -> Job, the next one served first
+        self._nodes = OrderedDict()  # type: OrderedDict # id -> Node, the next one served first
+        self._attempts = {}  # type: dict # attempt -> Piece, until the piece is done
         self._slots = 0
         self._take_back_at = self._copy_at = None  # type: float | None
         self.duplicates = 0
@@ -326,7 +163,7 @@ class Scheduler(Storied):
         # type: (JobSubmitted) -> None
         if event.job in self._jobs:
             self._broken("job %d is submitted twice" % event.job, event.job)
-        self._jobs[event.job] = job = _Job(event, self._now)
+        self._jobs[event.job] = job = Job(event.job, event.total, event.options, self._now)
         self._tell("job", event.job, "submitted", event.total)
         self._finish_if_done(job)
 
@@ -341,24 +178,24 @@ class Scheduler(Storied):
         if job is None:
             return
         job.cursor, job.queued = job.total, 0
-        gaps = _gaps(event.done, job.total)
+        gaps = gaps_between(event.done, job.total)
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
         careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
         same = {}  # type: dict # (first, end) -> the piece of the newest attempt of just these
         for attempt, first, end in reversed(event.attempts):
             for lo, hi in gaps:
                 if lo < end and first < hi and attempt not in self._attempts:
-                    piece = _Piece(job, max(lo, first), min(hi, end))
+                    piece = Piece(job, max(lo, first), min(hi, end))
                     piece.attempts[attempt] = careful
                     self._attempts[attempt] = piece
                     job.awaited[piece] = self._now + ADOPT_SECONDS
-                    gaps = _gaps([(piece.lo, piece.hi)], job.total, gaps)
+                    gaps = gaps_between([(piece.lo, piece.hi)], job.total, gaps)
             newest = same.setdefault((first, end), self._attempts.get(attempt))
             if attempt not in self._attempts and newest is not None and job.options.idempotent:  # they are two copies
                 newest.attempts[attempt] = careful
                 self._attempts[attempt] = newest
         for lo, hi in reversed(gaps):
-            self._queue(_Piece(job, lo, hi))
+            self._queue(Piece(job, lo, hi))
         self._tell("job", job.id, "resumed", job.delivered)
         self._finish_if_done(job)
 
@@ -412,15 +249,15 @@ class Scheduler(Storied):
         job.failures.pop(task, None)
         for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
             if lo < hi:
-                self._queue(_Piece(job, lo, hi, piece.deaths))
+                self._queue(Piece(job, lo, hi, piece.deaths))
         self._finish_if_done(job)
 
     def _piece_with(self, job, task):
-        # type: (_Job, int) -> _Piece | None
+        # type: (Job, int) -> Piece | None
         """The piece that has this task: it runs, is awaited or queued; None when it has an outcome."""
         if job.cursor <= task < job.total:
-            piece = _Piece(job, job.cursor, task + 1)
-            job.queued -= piece.hi - piece.lo
+            piece = Piece(job, job.cursor, task + 1)
+            job.queued -= piece.size
             job.cursor = piece.hi
             return piece
         for piece in list(job.pieces) + list(self._attempts.values()):
@@ -429,7 +266,7 @@ class Scheduler(Storied):
         return None
 
     def _stop(self, job, kill):
-        # type: (_Job, bool) -> None
+        # type: (Job, bool) -> None
         """Hand out nothing more; what has not started comes back, what runs ends or is killed."""
         if not job.stopped:
             job.stopped = True
@@ -448,7 +285,7 @@ class Scheduler(Storied):
                 del self._attempts[attempt]
 
     def _finish_if_done(self, job):
-        # type: (_Job) -> None
+        # type: (Job) -> None
         if job.finished and self._jobs.pop(job.id, None) is not None:
             for node_id in sorted(job.nodes):  # a set's order differs from run to run
                 node = self._nodes[node_id]
@@ -465,7 +302,7 @@ class Scheduler(Storied):
         # type: (NodeJoined) -> None
         node = self._nodes.get(event.node)
         if node is None:
-            self._nodes[event.node] = node = _Node(event, self._now)
+            self._nodes[event.node] = node = Node(event.node, event.session, event.slots, event.name, self._now)
         elif event.session < node.session:  # it was held up on the way
             self._do(Disconnect(node.id, event.session, "older than another connection of the same node"))
             return
@@ -482,14 +319,14 @@ class Scheduler(Storied):
         self._reconcile(node, event.held)
 
     def _forget_session(self, node):
-        # type: (_Node) -> None
+        # type: (Node) -> None
         for job_id in node.jobs:
             if job_id in self._jobs:
                 self._jobs[job_id].nodes.discard(node.id)
         node.jobs, node.speeds = set(), {}
 
     def _reconcile(self, node, held):
-        # type: (_Node, list | set) -> None
+        # type: (Node, list | set) -> None
         """After a (re)connection: leases on both sides agree again."""
         held = set(held)
         for attempt in list(node.leases):
@@ -515,15 +352,15 @@ class Scheduler(Storied):
                 self._do(Define(node.id, piece.job.id))
 
     def _node_heard(self, node, event):
-        # type: (_Node, NodeHeard) -> None
+        # type: (Node, NodeHeard) -> None
         pass
 
     def _node_starting(self, node, event):
-        # type: (_Node, NodeStarting) -> None
+        # type: (Node, NodeStarting) -> None
         node.starting, node.trouble = event.starting, event.trouble
 
     def _node_draining(self, node, event):
-        # type: (_Node, NodeDraining) -> None
+        # type: (Node, NodeDraining) -> None
         node.draining = True
         self._count_slots()
         self._tell("node", node.id, "draining")
@@ -531,18 +368,18 @@ class Scheduler(Storied):
             self._do(Revoke(node.id, attempt, False))
 
     def _node_disconnected(self, node, event):
-        # type: (_Node, NodeDisconnected) -> None
+        # type: (Node, NodeDisconnected) -> None
         node.connected = False
         node.gone_at = self._now + RECONNECT_SECONDS
         self._count_slots()
         self._tell("node", node.id, "disconnected", event.session)
 
     def _node_left(self, node, event):
-        # type: (_Node, NodeLeft) -> None
+        # type: (Node, NodeLeft) -> None
         self._remove(node, "left")
 
     def _remove(self, node, why):
-        # type: (_Node, str) -> None
+        # type: (Node, str) -> None
         self._tell("node", node.id, why)
         for lease in list(node.leases.values()):
             self._lose(lease)
@@ -560,14 +397,14 @@ class Scheduler(Storied):
     # -- outcomes ---------------------------------------------------------------------------------
 
     def _tasks_done(self, node, event):
-        # type: (_Node, TasksDone) -> None
+        # type: (Node, TasksDone) -> None
         piece = self._piece_of(node, event)
         if piece is None:
             self.duplicates += event.count
             return
         job = piece.job
         job.fit.add(node.id)
-        speed = node.speeds.setdefault(job.id, _Speed())
+        speed = node.speeds.setdefault(job.id, Speed())
         speed.measured(event.count, event.seconds, sum(map(len, event.payload)))
         node.busy_seconds += event.seconds
         job.busy_seconds += event.seconds
@@ -581,7 +418,7 @@ class Scheduler(Storied):
             self._advance(piece, end)
 
     def _task_failed(self, node, event):
-        # type: (_Node, TaskFailed) -> None
+        # type: (Node, TaskFailed) -> None
         piece = self._piece_of(node, event)
         if piece is None or event.first < piece.lo or event.first >= piece.hi:
             self.duplicates += 1
@@ -600,7 +437,7 @@ class Scheduler(Storied):
             return
         if retried:
             self._advance(piece, index + 1, delivered=False)
-            self._queue(_Piece(job, index, index + 1))
+            self._queue(Piece(job, index, index + 1))
             return
         job.failures.pop(index, None)
         node.tasks_done += 1
@@ -612,10 +449,10 @@ class Scheduler(Storied):
             self._finish_if_done(job)
 
     def _gives_way(self, node, event, piece, retried):
-        # type: (_Node, TaskFailed, _Piece, bool) -> bool
+        # type: (Node, TaskFailed, Piece, bool) -> bool
         """Another copy runs, and may still succeed: it is the retry. What was too late here may be in time there."""
         lease = node.leases.get(event.attempt)
-        if lease is None or len(piece.leases) < 2 or piece.hi - piece.lo > 1:
+        if lease is None or len(piece.leases) < 2 or piece.size > 1:
             return False
         if not retried and event.info.get("type") != "TaskTimeout":
             return False
@@ -624,7 +461,7 @@ class Scheduler(Storied):
         return True
 
     def _piece_of(self, node, event):
-        # type: (_Node, TasksDone | TaskFailed) -> _Piece | None
+        # type: (Node, TasksDone | TaskFailed) -> Piece | None
         """The piece this result belongs to; None for a fenced attempt."""
         piece = self._attempts.get(event.attempt)
         if piece is None:
@@ -645,7 +482,7 @@ class Scheduler(Storied):
         return piece
 
     def _advance(self, piece, end, delivered=True):
-        # type: (_Piece, int, bool) -> None
+        # type: (Piece, int, bool) -> None
         job = piece.job
         job.moved_at = self._now
         if delivered:
@@ -658,7 +495,7 @@ class Scheduler(Storied):
         self._finish_if_done(job)
 
     def _retire(self, piece):
-        # type: (_Piece) -> None
+        # type: (Piece) -> None
         """Nothing is left to run of it: end its leases, fence its attempts."""
         if piece.queued:
             self._unqueue(piece)
@@ -671,15 +508,15 @@ class Scheduler(Storied):
                 self._do(Revoke(lease.node.id, lease.attempt, True))
 
     def _attempt_sized(self, node, event):
-        # type: (_Node, AttemptSized) -> None
+        # type: (Node, AttemptSized) -> None
         """How many bytes its arguments have: chunks of large arguments stay small."""
         lease = node.leases.get(event.attempt)
         if lease is not None:
             piece = lease.piece
-            node.speeds.setdefault(piece.job.id, _Speed()).weighed(piece.hi - piece.lo, event.size)
+            node.speeds.setdefault(piece.job.id, Speed()).weighed(piece.size, event.size)
 
     def _attempt_released(self, node, event):
-        # type: (_Node, AttemptReleased) -> None
+        # type: (Node, AttemptReleased) -> None
         """The node gives back [first, hi) unstarted; it goes on with [lo, first), if anything is there."""
         lease = node.leases.get(event.attempt)
         if lease is None:
@@ -694,7 +531,7 @@ class Scheduler(Storied):
         rest = None
         if first < piece.hi:
             if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
-                rest = _Piece(piece.job, first, piece.hi, piece.deaths)
+                rest = Piece(piece.job, first, piece.hi, piece.deaths)
             piece.hi = first
         if piece.lo == piece.hi:
             self._retire(piece)
@@ -703,7 +540,7 @@ class Scheduler(Storied):
         self._finish_if_done(piece.job)
 
     def _attempt_died(self, node, event):
-        # type: (_Node, AttemptDied) -> None
+        # type: (Node, AttemptDied) -> None
         """The worker process died while it ran this attempt."""
         lease = node.leases.get(event.attempt)
         if lease is None:
@@ -720,19 +557,19 @@ class Scheduler(Storied):
         job, lo, hi = piece.job, piece.lo, piece.hi
         self._retire(piece)
         if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
-            self._queue(_Piece(job, lo, hi, piece.deaths))
+            self._queue(Piece(job, lo, hi, piece.deaths))
             return
         deaths = piece.deaths + [Death(node.name, event.info)]
         if not careful:
             # One of these tasks did it. They run again, one result at a time, to see which.
-            self._queue(_Piece(job, lo, hi, deaths))
+            self._queue(Piece(job, lo, hi, deaths))
             return
         del piece.deaths[:]
         if hi - lo > 1:
-            self._queue(_Piece(job, lo + 1, hi))
+            self._queue(Piece(job, lo + 1, hi))
         short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
         if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
-            self._queue(_Piece(job, lo, lo + 1, deaths))
+            self._queue(Piece(job, lo, lo + 1, deaths))
             return
         self._do(DeliverPoison(job.id, lo, tuple(deaths)))
         job.delivered += 1
@@ -742,7 +579,7 @@ class Scheduler(Storied):
         self._finish_if_done(job)
 
     def _attempt_unfit(self, node, event):
-        # type: (_Node, AttemptUnfit) -> None
+        # type: (Node, AttemptUnfit) -> None
         """This node cannot run this job at all (its environment fails there): pass it over."""
         lease = node.leases.get(event.attempt)
         if lease is None:
@@ -763,23 +600,23 @@ class Scheduler(Storied):
     # -- leases and queue -------------------------------------------------------------------------
 
     def _begin_lease(self, attempt, piece, node):
-        # type: (int, _Piece, _Node) -> None
-        node.leases[attempt] = piece.leases[attempt] = _Lease(attempt, piece, node, self._now)
+        # type: (int, Piece, Node) -> None
+        node.leases[attempt] = piece.leases[attempt] = Lease(attempt, piece, node, self._now)
         piece.job.leased += 1
 
     def _end_lease(self, lease):
-        # type: (_Lease) -> None
+        # type: (Lease) -> None
         del lease.node.leases[lease.attempt]
         del lease.piece.leases[lease.attempt]
         lease.piece.job.leased -= 1
 
     def _fence(self, piece, attempt):
-        # type: (_Piece, int) -> None
+        # type: (Piece, int) -> None
         self._attempts.pop(attempt, None)
         del piece.attempts[attempt]
 
     def _lose(self, lease):
-        # type: (_Lease) -> None
+        # type: (Lease) -> None
         """The node is gone, or does not hold it: back to the queue. Its late results may still count."""
         piece = lease.piece
         self._tell("attempt", lease.attempt, "lost")
@@ -790,22 +627,22 @@ class Scheduler(Storied):
         self._abandon_if_stopped(piece)
 
     def _abandon_if_stopped(self, piece):
-        # type: (_Piece) -> None
+        # type: (Piece) -> None
         if piece.job.stopped and not piece.leases:
             self._retire(piece)
             self._finish_if_done(piece.job)
 
     def _queue(self, piece):
-        # type: (_Piece) -> None
+        # type: (Piece) -> None
         piece.queued = True
         piece.job.pieces.appendleft(piece)
-        piece.job.queued += piece.hi - piece.lo
+        piece.job.queued += piece.size
 
     def _unqueue(self, piece):
-        # type: (_Piece) -> None
+        # type: (Piece) -> None
         piece.queued = False
         piece.job.pieces.remove(piece)
-        piece.job.queued -= piece.hi - piece.lo
+        piece.job.queued -= piece.size
 
     # -- handing out ------------------------------------------------------------------------------
 
@@ -818,10 +655,7 @@ class Scheduler(Storied):
                 self._queue(piece)
         self._grant_all()
         self._take_back()
-        self._copy_at = None
-        for job in self._jobs.values():
-            if job.options.idempotent and job.leased and not (job.queued or job.stopped or job.paused):
-                self._copy_stragglers(job)
+        self._copy_stragglers()
         self._explain()
 
     def _expire(self):
@@ -850,11 +684,10 @@ class Scheduler(Storied):
                     hungry.append(node)
 
     def _job_for(self, node, prefetch):
-        # type: (_Node, bool) -> _Job | None
+        # type: (Node, bool) -> Job | None
         for job in self._jobs.values():
             if job.ready and node.id not in job.unfit:
-                speed = node.speeds.get(job.id)
-                if prefetch and (speed is None or speed.seconds is None or speed.seconds > PREFETCH_TASK_SECONDS):
+                if prefetch and not policy.is_worth_prefetching(node, job):
                     return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
                 if len(self._jobs) > 1:  # jobs are served in turn
                     self._jobs[job.id] = self._jobs.pop(job.id)
@@ -862,11 +695,11 @@ class Scheduler(Storied):
         return None
 
     def _grant(self, node, job):
-        # type: (_Node, _Job) -> None
-        self._lease_out(self._cut(job, self._chunk_size(node, job)), node)
+        # type: (Node, Job) -> None
+        self._lease_out(self._cut(job, policy.chunk_size(node, job, self._slots)), node)
 
     def _lease_out(self, piece, node):
-        # type: (_Piece, _Node) -> None
+        # type: (Piece, Node) -> None
         job, attempt = piece.job, self._next_attempt
         self._next_attempt += 1
         job.moved_at = self._now
@@ -878,135 +711,48 @@ class Scheduler(Storied):
             job.nodes.add(node.id)
             self._do(Define(node.id, job.id))
         self._tell("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
-        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.hi - piece.lo, careful))
+        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, careful))
 
     def _cut(self, job, size):
-        # type: (_Job, int) -> _Piece
+        # type: (Job, int) -> Piece
         """The next piece of at most ``size`` tasks, taken out of the queue."""
         if not job.pieces:
-            piece = _Piece(job, job.cursor, min(job.cursor + size, job.total))
+            piece = Piece(job, job.cursor, min(job.cursor + size, job.total))
             job.cursor = piece.hi
-            job.queued -= piece.hi - piece.lo
+            job.queued -= piece.size
             return piece
         piece = job.pieces[0]
         self._unqueue(piece)
-        if piece.hi - piece.lo > size:
-            self._queue(_Piece(job, piece.lo + size, piece.hi, piece.deaths))
+        if piece.size > size:
+            self._queue(Piece(job, piece.lo + size, piece.hi, piece.deaths))
             piece.hi = piece.lo + size
         return piece
-
-    def _chunk_size(self, node, job):
-        # type: (_Node, _Job) -> int
-        if job.options.chunksize:
-            return job.options.chunksize
-        speed = node.speeds.get(job.id)
-        if speed is None or speed.seconds is None:
-            return 1
-        size = min(
-            CHUNK_SECONDS / max(speed.seconds, 1e-9),
-            CHUNK_BYTES / max(speed.bytes, 1.0),
-            job.queued / ((2.0 if job.closed else OPEN_JOB_SHARES) * self._slots),
-            speed.largest * CHUNK_GROWTH,
-            CHUNK_TASKS_MAX,
-        )
-        return max(1, int(size))
 
     def _take_back(self):
         # type: () -> None
         """While slots are idle and nothing is queued, ask busy nodes for what they have not started."""
         self._take_back_at = None
-        idle = [node for node in self._nodes.values() if node.serving and len(node.leases) < node.slots]
-        if not idle or any(job.ready for job in self._jobs.values()):
+        if any(job.ready for job in self._jobs.values()):
             return
-        candidates = []
-        for node in self._nodes.values():
-            waiting = len(node.leases) - node.slots
-            for lease in reversed(list(node.leases.values())):
-                size = lease.piece.hi - lease.piece.lo
-                unfit = lease.piece.job.unfit
-                if (
-                    not lease.revoked and (size > 1 or waiting > 0) and node.connected and not lease.piece.job.paused
-                    and not (lease.piece.copied and len(lease.piece.leases) > 1)
-                    and any(other.id not in unfit for other in idle)
-                ):  # fmt: skip
-                    candidates.append((waiting > 0, size * self._seconds(lease), lease))
-                waiting -= 1
-        candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
-        for _, _, lease in candidates[: sum(node.slots - len(node.leases) for node in idle)]:
-            ripe_at = lease.granted_at + TAKE_BACK_SECONDS
-            if self._now >= ripe_at:
-                lease.revoked, lease.settled_at = True, self._now + ANSWER_SECONDS
-                self._do(Revoke(lease.node.id, lease.attempt, False))
-            elif self._take_back_at is None or ripe_at < self._take_back_at:
-                self._take_back_at = ripe_at
+        leases, self._take_back_at = policy.to_take_back(list(self._nodes.values()), self._now)
+        for lease in leases:
+            lease.revoked, lease.settled_at = True, self._now + ANSWER_SECONDS
+            self._do(Revoke(lease.node.id, lease.attempt, False))
 
-    def _seconds(self, lease):
-        # type: (_Lease) -> float
-        speed = lease.node.speeds.get(lease.piece.job.id)
-        return (speed.seconds or 0.0) if speed is not None else 0.0
-
-    # -- second copies ----------------------------------------------------------------------------
-
-    def _copy_stragglers(self, job):
-        # type: (_Job) -> None
-        """Nothing is left to hand out: what has run too long also runs on an idle slot, the oldest first."""
-        idle = [node for node in self._nodes.values() if node.serving and len(node.leases) < node.slots]
-        idle = [node for node in idle if node.id not in job.unfit]
-        if not idle or job.options.attempts_max == 1 or self._take_back_at is not None:
+    def _copy_stragglers(self):
+        # type: () -> None
+        """At the end of a job of idempotent tasks, what takes too long also runs on an idle slot."""
+        self._copy_at = None
+        if self._take_back_at is not None:  # unstarted tasks go first
             return
-        candidates = []
-        for node in self._nodes.values():
-            for place, lease in enumerate(node.leases.values()):
-                if lease.settled_at is not None and self._now < lease.settled_at:  # unstarted tasks go first
-                    self._look_again(lease.settled_at)
-                    return
-                started = lease.piece.hi - lease.piece.lo == 1 and place < node.slots
-                if lease.piece.job is job and (started or lease.settled_at is not None):
-                    candidates.append(lease)
-        candidates.sort(key=lambda lease: (lease.moved_at, lease.attempt))
-        for lease in candidates:
-            piece = lease.piece
-            size = piece.hi - piece.lo
-            if piece.copied or len(piece.leases) > 1 or piece.deaths or job.copied + size > _copies_max(job):
-                continue
-            # Another node than its own, if there is one: what is slow there is slow there again.
-            for node in sorted(idle, key=lambda node: node is lease.node):
-                if self._is_worth_a_copy(lease, node):
-                    piece.copied = True
-                    job.copied += size
-                    self._lease_out(piece, node)
-                    if len(node.leases) >= node.slots:
-                        idle.remove(node)
-                    break
-
-    def _is_worth_a_copy(self, lease, node):
-        # type: (_Lease, _Node) -> bool
-        """Is the node likely to have it done much earlier? If not yet, ``_copy_at`` is when it will be."""
-        piece, seconds = lease.piece, self._copy_seconds(node, lease.piece.job)
-        if seconds is None:
-            return False  # nothing to compare with
-        least = max(COPY_FACTOR * seconds * (piece.hi - piece.lo), COPY_SECONDS_MIN)
-        expected = self._seconds(lease) * (piece.hi - piece.lo)
-        if lease.moved_at + expected - self._now >= least:
-            return True
-        due = lease.moved_at + max(least, expected)  # it is late, by any measure
-        if self._now < due:
-            self._look_again(due)
-        return self._now >= due
-
-    def _look_again(self, moment):
-        # type: (float) -> None
-        self._copy_at = moment if self._copy_at is None else min(self._copy_at, moment)
-
-    def _copy_seconds(self, node, job):
-        # type: (_Node, _Job) -> float | None
-        """What this node will need for one task: as measured there, or else on the middle one of the others."""
-        own = node.speeds.get(job.id)
-        if own is not None and own.seconds is not None:
-            return own.seconds
-        speeds = [other.speeds[job.id].seconds for other in self._nodes.values() if job.id in other.speeds]
-        known = sorted(seconds for seconds in speeds if seconds is not None)
-        return known[(len(known) - 1) // 2] if known else None
+        for job in self._jobs.values():
+            if job.options.idempotent and job.leased and not (job.queued or job.stopped or job.paused):
+                copies, again_at = policy.to_copy(job, list(self._nodes.values()), self._now)
+                self._copy_at = policy.earlier(self._copy_at, again_at)
+                for lease, node in copies:
+                    lease.piece.copied = True
+                    job.copied += lease.piece.hi - lease.piece.lo
+                    self._lease_out(lease.piece, node)
 
     # -- telling ----------------------------------------------------------------------------------
 
@@ -1034,19 +780,9 @@ class Scheduler(Storied):
         """(id, JobStatus without its name) of each job."""
         nodes, found = list(self._nodes.values()), []
         for job in self._jobs.values():
-            left = job.total - job.delivered
-            pieces = {lease.piece for node in nodes for lease in node.leases.values() if lease.piece.job is job}
-            slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
-            known = job.closed and slots and job.measured
-            wait = None
-            if now >= job.moved_at + EXPLAIN_FIRST_SECONDS:
-                wait = status.wait_of(job, nodes, now, NODE_LOST_SECONDS)
-            told = status.JobStatus(
-                "", job.total, job.delivered, job.failed, sum(piece.hi - piece.lo for piece in pieces), job.queued,
-                job.copied, now - job.began_at, left * job.busy_seconds / job.measured / slots if known else None,
-                wait.text if wait is not None else "",
-            )  # fmt: skip
-            found.append((job.id, told))
+            waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
+            wait = status.wait_of(job, nodes, now, NODE_LOST_SECONDS) if waits else None
+            found.append((job.id, status.status_of(job, nodes, now, wait)))
         return found
 
     def _do(self, effect):
@@ -1096,25 +832,25 @@ class Scheduler(Storied):
                 self._broken("attempt %d outlives its piece" % attempt, attempt)
 
     def _validate_job(self, job):
-        # type: (_Job) -> None
+        # type: (Job) -> None
         if job.finished:
             self._broken("job %d is finished and still here" % job.id, job.id)
-        queued = sum(piece.hi - piece.lo for piece in job.pieces) + (0 if job.stopped else job.total - job.cursor)
+        queued = sum(piece.size for piece in job.pieces) + (0 if job.stopped else job.total - job.cursor)
         if queued != job.queued:
             self._broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)
         leases = [lease for node in self._nodes.values() for lease in node.leases.values() if lease.piece.job is job]
         if len(leases) != job.leased:
             self._broken("job %d counts %d leases, and has %d" % (job.id, job.leased, len(leases)), job.id)
         pieces = {lease.piece for lease in leases}
-        leased = sum(piece.hi - piece.lo for piece in pieces | set(job.awaited))
+        leased = sum(piece.size for piece in pieces | set(job.awaited))
         if not job.stopped and queued + leased + job.delivered != job.total:
             self._broken(
                 "job %d: %d queued + %d leased + %d delivered is not %d"
                 % (job.id, queued, leased, job.delivered, job.total),
                 job.id,
             )
-        copied = sum(piece.hi - piece.lo for piece in pieces if piece.copied)
-        if not copied <= job.copied <= (_copies_max(job) if job.options.idempotent else 0):
+        copied = sum(piece.size for piece in pieces if piece.copied)
+        if not copied <= job.copied <= (policy.copies_max(job) if job.options.idempotent else 0):
             self._broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)
         if any(piece.queued and piece.leases for piece in job.pieces):
             self._broken("job %d has a piece both queued and leased" % job.id, job.id)

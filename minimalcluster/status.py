@@ -12,6 +12,8 @@ from __future__ import absolute_import, division, print_function
 
 from collections import namedtuple
 
+from . import leases  # noqa: F401 # in type comments
+
 #: Heartbeats come every 2 s: a node that has missed three is worth a word.
 SILENT_SECONDS = 6.0
 #: Names in one sentence.
@@ -55,11 +57,25 @@ class ClusterStatus(namedtuple("ClusterStatus", "nodes workers jobs")):
         return "\n".join([head] + ["  " + str(job) for job in self.jobs])
 
 
+def status_of(job, nodes, now, wait):
+    # type: (leases.Job, list, float, Wait | None) -> JobStatus
+    """How far this job of the scheduler's is; without a name."""
+    pieces = {lease.piece for node in nodes for lease in node.leases.values() if lease.piece.job is job}
+    slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
+    left_seconds = None
+    if job.closed and slots and job.measured:
+        left_seconds = (job.total - job.delivered) * job.busy_seconds / job.measured / slots
+    return JobStatus(
+        "", job.total, job.delivered, job.failed, sum(piece.size for piece in pieces), job.queued, job.copied,
+        now - job.began_at, left_seconds, "" if wait is None else wait.text,
+    )  # fmt: skip
+
+
 def wait_of(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
+    # type: (leases.Job, list, float, float) -> Wait | None
     """Why this job of the scheduler's makes no progress; None while there is nothing it could do."""
     found = None
-    if job.paused:  # type: ignore[attr-defined] # whoever paused it knows why
+    if job.paused:  # whoever paused it knows why
         return None
     for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_busy, _for_running):
         found = found or look(job, nodes, now, lost_seconds)
@@ -67,33 +83,33 @@ def wait_of(job, nodes, now, lost_seconds):
 
 
 def _for_nodes(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
+    # type: (leases.Job, list, float, float) -> Wait | None
     serving = [node for node in nodes if node.serving]
-    if not job.queued or job.leased or any(node.id not in job.unfit for node in serving):  # type: ignore[attr-defined]
+    if not job.queued or job.leased or any(node.id not in job.unfit for node in serving):
         return None
     if serving:
-        said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in serving]  # type: ignore[attr-defined]
+        said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in serving]
         why = "no node that can run them (%s)" % _listed(said, "; ")
     elif any(node.connected for node in nodes):
         why = "all nodes are leaving"
     else:
         why = "no node is connected"
-    text = "%d tasks wait: %s; they go on when one joins" % (job.queued, why)  # type: ignore[attr-defined]
-    return Wait(NODES, text, job.moved_at)  # type: ignore[attr-defined]
+    text = "%d tasks wait: %s; they go on when one joins" % (job.queued, why)
+    return Wait(NODES, text, job.moved_at)
 
 
 def _for_former(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
-    if not job.awaited or job.leased or job.queued:  # type: ignore[attr-defined]
+    # type: (leases.Job, list, float, float) -> Wait | None
+    if not job.awaited or job.leased or job.queued:
         return None
-    count = sum(piece.hi - piece.lo for piece in job.awaited)  # type: ignore[attr-defined]
-    left = max(job.awaited.values()) - now  # type: ignore[attr-defined]
+    count = sum(piece.size for piece in job.awaited)
+    left = max(job.awaited.values()) - now
     text = "%d tasks may still run on nodes of the former master; they are handed out anew in %.0f s" % (count, left)
-    return Wait(FORMER, text, job.moved_at)  # type: ignore[attr-defined]
+    return Wait(FORMER, text, job.moved_at)
 
 
 def _for_silent(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
+    # type: (leases.Job, list, float, float) -> Wait | None
     silent = [node for node in nodes if _tasks_on(job, node) and now - node.heard_at >= SILENT_SECONDS]
     if not silent:
         return None
@@ -105,7 +121,7 @@ def _for_silent(job, nodes, now, lost_seconds):
 
 
 def _for_starting(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
+    # type: (leases.Job, list, float, float) -> Wait | None
     """Of each node that has some of its tasks, no worker process has begun yet."""
     having = [node for node in nodes if _tasks_on(job, node)]
     if not having or any(node.starting < node.slots for node in having):
@@ -115,37 +131,37 @@ def _for_starting(job, nodes, now, lost_seconds):
         text = "worker processes cannot start: %s" % _listed(troubles, "; ")
     else:
         text = "worker processes are still starting on %s" % _listed([node.name for node in having])
-    return Wait(STARTING, text, job.moved_at)  # type: ignore[attr-defined]
+    return Wait(STARTING, text, job.moved_at)
 
 
 def _for_busy(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
-    if not job.queued or job.leased:  # type: ignore[attr-defined]
+    # type: (leases.Job, list, float, float) -> Wait | None
+    if not job.queued or job.leased:
         return None
-    slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)  # type: ignore[attr-defined]
+    slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
     text = "%d tasks wait: all %d worker processes that can run them are busy with other jobs, for %.0f s" % (
-        job.queued, slots, now - job.moved_at,  # type: ignore[attr-defined]
+        job.queued, slots, now - job.moved_at,
     )  # fmt: skip
-    return Wait(BUSY, text, job.moved_at)  # type: ignore[attr-defined]
+    return Wait(BUSY, text, job.moved_at)
 
 
 def _for_running(job, nodes, now, lost_seconds):
-    # type: (object, list, float, float) -> Wait | None
-    leases = [lease for node in nodes for lease in node.leases.values() if lease.piece.job is job]
-    if not leases:
+    # type: (leases.Job, list, float, float) -> Wait | None
+    held = [lease for node in nodes for lease in node.leases.values() if lease.piece.job is job]
+    if not held:
         return None
-    oldest = min(lease.moved_at for lease in leases)
-    names = sorted({lease.node.name for lease in leases})
-    count = sum(piece.hi - piece.lo for piece in {lease.piece for lease in leases})
+    oldest = min(lease.moved_at for lease in held)
+    names = sorted({lease.node.name for lease in held})
+    count = sum(piece.size for piece in {lease.piece for lease in held})
     text = "%d tasks run on %s, the oldest for %.0f s" % (count, _listed(names), now - oldest)
     return Wait(RUNNING, text, oldest)
 
 
 def _tasks_on(job, node):
-    # type: (object, object) -> int
+    # type: (leases.Job, leases.Node) -> int
     """How many of its tasks this node has."""
-    pieces = [lease.piece for lease in node.leases.values()]  # type: ignore[attr-defined]
-    return sum(piece.hi - piece.lo for piece in pieces if piece.job is job)
+    pieces = [lease.piece for lease in node.leases.values()]
+    return sum(piece.size for piece in pieces if piece.job is job)
 
 
 def _listed(names, between=", "):

@@ -1,6 +1,6 @@
 """Check the checker: small bugs planted into the brains and the journal, one at a time; the simulation must find each.
 
-``python -m tests.mutants`` prints, for each, the first seed that finds it. A mutant is a method,
+``python -m tests.mutants`` prints, for each, the first seed that finds it. A mutant is a function,
 a piece of its text and what is put there instead; a piece that is no longer in the source is an
 error, so that the list keeps up with the code. What a simulated cluster meets too rarely (an
 overlap of two results, two deaths in one cut piece) is left to test_scheduler.py.
@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster import agent, cluster, journal, scheduler
+from minimalcluster import agent, cluster, journal, policy, scheduler
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.
@@ -22,7 +22,7 @@ SEEDS_MAX = 2000
 
 _S, _A, _C, _J = scheduler.Scheduler, agent.Agent, cluster.Cluster, journal.Journal
 
-#: (what is wrong, class, method, text, its replacement)
+#: (what is wrong, class or module, function, text, its replacement)
 MUTANTS = [
     ("a lease leaks when its node is lost", _S, "_remove", "self._lose(lease)", "pass"),
     ("a lost piece is not queued again", _S, "_lose", "self._queue(piece)", "pass"),
@@ -41,10 +41,10 @@ MUTANTS = [
     ("leases of a finished piece stay", _S, "_retire", "self._end_lease(lease)", "pass"),
     ("what was given back is lost", _S, "_attempt_released", "self._queue(rest)", "pass"),
     ("given back by one of two holders, it is lost", _S, "_attempt_released", "if not piece.job.stopped:", "if len(piece.leases) == 1 and not piece.job.stopped:"),
-    ("the rest of a piece that was cut is lost", _S, "_cut", "self._queue(_Piece(", "(_Piece("),
+    ("the rest of a piece that was cut is lost", _S, "_cut", "self._queue(Piece(", "(Piece("),
     ("deaths are not counted", _S, "_attempt_died", "piece.deaths + [Death(", "[Death("),
     ("the first task of a chunk is blamed for any death", _S, "_attempt_died", "if not careful:", "if False:"),
-    ("what follows a deadly task is lost", _S, "_attempt_died", "self._queue(_Piece(job, lo + 1, hi))", "pass"),
+    ("what follows a deadly task is lost", _S, "_attempt_died", "self._queue(Piece(job, lo + 1, hi))", "pass"),
     ("a death too few makes poison", _S, "_attempt_died", " < job.options.attempts_max", " + 1 < job.options.attempts_max"),
     ("one retry too few", _S, "_task_failed", "failures <= job.options.retries", "failures < job.options.retries"),
     ("one retry too many", _S, "_task_failed", "failures <= job.options.retries", "failures <= job.options.retries + 1"),
@@ -57,15 +57,15 @@ MUTANTS = [
     ("credit is ignored", _S, "_grant_all", "(2 if prefetch else 1)", "(9 if prefetch else 1)"),
     ("a growing job counts its first tasks again", _S, "_job_grew", "event.total - job.total", "event.total"),
     ("taking back kills what runs", _S, "_take_back", "lease.attempt, False", "lease.attempt, True"),
-    ("tasks of any job are copied", _S, "_time_passed", "if job.options.idempotent and", "if"),
-    ("a task is copied again and again", _S, "_copy_stragglers", "piece.copied or len(piece.leases) > 1 or", ""),
-    ("there is no end of copies", _S, "_copy_stragglers", "or job.copied + size > _copies_max(job)", ""),
+    ("tasks of any job are copied", _S, "_copy_stragglers", "if job.options.idempotent and", "if"),
+    ("a task is copied again and again", policy, "to_copy", "piece.copied or len(piece.leases) > 1 or", ""),
+    ("there is no end of copies", policy, "to_copy", "or piece.size > left", ""),
     ("of two copies the one that raises takes the other with it", _S, "_gives_way", "self._end_lease(lease)", "self._retire(piece)"),
     ("what one of two holders gives back is queued while the other runs it", _S, "_attempt_released", "self._end_lease(lease)", "self._end_lease(lease); self._queue(piece)"),
     ("a paused job is handed out", _S, "_job_paused", "job.paused = event.paused", "pass"),
-    ("a paused job's tasks are copied", _S, "_time_passed", " or job.paused", ""),
+    ("a paused job's tasks are copied", _S, "_copy_stragglers", " or job.paused", ""),
     ("an attempt's number is used again after a restart of the master", _S, "__init__", "epoch << EPOCH_SHIFT", "1 << EPOCH_SHIFT"),
-    ("what a former master delivered runs again", _S, "_job_resumed", "_gaps(event.done, job.total)", "_gaps([], job.total)"),
+    ("what a former master delivered runs again", _S, "_job_resumed", "gaps_between(event.done, job.total)", "gaps_between([], job.total)"),
     ("nobody has time to come back to the next master", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now"),
     ("who does not come back to the next master is waited for without end", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now + 1e9"),
     ("an older attempt is adopted with what it gave back", _S, "_job_resumed", "in reversed(event.attempts):", "in event.attempts:"),
@@ -74,7 +74,7 @@ MUTANTS = [
     ("an adopted attempt's job is not defined anew", _S, "_reconcile", "self._do(Define(node.id, piece.job.id))", "pass"),
     ("a cancelled task that waits is handed out", _S, "_piece_with", "list(job.pieces) + ", ""),
     ("a cancelled task that nobody has had is handed out", _S, "_piece_with", "job.cursor = piece.hi", "job.cursor = task"),
-    ("the rest of a cancelled task's piece is lost", _S, "_task_cancelled", "self._queue(_Piece(job, lo, hi, piece.deaths))", "pass"),
+    ("the rest of a cancelled task's piece is lost", _S, "_task_cancelled", "self._queue(Piece(job, lo, hi, piece.deaths))", "pass"),
     ("a cancelled task's attempt may still deliver", _S, "_task_cancelled", "self._retire(piece)", "piece.queued and self._unqueue(piece); [self._end_lease(lease) for lease in list(piece.leases.values())]"),
     ("what an interrupted job runs is killed at once", _S, "_job_stopped", "self._stop(job, kill=False)", "job.stopped = True"),
     ("deadlines are by the wall clock", _S, "handle", "self._now = now", "import time; self._now = time.time()"),
@@ -123,20 +123,20 @@ MUTANTS = [
 
 
 @contextlib.contextmanager
-def planted(cls, method, text, replacement):
-    # type: (type, str, str, str) -> object
-    """The class with this bug in it."""
-    original = cls.__dict__[method]
+def planted(owner, function, text, replacement):
+    # type: (object, str, str, str) -> object
+    """The class or module with this bug in it."""
+    original = vars(owner)[function]
     source = textwrap.dedent(inspect.getsource(original))
     if text not in source:
-        raise LookupError("%s.%s no longer contains %r: bring the mutant up to date" % (cls.__name__, method, text))
+        raise LookupError("%s.%s no longer contains %r: bring the mutant up to date" % (owner.__name__, function, text))
     namespace = {}  # type: dict
-    exec(compile(source.replace(text, replacement, 1), "<mutant of %s>" % method, "exec"), vars(sys.modules[cls.__module__]), namespace)
-    setattr(cls, method, namespace[method])
+    exec(compile(source.replace(text, replacement, 1), "<mutant of %s>" % function, "exec"), original.__globals__, namespace)
+    setattr(owner, function, namespace[function])
     try:
         yield
     finally:
-        setattr(cls, method, original)
+        setattr(owner, function, original)
 
 
 def first_finder(seeds):

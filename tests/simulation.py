@@ -37,7 +37,7 @@ import zlib
 from collections import OrderedDict, deque
 from random import Random
 
-from minimalcluster import agent, cluster, errors, jobs, journal, protocol, scheduler
+from minimalcluster import agent, cluster, errors, jobs, journal, leases, protocol, scheduler
 from minimalcluster.compat import native
 from tests import simulated_disk
 
@@ -104,7 +104,7 @@ class Job(object):
         # Drawn apart: what else this seed means stays as it was.
         apart = Random(world.seed * 8 + number).random
         self.idempotent = apart() < 0.4
-        self.options = scheduler.Options(
+        self.options = leases.Options(
             chunksize, self.retries, self.attempts_max, self.stop_on_error, self.idempotent
         )
         if self.attempts_max == 1 or chunksize:

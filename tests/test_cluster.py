@@ -3,7 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import unittest
 
-from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, protocol, scheduler
+from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, leases, protocol
 from minimalcluster.cluster import Cluster
 from minimalcluster.jobs import End, Job, Outcomes
 from minimalcluster.values import encode_results
@@ -224,7 +224,7 @@ class _Fake(Job):
     """Ten tasks that return nothing to speak of."""
 
     total, closed = 10, True
-    options = scheduler.DEFAULTS
+    options = leases.DEFAULTS
 
     def definition(self):
         return {"kind": "source", "module": "m", "filename": "f", "is_text": True, "function": "f"}, [b"f = lambda x: x"]

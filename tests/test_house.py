@@ -23,16 +23,18 @@ ALLOWED = {
     "errors": "",
     "compat": "",
     "protocol": "",
-    "status": "",
+    "leases": "",
+    "policy": "leases",
+    "status": "leases",
     "stories": "",
-    "scheduler": "protocol status stories",
+    "scheduler": "protocol leases policy status stories",
     "agent": "protocol stories",
     "environment": "",
     "values": "",
     "functions": "environment values",
     "journal": "values protocol",
     "terminable": "",
-    "jobs": "values scheduler journal progress status terminable",
+    "jobs": "values leases journal progress status terminable",
     "progress": "",
     "transport": "protocol",
     "shares": "",
@@ -46,7 +48,7 @@ ALLOWED = {
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",
-    "calls": "futures cluster scheduler functions imports jobs shares status",
+    "calls": "futures cluster leases functions imports jobs shares status",
     "maps": "futures calls functions values jobs shares status",
     "executor": "futures calls maps master cluster protocol functions jobs status",
     "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
@@ -55,7 +57,7 @@ ALLOWED = {
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
-PURE = ("protocol", "status", "stories", "scheduler", "agent")
+PURE = ("protocol", "leases", "policy", "status", "stories", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
 PICKLERS = ("compat", "values", "functions", "shares", "journal")

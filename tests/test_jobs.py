@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import threading
 import unittest
 
-from minimalcluster import errors, jobs, progress, scheduler, values
+from minimalcluster import errors, jobs, leases, progress, scheduler, values
 from minimalcluster.jobs import End, Failure, Job, ListedJob, Outcomes, Target, Terms
 from tests import support
 
@@ -198,7 +198,7 @@ class Listed(unittest.TestCase):
     def test_what_the_cluster_needs(self):
         job = self.job(range(5), chunksize=2, retries=1, attempts_max=4, on_error="stop", idempotent=True)
         self.assertEqual((5, True), (job.total, job.closed))
-        self.assertEqual(scheduler.Options(2, 1, 4, True, True), job.options)
+        self.assertEqual(leases.Options(2, 1, 4, True, True), job.options)
         self.assertEqual((TARGET.info, TARGET.buffers), job.definition())
         self.assertEqual([2, 3], list(values.decode_arguments(job.encode(2, 2), 2)))
 

@@ -11,7 +11,7 @@ import shlex
 import sys
 import unittest
 
-from minimalcluster import MasterNode, WorkerNode, cli, jobs, scheduler
+from minimalcluster import MasterNode, WorkerNode, cli, jobs, leases, scheduler
 from minimalcluster.compat import PY2
 from tests import commands, support
 
@@ -388,7 +388,7 @@ class SilentNodeTest(unittest.TestCase):
 
     def test_silent_node(self):
         brain = scheduler.Scheduler()
-        brain.handle(scheduler.JobSubmitted(1, 1, scheduler.DEFAULTS), 0.0)
+        brain.handle(scheduler.JobSubmitted(1, 1, leases.DEFAULTS), 0.0)
         brain.handle(scheduler.NodeJoined("a", 1, 1, "first", []), 0.0)
         first = self.granted(brain.handle(scheduler.TimePassed(), 0.0))[0]
         brain.handle(scheduler.NodeJoined("b", 2, 1, "second", []), 0.0)

@@ -3,12 +3,14 @@ from __future__ import absolute_import, division, print_function
 
 import unittest
 
+from minimalcluster import policy
 from minimalcluster import scheduler as s
 from minimalcluster.errors import InternalError
+from minimalcluster.leases import DEFAULTS
 from tests.support import only
 
 JOB = 7
-ONE = s.DEFAULTS._replace(chunksize=1)
+ONE = DEFAULTS._replace(chunksize=1)
 
 
 class Master(object):
@@ -128,7 +130,7 @@ class JobsTest(SchedulerTest):
 
     def test_row_38_nothing_is_taken_back_from_a_paused_job(self):
         self.master.join("a")
-        self.master.submit(10, s.DEFAULTS._replace(chunksize=10))
+        self.master.submit(10, DEFAULTS._replace(chunksize=10))
         self.master.tick()
         self.master.join("b")
         self.master.do(s.JobPaused(JOB, True))
@@ -182,13 +184,13 @@ class JobsTest(SchedulerTest):
 
 class OutcomesTest(SchedulerTest):
     def test_a_duplicate_is_dropped_and_counted(self):
-        grant, = self.start(2, s.DEFAULTS._replace(chunksize=2))
+        grant, = self.start(2, DEFAULTS._replace(chunksize=2))
         self.master.done(grant, 1)
         self.assertEqual(self.master.done(grant, 1), [])
         self.assertEqual(self.master.brain.duplicates, 1)
 
     def test_of_an_overlapping_result_only_the_new_part_counts(self):
-        grant, = self.start(5, s.DEFAULTS._replace(chunksize=5))
+        grant, = self.start(5, DEFAULTS._replace(chunksize=5))
         self.master.done(grant, 2)
         deliver, = only(s.Deliver, self.master.done(grant, 4, first=0))
         self.assertEqual((deliver.first, deliver.count, deliver.skip), (0, 4, 2))
@@ -205,7 +207,7 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 0)
 
     def test_a_node_that_skipped_results_loses_the_attempt(self):
-        grant, = self.start(5, s.DEFAULTS._replace(chunksize=5))
+        grant, = self.start(5, DEFAULTS._replace(chunksize=5))
         effects = self.master.done(grant, 1, first=2)
         self.assertEqual(effects, [s.Revoke("a", grant.attempt, True)])
         again, = self.master.grants()
@@ -213,7 +215,7 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(self.master.done(grant, 5), [])  # fenced
 
     def test_a_failure_is_an_outcome_and_the_others_go_on(self):
-        grant, = self.start(3, s.DEFAULTS._replace(chunksize=3))
+        grant, = self.start(3, DEFAULTS._replace(chunksize=3))
         self.master.done(grant, 1)
         self.assertEqual(self.master.failed(grant, 1), [s.DeliverFailure(JOB, 1, "a", {"text": "no"}, [])])
         self.assertEqual(self.master.failed(grant, 1), [])  # again: a duplicate
@@ -229,7 +231,7 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual([type(effect) for effect in effects], [s.DeliverFailure, s.Forget, s.Finish])
 
     def test_a_retry_that_succeeds_is_a_result(self):
-        grant, = self.start(3, s.DEFAULTS._replace(chunksize=3, retries=1))
+        grant, = self.start(3, DEFAULTS._replace(chunksize=3, retries=1))
         self.assertEqual(self.master.failed(grant, 0), [])
         self.master.done(grant, 2, first=1)
         again, = self.master.grants()
@@ -237,7 +239,7 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual([type(effect) for effect in self.master.done(again)], [s.Deliver, s.Forget, s.Finish])
 
     def test_stop_on_error_hands_out_nothing_more_and_lets_end_what_runs(self):
-        first, second = self.start(10, s.DEFAULTS._replace(chunksize=3, stop_on_error=True), slots=2)
+        first, second = self.start(10, DEFAULTS._replace(chunksize=3, stop_on_error=True), slots=2)
         effects = self.master.failed(first)
         self.assertIsInstance(effects[0], s.DeliverFailure)
         self.assertEqual(set(only(s.Revoke, effects)), {s.Revoke("a", g.attempt, False) for g in (first, second)})
@@ -256,7 +258,7 @@ class OutcomesTest(SchedulerTest):
             self.assertEqual(only(s.Finish, end()), [s.Finish(JOB, None)])
 
     def test_poison_with_stop_on_error_stops(self):
-        options = s.DEFAULTS._replace(chunksize=1, attempts_max=1, stop_on_error=True)
+        options = DEFAULTS._replace(chunksize=1, attempts_max=1, stop_on_error=True)
         grant, = self.start(5, options)
         self.assertEqual([type(effect) for effect in self.master.died(grant)], [s.DeliverPoison, s.Forget, s.Finish])
 
@@ -291,7 +293,7 @@ class DeathTest(SchedulerTest):
         for attempts_max in (1, 2, 3, 5):
             for total, poison in ((1, 0), (10, 0), (10, 4), (10, 9)):
                 self.master = Master()
-                options = s.DEFAULTS._replace(chunksize=total, attempts_max=attempts_max)
+                options = DEFAULTS._replace(chunksize=total, attempts_max=attempts_max)
                 executions, outcomes = self.run_to_the_end(self.start(total, options), {poison})
                 self.assertEqual(list(outcomes), [poison])
                 self.assertEqual(len(outcomes[poison]), attempts_max)
@@ -299,13 +301,13 @@ class DeathTest(SchedulerTest):
                 self.assertLessEqual(max(executions.values()), attempts_max)
 
     def test_each_of_several_poison_tasks_in_a_chunk_gets_its_own_deaths(self):
-        options = s.DEFAULTS._replace(chunksize=12)
+        options = DEFAULTS._replace(chunksize=12)
         executions, outcomes = self.run_to_the_end(self.start(12, options), {2, 3, 11})
         self.assertEqual(sorted(outcomes), [2, 3, 11])
         self.assertEqual([executions[index] for index in (2, 3, 11)], [3, 3, 3])
 
     def test_after_a_chunk_died_it_runs_again_carefully_and_blames_the_one_that_ran(self):
-        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4))
+        grant, = self.start(4, DEFAULTS._replace(chunksize=4))
         self.assertFalse(grant.careful)
         self.assertEqual(self.master.died(grant), [])
         again, = self.master.grants()
@@ -317,7 +319,7 @@ class DeathTest(SchedulerTest):
         self.assertEqual((spans([rest]), rest.careful), ([(3, 4)], False))
 
     def test_attempts_max_1_is_careful_from_the_start_and_runs_nothing_twice(self):
-        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4, attempts_max=1))
+        grant, = self.start(4, DEFAULTS._replace(chunksize=4, attempts_max=1))
         self.assertTrue(grant.careful)
         self.master.done(grant, 1)
         self.assertEqual([type(effect) for effect in self.master.died(grant, 1)], [s.DeliverPoison])
@@ -327,7 +329,7 @@ class DeathTest(SchedulerTest):
     def test_one_death_of_a_piece_that_was_cut_is_held_against_one_task(self):
         # Chunk [0, 4) dies and is cut; both parts know of the one death.
         master = self.master
-        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4, attempts_max=2))
+        grant, = self.start(4, DEFAULTS._replace(chunksize=4, attempts_max=2))
         master.died(grant)
         self.take_by_two()
         first, = master.grants()
@@ -339,7 +341,7 @@ class DeathTest(SchedulerTest):
         self.assertEqual(only(s.DeliverPoison, master.died(second)), [])
 
     def test_the_rest_of_a_careful_piece_stays_suspected(self):
-        grant, = self.start(4, s.DEFAULTS._replace(chunksize=4))
+        grant, = self.start(4, DEFAULTS._replace(chunksize=4))
         self.master.died(grant)
         again, = self.master.grants()
         self.master.released(again, 1)
@@ -348,7 +350,7 @@ class DeathTest(SchedulerTest):
         self.assertEqual((spans([rest]), rest.careful), ([(1, 4)], True))
 
     def test_a_death_on_a_task_another_node_has_delivered_blames_nobody(self):
-        grant, = self.start(2, s.DEFAULTS._replace(chunksize=2, attempts_max=1))
+        grant, = self.start(2, DEFAULTS._replace(chunksize=2, attempts_max=1))
         self.master.lose("a")
         self.master.join("b")
         copy, = self.master.grants()
@@ -444,7 +446,7 @@ class LossTest(SchedulerTest):
         self.assertEqual([grant.first for grant in granted], [98])
 
     def test_a_former_masters_careful_attempt_that_dies_is_blamed_at_once(self):
-        self.master.submit(1, s.DEFAULTS._replace(attempts_max=1))
+        self.master.submit(1, DEFAULTS._replace(attempts_max=1))
         self.master.do(s.JobResumed(JOB, [], [(77, 0, 1)]))
         self.master.join("a", held=[77])
         poison, _, finish = self.master.say(s.AttemptDied, "a", 77, 0, {"exit": "signal 9"})
@@ -490,7 +492,7 @@ class LossTest(SchedulerTest):
         self.assertEqual(self.master.grants(), [])
 
     def test_results_beyond_a_piece_that_was_cut_are_run_again(self):
-        grant, = self.start(10, s.DEFAULTS._replace(chunksize=10))
+        grant, = self.start(10, DEFAULTS._replace(chunksize=10))
         self.master.lose("a")
         self.take_by_two()
         self.master.join("b")
@@ -502,7 +504,7 @@ class LossTest(SchedulerTest):
         self.assertEqual(spans(self.master.grants()), [(2, 4), (4, 6), (6, 8)])
 
     def test_what_is_given_back_by_one_of_two_holders_is_not_lost(self):
-        grant, = self.start(10, s.DEFAULTS._replace(chunksize=10))
+        grant, = self.start(10, DEFAULTS._replace(chunksize=10))
         self.master.lose("a")
         self.master.join("b")
         self.master.grants()
@@ -561,7 +563,7 @@ class LossTest(SchedulerTest):
 
 class LeavingTest(SchedulerTest):
     def test_a_draining_node_gives_back_what_has_not_begun_and_gets_no_more(self):
-        first, second = self.start(4, s.DEFAULTS._replace(chunksize=2), slots=2)
+        first, second = self.start(4, DEFAULTS._replace(chunksize=2), slots=2)
         effects = self.master.say(s.NodeDraining, "a")
         self.assertEqual(effects, [s.Revoke("a", first.attempt, False), s.Revoke("a", second.attempt, False)])
         self.master.released(first, 1)
@@ -619,7 +621,7 @@ class LeavingTest(SchedulerTest):
 class ChunkSizeTest(SchedulerTest):
     def chunks(self, total, seconds, slots=1, size=1):
         """Counts of the chunks one node gets, each task taking that long."""
-        grants, counts = self.start(total, s.DEFAULTS, slots), []
+        grants, counts = self.start(total, DEFAULTS, slots), []
         while grants:
             counts.append(grants[0].count)
             self.master.done(grants[0], seconds=seconds * grants[0].count, size=size * grants[0].count)
@@ -630,8 +632,8 @@ class ChunkSizeTest(SchedulerTest):
     def test_chunks_begin_at_one_and_grow_fast_to_their_aim(self):
         counts = self.chunks(10 ** 6, 1e-5)
         self.assertEqual(counts[0], 1)
-        self.assertEqual(counts[1:3], [s.CHUNK_GROWTH] * 2)  # the idle slot's and the prefetched one
-        aim = int(round(s.CHUNK_SECONDS / 1e-5))
+        self.assertEqual(counts[1:3], [policy.CHUNK_GROWTH] * 2)  # the idle slot's and the prefetched one
+        aim = int(round(policy.CHUNK_SECONDS / 1e-5))
         self.assertTrue(all(abs(count - aim) < aim * 0.01 for count in counts[8:50]), counts[:50])
 
     def test_chunks_shrink_towards_the_end(self):
@@ -640,7 +642,7 @@ class ChunkSizeTest(SchedulerTest):
         self.assertLess(max(counts), 20000 // 4 + 1)
 
     def test_long_tasks_go_one_by_one_and_are_not_prefetched(self):
-        grants = self.start(100, s.DEFAULTS, slots=2)
+        grants = self.start(100, DEFAULTS, slots=2)
         for _ in range(5):
             for grant in grants:
                 self.assertEqual(grant.count, 1)
@@ -649,18 +651,18 @@ class ChunkSizeTest(SchedulerTest):
             self.assertEqual(len(grants), 2)
 
     def test_short_tasks_are_prefetched_up_to_the_credit(self):
-        grants = self.start(10 ** 6, s.DEFAULTS, slots=2)
+        grants = self.start(10 ** 6, DEFAULTS, slots=2)
         for grant in grants:
             self.master.done(grant, seconds=1e-4)
         self.assertEqual(len(self.master.grants()), 4)
         self.assertEqual(self.master.grants(), [])
 
     def test_chunks_are_bounded_by_bytes(self):
-        counts = self.chunks(2000, 1e-6, size=s.CHUNK_BYTES // 10)
+        counts = self.chunks(2000, 1e-6, size=policy.CHUNK_BYTES // 10)
         self.assertLessEqual(max(counts), 10)
 
     def test_each_node_has_its_own_speed(self):
-        fast, slow = self.start(10 ** 6, s.DEFAULTS, nodes=("fast", "slow"))
+        fast, slow = self.start(10 ** 6, DEFAULTS, nodes=("fast", "slow"))
         for _ in range(20):
             self.master.done(fast, seconds=1e-5 * fast.count)
             self.master.done(slow, seconds=1e-3 * slow.count)
@@ -673,7 +675,7 @@ class ChunkSizeTest(SchedulerTest):
 
     def test_chunksize_by_hand(self):
         counts = []
-        grants = self.start(10, s.DEFAULTS._replace(chunksize=4))
+        grants = self.start(10, DEFAULTS._replace(chunksize=4))
         while grants:
             counts.append(grants[0].count)
             self.master.done(grants.pop(0), seconds=1e-6)
@@ -683,11 +685,11 @@ class ChunkSizeTest(SchedulerTest):
 
 class TakeBackTest(SchedulerTest):
     def test_unstarted_tasks_are_taken_back_for_an_idle_node(self):
-        grant, = self.start(8, s.DEFAULTS._replace(chunksize=8))
+        grant, = self.start(8, DEFAULTS._replace(chunksize=8))
         self.master.join("b")
         self.assertEqual(self.master.tick(), [])  # too young
-        self.assertAlmostEqual(self.master.brain.deadline(), self.master.now + s.TAKE_BACK_SECONDS)
-        effects = self.master.tick(s.TAKE_BACK_SECONDS)
+        self.assertAlmostEqual(self.master.brain.deadline(), self.master.now + policy.TAKE_BACK_SECONDS)
+        effects = self.master.tick(policy.TAKE_BACK_SECONDS)
         self.assertEqual(effects, [s.Revoke("a", grant.attempt, False)])
         self.assertEqual(self.master.tick(1.0), [])  # once
         self.master.released(grant, 2)
@@ -696,7 +698,7 @@ class TakeBackTest(SchedulerTest):
         self.assertEqual(len(only(s.Deliver, self.master.done(grant, 2))), 1)
 
     def test_a_request_lost_with_the_connection_is_made_again(self):
-        grant, = self.start(8, s.DEFAULTS._replace(chunksize=8))
+        grant, = self.start(8, DEFAULTS._replace(chunksize=8))
         self.master.join("b")
         self.assertEqual(len(only(s.Revoke, self.master.tick(1.0))), 1)
         self.master.say(s.NodeDisconnected, "a")
@@ -709,7 +711,7 @@ class TakeBackTest(SchedulerTest):
         self.assertEqual(self.master.tick(1.0), [])
 
     def test_nothing_is_taken_back_for_a_node_that_cannot_run_it(self):
-        first, second = self.start(16, s.DEFAULTS._replace(chunksize=8), nodes=("a", "b"))
+        first, second = self.start(16, DEFAULTS._replace(chunksize=8), nodes=("a", "b"))
         self.master.unfit(second)
         self.master.done(first, 1, seconds=0.2)
         self.master.tick(1.0)
@@ -780,7 +782,7 @@ class CopiesTest(SchedulerTest):
             grants = self.master.grants(1.0)
         (last,) = grants
         self.assertEqual(self.master.grants(1.0), [])
-        due = self.master.now - 1.0 + s.COPY_FACTOR
+        due = self.master.now - 1.0 + policy.COPY_FACTOR
         self.assertAlmostEqual(self.master.brain.deadline(), due)
         copy, = self.master.grants(due - self.master.now)
         self.assertEqual(spans([copy]), spans([last]))
@@ -835,7 +837,7 @@ class CopiesTest(SchedulerTest):
         self.assertEqual(self.master.grants(3.0), [])  # 4 of 40: no more, whatever becomes of them
 
     def test_an_unstarted_chunk_is_taken_back_and_not_copied(self):
-        options = s.DEFAULTS._replace(chunksize=4, idempotent=True)
+        options = DEFAULTS._replace(chunksize=4, idempotent=True)
         slow, fast = self.start(8, options, nodes=("a", "b"))
         effects = self.master.done(fast, seconds=0.4)
         effects = self.master.tick(1.0)
@@ -845,7 +847,7 @@ class CopiesTest(SchedulerTest):
         self.assertEqual(spans([rest]), [(1, 4)])
 
     def test_what_a_stuck_node_does_not_give_back_is_copied(self):
-        options = s.DEFAULTS._replace(chunksize=4, idempotent=True)
+        options = DEFAULTS._replace(chunksize=4, idempotent=True)
         slow, fast = self.start(80, options, nodes=("a", "b"))
         for _ in range(19):
             self.master.now += 0.8
