@@ -524,7 +524,7 @@ class Agent(Storied):
             del self._held[attempt]
         for slot in self._slots:
             if slot.state == RUNNING:
-                slot.kill_at, slot.timeout_at, slot.last = self._now, None, True
+                slot.kill_at, slot.timeout_at, slot.last = self._now + KILL_SECONDS, None, True
                 self._do(KillChild(slot.number))
         self._over = set(self._definitions)
         self._forget_what_is_over()

@@ -925,14 +925,18 @@ class Node(object):
             self.world.fail("node %d answers with a file that it has dropped: %r" % (self.number, message.info))
         child = self.children.get(effect.slot)
         if child is not None and child.alive:
-            child.hear(effect.message)
+            child.hear(message)
+        elif child is not None and type(message) is protocol.Grant:
+            child.grant = message
 
     def kill_child(self, effect):
         # type: (agent.KillChild) -> None
         child = self.children.get(effect.slot)
         if child is not None:
-            if not child.alive and child.grant is not None and child.job.timeout is not None:
-                child.job.raised[child.first] += 1  # it is dead already, and its node has not noticed
+            if not child.alive and child.grant is not None:  # it is dead already, and its node has not noticed
+                job = self.world.by_id[child.grant.job]
+                if job.timeout is not None:
+                    job.raised[child.grant.first] += 1
             child.die("killed by its node")
 
 

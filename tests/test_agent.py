@@ -172,6 +172,7 @@ class LinkTest(AgentTest):
         effects = node.tick(a.ALONE_SECONDS)
         self.assertEqual(only(a.KillChild, effects), [a.KillChild(0)])
         self.assertEqual(len(only(a.Warn, effects)), 1)
+        self.assertGreater(node.brain.deadline(), node.now)
         # Connected again before the process is gone: nothing will come of what it ran.
         self.assertEqual(said(node.do(a.LinkUp()))[0].info["held"], [])
         self.assertEqual(said(node.master(p.Joined({})) + node.exit()), [])
