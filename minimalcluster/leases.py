@@ -16,7 +16,7 @@ DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=Fals
 class Piece(object):
     """Consecutive tasks [lo, hi) of a job that share a fate."""
 
-    __slots__ = ("attempts", "copied", "deaths", "hi", "job", "leases", "lo", "queued")
+    __slots__ = ("attempts", "copied", "cut", "deaths", "hi", "job", "leases", "lo", "queued")
 
     def __init__(self, job, lo, hi, deaths=None):
         # type: (Job, int, int, list | None) -> None
@@ -26,6 +26,7 @@ class Piece(object):
         self.deaths = [] if deaths is None else deaths  # type: list
         self.queued = False
         self.copied = False  # had its second copy; there is no third
+        self.cut = False  # one of its attempts may have been granted more, and go on beyond its end
         self.leases = {}  # type: dict # attempt -> Lease, live
         # Every attempt that may still deliver, and whether it is careful: a result is sent after each task,
         # so that a death blames the one that was running.

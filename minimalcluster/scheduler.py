@@ -186,7 +186,7 @@ class Scheduler(Storied):
             for lo, hi in gaps:
                 if lo < end and first < hi and attempt not in self._attempts:
                     piece = Piece(job, max(lo, first), min(hi, end))
-                    piece.attempts[attempt] = careful
+                    piece.attempts[attempt], piece.cut = careful, piece.hi < end
                     self._attempts[attempt] = piece
                     job.awaited[piece] = self._now + ADOPT_SECONDS
                     gaps = gaps_between([(piece.lo, piece.hi)], job.total, gaps)
@@ -504,7 +504,7 @@ class Scheduler(Storied):
             self._attempts.pop(attempt, None)
         for _, lease in sorted(piece.leases.items()):
             self._end_lease(lease)
-            if len(piece.attempts) > 1:  # a copy may still run somewhere; who has finished ignores this
+            if piece.cut or len(piece.attempts) > 1:  # it may go on there; who has finished ignores this
                 self._do(Revoke(lease.node.id, lease.attempt, True))
 
     def _attempt_sized(self, node, event):
@@ -533,6 +533,7 @@ class Scheduler(Storied):
             if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
                 rest = Piece(piece.job, first, piece.hi, piece.deaths)
             piece.hi = first
+            piece.cut = piece.cut or len(piece.attempts) > 1
         if piece.lo == piece.hi:
             self._retire(piece)
         if rest is not None:
@@ -726,6 +727,7 @@ class Scheduler(Storied):
         if piece.size > size:
             self._queue(Piece(job, piece.lo + size, piece.hi, piece.deaths))
             piece.hi = piece.lo + size
+            piece.cut = piece.cut or bool(piece.attempts)
         return piece
 
     def _take_back(self):

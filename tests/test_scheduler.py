@@ -514,6 +514,16 @@ class LossTest(SchedulerTest):
         rest, = self.master.grants()
         self.assertEqual(spans([rest]), [(4, 10)])
 
+    def test_who_was_granted_more_than_is_left_of_a_piece_is_stopped_at_its_end(self):
+        grant, = self.start(10, DEFAULTS._replace(chunksize=10))
+        self.master.lose("a")
+        self.master.join("b")
+        again, = self.master.grants()
+        self.master.join("a", held=[grant.attempt])
+        self.master.released(again, 4)
+        self.master.died(again)  # now a alone has the rest of it, and knows of no end but 10
+        self.assertIn(s.Revoke("a", grant.attempt, True), self.master.done(grant, 4))
+
     def test_a_node_that_rejoins_is_relieved_of_what_is_not_its_any_more(self):
         grant, = self.start(1)
         effects = self.master.join("a", held=[grant.attempt, 12345])
