@@ -436,8 +436,9 @@ class Scheduler(Storied):
         if self._gives_way(node, event, piece, retried):
             return
         if retried:
+            deaths = piece.deaths if piece.size == 1 else None  # of more tasks, this one is not the suspect
             self._advance(piece, index + 1, delivered=False)
-            self._queue(Piece(job, index, index + 1))
+            self._queue(Piece(job, index, index + 1, deaths))
             return
         job.failures.pop(index, None)
         node.tasks_done += 1

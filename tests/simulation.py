@@ -1718,7 +1718,7 @@ class World(object):
         losses = sum(count for name, count in self.faults.items() if name in LOSSES)
         for index, executions in enumerate(job.executions):
             if index in job.poison:
-                most = job.attempts_max
+                most = job.attempts_max + (job.retries if job.may_be_late(self, index) else 0)
             else:  # a poison task takes others with it: those before it in its chunk, or in its chunk's rest
                 tries = 99 if job.may_be_late(self, index) else job.raises.get(index, 0)
                 most = 1 + min(job.retries, tries) + 2 * len(job.poison)

@@ -238,6 +238,15 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(spans([again]), [(0, 1)])
         self.assertEqual([type(effect) for effect in self.master.done(again)], [s.Deliver, s.Forget, s.Finish])
 
+    def test_a_retry_does_not_clear_a_task_of_its_deaths(self):
+        grant, = self.start(1, ONE._replace(retries=1, attempts_max=2))
+        self.master.died(grant)
+        grant, = self.master.grants()
+        self.master.failed(grant)
+        grant, = self.master.grants()
+        self.assertTrue(grant.careful)
+        self.assertEqual(len(only(s.DeliverPoison, self.master.died(grant))), 1)
+
     def test_stop_on_error_hands_out_nothing_more_and_lets_end_what_runs(self):
         first, second = self.start(10, DEFAULTS._replace(chunksize=3, stop_on_error=True), slots=2)
         effects = self.master.failed(first)
