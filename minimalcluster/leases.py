@@ -16,7 +16,7 @@ DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=Fals
 class Piece(object):
     """Consecutive tasks [lo, hi) of a job that share a fate."""
 
-    __slots__ = ("attempts", "copied", "cut", "deaths", "hi", "job", "leases", "lo", "queued")
+    __slots__ = ("apart", "attempts", "copied", "cut", "deaths", "hi", "job", "leases", "lo", "queue")
 
     def __init__(self, job, lo, hi, deaths=None):
         # type: (Job, int, int, list | None) -> None
@@ -24,7 +24,8 @@ class Piece(object):
         # Deaths that one of these tasks is suspected of. Pieces cut from one share the list: the first
         # task that is caught takes it all, and the others are cleared.
         self.deaths = [] if deaths is None else deaths  # type: list
-        self.queued = False
+        self.queue = None  # type: deque | None # of its job's, the one it waits in
+        self.apart = False  # nothing runs beside it
         self.copied = False  # had its second copy; there is no third
         self.cut = False  # one of its attempts may have been granted more, and go on beyond its end
         self.leases = {}  # type: dict # attempt -> Lease, live
@@ -36,6 +37,25 @@ class Piece(object):
     def size(self):
         # type: () -> int
         return self.hi - self.lo
+
+    @property
+    def queued(self):
+        # type: () -> bool
+        return self.queue is not None
+
+    def enqueue(self):
+        # type: () -> None
+        """To be handed out next; a task that was killed, perhaps for want of memory, where nothing else runs."""
+        self.apart = self.size == 1 and any(death.info.get("memory") for death in self.deaths)
+        self.queue = self.job.apart if self.apart else self.job.pieces
+        self.queue.appendleft(self)
+        self.job.queued += self.size
+
+    def dequeue(self):
+        # type: () -> None
+        self.queue.remove(self)  # type: ignore[union-attr]
+        self.queue = None
+        self.job.queued -= self.size
 
 
 class Lease(object):
@@ -74,8 +94,8 @@ class Speed(object):
 
 class Node(object):
     __slots__ = (
-        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "session",
-        "slots", "speeds", "starting", "tasks_done", "trouble",
+        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "reserved",
+        "session", "slots", "speeds", "starting", "tasks_done", "trouble",
     )  # fmt: skip
 
     def __init__(self, node_id, session, slots, name, now):
@@ -85,6 +105,7 @@ class Node(object):
         self.gone_at = None  # type: float | None
         self.connected, self.draining = True, False
         self.leases = OrderedDict()  # type: OrderedDict # attempt -> Lease
+        self.reserved = None  # type: Piece | None # an apart one: nothing else is handed out here
         self.jobs = set()  # type: set # defined there in this session
         self.speeds = {}  # type: dict # job id -> Speed
         self.starting, self.trouble = 0, ""  # its worker processes that are not there yet, and why not
@@ -96,12 +117,17 @@ class Node(object):
         # type: () -> bool
         return self.connected and not self.draining
 
+    @property
+    def idle(self):
+        # type: () -> bool
+        return self.serving and self.reserved is None and len(self.leases) < self.slots
+
 
 class Job(object):
     __slots__ = (
-        "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at", "failed",
-        "failures", "fit", "hopeless", "id", "leased", "measured", "moved_at", "nodes", "options", "paused", "pieces",
-        "queued", "said", "stopped", "total", "unfit",
+        "apart", "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at",
+        "failed", "failures", "fit", "hopeless", "id", "leased", "measured", "moved_at", "nodes", "options", "paused",
+        "pieces", "queued", "said", "stopped", "total", "unfit",
     )  # fmt: skip
 
     def __init__(self, job_id, total, options, now):
@@ -116,6 +142,7 @@ class Job(object):
         self.cursor = 0
         self.awaited = OrderedDict()  # type: OrderedDict # pieces of a former master's attempts -> until when
         self.pieces = deque()  # type: deque # queued pieces, before the cursor's turn
+        self.apart = deque()  # type: deque # queued pieces that run where nothing else does
         self.queued = self.total  # tasks waiting for a grant
         self.leased = 0  # live leases
         self.copied = 0  # tasks that were given a second copy
@@ -138,7 +165,7 @@ class Job(object):
     @property
     def ready(self):
         # type: () -> bool
-        return self.queued > 0 and not self.paused
+        return self.queued > len(self.apart) and not self.paused
 
 
 def gaps_between(spans, total, within=None):

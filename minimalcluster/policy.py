@@ -56,6 +56,29 @@ def is_worth_prefetching(node, job):
     return speed is not None and speed.seconds is not None and speed.seconds <= PREFETCH_TASK_SECONDS
 
 
+# -- tasks that run apart -------------------------------------------------------------------------
+
+
+def to_reserve(piece, nodes):
+    # type: (leases.Piece, list) -> leases.Node | None
+    """The node that will have this piece alone, if none has it yet. Half of the nodes stay for other work."""
+    serving = [node for node in nodes if node.serving]
+    reserved = [node.reserved for node in nodes if node.reserved is not None]
+    if piece in reserved or len(reserved) >= max(1, len(serving) // 2):
+        return None
+    fit = [node for node in serving if node.reserved is None and node.id not in piece.job.unfit]
+    return min(fit, key=lambda node: len(node.leases)) if fit else None
+
+
+def stays_reserved(node, piece):
+    # type: (leases.Node, leases.Piece) -> bool
+    """Does the piece run there, or will it?"""
+    job = piece.job
+    if any(lease.node is node for lease in piece.leases.values()):
+        return True
+    return piece.queued and node.serving and node.id not in job.unfit and not (job.paused or job.stopped)
+
+
 # -- taking back ----------------------------------------------------------------------------------
 
 
@@ -167,7 +190,7 @@ def _copy_seconds_each(node, job, nodes):
 
 def _idle(nodes):
     # type: (list) -> list
-    return [node for node in nodes if node.serving and len(node.leases) < node.slots]
+    return [node for node in nodes if node.idle]
 
 
 def _seconds_each(lease):

@@ -20,7 +20,7 @@ Rules:
   results count. Whoever is first wins; the others are revoked.
 * A task that raises has an outcome. Only a task that was running when its worker process died is
   suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison. Deaths by a SIGKILL that
-  is not ours (the system was out of memory, perhaps) are counted apart from the others.
+  is not ours (the system was out of memory, perhaps) are counted apart, and the task is reserved a node of its own.
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
   dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
@@ -195,7 +195,7 @@ class Scheduler(Storied):
                 newest.attempts[attempt] = careful
                 self._attempts[attempt] = newest
         for lo, hi in reversed(gaps):
-            self._queue(Piece(job, lo, hi))
+            Piece(job, lo, hi).enqueue()
         self._tell("job", job.id, "resumed", job.delivered)
         self._finish_if_done(job)
 
@@ -249,7 +249,7 @@ class Scheduler(Storied):
         job.failures.pop(task, None)
         for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
             if lo < hi:
-                self._queue(Piece(job, lo, hi, piece.deaths))
+                Piece(job, lo, hi, piece.deaths).enqueue()
         self._finish_if_done(job)
 
     def _piece_with(self, job, task):
@@ -260,7 +260,7 @@ class Scheduler(Storied):
             job.queued -= piece.size
             job.cursor = piece.hi
             return piece
-        for piece in list(job.pieces) + list(self._attempts.values()):
+        for piece in list(job.pieces) + list(job.apart) + list(self._attempts.values()):
             if piece.job is job and piece.lo <= task < piece.hi:
                 return piece
         return None
@@ -272,6 +272,7 @@ class Scheduler(Storied):
             job.stopped = True
             self._tell("job", job.id, "stopped", kill)
         job.pieces.clear()
+        job.apart.clear()
         job.awaited.clear()
         job.queued = 0
         for node in self._nodes.values():
@@ -339,7 +340,7 @@ class Scheduler(Storied):
                 continue
             if attempt not in node.leases:
                 if piece.queued:
-                    self._unqueue(piece)
+                    piece.dequeue()
                 piece.job.awaited.pop(piece, None)
                 self._begin_lease(attempt, piece, node)
             node.leases[attempt].revoked = False  # that request may have been lost with the connection
@@ -438,7 +439,7 @@ class Scheduler(Storied):
         if retried:
             deaths = piece.deaths if piece.size == 1 else None  # of more tasks, this one is not the suspect
             self._advance(piece, index + 1, delivered=False)
-            self._queue(Piece(job, index, index + 1, deaths))
+            Piece(job, index, index + 1, deaths).enqueue()
             return
         job.failures.pop(index, None)
         node.tasks_done += 1
@@ -499,7 +500,7 @@ class Scheduler(Storied):
         # type: (Piece) -> None
         """Nothing is left to run of it: end its leases, fence its attempts."""
         if piece.queued:
-            self._unqueue(piece)
+            piece.dequeue()
         piece.job.awaited.pop(piece, None)
         for attempt in piece.attempts:
             self._attempts.pop(attempt, None)
@@ -538,7 +539,7 @@ class Scheduler(Storied):
         if piece.lo == piece.hi:
             self._retire(piece)
         if rest is not None:
-            self._queue(rest)
+            rest.enqueue()
         self._finish_if_done(piece.job)
 
     def _attempt_died(self, node, event):
@@ -559,19 +560,19 @@ class Scheduler(Storied):
         job, lo, hi = piece.job, piece.lo, piece.hi
         self._retire(piece)
         if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
-            self._queue(Piece(job, lo, hi, piece.deaths))
+            Piece(job, lo, hi, piece.deaths).enqueue()
             return
         deaths = piece.deaths + [Death(node.name, event.info)]
         if not careful:
             # One of these tasks did it. They run again, one result at a time, to see which.
-            self._queue(Piece(job, lo, hi, deaths))
+            Piece(job, lo, hi, deaths).enqueue()
             return
         del piece.deaths[:]
         if hi - lo > 1:
-            self._queue(Piece(job, lo + 1, hi))
+            Piece(job, lo + 1, hi).enqueue()
         short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
         if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
-            self._queue(Piece(job, lo, lo + 1, deaths))
+            Piece(job, lo, lo + 1, deaths).enqueue()
             return
         self._do(DeliverPoison(job.id, lo, tuple(deaths)))
         job.delivered += 1
@@ -605,6 +606,8 @@ class Scheduler(Storied):
         # type: (int, Piece, Node) -> None
         node.leases[attempt] = piece.leases[attempt] = Lease(attempt, piece, node, self._now)
         piece.job.leased += 1
+        if piece.apart:
+            node.reserved = piece
 
     def _end_lease(self, lease):
         # type: (Lease) -> None
@@ -625,7 +628,7 @@ class Scheduler(Storied):
         self._end_lease(lease)
         self.requeued += 1
         if not piece.leases and not piece.job.stopped:
-            self._queue(piece)
+            piece.enqueue()
         self._abandon_if_stopped(piece)
 
     def _abandon_if_stopped(self, piece):
@@ -633,18 +636,6 @@ class Scheduler(Storied):
         if piece.job.stopped and not piece.leases:
             self._retire(piece)
             self._finish_if_done(piece.job)
-
-    def _queue(self, piece):
-        # type: (Piece) -> None
-        piece.queued = True
-        piece.job.pieces.appendleft(piece)
-        piece.job.queued += piece.size
-
-    def _unqueue(self, piece):
-        # type: (Piece) -> None
-        piece.queued = False
-        piece.job.pieces.remove(piece)
-        piece.job.queued -= piece.size
 
     # -- handing out ------------------------------------------------------------------------------
 
@@ -654,7 +645,8 @@ class Scheduler(Storied):
         for job in self._jobs.values():
             for piece in [piece for piece, until in job.awaited.items() if self._now >= until]:
                 del job.awaited[piece]
-                self._queue(piece)
+                piece.enqueue()
+        self._grant_apart()
         self._grant_all()
         self._take_back()
         self._copy_stragglers()
@@ -669,13 +661,32 @@ class Scheduler(Storied):
             elif node.gone_at is not None and self._now >= node.gone_at:
                 self._remove(node, "lost")
 
+    def _grant_apart(self):
+        # type: () -> None
+        """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
+        nodes = list(self._nodes.values())
+        for node in nodes:
+            if node.reserved is not None and not policy.stays_reserved(node, node.reserved):
+                node.reserved = None
+        waiting = [piece for job in self._jobs.values() if not job.paused for piece in job.apart]
+        for piece in waiting:
+            chosen = policy.to_reserve(piece, nodes)
+            if chosen is not None:
+                chosen.reserved = piece
+                for lease in chosen.leases.values():
+                    self._ask_back(lease)
+        for node in nodes:
+            if node.reserved in waiting and not node.leases:
+                node.reserved.dequeue()
+                self._lease_out(node.reserved, node)
+
     def _grant_all(self):
         # type: () -> None
         """First one chunk for every idle slot, in turn; then the prefetch."""
         for prefetch in (False, True):
             if not any(job.ready for job in self._jobs.values()):
                 return
-            hungry = deque(node for node in self._nodes.values() if node.serving)
+            hungry = deque(node for node in self._nodes.values() if node.serving and node.reserved is None)
             while hungry:
                 node = hungry.popleft()
                 if len(node.leases) >= node.slots * (2 if prefetch else 1):
@@ -724,9 +735,9 @@ class Scheduler(Storied):
             job.queued -= piece.size
             return piece
         piece = job.pieces[0]
-        self._unqueue(piece)
+        piece.dequeue()
         if piece.size > size:
-            self._queue(Piece(job, piece.lo + size, piece.hi, piece.deaths))
+            Piece(job, piece.lo + size, piece.hi, piece.deaths).enqueue()
             piece.hi = piece.lo + size
             piece.cut = piece.cut or bool(piece.attempts)
         return piece
@@ -739,8 +750,13 @@ class Scheduler(Storied):
             return
         leases, self._take_back_at = policy.to_take_back(list(self._nodes.values()), self._now)
         for lease in leases:
-            lease.revoked, lease.settled_at = True, self._now + ANSWER_SECONDS
-            self._do(Revoke(lease.node.id, lease.attempt, False))
+            self._ask_back(lease)
+
+    def _ask_back(self, lease):
+        # type: (Lease) -> None
+        """What has not been started of it."""
+        lease.revoked, lease.settled_at = True, self._now + ANSWER_SECONDS
+        self._do(Revoke(lease.node.id, lease.attempt, False))
 
     def _copy_stragglers(self):
         # type: () -> None
@@ -838,7 +854,8 @@ class Scheduler(Storied):
         # type: (Job) -> None
         if job.finished:
             self._broken("job %d is finished and still here" % job.id, job.id)
-        queued = sum(piece.size for piece in job.pieces) + (0 if job.stopped else job.total - job.cursor)
+        waiting = list(job.pieces) + list(job.apart)
+        queued = sum(piece.size for piece in waiting) + (0 if job.stopped else job.total - job.cursor)
         if queued != job.queued:
             self._broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)
         leases = [lease for node in self._nodes.values() for lease in node.leases.values() if lease.piece.job is job]
@@ -855,5 +872,5 @@ class Scheduler(Storied):
         copied = sum(piece.size for piece in pieces if piece.copied)
         if not copied <= job.copied <= (policy.copies_max(job) if job.options.idempotent else 0):
             self._broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)
-        if any(piece.queued and piece.leases for piece in job.pieces):
+        if any(piece.leases for piece in waiting):
             self._broken("job %d has a piece both queued and leased" % job.id, job.id)

@@ -5,6 +5,7 @@
     no node can take its tasks        none is connected, all are leaving, none can run them
     a former master's nodes           may come back with what they run
     who has its tasks is in trouble   silent, cannot start worker processes, is starting them
+    it was killed for its memory      perhaps; now it waits for a node of its own
     others have all worker processes
     its tasks run                     for long
 """
@@ -21,7 +22,7 @@ NAMES_MAX = 5
 
 #: Kinds of waiting.
 NODES, FORMER, SILENT, STARTING = "nodes", "former", "silent", "starting"
-BUSY, RUNNING, IDLE = "busy", "running", "idle"
+APART, BUSY, RUNNING, IDLE = "apart", "busy", "running", "idle"
 
 #: kind: one of those above. text: for people. since: the moment it began.
 Wait = namedtuple("Wait", "kind text since")
@@ -77,7 +78,7 @@ def wait_of(job, nodes, now, lost_seconds):
     found = None
     if job.paused:  # whoever paused it knows why
         return None
-    for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_busy, _for_running):
+    for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_apart, _for_busy, _for_running):
         found = found or look(job, nodes, now, lost_seconds)
     return found
 
@@ -132,6 +133,14 @@ def _for_starting(job, nodes, now, lost_seconds):
     else:
         text = "worker processes are still starting on %s" % _listed([node.name for node in having])
     return Wait(STARTING, text, job.moved_at)
+
+
+def _for_apart(job, nodes, now, lost_seconds):
+    # type: (leases.Job, list, float, float) -> Wait | None
+    if not job.apart or job.leased or job.queued > len(job.apart):
+        return None
+    text = "%d tasks that were killed, perhaps for want of memory, wait for a node that does nothing else"
+    return Wait(APART, text % len(job.apart), job.moved_at)
 
 
 def _for_busy(job, nodes, now, lost_seconds):

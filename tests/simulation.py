@@ -607,6 +607,9 @@ class Master(object):
         node = self.scheduler._nodes[effect.node]
         if len(node.leases) > 2 * node.slots:
             world.fail("a grant to a node that has no credit: %r" % (effect,))
+        piece = node.leases[effect.attempt].piece
+        if piece.apart and len(node.leases) > 1 or node.reserved not in (None, piece):
+            world.fail("a grant beside a task that runs apart: %r" % (effect,))
         if job.journal is not None:
             job.journal.grant(effect.attempt, effect.first, effect.count)
         self.send(
@@ -677,8 +680,9 @@ class Master(object):
         # The first may be that of a whole chunk: one of its tasks did it. All others must be exact, except
         # that a process which was dead already when it was given the task cannot be told from one it killed.
         exact = [death for death in (deaths if job.attempts_max == 1 else deaths[1:]) if death["running"] is not None]
+        killed = sum("memory" in death for death in deaths)
         if (
-            len(deaths) != job.attempts_max
+            max(killed, len(deaths) - killed) != job.attempts_max
             or len(set(death["death"] for death in deaths)) != len(deaths)
             or any(death["running"] != [job.number, effect.first] for death in exact)
             or any(death["running"] is not None and death["running"][0] != job.number for death in deaths)
@@ -984,6 +988,8 @@ class Child(object):
             if self.job.timeout is not None and self.world.now >= self.part_at + 0.99 * self.job.timeout:
                 self.job.raised[index] += 1  # that was a try
         info = {"exit": how, "lines": [], "death": self.world.next_number(), "running": running}
+        if self.world.short_of_memory and info["death"] % 3:
+            info["memory"] = True
         self.world.at(self.world.now + (0.001 if self.world.random() < 0.8 else self.world.random()), self.gone, info)
 
     def gone(self, info):
@@ -1248,6 +1254,7 @@ class World(object):
         if "drop_shared" in rates:
             self.late_conditions.add("fetch")  # else there is nothing to drop
         self.cancels_journaled = apart() < 0.5
+        self.short_of_memory = apart() < 0.3
 
     def delay(self):
         # type: () -> float
@@ -1719,6 +1726,8 @@ class World(object):
         for index, executions in enumerate(job.executions):
             if index in job.poison:
                 most = job.attempts_max + (job.retries if job.may_be_late(self, index) else 0)
+                if self.short_of_memory:  # deaths of two kinds
+                    most += job.attempts_max - 1
             else:  # a poison task takes others with it: those before it in its chunk, or in its chunk's rest
                 tries = 99 if job.may_be_late(self, index) else job.raises.get(index, 0)
                 most = 1 + min(job.retries, tries) + 2 * len(job.poison)

@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster.leases import DEFAULTS, Job, Node, Piece, Speed, gaps_between
+from minimalcluster.scheduler import Death
 
 
 class GapsTest(unittest.TestCase):
@@ -50,6 +51,24 @@ class JobTest(unittest.TestCase):
         job.paused = True
         self.assertFalse(job.ready)
         self.assertFalse(Job(1, 0, DEFAULTS, 0.0).ready)
+
+    def test_what_was_killed_for_its_memory_waits_apart(self):
+        job = Job(1, 10, DEFAULTS, 0.0)
+        job.cursor, job.queued = 10, 0
+        deaths = [Death("n", {"memory": True})]
+        for piece, apart in (
+            (Piece(job, 0, 4), False),
+            (Piece(job, 4, 5), False),
+            (Piece(job, 5, 6, [Death("n", {})]), False),
+            (Piece(job, 6, 8, deaths), False),  # one of two
+            (Piece(job, 8, 9, deaths), True),
+        ):
+            piece.enqueue()
+            self.assertTrue(piece.queued)
+            self.assertEqual((piece.apart, list(job.apart if apart else job.pieces), job.queued), (apart, [piece], piece.size))
+            self.assertEqual(job.ready, not apart)
+            piece.dequeue()
+            self.assertEqual((piece.queued, job.queued), (False, 0))
 
     def test_pieces_and_nodes(self):
         self.assertEqual(Piece(Job(1, 9, DEFAULTS, 0.0), 3, 7).size, 4)

@@ -55,6 +55,44 @@ class ChunkSizeTest(unittest.TestCase):
             self.assertEqual(policy.is_worth_prefetching(new_node("a", job=self.job, seconds=seconds), self.job), worth)
 
 
+class ReserveTest(unittest.TestCase):
+    def setUp(self):
+        self.job = Job(1, 100, DEFAULTS, 0.0)
+        self.piece = Piece(self.job, 5, 6)
+        self.nodes = [new_node(name) for name in "abcd"]
+
+    def test_the_node_with_the_least_to_do(self):
+        for number, node in enumerate(self.nodes[:2]):
+            leased(self.job, node, number, number + 1, attempt=number)
+        self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[2])
+        self.nodes[2].draining = True
+        self.job.unfit["d"] = {}
+        self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[0])
+
+    def test_one_node_and_not_more_than_half_of_them(self):
+        self.nodes[0].reserved = self.piece
+        self.assertIsNone(policy.to_reserve(self.piece, self.nodes))
+        other = Piece(self.job, 6, 7)
+        self.assertIs(policy.to_reserve(other, self.nodes), self.nodes[1])
+        self.nodes[1].reserved = other
+        self.assertIsNone(policy.to_reserve(Piece(self.job, 7, 8), self.nodes))
+        self.assertIs(policy.to_reserve(self.piece, self.nodes[2:3]), self.nodes[2])  # the only one
+
+    def test_until_it_is_done(self):
+        node = self.nodes[0]
+        self.piece.enqueue()
+        self.assertTrue(policy.stays_reserved(node, self.piece))
+        for name in ("paused", "stopped"):
+            setattr(self.job, name, True)
+            self.assertFalse(policy.stays_reserved(node, self.piece))
+            setattr(self.job, name, False)
+        self.piece.dequeue()
+        self.assertFalse(policy.stays_reserved(node, self.piece))
+        self.piece.leases[1] = Lease(1, self.piece, node, 0.0)
+        self.assertTrue(policy.stays_reserved(node, self.piece))
+        self.assertFalse(policy.stays_reserved(self.nodes[1], self.piece))
+
+
 class TakeBackTest(unittest.TestCase):
     def setUp(self):
         self.job = Job(1, 100, DEFAULTS, 0.0)

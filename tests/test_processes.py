@@ -119,6 +119,19 @@ class DeathTest(unittest.TestCase):
         self.assertEqual((type(error), len(error.nodes)), (WorkerDied, 3))
         self.assertEqual(error.exit, "killed by signal 9 (SIGKILL), perhaps out of memory")
 
+    def test_row_04_is_tried_again_alone(self):
+        """Two of these tasks at a time have no room, one has."""
+        source = "import time\ndef f(x):\n    data = b'x' * (130 << 20)\n    time.sleep(0.5)\n    return len(data) + x\n"
+        with memory_limit(200 << 20) as members, MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master, 2) as node:
+                for pid in [node.pid] + [pid for pid, _ in support.worker_processes(node.pid, 2)]:
+                    support.write(members, str(pid))
+                outcome = support.run(master, source, "f", range(4), attempts_max=2)
+                master.shutdown()
+                node.wait()
+        self.assertEqual(outcome, {x: (130 << 20) + x for x in range(4)})
+
     def test_row_04_is_counted_apart(self):
         """Two crashes and then two deaths that may have been the system's: neither is three of a kind."""
         with support.directory() as path, MasterNode(PORT=0) as master:

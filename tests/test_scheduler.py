@@ -238,6 +238,32 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(spans([again]), [(0, 1)])
         self.assertEqual([type(effect) for effect in self.master.done(again)], [s.Deliver, s.Forget, s.Finish])
 
+    def test_a_task_killed_for_its_memory_is_tried_again_alone(self):
+        killed, other = self.start(9, nodes=("a",), slots=2)
+        self.master.say(s.AttemptDied, "a", killed.attempt, 0, {"memory": True})
+        self.assertEqual(self.master.tick(), [s.Revoke("a", other.attempt, False)])  # what has not begun makes room
+        self.assertEqual(self.master.grants(9.0), [])
+        self.master.done(other, seconds=1.0)
+        alone, = self.master.grants()
+        self.assertEqual((spans([alone]), alone.careful), ([(0, 1)], True))
+        self.master.say(s.NodeHeard, "a")
+        self.assertEqual(self.master.grants(9.0), [])
+        self.master.done(alone, seconds=1.0)
+        self.assertEqual(spans(self.master.grants()), [(2, 3), (3, 4)])
+
+    def test_other_nodes_go_on_meanwhile(self):
+        killed, other = self.start(9, nodes=("a", "b"))
+        self.master.say(s.AttemptDied, "a", killed.attempt, 0, {"memory": True})
+        alone, = self.master.grants()
+        self.assertEqual((alone.node, spans([alone])), ("a", [(0, 1)]))
+        self.master.done(other, seconds=1.0)
+        third, = self.master.grants()
+        self.assertEqual((third.node, third.first), ("b", 2))
+        self.master.lose("a")
+        self.assertEqual(self.master.grants(), [])  # now b is to run it
+        self.master.done(third, seconds=1.0)
+        self.assertEqual(spans(self.master.grants()), [(0, 1)])
+
     def test_a_retry_does_not_clear_a_task_of_its_deaths(self):
         grant, = self.start(1, ONE._replace(retries=1, attempts_max=2))
         self.master.died(grant)

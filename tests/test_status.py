@@ -52,6 +52,14 @@ class WaitTest(unittest.TestCase):
         self.master.submit(5, ONE)
         self.assertIn("5 tasks wait: all nodes are leaving", self.said_and_told())
 
+    def test_a_task_waits_for_a_node_of_its_own(self):
+        grants = self.start(2, nodes=("a",), slots=2)
+        self.master.submit(50, ONE, job=JOB + 1)
+        self.master.done(grants[1])
+        self.master.tick()
+        self.master.say(s.AttemptDied, "a", grants[0].attempt, 0, {"memory": True})
+        self.assertIn("wait for a node that does nothing else", self.said_and_told())
+
     def test_no_node_can_run_them(self):
         first, second = self.start(4, nodes=("a", "b"))
         self.master.done(second)
