@@ -472,8 +472,10 @@ class Scheduler(Storied):
         if lease is not None:
             lease.revoked = False  # it makes progress: it may be worth taking back again
             lease.moved_at = self._now
-        if event.first > piece.lo:
-            # Results come in order on one connection, so this node has lost some: let another run them.
+        if piece.lo < event.first < piece.hi:
+            # Results come in order, so it brings no others. A former master has had those run again, perhaps.
+            self._run_again(piece, event.first)
+        elif event.first > piece.lo:
             self._do(Revoke(node.id, event.attempt, True))
             if lease is not None:
                 self._lose(lease)
@@ -482,6 +484,16 @@ class Scheduler(Storied):
             self._finish_if_done(piece.job)
             return None
         return piece
+
+    def _run_again(self, piece, end):
+        # type: (Piece, int) -> None
+        """Of this piece, the tasks before ``end``."""
+        again = Piece(piece.job, piece.lo, end, piece.deaths)
+        if piece.queued:
+            piece.job.queued -= again.size
+        piece.lo = end
+        if not piece.job.stopped:
+            again.enqueue()
 
     def _advance(self, piece, end, delivered=True):
         # type: (Piece, int, bool) -> None

@@ -206,9 +206,20 @@ class OutcomesTest(SchedulerTest):
                 self.assertEqual(effects, [])
         self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 0)
 
-    def test_a_node_that_skipped_results_loses_the_attempt(self):
+    def test_what_a_node_skipped_runs_again(self):
         grant, = self.start(5, DEFAULTS._replace(chunksize=5))
-        effects = self.master.done(grant, 1, first=2)
+        deliver, = self.master.done(grant, 1, first=2, seconds=1.0)
+        self.assertEqual((deliver.first, deliver.count), (2, 1))
+        self.assertEqual(self.master.done(grant, 2, first=0), [])  # too late
+        self.master.join("b")
+        again, = self.master.grants()
+        self.assertEqual(spans([again]), [(0, 2)])
+        self.assertEqual(len(only(s.Deliver, self.master.done(grant, 2, first=3))), 1)
+        self.assertIn(s.Finish(JOB, None), self.master.done(again))
+
+    def test_a_node_that_skipped_all_of_a_piece_loses_the_attempt(self):
+        grant, = self.start(5, DEFAULTS._replace(chunksize=5))
+        effects = self.master.done(grant, 1, first=5)
         self.assertEqual(effects, [s.Revoke("a", grant.attempt, True)])
         again, = self.master.grants()
         self.assertEqual(spans([again]), [(0, 5)])
