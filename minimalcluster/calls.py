@@ -236,7 +236,7 @@ class Core:
             self._stopping.start()
         stopping, current = self._stopping, threading.current_thread()
         if wait and stopping is not None and current is not stopping and current not in [s.thread for s in streams]:
-            stopping.join()
+            self.join()
 
     def terminate(self, why: str) -> None:
         """End everything now: what waits and what runs."""
@@ -253,6 +253,8 @@ class Core:
         self.shutdown(False, False)
 
     def join(self) -> None:
+        for job in list(self.maps):
+            job.wait_for_nobody()
         if self._stopping is not None:
             self._stopping.join()
 

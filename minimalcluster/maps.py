@@ -8,7 +8,7 @@ import weakref
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
-from . import errors, functions, shares, values
+from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, Terms
 from .futures import standard
 from .jobs import End, Failure, Job, Outcomes, target_digest
@@ -43,6 +43,7 @@ class MapJob(Job):
         self._core = core
         self.options = terms.options if terms.timeout is None else core.options(terms)
         self._lazy = lazy
+        self.unread_max = jobs.UNREAD_BYTES
         self.over = threading.Event()
         self.input_error: Optional[BaseException] = None  # raised behind all results
         self.star = len(iterables) != 1 if star is None else star
@@ -134,7 +135,13 @@ class MapJob(Job):
         if not self.abandoned or self.journal is not None:
             super().deliver(first, count, skip, buffers)
 
+    def crowded(self) -> bool:
+        """Only who has begun to read holds up the work: until then it goes on, as the standard's."""
+        return self.started and super().crowded()
+
     def held_up(self) -> Optional[str]:
+        if self.paused:
+            return super().held_up()
         if self.closed or self.abandoned or not self._pending:
             return None
         return "%d results wait for who reads them; the input is read no further meanwhile" % self._pending
@@ -228,6 +235,11 @@ class MapJob(Job):
     def cancel(self) -> None:
         self.closed = True  # read no further
         self._core.cluster.cancel(self.number)
+
+    def wait_for_nobody(self) -> None:
+        """Somebody waits for its end, and may be the one who reads its results."""
+        self.unread_max = None
+        self._core.cluster.read(self.number, self)
 
     def finish_reading(self) -> None:
         """The executor was shut down: what was promised is finished, the rest of a half-read input is refused."""
@@ -373,6 +385,7 @@ class MapResults(Iterator[T]):
             job.read_ahead()
             return
         arrival = job.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        job._core.cluster.read(job.number, job)
         if arrival is None:
             raise FutureTimeoutError
         if isinstance(arrival, End):

@@ -58,6 +58,11 @@ def die_at(fatal, *arguments):
     return len(arguments)
 
 
+def long_text(number):
+    time.sleep(0.01)
+    return "%d" % number * 16384
+
+
 def leave(error_class):
     raise error_class("left")
 

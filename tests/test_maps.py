@@ -12,14 +12,14 @@ import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Running, fail_on, faces, length, make_thing, mul,
-    note_and_return, touch, touch_and_wait,
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Running, fail_on, faces, length, long_text, make_thing,
+    mul, note_and_return, touch, touch_and_wait,
 )
 
 if PYTHON_3:
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
-    from minimalcluster import ClusterExecutor, JournalError
+    from minimalcluster import ClusterExecutor, JournalError, jobs
 
 
 @faces
@@ -128,6 +128,31 @@ class Map(Running):
             results.close()
             support.wait_until(lambda: results.status().why == "it is over")
             support.wait_until(lambda: "map of str" not in str(self.executor.status()))
+
+    def test_row_38_who_reads_slowly_holds_up_the_work(self):
+        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
+        jobs.UNREAD_BYTES = 1 << 16
+        expected = ["%d" % number * 16384 for number in range(300)]
+        for items in (list(range(300)), range(300), iter(range(300))):
+            results = self.executor.map(long_text, items, chunksize=1)
+            found = [next(results)]
+            support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
+            support.wait_until(lambda: not results.status().running, what="the end of what ran")
+            self.assertLess(results.status().done, 200)
+            self.assertEqual(expected, found + list(results))
+            self.assertIn("it is over", str(results.status()))
+
+    def test_row_38_until_it_is_read_it_goes_on_and_at_the_end_it_is_finished(self):
+        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
+        jobs.UNREAD_BYTES = 1 << 16
+        results = self.executor.map(long_text, range(100), chunksize=1)
+        support.wait_until(lambda: results.status().done == 100, what="the work's end")
+        self.assertEqual(100, len(list(results)))
+        with ClusterExecutor(2) as executor:
+            results = executor.map(long_text, range(100), chunksize=1)
+            next(results)
+            support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
+        self.assertEqual(99, len(list(results)))
 
     def test_buffersize(self):
         read = []
