@@ -681,6 +681,10 @@ class Scheduler(Storied):
             if node.reserved is not None and not policy.stays_reserved(node, node.reserved):
                 node.reserved = None
         waiting = [piece for job in self._jobs.values() if not job.paused for piece in job.apart]
+        for piece in [piece for piece in waiting if not piece.deaths]:  # another was the culprit
+            waiting.remove(piece)
+            piece.dequeue()
+            piece.enqueue()
         for piece in waiting:
             chosen = policy.to_reserve(piece, nodes)
             if chosen is not None:

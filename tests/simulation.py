@@ -1713,7 +1713,7 @@ class World(object):
             node = self.nodes[number]
             if not (node.alive and node.joined and self.calm_at is not None):
                 continue
-            if node.link.sound() and self.now > node.joined_at + QUIET_SECONDS:
+            if node.link.sound() and self.now > max(node.joined_at, self.calm_at) + QUIET_SECONDS:
                 held = node.agent.snapshot()
                 if held["held"] or held["reports"] or held["jobs"]:
                     self.fail("all jobs have ended, and node %d holds %r" % (number, held))

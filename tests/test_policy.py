@@ -191,6 +191,9 @@ class CopiesTest(unittest.TestCase):
         def suspected():
             self.late.piece.deaths.append("a death")
 
+        def apart():
+            self.late.piece.apart = True
+
         def unfit():
             self.job.unfit["fast"] = {}
 
@@ -204,7 +207,7 @@ class CopiesTest(unittest.TestCase):
             self.slow.speeds.clear()
             self.fast.speeds.clear()
 
-        for change in (had_one, suspected, unfit, runs_once, unstarted, nothing_to_compare_with):
+        for change in (had_one, suspected, apart, unfit, runs_once, unstarted, nothing_to_compare_with):
             self.setUp()
             change()
             self.assertEqual(self.copies(99.0), ([], None), change.__name__)

@@ -262,6 +262,16 @@ class OutcomesTest(SchedulerTest):
         self.master.done(alone, seconds=1.0)
         self.assertEqual(spans(self.master.grants()), [(2, 3), (3, 4)])
 
+    def test_who_is_cleared_of_a_death_for_memory_waits_no_longer(self):
+        grant, = self.start(2, DEFAULTS._replace(chunksize=2), nodes=("a",), slots=1)
+        self.master.say(s.AttemptDied, "a", grant.attempt, 0, {"memory": True})
+        careful, = self.master.grants()
+        self.assertEqual(self.master.released(careful, 1), [])  # the other task waits, for a node of its own
+        self.assertEqual(len(self.master.brain._jobs[JOB].apart), 1)
+        self.master.say(s.AttemptDied, "a", careful.attempt, 0, {"memory": True})
+        self.master.join("b", slots=2)
+        self.assertEqual([(g.node, g.first, g.careful) for g in self.master.grants()], [("a", 0, True), ("b", 1, False)])
+
     def test_other_nodes_go_on_meanwhile(self):
         killed, other = self.start(9, nodes=("a", "b"))
         self.master.say(s.AttemptDied, "a", killed.attempt, 0, {"memory": True})
