@@ -7,10 +7,14 @@ import os
 import sys
 import unittest
 
-from tests import mutants, simulation
+from tests import mutants, simulated_faults, simulation
 
 #: A seed's run is the same under every Python, so that one of them may do most.
 SEEDS = int(os.environ.get("MINIMALCLUSTER_SEEDS", "2000" if sys.version_info[:2] == (3, 13) else "200"))
+FAULTS = (
+    simulated_faults.STRIKES + simulated_faults.LATE_STRIKES + simulated_faults.LATEST_STRIKES
+    + simulated_faults.CONDITIONS + simulated_faults.LATE_CONDITIONS
+)  # fmt: skip
 REGRESSIONS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "regressions.txt")
 
 
@@ -23,8 +27,7 @@ def failed_once():
 class SimulationTest(unittest.TestCase):
     def test_no_seed_breaks_a_rule(self):
         report = simulation.run_seeds(range(SEEDS))
-        faults = simulation.STRIKES + simulation.LATE_STRIKES + simulation.CONDITIONS + simulation.LATE_CONDITIONS
-        missing = set(faults) - set(report.faults) - {"late_nodes", "slow_node"}
+        missing = set(FAULTS) - set(report.faults) - {"late_nodes", "slow_node"}
         if SEEDS >= 200:
             self.assertEqual(missing, set(), "faults that never struck")
 

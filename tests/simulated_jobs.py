@@ -1,0 +1,113 @@
+"""A job of the simulation, as its user sees it: what may come back, and what has come back."""
+from __future__ import absolute_import, division, print_function
+
+import struct
+from random import Random
+
+from minimalcluster import journal, leases  # noqa: F401 # in a type comment
+
+#: Seconds of a task that never ends by itself.
+HANG_SECONDS = 1e6
+
+class Job(object):
+    """A job as its user sees it: what may come back, and what has come back."""
+
+    def __init__(self, world, number):
+        # type: (World, int) -> None
+        draw = world.random
+        self.number = number
+        self.total = int(2001 ** draw()) - 1
+        self.attempts_max = 1 + int(draw() * 3)
+        self.retries = int(draw() * 3) if draw() < 0.3 else 0
+        copies = world.makes_copies and draw() < 0.7
+        chunksize = 1 + int(draw() * 30) if copies or draw() < 0.4 else None
+        self.stop_on_error = draw() < 0.15
+        # Drawn apart: what else this seed means stays as it was.
+        apart = Random(world.seed * 8 + number).random
+        self.idempotent = apart() < 0.4
+        self.options = leases.Options(
+            chunksize, self.retries, self.attempts_max, self.stop_on_error, self.idempotent
+        )
+        if self.attempts_max == 1 or chunksize:
+            self.total = min(self.total, 120)  # they report each task
+        # The work of the whole run; less of it where it means many messages.
+        work = 10.0 if copies else world.slots * 10 ** (-1 + 2 * draw()) * (3 if chunksize else 1)
+        seconds = min(work, 20.0 if self.total <= 150 else 2.0) / max(1, self.total)
+        heavy = draw() < 0.2
+        self.seconds = [seconds * (0.5 + draw()) * (20 if heavy and draw() < 0.03 else 1) for _ in range(self.total)]
+        self.poison = self._some(world, "poison", 3)
+        self.raises = {index: 1 if draw() < 0.5 else 99 for index in sorted(self._some(world, "raises", 20))}
+        self.grows = draw() < 0.15
+        self.known = 0 if self.grows else self.total  # how many tasks the master has been told of
+        self.outcomes = [None] * self.total
+        self.executions = [0] * self.total
+        self.raised = [0] * self.total
+        self.errors = 0
+        self.submitted = self.cancelled = self.finished = False
+        self.id = 0  # the master's number for it
+        self.stopping = False  # interrupted, or too late: what runs may end
+        self.paused = False  # nobody reads its results
+        self.hangs, self.fetches, self.timeout = set(), set(), None  # type: set, set, float | None
+        if self.total:
+            self._late_conditions(world, apart)
+        self.journal = None  # type: journal.Journal | None
+        self.journaled = apart() < 0.6 and not self.grows  # a list of arguments: execute(), map()
+        self.path = "journal %d" % number
+        self.delivered = []  # type: list # tasks with outcomes from nodes, as they came
+        self.durable = 0  # so many of those a node was told of: it has forgotten them
+
+    def _late_conditions(self, world, apart):
+        # type: (World, object) -> None
+        """Tasks that hang, in jobs with a limit in time; tasks that ask the master for a module or a shared object."""
+        if "hang" in world.late_conditions and apart() < 0.7:
+            self.timeout = 0.5 + 3 * max(self.seconds)
+            self.options = self.options._replace(chunksize=1)  # as jobs.ListedJob
+            del self.seconds[60:], self.outcomes[60:], self.executions[60:], self.raised[60:]
+            self.total = len(self.seconds)
+            self.known = min(self.known, self.total)
+            self.poison = set(index for index in self.poison if index < self.total)
+            self.raises = {index: times for index, times in self.raises.items() if index < self.total}
+            self.hangs = set(int(apart() * self.total) for _ in range(1 + int(apart() * 3))) - self.poison
+            self.raises = {index: times for index, times in self.raises.items() if index not in self.hangs}
+            for index in self.hangs:
+                self.seconds[index] = HANG_SECONDS
+            world.count("hang")
+        elif "fetch" in world.late_conditions and apart() < 0.7:
+            self.fetches = set(int(apart() * self.total) for _ in range(1 + int(apart() * 20)))
+            world.count("fetch")
+
+    def work(self):
+        # type: () -> list
+        """Seconds that each task may take at most."""
+        return self.seconds if self.timeout is None else [min(each, self.timeout) for each in self.seconds]
+
+    def keys(self):
+        # type: () -> list
+        """As journal.argument_keys: 16 bytes for each argument."""
+        return [struct.pack(">QQ", self.number, index) for index in range(self.total)]
+
+    def may_be_late(self, world, index):
+        # type: (World, int) -> bool
+        # A process whose end is noticed late has had its time too.
+        slow = {"slow_child", "freeze", "child_crash", "poison"}.intersection(world.faults) or "slow_node" in world.conditions
+        return self.timeout is not None and (index in self.hangs or bool(slow))
+
+    def told(self, index, what):
+        # type: (int, str) -> None
+        self.outcomes[index] = what
+        self.delivered.append(index)
+
+    def _some(self, world, fault, most):
+        # type: (World, str, int) -> set
+        if fault not in world.conditions or world.random() < 0.3 or not self.total:
+            return set()
+        world.count(fault)
+        return set(int(world.random() * self.total) for _ in range(1 + int(world.random() * most)))
+
+    def value(self, index):
+        # type: (int) -> int
+        return index * 7 + self.number
+
+    def values(self, first, count):
+        # type: (int, int) -> list
+        return [struct.pack(">%dq" % count, *[index * 7 + self.number for index in range(first, first + count)])]

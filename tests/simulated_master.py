@@ -1,0 +1,396 @@
+"""The simulation's master: cluster.py's part, around the real scheduler and the real journal."""
+from __future__ import absolute_import, division, print_function
+
+import struct
+from collections import OrderedDict, deque
+
+from minimalcluster import cluster, errors, protocol, scheduler
+from minimalcluster.compat import native
+from tests.simulated_wire import Timer
+
+class Session(object):
+    def __init__(self, master, number, link):
+        # type: (Master, int, Link) -> None
+        self.master, self.number, self.link = master, number, link
+        self.node = None  # type: int | None
+        self.report = self.answered = 0
+        self.owes_answer = self.draining = False
+
+    def send(self, message):
+        # type: (tuple) -> None
+        self.master.send(self, message)
+
+
+class Master(object):
+    """cluster.py's part: messages become events, effects become messages."""
+
+    def __init__(self, world, epoch):
+        # type: (World, int) -> None
+        self.world = world
+        self.epoch = epoch
+        self.scheduler = scheduler.Scheduler(epoch)
+        self.alive = True
+        self.sessions = self._sessions = OrderedDict()  # type: dict # node id -> Session
+        self.jobs = self._jobs = OrderedDict()  # type: dict # number -> Job
+        self._sync_at = 0.0  # the names with _ are those that Cluster._answer knows
+        self.stale = []  # type: list # events of closed sessions, to be replayed
+        self.inbox = deque()  # type: deque
+        self.next_session = 1
+        self.step_timer = Timer(world, self.step)
+        self.links = []  # type: list # with something to write
+        self.acting = None  # type: tuple | None # the event at hand
+        self.replaying = False
+        self.effects = {
+            scheduler.Define: self.define, scheduler.Grant: self.grant, scheduler.Revoke: self.revoke,
+            scheduler.Forget: self.forget, scheduler.Deliver: self.deliver,
+            scheduler.DeliverFailure: self.deliver_failure, scheduler.DeliverPoison: self.deliver_poison,
+            scheduler.Finish: self.finish, scheduler.Disconnect: self.disconnect, scheduler.Explain: self.explain,
+            scheduler.Idle: lambda effect: None,
+        }  # fmt: skip
+
+    def accept(self, link):
+        # type: (Link) -> None
+        link.session = Session(self, self.next_session, link)
+        self.next_session += 1
+
+    def arrived(self, link, data):
+        # type: (Link, bytes) -> None
+        if self.alive:
+            self.inbox.append((link, data))
+            self.step_timer.set(self.world.now)
+
+    def call(self, event):
+        # type: (tuple) -> None
+        """Something a user asks for."""
+        self.event(event)
+        self.step_timer.set(self.world.now)
+
+    def step(self):
+        # type: () -> None
+        if not self.alive:
+            return
+        while self.inbox:
+            self.receive(*self.inbox.popleft())
+        self.event(scheduler.TimePassed())
+        vars(cluster.Cluster)["_answer"](self, self.world.now)
+        links, self.links = self.links, []
+        for link in links:
+            link.flush_master()
+        due = self.scheduler.deadline()
+        if self._dirty_journals():
+            due = self._sync_at if due is None else min(due, self._sync_at)
+        if due is not None and due <= self.world.now:
+            self.world.fail("the scheduler's deadline %r has passed: the master would spin" % due)
+        self.step_timer.set(due)
+
+    def _dirty_journals(self):
+        # type: () -> list
+        return vars(cluster.Cluster)["_dirty_journals"](self)
+
+    def died(self, silently):
+        # type: (bool) -> None
+        """The process is gone; the kernel closes its connections, or its machine is gone too."""
+        self.alive = False
+        for link in list(self.world.links):
+            if link.master is self:
+                if silently:
+                    link.to_node.lost = link.to_master.lost = True
+                link.close_master()
+
+    def receive(self, link, data):
+        # type: (Link, bytes) -> None
+        session = link.session
+        if not link.master_open:
+            return
+        if data is None:
+            self.close(session)
+            return
+        try:
+            messages = link.master_channel.feed(data)
+        except errors.ProtocolError:
+            if "bit_flip" not in self.world.conditions:
+                raise
+            self.close(session)
+            return
+        for message in messages:
+            if link.master_open:
+                self.said(session, message)
+
+    def close(self, session):
+        # type: (Session) -> None
+        if session.link.master_open:
+            session.link.close_master()
+            if session.node is not None:
+                self.event(scheduler.NodeDisconnected(session.node, session.number))
+                if self.sessions.get(session.node) is session:
+                    del self.sessions[session.node]
+
+    def said(self, session, message):
+        # type: (Session, tuple) -> None
+        kind = type(message)
+        if session.node is None:
+            if kind is not protocol.Join:
+                self.world.fail("%r before Join" % (message,))
+            self.joined(session, message.info)
+            return
+        if kind is protocol.Farewell:
+            left = message.info.get("left")
+            session.draining = True
+            self.event((scheduler.NodeLeft if left else scheduler.NodeDraining)(session.node, session.number))
+            if left:
+                self.close(session)
+            return
+        node, number = session.node, session.number
+        if kind is protocol.Fetch:
+            self.world.at(self.world.now + 0.5 * self.world.random() ** 3, self.fetched, session, message)
+            return
+        if kind is protocol.Heartbeat:
+            session.owes_answer = True
+            event = scheduler.NodeHeard(node, number)
+        else:
+            if message.report <= session.report:
+                self.world.fail("report %d comes after report %d" % (message.report, session.report))
+            session.report = message.report
+            if kind is protocol.Done:
+                event = scheduler.TasksDone(
+                    node, number, message.attempt, message.first, message.count, message.elapsed_ns / 1e9, message.payload
+                )
+            elif kind is protocol.Failed:
+                event = scheduler.TaskFailed(
+                    node, number, message.attempt, message.first, message.elapsed_ns / 1e9, message.info, message.payload
+                )
+            elif kind is protocol.Released:
+                event = scheduler.AttemptReleased(node, number, message.attempt, message.first)
+            elif kind is protocol.Died:
+                event = scheduler.AttemptDied(node, number, message.attempt, message.first, message.info)
+            else:
+                event = scheduler.AttemptUnfit(node, number, message.attempt, message.first, message.info)
+                job = self.jobs.get(self.world.granted[message.attempt])
+                if job is not None and not self.world.nodes[node].unfit:
+                    self.world.fail("node %d is unfit for a job it could run: %r" % (node, message.info))
+            if len(self.stale) < 200:
+                self.stale.append(event)
+        self.event(event)
+
+    def fetched(self, session, message):
+        # type: (Session, protocol.Fetch) -> None
+        """library.py answers from a thread of its own."""
+        if self.alive and session.link.master_open:
+            info = {"found": True, "name": message.info["name"]}
+            self.send(session, protocol.Fetched(message.request, info, [message.info["name"].encode("ascii")]))
+            session.link.flush_master()
+
+    def joined(self, session, info):
+        # type: (Session, dict) -> None
+        older = self.sessions.get(info["id"])
+        if older is not None and older.number > session.number:
+            self.close(session)
+            return
+        session.node = info["id"]
+        self.sessions[session.node] = session
+        name = native("%s/%s" % (info["hostname"], info["pid"]))
+        self.event(scheduler.NodeJoined(session.node, session.number, info["slots"], name, info["held"]))
+        if older is not None:
+            self.close(older)
+        self.send(session, protocol.Joined({"epoch": self.epoch}))
+
+    def send(self, session, message):
+        # type: (Session, tuple) -> None
+        link = session.link
+        if link.master_open:
+            if type(message) is protocol.Acknowledge:
+                self.check_durable()
+            if not link.from_master:
+                self.links.append(link)
+            link.from_master.extend(link.master_channel.frame(message))
+
+    def check_durable(self):
+        # type: () -> None
+        """A node is about to forget results: they are on the disk, or the journal has said that it stopped."""
+        for job in self.world.jobs.values():
+            if job.journal is not None and job.durable < len(job.delivered):
+                disk = self.world.disks[job.path]
+                if disk.synced < len(disk.data) and job.journal.dirty and not disk.stopped:
+                    self.world.fail("job %d: results are acknowledged before they are on the disk" % job.number)
+                job.durable = len(job.delivered)
+
+    def event(self, event):
+        # type: (tuple) -> None
+        world = self.world
+        self.acting = event
+        if type(event) is not scheduler.TimePassed:
+            world.note("master", type(event).__name__, event[:4])
+        effects = self.scheduler.handle(event, world.now)
+        if effects or type(event) not in (scheduler.TimePassed, scheduler.NodeHeard):  # else nothing has changed
+            self.scheduler.validate()
+        for effect in effects:
+            self.effects[type(effect)](effect)
+
+    def replay(self):
+        # type: () -> None
+        """Events of sessions that are closed, once more: nothing may change, nothing may happen."""
+        for event in self.stale:
+            session = self.sessions.get(event.node)
+            if session is None or session.number != event.session:
+                before = self.scheduler.snapshot(), self.scheduler.deadline()
+                effects = self.scheduler.handle(event, self.world.now)
+                if effects or before != (self.scheduler.snapshot(), self.scheduler.deadline()):
+                    self.world.fail("an event of a closed session changed something: %r, %r" % (event, effects))
+        self.stale = []
+
+    # -- effects ------------------------------------------------------------------------------------
+
+    def live_job(self, number):
+        # type: (int) -> Job
+        job = self.jobs.get(number)
+        if job is None:
+            self.world.fail("an effect for job %d, which is finished or unknown" % number)
+        return job  # type: ignore[return-value]
+
+    def define(self, effect):
+        # type: (scheduler.Define) -> None
+        self.live_job(effect.job)
+        info = {"job": effect.job, "timeout": self.jobs[effect.job].timeout}
+        self.send(self.sessions[effect.node], protocol.DefineJob(effect.job, info, [b"source"]))
+
+    def grant(self, effect):
+        # type: (scheduler.Grant) -> None
+        world, job = self.world, self.live_job(effect.job)
+        world.note("grant", effect.node, effect.attempt, effect.first, effect.count, effect.careful)
+        if effect.attempt in world.granted:
+            world.fail("attempt %d is granted twice" % effect.attempt)
+        world.granted[effect.attempt] = effect.job
+        if effect.count < 1 or effect.first + effect.count > job.known:
+            world.fail("a grant of tasks that are not there: %r" % (effect,))
+        if any(job.outcomes[effect.first : effect.first + effect.count]):
+            world.fail("a grant of tasks that have outcomes: %r" % (effect,))
+        if job.cancelled or job.stopping or (job.stop_on_error and job.errors):
+            world.fail("a grant after the end: %r" % (effect,))
+        if job.paused:
+            world.fail("a grant of a paused job: %r" % (effect,))
+        if effect.node not in self.sessions or self.sessions[effect.node].draining:
+            world.fail("a grant to a node that is not there or wants no more: %r" % (effect,))
+        node = self.scheduler._nodes[effect.node]
+        if len(node.leases) > 2 * node.slots:
+            world.fail("a grant to a node that has no credit: %r" % (effect,))
+        piece = node.leases[effect.attempt].piece
+        if piece.apart and len(node.leases) > 1 or node.reserved not in (None, piece):
+            world.fail("a grant beside a task that runs apart: %r" % (effect,))
+        if job.journal is not None:
+            job.journal.grant(effect.attempt, effect.first, effect.count)
+        self.send(
+            self.sessions[effect.node],
+            protocol.Grant(
+                effect.attempt, effect.job, effect.first, effect.count, int(effect.careful),
+                [struct.pack(">qq", effect.first, effect.count)],
+            ),
+        )  # fmt: skip
+
+    def revoke(self, effect):
+        # type: (scheduler.Revoke) -> None
+        self.world.note("revoke", *effect)
+        session = self.sessions.get(effect.node)
+        if session is not None:
+            self.send(session, protocol.Revoke(effect.attempt, int(effect.kill)))
+
+    def forget(self, effect):
+        # type: (scheduler.Forget) -> None
+        session = self.sessions.get(effect.node)
+        if session is not None:
+            self.send(session, protocol.ForgetJob(effect.job))
+
+    def outcome(self, job, index, what):
+        # type: (Job, int, str) -> None
+        if job.outcomes[index] is not None:
+            self.world.fail("task %d of job %d has a second outcome: %s, %s" % (index, job.number, job.outcomes[index], what))
+        job.told(index, what)
+        if self.world.crashed_at is not None:
+            self.world.master_recovery = max(self.world.master_recovery, self.world.now - self.world.crashed_at)
+            self.world.crashed_at = None
+
+    def deliver(self, effect):
+        # type: (scheduler.Deliver) -> None
+        job = self.live_job(effect.job)
+        if job.journal is not None:
+            job.journal.done(effect.first, effect.count, effect.payload)
+        data = b"".join(buffer.tobytes() for buffer in effect.payload)
+        values = struct.unpack(">%dq" % (len(data) // 8), data)[effect.skip : effect.count]
+        if len(values) != effect.count - effect.skip or not values:
+            self.world.fail("%d values for %r" % (len(values), effect[:4]))
+        for index, value in enumerate(values, effect.first + effect.skip):
+            if value != job.value(index):
+                self.world.fail("task %d of job %d: value %r is wrong" % (index, job.number, value))
+            if index in job.poison or index in job.hangs:
+                self.world.fail("task %d of job %d kills or hangs, and has a value" % (index, job.number))
+            self.outcome(job, index, "value")
+
+    def deliver_failure(self, effect):
+        # type: (scheduler.DeliverFailure) -> None
+        job = self.live_job(effect.job)
+        self.sessions[effect.node]  # cluster.py looks there who it was
+        # No retries once it is stopped.
+        tries = 1 if job.stopping or job.stop_on_error and job.errors else job.retries + 1
+        late = effect.info.get("type") == "TaskTimeout"
+        if late and not job.may_be_late(self.world, effect.first):
+            self.world.fail("task %d of job %d had not taken too long: %r" % (effect.first, job.number, effect[:4]))
+        if not late and effect.info != {"raised": effect.first} or job.raised[effect.first] < tries:
+            self.world.fail("a failure of a task that raised %d times: %r" % (job.raised[effect.first], effect[:4]))
+        if job.journal is not None:
+            job.journal.failed(effect.first, effect.info, effect.payload)
+        job.errors += 1
+        self.outcome(job, effect.first, "failure")
+
+    def deliver_poison(self, effect):
+        # type: (scheduler.DeliverPoison) -> None
+        job, deaths = self.live_job(effect.job), [death.info for death in effect.deaths]
+        # The first may be that of a whole chunk: one of its tasks did it. All others must be exact, except
+        # that a process which was dead already when it was given the task cannot be told from one it killed.
+        exact = [death for death in (deaths if job.attempts_max == 1 else deaths[1:]) if death["running"] is not None]
+        killed = sum("memory" in death for death in deaths)
+        if (
+            max(killed, len(deaths) - killed) != job.attempts_max
+            or len(set(death["death"] for death in deaths)) != len(deaths)
+            or any(death["running"] != [job.number, effect.first] for death in exact)
+            or any(death["running"] is not None and death["running"][0] != job.number for death in deaths)
+        ):
+            self.world.fail("task %d of job %d is blamed for deaths that are not its own: %r" % (effect.first, job.number, deaths))
+        if job.journal is not None:
+            job.journal.failed(effect.first, {"poison": effect.first}, [])
+        job.errors += 1
+        self.outcome(job, effect.first, "poison")
+
+    def finish(self, effect):
+        # type: (scheduler.Finish) -> None
+        world, job = self.world, self.live_job(effect.job)
+        world.note("finish", effect.job, bool(effect.unfit))
+        left = job.outcomes[: job.known].count(None)
+        if effect.unfit is not None:
+            if job.cancelled or job.stopping or job.errors and job.stop_on_error:
+                world.fail("job %d was stopped for another reason than %r" % (job.number, effect.unfit))
+            fit = [node for node in world.nodes.values() if node.alive and not node.draining and not node.unfit]
+            if any(node.joined and node.link.master is self and node.link.master_open for node in fit):
+                world.fail("job %d ends as unfit, and there is a node that is fit" % job.number)
+        elif left and not job.cancelled and not job.stopping and not (job.stop_on_error and job.errors):
+            world.fail("job %d is finished without %d outcomes" % (job.number, left))
+        elif job.known < job.total and not job.cancelled and not job.stopping and not job.errors:
+            world.fail("job %d is finished and still grows" % job.number)
+        if job.journal is not None:
+            job.journal.sync()  # as cluster.py, before its user is told
+        job.finished = True
+        world.unfinished -= 1
+        del self.jobs[effect.job]
+        if job.journal is not None:
+            job.journal.close()
+            job.journal = None
+            world.check_journal(job, len(job.delivered))
+
+    def disconnect(self, effect):
+        # type: (scheduler.Disconnect) -> None
+        self.world.note("disconnect", *effect[:2])
+        session = self.sessions.get(effect.node)
+        if session is not None and session.number == effect.session:
+            self.close(session)
+
+    def explain(self, effect):
+        # type: (scheduler.Explain) -> None
+        self.world.note("explain", native(effect.text))
