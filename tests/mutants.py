@@ -56,7 +56,7 @@ MUTANTS = [
     ("a draining node is given more", _S, "_node_draining", "node.draining = True", "pass"),
     ("credit is ignored", _S, "_grant_all", "(2 if prefetch else 1)", "(9 if prefetch else 1)"),
     ("a growing job counts its first tasks again", _S, "_job_grew", "event.total - job.total", "event.total"),
-    ("taking back kills what runs", _S, "_take_back", "lease.attempt, False", "lease.attempt, True"),
+    ("taking back kills what runs", _S, "_ask_back", "lease.attempt, False", "lease.attempt, True"),
     ("tasks of any job are copied", _S, "_copy_stragglers", "if job.options.idempotent and", "if"),
     ("a task is copied again and again", policy, "to_copy", "piece.copied or len(piece.leases) > 1 or", ""),
     ("there is no end of copies", policy, "to_copy", "or piece.size > left", ""),
