@@ -29,7 +29,6 @@ MUTANTS = [
     ("a piece is queued again while another node runs it", _S, "_lose", "if not piece.leases and", "if"),
     ("an attempt's number is used again", _S, "_remove", "del self._nodes[node.id]", "del self._nodes[node.id]; self._next_attempt -= 1"),
     ("a duplicate is delivered", _S, "_tasks_done", "if end > piece.lo:", "if True:"),
-    ("results beyond a piece's end are delivered", _S, "_tasks_done", "min(event.first + event.count, piece.hi)", "event.first + event.count"),
     ("a duplicate failure is delivered", _S, "_task_failed", "or event.first < piece.lo", ""),
     ("an event of a replaced session is taken", _S, "handle", "and node.session == event.session", ""),
     ("an event of a closed session is taken", _S, "handle", "and node.connected", ""),
