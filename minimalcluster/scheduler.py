@@ -183,7 +183,7 @@ class Scheduler(Storied):
         careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
         same = {}  # type: dict # (first, end) -> the piece of the newest attempt of just these
         for attempt, first, end in reversed(event.attempts):
-            for lo, hi in gaps:
+            for lo, hi in reversed(gaps):  # one before the last is a task that raised, and is to be tried again
                 if lo < end and first < hi and attempt not in self._attempts:
                     piece = Piece(job, max(lo, first), min(hi, end))
                     piece.attempts[attempt], piece.cut = careful, piece.hi < end

@@ -492,6 +492,18 @@ class LossTest(SchedulerTest):
         self.assertEqual(len(only(s.Deliver, self.master.done(s.Grant("a", JOB, 77, 15, 5, False)))), 1)
         self.assertEqual(len(only(s.Deliver, self.master.done(s.Grant("b", JOB, 78, 10, 5, False)))), 1)
 
+    def test_row_33_of_what_was_adopted_only_a_task_to_be_retried_runs_elsewhere(self):
+        """The former master heard that task 15 raised, and would have had it tried again."""
+        self.submit_resumed([(0, 15), (16, 18), (20, 100)], [(77, 10, 20)])
+        self.master.join("b", slots=4)
+        again, = self.master.grants()
+        self.assertEqual(spans([again]), [(15, 16)])
+        self.master.join("a", held=[77])
+        self.assertEqual(self.master.grants(), [])
+        rest = s.Grant("a", JOB, 77, 18, 2, False)
+        self.assertEqual(len(only(s.Deliver, self.master.done(rest))), 1)
+        self.assertIn(s.Finish(JOB, None), self.master.done(again))
+
     def test_a_former_masters_attempt_that_nobody_brings_is_queued(self):
         self.submit_resumed([(0, 98)], [(77, 98, 100)])
         self.master.join("a")
