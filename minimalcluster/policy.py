@@ -76,7 +76,7 @@ def stays_reserved(node, piece):
     job = piece.job
     if any(lease.node is node for lease in piece.leases.values()):
         return True
-    return piece.queued and node.serving and node.id not in job.unfit and not (job.paused or job.stopped)
+    return piece.apart and piece.queued and node.serving and node.id not in job.unfit and not (job.paused or job.stopped)
 
 
 # -- taking back ----------------------------------------------------------------------------------

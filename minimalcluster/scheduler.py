@@ -677,14 +677,14 @@ class Scheduler(Storied):
         # type: () -> None
         """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
         nodes = list(self._nodes.values())
+        for job in self._jobs.values():
+            for piece in [piece for piece in job.apart if not piece.deaths]:  # another was the culprit
+                piece.dequeue()
+                piece.enqueue()
         for node in nodes:
             if node.reserved is not None and not policy.stays_reserved(node, node.reserved):
                 node.reserved = None
         waiting = [piece for job in self._jobs.values() if not job.paused for piece in job.apart]
-        for piece in [piece for piece in waiting if not piece.deaths]:  # another was the culprit
-            waiting.remove(piece)
-            piece.dequeue()
-            piece.enqueue()
         for piece in waiting:
             chosen = policy.to_reserve(piece, nodes)
             if chosen is not None:

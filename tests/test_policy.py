@@ -5,6 +5,7 @@ import unittest
 
 from minimalcluster import policy
 from minimalcluster.leases import DEFAULTS, Job, Lease, Node, Piece
+from minimalcluster.scheduler import Death
 
 
 def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
@@ -80,6 +81,7 @@ class ReserveTest(unittest.TestCase):
 
     def test_until_it_is_done(self):
         node = self.nodes[0]
+        self.piece.deaths.append(Death("n", {"memory": True}))
         self.piece.enqueue()
         self.assertTrue(policy.stays_reserved(node, self.piece))
         for name in ("paused", "stopped"):
@@ -88,6 +90,10 @@ class ReserveTest(unittest.TestCase):
             setattr(self.job, name, False)
         self.piece.dequeue()
         self.assertFalse(policy.stays_reserved(node, self.piece))
+        del self.piece.deaths[:]
+        self.piece.enqueue()  # cleared, it waits with the others
+        self.assertFalse(policy.stays_reserved(node, self.piece))
+        self.piece.dequeue()
         self.piece.leases[1] = Lease(1, self.piece, node, 0.0)
         self.assertTrue(policy.stays_reserved(node, self.piece))
         self.assertFalse(policy.stays_reserved(self.nodes[1], self.piece))
