@@ -76,7 +76,9 @@ def stays_reserved(node, piece):
     job = piece.job
     if any(lease.node is node for lease in piece.leases.values()):
         return True
-    return piece.apart and piece.queued and node.serving and node.id not in job.unfit and not (job.paused or job.stopped)
+    if not (piece.apart and piece.queued) or job.paused or job.stopped:
+        return False
+    return node.serving and node.id not in job.unfit
 
 
 # -- taking back ----------------------------------------------------------------------------------
