@@ -598,7 +598,7 @@ def _listening(pids):
     inodes = set()
     for pid in pids:
         folder = "/proc/%d/fd" % pid
-        for name in os.listdir(folder):
+        for name in os.listdir(folder) if os.path.exists(folder) else ():  # it may have ended meanwhile
             try:
                 inodes.add(os.readlink(os.path.join(folder, name)))
             except OSError:
