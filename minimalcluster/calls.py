@@ -66,6 +66,17 @@ class Stream(Job):
     def close(self) -> None:
         self.closed = True
         self._core.cluster.grew(self.number, self)
+        self._end_if_all_were_cancelled()
+
+    def forget(self, index: int) -> None:
+        """It was cancelled before it was handed out."""
+        self._waiting.pop(index, None)
+        self._end_if_all_were_cancelled()
+
+    def _end_if_all_were_cancelled(self) -> None:
+        """Where no node is, nobody else would end it."""
+        if self.closed and not self._waiting:
+            self._core.cluster.cancel(self.number)
 
     def cancel_waiting(self) -> None:
         for future, _ in list(self._waiting.values()):

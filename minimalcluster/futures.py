@@ -60,6 +60,9 @@ class ClusterFuture(_Future[T]):
         with self._condition:
             if self._state == "CANCELLED":
                 self.set_running_or_notify_cancel()
+        if cancelled and self.place is not None:
+            stream, index = self.place
+            stream.forget(index)
         return cancelled
 
     def cancel_running(self) -> bool:

@@ -190,6 +190,19 @@ class Broken(unittest.TestCase):
                     list(once.map(functools.partial(die_at, fatal), *iterables))
                 self.assertEqual(argument, caught.exception.argument)
 
+    def test_cancelled_calls_end_where_no_node_is(self):
+        for cancel_futures in (False, True):
+            executor = ClusterExecutor(join=False, max_workers=0)
+            futures = [executor.submit(abs, -number) for number in range(3)]
+            self.assertTrue(cancel_futures or all([future.cancel() for future in futures]))
+            support.Background(executor.shutdown, cancel_futures=cancel_futures).result()
+            self.assertTrue(all(future.cancelled() for future in futures))
+        executor = ClusterExecutor(join=False, max_workers=0)
+        future = executor.submit(abs, -1)
+        ended = support.Background(executor.shutdown)
+        self.assertTrue(future.cancel())
+        ended.result()
+
     def test_a_killed_worker_process_costs_nothing_but_time(self):
         with ClusterExecutor(2) as executor, support.directory() as folder:
             gate = os.path.join(folder, "gate")
