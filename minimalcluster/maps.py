@@ -136,8 +136,8 @@ class MapJob(Job):
             super().deliver(first, count, skip, buffers)
 
     def crowded(self) -> bool:
-        """Only who has begun to read holds up the work: until then it goes on, as the standard's."""
-        return self.started and super().crowded()
+        """Until somebody reads, work on what is there goes on, as the standard's; an input without end is held up."""
+        return (self.started or not self._finite) and not self.abandoned and super().crowded()
 
     def held_up(self) -> Optional[str]:
         if self.paused:
@@ -231,6 +231,7 @@ class MapJob(Job):
             self.cancel()
         else:
             self.abandoned = True
+            self.wait_for_nobody()
 
     def cancel(self) -> None:
         self.closed = True  # read no further

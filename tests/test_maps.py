@@ -142,6 +142,19 @@ class Map(Running):
             self.assertEqual(expected, found + list(results))
             self.assertIn("it is over", str(results.status()))
 
+    def test_row_38_an_endless_input_is_held_up_unread(self):
+        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
+        jobs.UNREAD_BYTES = 1 << 16
+        results = self.executor.map(long_text, itertools.count(), chunksize=1)
+        support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
+        results.close()
+        with support.directory() as folder:  # of what nobody will ever read, nothing is held up
+            paths = [os.path.join(folder, str(number)) for number in range(20)]
+            jobs.UNREAD_BYTES = 1
+            self.executor.map(touch, (path for path in paths))
+            gc.collect()
+            support.wait_until(lambda: len(os.listdir(folder)) == 20, what="all tasks' files")
+
     def test_row_38_until_it_is_read_it_goes_on_and_at_the_end_it_is_finished(self):
         self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
         jobs.UNREAD_BYTES = 1 << 16
