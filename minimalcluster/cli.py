@@ -57,7 +57,7 @@ def _parser():
         description="Start a master and a second node on this machine, solve three problems with them, check the "
         "answers and compare with one process. Exit status 0 only if everything checked out.",
     )
-    demo.add_argument("--quick", action="store_true", help="a few seconds instead of about a minute")
+    demo.add_argument("--quick", action="store_true", help="a few seconds instead of up to half a minute")
     demo.set_defaults(run=_demo, quiet=True)
 
     node = commands.add_parser(

@@ -131,11 +131,11 @@ class ClusterExecutor(Executor):
         journal: a file for the outcomes of ``map`` over a list, a tuple or a range: the same map in a program
         that is run again goes on with it. Calls of ``submit`` cannot be told apart and have none.
         """
-        if timeout is not None and not timeout > 0:
-            raise ValueError("timeout must be a number of seconds greater than 0, not %r" % (timeout,))
         given = {"retries": retries, "attempts_max": attempts_max, "idempotent": idempotent}
         changes: Dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        jobs.Terms.of(**changes)  # the same names, and bounds, as a job's of the master
+        jobs.Terms.of(
+            timeout=timeout, journal=journal, **changes
+        )  # the same names, and bounds, as a job's of the master
         options = self._terms.options._replace(**changes)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)

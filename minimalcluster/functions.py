@@ -16,7 +16,7 @@ import sys
 import types
 from collections import namedtuple
 
-from . import environment, values
+from . import environment, imports, values
 from .compat import PICKLE_PROTOCOL, as_text, native, pickle, raise_from
 from .errors import InitializerError, UsageError
 
@@ -132,7 +132,7 @@ def requirements(needs):
 
 def source_of(function):
     # type: (object) -> bytes
-    """The source file of the module that defines it; b"" when there is none. What that imports is not looked at."""
+    """The source file of the module that defines it; b"" when there is none."""
     while hasattr(function, "func"):  # a partial
         function = function.func
     name = getattr(function, "__module__", None)
@@ -142,6 +142,41 @@ def source_of(function):
             return file.read()
     except (OSError, IOError):
         return b""
+
+
+def code_behind(function, needs):
+    # type: (object, str) -> bytes
+    """A digest of what a journal's results depend on beside the function's pickle: the project's modules it uses.
+
+    Which those are is read from the import statements of its module; of a notebook's, from its global names.
+    """
+    own = source_of(function)
+    while hasattr(function, "func"):  # a partial
+        function = function.func
+    text = own or _imports_of(getattr(function, "__globals__", {}))
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    digests = code_imported(text, getattr(module, "__package__", None) or "")
+    return digests + own if needs == NOTHING else digests
+
+
+def code_imported(source, package=""):
+    # type: (bytes, str) -> bytes
+    """A digest of the project's modules that a source imports, and that those import."""
+    parts = []  # type: list[bytes]
+    for name, text in sorted(imports.project_sources(source, package).items()):
+        parts += [name.encode("utf-8"), text]
+    return values.digest(parts).encode("ascii") if parts else b""
+
+
+def _imports_of(namespace):
+    # type: (dict) -> bytes
+    """What a notebook's global names come from, as the imports they were."""
+    names = set()  # type: set[str]
+    for value in list(namespace.values()):
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in sys.modules and name != "__main__":
+            names.add(name)
+    return "\n".join("import " + name for name in sorted(names)).encode("utf-8")
 
 
 # -- receiving, in a worker process ---------------------------------------------------------------

@@ -238,6 +238,95 @@ class _Resource(object):
         return data if "b" in mode else io.TextIOWrapper(data, encoding, errors)
 
 
+# -- where modules come from ----------------------------------------------------------------------
+
+
+def source_file(name):
+    # type: (str) -> str | None
+    """The .py file of a module, imported here or not."""
+    module = sys.modules.get(name)
+    path = getattr(module, "__file__", None)
+    if module is None:
+        try:
+            from importlib import invalidate_caches  # novm
+            from importlib.util import find_spec  # novm
+        except ImportError:  # py2
+            path = _find_2(name)
+        else:
+            spec = find_spec(name)
+            if spec is None:
+                invalidate_caches()  # the file may be younger than what the finders remember of its folder
+                spec = find_spec(name)
+            path = spec.origin if spec is not None else None
+    if not isinstance(path, str):
+        return None
+    if path.endswith((".pyc", ".pyo")):
+        path = path[:-1]
+    return path if path.endswith(".py") and os.path.isfile(path) else None
+
+
+def _find_2(name):
+    # type: (str) -> str | None
+    import pkgutil
+
+    loader = pkgutil.find_loader(name)
+    return loader.get_filename() if loader is not None and hasattr(loader, "get_filename") else None
+
+
+def project_sources(source, package=""):
+    # type: (bytes, str) -> dict[str, bytes]
+    """By module: the sources of the project's own that a source of this package imports, and that those import."""
+    found, left = {}, [(source, package)]  # type: dict[str, bytes], list[tuple[bytes, str]]
+    while left:
+        text, package = left.pop()
+        for name in sorted(_imported_names(text, package).difference(found)):
+            path = _found_quietly(name)
+            if path is not None and is_project_file(path):
+                with open(path, "rb") as file:
+                    found[name] = file.read()
+                is_package = os.path.basename(path) == "__init__.py"
+                left.append((found[name], name if is_package else name.rpartition(".")[0]))
+    return found
+
+
+def _imported_names(source, package):
+    # type: (bytes, str) -> set[str]
+    """Of what may be modules, anywhere in the source, with their packages."""
+    import ast  # not in every worker process
+
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, TypeError, RuntimeError):  # no source: which it is differs between Pythons
+        return set()
+    names = set()  # type: set[str]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join(above + ([node.module] if node.module else []))
+            names.add(base)
+            names.update("%s.%s" % (base, alias.name) for alias in node.names)
+    parts = [name.split(".") for name in names]
+    return {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)} - {""}
+
+
+def _found_quietly(name):
+    # type: (str) -> str | None
+    """As ``source_file``, but no package is imported to look into it."""
+    above, _, last = name.rpartition(".")
+    if name in sys.modules or not above:
+        try:
+            return source_file(name)
+        except Exception:  # a finder's own
+            return None
+    package = _found_quietly(above)
+    if package is None or os.path.basename(package) != "__init__.py":
+        return None
+    inside = os.path.join(os.path.dirname(package), last)
+    return next((path for path in (os.path.join(inside, "__init__.py"), inside + ".py") if os.path.isfile(path)), None)
+
+
 # -- modules of this machine that were edited -----------------------------------------------------
 
 

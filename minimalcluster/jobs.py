@@ -5,14 +5,17 @@ them in whatever thread wants the outcomes, so that nobody's slow unpickling del
 """
 from __future__ import absolute_import, division, print_function
 
+import logging
 from collections import namedtuple
 
 from . import errors, journal, values
-from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, raise_from
+from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, raise_from, text_type
 from .leases import DEFAULTS
 from .progress import progress_for
 from .status import JobStatus
 from .terminable import Terminable
+
+log = logging.getLogger("minimalcluster")
 
 FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
 #: How long running tasks may still end after the first Ctrl-C.
@@ -23,7 +26,7 @@ UNREAD_BYTES = 64 << 20
 _WAIT_SECONDS = 1.0
 
 #: What to run: its name for people, and its definition for the nodes (see functions.py).
-#: code: the source that defines it, where the definition only names it; a journal's results are for that.
+#: code: gives what else a journal's results are for, as bytes: sources that the definition only names.
 Target = namedtuple("Target", "name info buffers code")
 #: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
 Outcomes = namedtuple("Outcomes", "first values")
@@ -57,8 +60,12 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
             if not isinstance(number, integer_types) or number < least:
                 raise ValueError("%s must be a whole number from %d on, not %r" % (name, least, number))
         for name, seconds in (("timeout", timeout), ("deadline", deadline)):
-            if seconds is not None and not (isinstance(seconds, integer_types + (float,)) and seconds > 0):
+            is_number = isinstance(seconds, integer_types + (float,)) and not isinstance(seconds, bool)
+            if seconds is not None and not (is_number and seconds > 0):
                 raise ValueError("%s must be a number of seconds greater than 0, not %r" % (name, seconds))
+        is_path = isinstance(journal, (bytes, text_type)) or hasattr(journal, "__fspath__")
+        if journal is not None and (not is_path or not journal):
+            raise ValueError("journal must be the path of a file, not %r" % (journal,))
         if not isinstance(idempotent, bool):
             raise ValueError("idempotent must be True or False, not %r" % (idempotent,))
         return cls(on_error, chunksize, retries, attempts_max, timeout, deadline, journal, idempotent)
@@ -174,19 +181,25 @@ class Job(object):
         opened = journal.Journal(path)
         try:
             known = opened.known(target, arguments, len(items), keys)
-            found = []
+            found, kept_by = [], "an earlier run (kept in %s; remove it to run all again)" % path
             for index, result in journal.results_of(known).items():
                 found.append(Outcomes(index, _with_failures([result], "the journal")))
             for index, (told, pickled) in known.failed.items():
                 error = values.decode_exception(told, pickled)
                 if isinstance(error, errors.WorkerDied):
                     error.argument = items[index]
-                found.append(Outcomes(index, [Failure(error, "the journal")]))
+                found.append(Outcomes(index, [Failure(error, kept_by)]))
+            has_others = bool(opened.runs())
             opened.begin(target, arguments, len(items), self.name, keys)
         except BaseException:
             opened.close()
             raise
         done = sorted(outcomes.first for outcomes in found)
+        if done:
+            text = "%d of %d outcomes are taken from %s, %d of them failures"
+            log.info(text, len(done), len(items), path, len(known.failed))
+        elif has_others:
+            log.warning("nothing in %s is of this function, its source and these arguments: all of it runs", path)
         self._outcomes_told, self._failures_told = len(done), len(known.failed)
         self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
         self.journal = opened
@@ -284,7 +297,7 @@ class ListedJob(Job):
         self._failed = {}  # type: dict # index -> node
         self._known = self._done = 0  # outcomes that the journal brought; all that are there
         if terms.journal is not None:
-            code = target_digest(target.info, target.code, target.buffers)
+            code = target_digest(target.info, target.code(), target.buffers)
             for outcomes in self.keep_journal(terms.journal, code, self._shown):
                 self._known += 1
                 self._keep(outcomes)

@@ -90,7 +90,8 @@ class Journal(object):
         head = data[: _HEADER - _TAG]
         self._key = _key_for(head)
         if not hmac.compare_digest(self._tag(b"head", head)[:_TAG], data[len(head) : _HEADER]):
-            raise errors.JournalError("%s was written by another user or was changed: it is not opened" % self.path)
+            text = "%s was changed, or written by another user (with another %s): it is not opened; give another path"
+            raise errors.JournalError(text % (self.path, _key_path()))
         records, self._good = self._records_in(data)
         if self._good < len(data) and not self._reading:
             torn = len(data) - self._good
@@ -411,16 +412,20 @@ def _key_for(head):
     return hkdf_sha256(_user_key(), head[len(MAGIC) :], b"minimalcluster journal", 32)
 
 
+def _key_path():
+    # type: () -> str
+    return os.path.join(os.path.expanduser("~"), ".minimalcluster", "journal.key")
+
+
 def _user_key():
     # type: () -> bytes
     """This user's key for journals: made once, 0600 in a 0700 folder. Raises JournalError when others can read it."""
-    folder = os.path.join(os.path.expanduser("~"), ".minimalcluster")
-    path = os.path.join(folder, "journal.key")
+    path = _key_path()
     try:
-        os.mkdir(folder, 0o700)
+        os.mkdir(os.path.dirname(path), 0o700)
     except OSError as error:
         if error.errno != errno.EEXIST:
-            raise
+            raise errors.JournalError("journals need a key of yours in %s, which cannot be made: %s" % (path, error))
     if os.path.islink(path):
         raise errors.JournalError("%s is a symbolic link: the key must be a file of its own; remove it" % path)
     with _opened_key(path) as file:

@@ -6,12 +6,11 @@ from __future__ import absolute_import, division, print_function
 
 import itertools
 import os
-import sys
 import threading
 
 from . import protocol, shares, values
 from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
-from .imports import is_project_file
+from .imports import is_project_file, source_file
 
 #: Installed packages that are served all the same: by-value functions need it on every node.
 SERVED_PACKAGES = ("cloudpickle",)
@@ -119,7 +118,7 @@ class Library(object):
 
     def _module(self, name):
         # type: (str) -> tuple
-        path = _source_of(name)
+        path = source_file(name)
         if path is None or not (is_project_file(path) or name.split(".")[0] in SERVED_PACKAGES):
             return {"found": False}, []
         with open(path, "rb") as file:
@@ -129,7 +128,7 @@ class Library(object):
 
     def _folder(self, package):
         # type: (str) -> str | None
-        path = _source_of(package)
+        path = source_file(package)
         if path is None or os.path.basename(path) != "__init__.py" or not is_project_file(path):
             return None
         return os.path.dirname(path)
@@ -170,38 +169,6 @@ class Library(object):
             infos[protocol_] = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
         info = infos[protocol_]
         return (info, []) if local else ({"found": True}, shares.read(info))
-
-
-def _source_of(name):
-    # type: (str) -> str | None
-    """The .py file of a module, imported here or not."""
-    module = sys.modules.get(name)
-    path = getattr(module, "__file__", None)
-    if module is None:
-        try:
-            from importlib import invalidate_caches  # novm
-            from importlib.util import find_spec  # novm
-        except ImportError:  # py2
-            path = _find_2(name)
-        else:
-            spec = find_spec(name)
-            if spec is None:
-                invalidate_caches()  # the file may be younger than what the finders remember of its folder
-                spec = find_spec(name)
-            path = spec.origin if spec is not None else None
-    if not isinstance(path, str):
-        return None
-    if path.endswith((".pyc", ".pyo")):
-        path = path[:-1]
-    return path if path.endswith(".py") and os.path.isfile(path) else None
-
-
-def _find_2(name):
-    # type: (str) -> str | None
-    import pkgutil
-
-    loader = pkgutil.find_loader(name)
-    return loader.get_filename() if loader is not None and hasattr(loader, "get_filename") else None
 
 
 def _modified(path):

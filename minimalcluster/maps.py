@@ -103,7 +103,7 @@ class MapJob(Job):
             raise ValueError("journal= needs an input of known length, a list, tuple or range, and no buffersize")
         if self.input_error is not None:
             return  # there is no function to run
-        code = functions.source_of(function) if self._needs == functions.NOTHING else b""
+        code = functions.code_behind(function, self._needs)
         info, buffers = self._definition
         # An executor's initializer has another token each time; it is code like the function.
         about = {name: value for name, value in info.items() if name != "initializer"}

@@ -252,7 +252,7 @@ def _named_target(source, function):
         "kind": "source", "module": source.module, "filename": as_text(source.filename),
         "is_text": source.is_text, "function": function,
     }  # fmt: skip
-    return Target(function, info, [source.data], b"")
+    return Target(function, info, [source.data], lambda: functions.code_imported(source.data))
 
 
 def _packed_target(function):
@@ -260,8 +260,8 @@ def _packed_target(function):
     packed = functions.pack(function)
     info, buffers = functions.requirements(packed.needs)
     name = getattr(function, "__name__", None) or type(function).__name__
-    code = functions.source_of(function) if packed.needs == functions.NOTHING else b""
-    return Target(name, dict(info, kind="function", star=False), buffers + [packed.data], code)
+    info = dict(info, kind="function", star=False)
+    return Target(name, info, buffers + [packed.data], lambda: functions.code_behind(function, packed.needs))
 
 
 def _checked_arguments(args):

@@ -92,7 +92,8 @@ class Submit(Running):
         self.assertEqual({False, True}, {terms.options.idempotent for _, terms in self.executor._core._streams})
 
     def test_options_are_checked(self):
-        for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}, {"idempotent": 1}):
+        for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}, {"timeout": True},
+                      {"idempotent": 1}, {"journal": 5}, {"journal": ""}):  # fmt: skip
             self.assertRaises(ValueError, self.executor.options, **wrong)
         self.assertRaises(TypeError, self.executor.options, unknown=1)
 

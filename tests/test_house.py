@@ -31,7 +31,7 @@ ALLOWED = {
     "agent": "protocol stories",
     "environment": "",
     "values": "",
-    "functions": "environment values",
+    "functions": "environment imports values",
     "journal": "values protocol",
     "terminable": "",
     "jobs": "values leases journal progress status terminable",

@@ -187,5 +187,41 @@ class ProjectTest(unittest.TestCase):
                 self.assertEqual(list(master.execute().values())[1], [1, 1])
 
 
+class SourcesTest(unittest.TestCase):
+    """What of the project a source stands on."""
+
+    def setUp(self):
+        self.folder = os.path.realpath(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        sys.path.insert(0, self.folder)
+        self.addCleanup(sys.path.remove, self.folder)
+        os.mkdir(os.path.join(self.folder, "of_package"))
+        for name, text in (
+            ("of_one.py", "import json, of_two\n"),
+            ("of_two.py", "def f():\n    from of_package import part\n"),
+            ("of_broken.py", "def f(:\n"),
+            ("of_package/__init__.py", ""),
+            ("of_package/part.py", "from . import other\nfrom .other import x\nimport of_one\n"),
+            ("of_package/other.py", "x = 1\n"),
+        ):
+            support.write(os.path.join(self.folder, *name.split("/")), text)
+
+    def test_what_it_imports_and_what_that_imports(self):
+        found = imports.project_sources(b"import of_one, os.path, no_such_module\nimport of_broken\n")
+        everything = ["of_broken", "of_one", "of_package", "of_package.other", "of_package.part", "of_two"]
+        self.assertEqual(sorted(found), everything)
+        self.assertEqual(found["of_one"], b"import json, of_two\n")
+        self.assertNotIn("of_package", sys.modules)
+        __import__("of_package.part")
+        for name in everything:
+            self.addCleanup(sys.modules.pop, name, None)
+        self.assertEqual(sorted(imports.project_sources(b"from of_two import f\n")), everything[1:])
+        self.assertEqual(sorted(imports.project_sources(b"from .other import x", "of_package")), ["of_package", "of_package.other"])
+
+    def test_what_is_no_source(self):
+        for source in (b"", b"def f(:", b"\0", b"import"):
+            self.assertEqual(imports.project_sources(source), {})
+
+
 if __name__ == "__main__":
     unittest.main()

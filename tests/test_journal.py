@@ -391,7 +391,9 @@ def f(x):
 
     def test_the_second_run_runs_nothing(self):
         first = self.execute(self.source(), range(5))
-        self.assertEqual(self.execute(self.source(), range(5)), first)
+        with support.Log() as log:
+            self.assertEqual(self.execute(self.source(), range(5)), first)
+        self.assertTrue(log.having("5 of 5 outcomes are taken from %s" % self.path))
         self.assertEqual(self.executed(), list(range(5)))
 
     def test_more_arguments_run_only_those(self):
@@ -411,7 +413,9 @@ def f(x):
 
     def test_changed_code_runs_again(self):
         self.execute(self.source(), range(3))
-        self.assertEqual(self.execute(self.source().replace("x * 2", "x * 3"), range(3)), {0: 0, 1: 3, 2: 6})
+        with support.Log() as log:
+            self.assertEqual(self.execute(self.source().replace("x * 2", "x * 3"), range(3)), {0: 0, 1: 3, 2: 6})
+        self.assertTrue(log.having("WARNING nothing in %s is of this function" % self.path))
         self.assertEqual(self.executed(), [0, 0, 1, 1, 2, 2])
 
     def test_failures_are_remembered(self):
@@ -420,6 +424,7 @@ def f(x):
                 self.execute(self.source(), range(7))
             self.assertEqual(list(caught.exception.errors), [5])
             self.assertIsInstance(caught.exception.errors[5], ValueError)
+        self.assertIn("on an earlier run (kept in %s; remove it" % self.path, str(caught.exception))
         self.assertEqual(self.executed(), list(range(7)))
 
 
@@ -443,6 +448,27 @@ def f(x):
         kept = journal.Journal(self.path)
         self.assertEqual([len(run["known"].done) > 0 for run in kept.runs()], [True, True, False])
         kept.close()
+
+    def test_the_edit_of_a_module_that_is_imported_runs_all_again(self):
+        sys.path.insert(0, self.folder)
+        self.addCleanup(sys.path.remove, self.folder)
+        names = "rates_used", "rates_base"
+        support.write(os.path.join(self.folder, "rates_used.py"), "def price(x):\n    import rates_base\n    return x * rates_base.RATE\n")
+        source = "import rates_used\ndef f(x):\n    return rates_used.price(x)\n"
+        for rate in (2, 3, 3):
+            support.write(os.path.join(self.folder, "rates_base.py"), "RATE = %d%s\n" % (rate, " " * rate))
+            for name in names:
+                sys.modules.pop(name, None)
+                self.addCleanup(sys.modules.pop, name, None)
+            self.assertEqual(self.execute(source, [1, 2]), {1: rate, 2: 2 * rate})
+            price = __import__("rates_used").price
+            with MasterNode(PORT=0) as master:
+                master.start_master_server()
+                self.assertEqual(master.map(price, [1, 2], journal=self.path + ".map"), [rate, 2 * rate])
+        for path in (self.path, self.path + ".map"):
+            kept = journal.Journal(path)
+            self.assertEqual([len(run["known"].done) > 0 for run in kept.runs()], [True, True, False])
+            kept.close()
 
     def test_poison_is_remembered(self):
         source = self.source().replace('raise ValueError("five")', "os.kill(os.getpid(), 9)")
