@@ -47,6 +47,8 @@ LINE_CHARACTERS_MAX = 1000
 OUTPUT_BYTES_PER_SECOND = 256 << 10
 READ_BYTES = 1 << 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
+#: A master that many nodes join at once may be late with an answer; three times late, it is none.
+UNANSWERED_MAX = 3
 #: SIGKILL needs no more; a task's own child may hold the output open for 0.2 s.
 LEAVE_SECONDS = 1.0
 #: So long after a job's end, what its tasks have left behind is looked for; at most once in that time.
@@ -450,7 +452,8 @@ class WorkerNode(object):
 
         A master that is not there yet or is lost is tried again and again, at growing, jittered
         intervals of up to 10 s. Raises AuthenticationError (another key), VersionMismatch
-        (Python 2 with 3), ProtocolError or HandshakeTimeout (no master at that address).
+        (Python 2 with 3), ProtocolError or, when three connections in a row stay without an answer,
+        HandshakeTimeout (no master at that address).
         """
         _Member(self).run()
 
@@ -468,6 +471,7 @@ class _Member(object):
         self._retry_at = 0.0  # type: float | None # None while a connection is there or on its way
         self._tries = 0
         self._been_in = False
+        self._unanswered = 0
         self._ending = False  # the master has said Farewell: the end of the link is no loss
         self._error = None  # type: BaseException | None
 
@@ -558,12 +562,18 @@ class _Member(object):
         if connection.peer is not None:
             self._node.tell(brain.LinkDown())
         elif isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError)) or (
-            isinstance(error, errors.HandshakeTimeout) and not self._been_in
+            isinstance(error, errors.HandshakeTimeout) and self._is_unheard()
         ):
             self._error = error
             self._loop.stop()
             return
         self._try_again(error)
+
+    def _is_unheard(self):
+        # type: () -> bool
+        """Nothing there has ever answered, though it was asked often enough for a master with much to do."""
+        self._unanswered += 1
+        return not self._been_in and self._unanswered >= UNANSWERED_MAX
 
     def _send(self, message):
         # type: (tuple) -> None
