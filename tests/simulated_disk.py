@@ -7,6 +7,7 @@ from __future__ import absolute_import, division, print_function
 
 import contextlib
 import errno
+import os
 import struct
 
 from minimalcluster import journal
@@ -89,6 +90,8 @@ class File(object):
 
 class _System(object):
     """What the journal uses of ``os``."""
+
+    path = os.path
 
     def __init__(self, world):
         # type: (object) -> None
