@@ -692,7 +692,7 @@ class Scheduler(Storied):
                 for lease in chosen.leases.values():
                     self._ask_back(lease)
         for node in nodes:
-            if node.reserved in waiting and not node.leases:
+            if node.reserved is not None and node.reserved.queued and not node.leases:
                 node.reserved.dequeue()
                 self._lease_out(node.reserved, node)
 

@@ -148,8 +148,9 @@ def _for_busy(job, nodes, now, lost_seconds):
     if not job.queued or job.leased:
         return None
     slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
-    text = "%d tasks wait: all %d worker processes that can run them are busy with other jobs, for %.0f s" % (
-        job.queued, slots, now - job.moved_at,
+    kept = ", or kept for a task that needs a node of its own" if any(node.reserved for node in nodes) else ""
+    text = "%d tasks wait: all %d worker processes that can run them are busy with other jobs%s, for %.0f s" % (
+        job.queued, slots, kept, now - job.moved_at,
     )  # fmt: skip
     return Wait(BUSY, text, job.moved_at)
 

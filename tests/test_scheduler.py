@@ -272,6 +272,19 @@ class OutcomesTest(SchedulerTest):
         self.master.join("b", slots=2)
         self.assertEqual([(g.node, g.first, g.careful) for g in self.master.grants()], [("a", 0, True), ("b", 1, False)])
 
+    def test_two_nodes_that_had_it_and_come_back_without_it(self):
+        killed, = self.start(1, nodes=("a",))
+        self.master.say(s.AttemptDied, "a", killed.attempt, 0, {"memory": True})
+        alone, = self.master.grants()
+        self.master.join("b")
+        self.master.lose("a")
+        self.master.grants()
+        self.master.join("a", held=[alone.attempt])
+        self.master.tick()
+        self.master.join("a")
+        self.master.join("b")
+        self.assertEqual(len(self.master.grants()), 1)
+
     def test_other_nodes_go_on_meanwhile(self):
         killed, other = self.start(9, nodes=("a", "b"))
         self.master.say(s.AttemptDied, "a", killed.attempt, 0, {"memory": True})
