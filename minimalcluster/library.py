@@ -28,7 +28,8 @@ class Library(object):
         self._call = call  # runs a function in the cluster's thread
         self._questions = queue.Queue()  # type: queue.Queue
         self._thread = None  # type: threading.Thread | None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what the cluster's thread asks for too: held for moments only
+        self._names = threading.Lock()  # of share() and drop(), while a file is written or removed
         self._served = {}  # type: dict[str, float] # file -> its time when it was served
         self._shared = {}  # type: dict[str, tuple] # name -> (value, {protocol: info})
         self._files = shares.Files()
@@ -41,12 +42,12 @@ class Library(object):
         """Keep an object for the nodes, under the name that is returned. Raises what its pickling raises.
 
         The name tells the content, and which of its equals it is: the script's next run calls the same
-        object by the same name, so that a journal knows its tasks again and the nodes still have it.
+        object by the same name, so that a journal knows its tasks again. (A set of texts has another each time.)
         """
         protocol_ = PICKLE_PROTOCOL_MAX
         buffers = shares.dump(value, protocol_)
         content = values.digest(buffers)[:NAME_LETTERS]
-        with self._lock:
+        with self._names:
             names = ("%s-%d" % (content, number) for number in itertools.count())
             name = next(name for name in names if not self.has(name))
             info = self._files.keep("%s.%d" % (name, protocol_), buffers)
@@ -59,9 +60,10 @@ class Library(object):
 
     def drop(self, name):
         # type: (str) -> None
-        _, infos = self._shared.pop(name, (None, {}))
-        for protocol_ in infos:
-            self._files.discard("%s.%d" % (name, protocol_))
+        with self._names:
+            _, infos = self._shared.pop(name, (None, {}))
+            for protocol_ in infos:
+                self._files.discard("%s.%d" % (name, protocol_))
 
     def close(self):
         # type: () -> None

@@ -93,6 +93,17 @@ class LibraryTest(unittest.TestCase):
         self.assertTrue(self.ask("share", names[1], pickle=2)[0]["found"])
         self.assertEqual(self.library.share([1, 2]), names[0])
 
+    def test_a_slow_disk_does_not_hold_up_who_asks_for_the_version(self):
+        kept, going = threading.Event(), threading.Event()
+        keep = self.library._files.keep
+        self.library._files.keep = lambda *told: (going.set(), kept.wait(30), keep(*told))[2]
+        sharing = threading.Thread(target=self.library.share, args=([1],))
+        sharing.start()
+        self.assertTrue(going.wait(30))
+        self.library.version()  # the cluster's thread does: it would be taken for lost
+        kept.set()
+        sharing.join()
+
     def test_an_unknown_question(self):
         self.assertFalse(self.ask("nonsense", "n")[0]["found"])
 
