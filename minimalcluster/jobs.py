@@ -127,7 +127,8 @@ class Job(object):
 
     def crowded(self):
         # type: () -> bool
-        return self.unread_max is not None and self._unread > (self.unread_max // 2 if self.paused else self.unread_max)
+        most = self.unread_max  # once: another thread may take the limit away
+        return most is not None and self._unread > (most // 2 if self.paused else most)
 
     def deliver(self, first, count, skip, buffers):
         # type: (int, int, int, list) -> None
