@@ -40,8 +40,7 @@ class Shared(object):
     def __init__(self, name, value, drop):
         # type: (str, object, object) -> None
         self.name, self._value, self._drop = name, value, drop
-        first = _handles.setdefault(name, self)  # another master's, of an equal object
-        self._first = None if first is self else first  # it stays as long as this: ``resolve`` finds it for both
+        _handles.setdefault(name, self)  # another master may have one of an equal object
 
     def get(self):
         # type: () -> object
@@ -53,12 +52,15 @@ class Shared(object):
         """No task needs it any more. Tasks that come later with this handle fail."""
         if self._drop is not None:
             drop, self._drop = self._drop, None
+            if _handles.get(self.name) is self:
+                del _handles[self.name]
             drop(self.name)  # type: ignore[operator]
 
     def __reduce__(self):
         # type: () -> tuple
         if self._drop is None:
             raise StateError("the shared object %s was dropped" % self.name)
+        _handles.setdefault(self.name, self)
         return resolve, (self.name,)
 
     def __repr__(self):

@@ -92,6 +92,14 @@ class HandleTest(unittest.TestCase):
         with self.assertRaises(StateError):
             pickle.loads(data)
 
+    def test_a_dropped_one_stands_in_for_no_other(self):
+        value = [1, 2]
+        first = shares.Shared("n", value, lambda name: None)
+        first.drop()
+        value.append(3)
+        second = shares.Shared("n", [1, 2], lambda name: None)
+        self.assertEqual(pickle.loads(pickle.dumps(second, 2)), [1, 2])
+
     def test_a_dropped_one_says_so(self):
         dropped = []
         handle = shares.Shared("n", [1, 2], dropped.append)
