@@ -565,10 +565,10 @@ class Agent(Storied):
                 self._broken("attempt %d and its slot disagree" % attempt, attempt)
             if held.grant is not None and held.grant.job not in self._definitions:
                 self._broken("attempt %d waits, and its job %d is not defined" % (attempt, held.grant.job), attempt)
-        if not self._over.issubset(self._definitions):
-            self._broken("jobs that are not defined are over: %r" % sorted(self._over), None)
             if not held.next <= held.end:
                 self._broken("attempt %d has outcomes beyond its end" % attempt, attempt)
+        if not self._over.issubset(self._definitions):
+            self._broken("jobs that are not defined are over: %r" % sorted(self._over), None)
         for attempt in set(running) - set(self._held):
             self._broken("a slot runs attempt %d, which is not held" % attempt, attempt)
         if list(self._reports) != sorted(self._reports):

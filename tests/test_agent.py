@@ -605,6 +605,14 @@ class EveryEventInEveryStateTest(AgentTest):
     def test_validate_finds_what_is_broken(self):
         node = self.node()
         node.grant(1)
+        node.brain._held[1].next = 99
+        with self.assertRaises(InternalError):
+            node.brain.validate()
+        node.brain._held[1].next = 0
+        node.brain._over.add(99)
+        with self.assertRaises(InternalError):
+            node.brain.validate()
+        node.brain._over.clear()
         node.brain._slots[0].attempt = None
         with self.assertRaises(InternalError):
             node.brain.validate()
