@@ -133,9 +133,8 @@ class ClusterExecutor(Executor):
         """
         given = {"retries": retries, "attempts_max": attempts_max, "idempotent": idempotent}
         changes: Dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        jobs.Terms.of(
-            timeout=timeout, journal=journal, **changes
-        )  # the same names, and bounds, as a job's of the master
+        # The same names, and bounds, as a job's of the master.
+        jobs.Terms.of(timeout=timeout, journal=journal, **changes)
         options = self._terms.options._replace(**changes)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)

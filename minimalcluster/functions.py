@@ -130,12 +130,17 @@ def requirements(needs):
     return {}, []
 
 
+def _unwrapped(function):
+    # type: (object) -> object
+    while hasattr(function, "func"):  # a partial
+        function = function.func
+    return function
+
+
 def source_of(function):
     # type: (object) -> bytes
     """The source file of the module that defines it; b"" when there is none."""
-    while hasattr(function, "func"):  # a partial
-        function = function.func
-    name = getattr(function, "__module__", None)
+    name = getattr(_unwrapped(function), "__module__", None)
     path = getattr(sys.modules.get(name), "__file__", None) or ""  # type: ignore[arg-type]
     try:
         with open(path[:-1] if path.endswith(".pyc") else path, "rb") as file:
@@ -150,9 +155,7 @@ def code_behind(function, needs):
 
     Which those are is read from the import statements of its module; of a notebook's, from its global names.
     """
-    own = source_of(function)
-    while hasattr(function, "func"):  # a partial
-        function = function.func
+    own, function = source_of(function), _unwrapped(function)
     text = own or _imports_of(getattr(function, "__globals__", {}))
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     digests = code_imported(text, getattr(module, "__package__", None) or "")

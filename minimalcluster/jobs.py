@@ -190,7 +190,7 @@ class Job(object):
                 if isinstance(error, errors.WorkerDied):
                     error.argument = items[index]
                 found.append(Outcomes(index, [Failure(error, kept_by)]))
-            has_others = bool(opened.runs())
+            has_others = not found and bool(opened.runs())
             opened.begin(target, arguments, len(items), self.name, keys)
         except BaseException:
             opened.close()

@@ -786,7 +786,7 @@ class Scheduler(Storied):
                 self._copy_at = policy.earlier(self._copy_at, again_at)
                 for lease, node in copies:
                     lease.piece.copied = True
-                    job.copied += lease.piece.hi - lease.piece.lo
+                    job.copied += lease.piece.size
                     self._lease_out(lease.piece, node)
 
     # -- telling ----------------------------------------------------------------------------------
