@@ -18,14 +18,14 @@ class Piece(object):
 
     __slots__ = ("apart", "attempts", "copied", "cut", "deaths", "hi", "job", "leases", "lo", "queue")
 
-    def __init__(self, job, lo, hi, deaths=None):
-        # type: (Job, int, int, list | None) -> None
+    def __init__(self, job, lo, hi, deaths=None, apart=False):
+        # type: (Job, int, int, list | None, bool) -> None
         self.job, self.lo, self.hi = job, lo, hi
         # Deaths that one of these tasks is suspected of. Pieces cut from one share the list: the first
         # task that is caught takes it all, and the others are cleared.
         self.deaths = [] if deaths is None else deaths  # type: list
         self.queue = None  # type: deque | None # of its job's, the one it waits in
-        self.apart = False  # nothing runs beside it
+        self.apart = apart  # nothing runs beside it: one task that was caught when the system was short of memory
         self.copied = False  # had its second copy; there is no third
         self.cut = False  # one of its attempts may have been granted more, and go on beyond its end
         self.leases = {}  # type: dict # attempt -> Lease, live
@@ -45,8 +45,7 @@ class Piece(object):
 
     def enqueue(self):
         # type: () -> None
-        """To be handed out next; a task that was killed, perhaps for want of memory, where nothing else runs."""
-        self.apart = self.size == 1 and any(death.info.get("memory") for death in self.deaths)
+        """To be handed out next."""
         self.queue = self.job.apart if self.apart else self.job.pieces
         self.queue.appendleft(self)
         self.job.queued += self.size

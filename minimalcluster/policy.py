@@ -76,7 +76,7 @@ def stays_reserved(node, piece):
     job = piece.job
     if any(lease.node is node for lease in piece.leases.values()):
         return True
-    if not (piece.apart and piece.queued) or job.paused or job.stopped:
+    if not piece.queued or job.paused or job.stopped:
         return False
     return node.serving and node.id not in job.unfit
 
@@ -144,7 +144,7 @@ def to_copy(job, nodes, now):
     chosen, again_at, left = [], None, copies_max(job) - job.copied  # type: list, float | None, int
     for lease in candidates:
         piece = lease.piece
-        if piece.copied or len(piece.leases) > 1 or piece.deaths or piece.apart or piece.size > left:
+        if piece.copied or len(piece.leases) > 1 or piece.deaths or piece.size > left:
             continue
         # Another node than its own, if there is one: what is slow there is slow there again.
         for node in sorted(free, key=lambda node: node is lease.node):

@@ -439,7 +439,7 @@ class Scheduler(Storied):
         if retried:
             deaths = piece.deaths if piece.size == 1 else None  # of more tasks, this one is not the suspect
             self._advance(piece, index + 1, delivered=False)
-            Piece(job, index, index + 1, deaths).enqueue()
+            Piece(job, index, index + 1, deaths, piece.apart).enqueue()
             return
         job.failures.pop(index, None)
         node.tasks_done += 1
@@ -575,7 +575,7 @@ class Scheduler(Storied):
             Piece(job, lo, hi, piece.deaths).enqueue()
             return
         deaths = piece.deaths + [Death(node.name, event.info)]
-        if not careful:
+        if not careful and hi - lo > 1:
             # One of these tasks did it. They run again, one result at a time, to see which.
             Piece(job, lo, hi, deaths).enqueue()
             return
@@ -584,7 +584,7 @@ class Scheduler(Storied):
             Piece(job, lo + 1, hi).enqueue()
         short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
         if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
-            Piece(job, lo, lo + 1, deaths).enqueue()
+            Piece(job, lo, lo + 1, deaths, short_of_memory > 0).enqueue()
             return
         self._do(DeliverPoison(job.id, lo, tuple(deaths)))
         job.delivered += 1
@@ -677,10 +677,6 @@ class Scheduler(Storied):
         # type: () -> None
         """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
         nodes = list(self._nodes.values())
-        for job in self._jobs.values():
-            for piece in [piece for piece in job.apart if not piece.deaths]:  # another was the culprit
-                piece.dequeue()
-                piece.enqueue()
         for node in nodes:
             if node.reserved is not None and not policy.stays_reserved(node, node.reserved):
                 node.reserved = None

@@ -4,7 +4,6 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster.leases import DEFAULTS, Job, Node, Piece, Speed, gaps_between
-from minimalcluster.scheduler import Death
 
 
 class GapsTest(unittest.TestCase):
@@ -52,17 +51,10 @@ class JobTest(unittest.TestCase):
         self.assertFalse(job.ready)
         self.assertFalse(Job(1, 0, DEFAULTS, 0.0).ready)
 
-    def test_what_was_killed_for_its_memory_waits_apart(self):
+    def test_what_runs_apart_waits_apart(self):
         job = Job(1, 10, DEFAULTS, 0.0)
         job.cursor, job.queued = 10, 0
-        deaths = [Death("n", {"memory": True})]
-        for piece, apart in (
-            (Piece(job, 0, 4), False),
-            (Piece(job, 4, 5), False),
-            (Piece(job, 5, 6, [Death("n", {})]), False),
-            (Piece(job, 6, 8, deaths), False),  # one of two
-            (Piece(job, 8, 9, deaths), True),
-        ):
+        for piece, apart in ((Piece(job, 0, 4), False), (Piece(job, 4, 5), False), (Piece(job, 5, 6, apart=True), True)):
             piece.enqueue()
             self.assertTrue(piece.queued)
             self.assertEqual((piece.apart, list(job.apart if apart else job.pieces), job.queued), (apart, [piece], piece.size))

@@ -5,7 +5,6 @@ import unittest
 
 from minimalcluster import policy
 from minimalcluster.leases import DEFAULTS, Job, Lease, Node, Piece
-from minimalcluster.scheduler import Death
 
 
 def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
@@ -59,7 +58,7 @@ class ChunkSizeTest(unittest.TestCase):
 class ReserveTest(unittest.TestCase):
     def setUp(self):
         self.job = Job(1, 100, DEFAULTS, 0.0)
-        self.piece = Piece(self.job, 5, 6)
+        self.piece = Piece(self.job, 5, 6, apart=True)
         self.nodes = [new_node(name) for name in "abcd"]
 
     def test_the_node_with_the_least_to_do(self):
@@ -81,7 +80,6 @@ class ReserveTest(unittest.TestCase):
 
     def test_until_it_is_done(self):
         node = self.nodes[0]
-        self.piece.deaths.append(Death("n", {"memory": True}))
         self.piece.enqueue()
         self.assertTrue(policy.stays_reserved(node, self.piece))
         for name in ("paused", "stopped"):
@@ -90,10 +88,6 @@ class ReserveTest(unittest.TestCase):
             setattr(self.job, name, False)
         self.piece.dequeue()
         self.assertFalse(policy.stays_reserved(node, self.piece))
-        del self.piece.deaths[:]
-        self.piece.enqueue()  # cleared, it waits with the others
-        self.assertFalse(policy.stays_reserved(node, self.piece))
-        self.piece.dequeue()
         self.piece.leases[1] = Lease(1, self.piece, node, 0.0)
         self.assertTrue(policy.stays_reserved(node, self.piece))
         self.assertFalse(policy.stays_reserved(self.nodes[1], self.piece))
@@ -197,9 +191,6 @@ class CopiesTest(unittest.TestCase):
         def suspected():
             self.late.piece.deaths.append("a death")
 
-        def apart():
-            self.late.piece.apart = True
-
         def unfit():
             self.job.unfit["fast"] = {}
 
@@ -213,7 +204,7 @@ class CopiesTest(unittest.TestCase):
             self.slow.speeds.clear()
             self.fast.speeds.clear()
 
-        for change in (had_one, suspected, apart, unfit, runs_once, unstarted, nothing_to_compare_with):
+        for change in (had_one, suspected, unfit, runs_once, unstarted, nothing_to_compare_with):
             self.setUp()
             change()
             self.assertEqual(self.copies(99.0), ([], None), change.__name__)

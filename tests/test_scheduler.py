@@ -262,12 +262,12 @@ class OutcomesTest(SchedulerTest):
         self.master.done(alone, seconds=1.0)
         self.assertEqual(spans(self.master.grants()), [(2, 3), (3, 4)])
 
-    def test_who_is_cleared_of_a_death_for_memory_waits_no_longer(self):
+    def test_of_a_chunk_that_was_killed_only_who_is_caught_runs_alone(self):
         grant, = self.start(2, DEFAULTS._replace(chunksize=2), nodes=("a",), slots=1)
         self.master.say(s.AttemptDied, "a", grant.attempt, 0, {"memory": True})
         careful, = self.master.grants()
-        self.assertEqual(self.master.released(careful, 1), [])  # the other task waits, for a node of its own
-        self.assertEqual(len(self.master.brain._jobs[JOB].apart), 1)
+        self.assertEqual(self.master.released(careful, 1), [])  # the other task is as likely innocent
+        self.assertEqual(len(self.master.brain._jobs[JOB].apart), 0)
         self.master.say(s.AttemptDied, "a", careful.attempt, 0, {"memory": True})
         self.master.join("b", slots=2)
         self.assertEqual([(g.node, g.first, g.careful) for g in self.master.grants()], [("a", 0, True), ("b", 1, False)])
