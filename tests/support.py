@@ -109,6 +109,16 @@ class Background(object):
         return self._outcome[0]
 
 
+@contextlib.contextmanager
+def patched(module, name, value):
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
 class Log(logging.Handler):
     """The messages of the logger "minimalcluster" while it is entered (``assertLogs`` is not in 2.7)."""
 

@@ -13,20 +13,10 @@ from minimalcluster import protocol, transport
 from minimalcluster.compat import monotonic
 from minimalcluster.errors import AuthenticationError, ConnectionFailed, FrameTooLarge, HandshakeTimeout, ProtocolError
 from tests import support
-from tests.support import wait_until
+from tests.support import patched, wait_until
 
 KEY = protocol.generate_key(b"k" * 32)
 OTHER_KEY = protocol.generate_key(b"o" * 32)
-
-
-@contextlib.contextmanager
-def patched(name, value):
-    before = getattr(transport, name)
-    setattr(transport, name, value)
-    try:
-        yield
-    finally:
-        setattr(transport, name, before)
 
 
 @contextlib.contextmanager
@@ -214,7 +204,7 @@ class Messages(unittest.TestCase):
 
         kinds = [("epoll",), ("epoll", "poll")]
         for missing in kinds:
-            with patched("select", Without(*missing)):
+            with patched(transport, "select", Without(*missing)):
                 self.exchange()
                 self._refused_and_woken()
 
@@ -406,7 +396,7 @@ class Strangers(unittest.TestCase):
         server, client = Owner(), Owner()
         mute = transport.listen("127.0.0.1", 0)
         self.addCleanup(mute.close)
-        with patched("HANDSHAKE_SECONDS", 0.1), running() as loop:
+        with patched(transport, "HANDSHAKE_SECONDS", 0.1), running() as loop:
             sock = silent(serve(loop, server))
             self.addCleanup(sock.close)
             connect(loop, mute.getsockname()[1], client)
@@ -426,7 +416,7 @@ class Strangers(unittest.TestCase):
 
     def test_of_too_many_the_oldest_go(self):
         server, client = Owner(), Owner()
-        with patched("HALF_OPEN_MAX", 4), running() as loop:
+        with patched(transport, "HALF_OPEN_MAX", 4), running() as loop:
             port = serve(loop, server)
             strangers = []
             for _ in range(10):
@@ -467,7 +457,7 @@ class _Exhausted(object):
 
 class Exhaustion(unittest.TestCase):
     def test_row_22_a_listener_without_descriptors_rests_and_goes_on(self):
-        with running() as loop, patched("PAUSE_SECONDS", 0.05), support.Log() as log:
+        with running() as loop, patched(transport, "PAUSE_SECONDS", 0.05), support.Log() as log:
             accepted = []
             listener = in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, lambda sock, where: accepted.append(sock))
             exhausted = listener._socket = _Exhausted(listener._socket)
