@@ -2,6 +2,7 @@
 from __future__ import absolute_import, division, print_function
 
 import argparse
+import errno
 import io
 import json
 import logging
@@ -33,12 +34,17 @@ def main(argv=None):
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("minimalcluster").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
     except _Terminated:
         return EXIT_TERMINATED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except (errors.ClusterError, EnvironmentError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EPIPE:  # whoever read has seen enough, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end
+            return EXIT_FAILED
         sys.stderr.write("minimalcluster: %s: %s\n" % (type(error).__name__, error))
         return EXIT_FAILED
 
@@ -135,37 +141,49 @@ def _interrupted(number, frame):
 
 def _journal_show(arguments):
     # type: (argparse.Namespace) -> int
-    for number, run in enumerate(_runs(arguments.file), 1):
+    runs, calls = _read(arguments.file)
+    for number, run in enumerate(runs, 1):
         known = run["known"]
         done = {index for first, count, _ in known.done for index in range(first, first + count)}
         failed = {first for first, _, _ in known.failed}
         state = "ended" if run["ended"] else "not ended: it runs, or was killed"
         text = "run %d: %s on %d arguments: %d done, %d failed, %s\n"
         sys.stdout.write(text % (number, run["name"], run["count"], len(done), len(failed), state))
+    if calls.done or calls.failed:
+        sys.stdout.write("submitted calls: %d done, %d failed\n" % (len(calls.done), len(calls.failed)))
     return 0
 
 
 def _journal_export(arguments):
     # type: (argparse.Namespace) -> int
+    from .compat import hexadecimal
     from .journal import outcomes
 
-    for number, run in enumerate(_runs(arguments.file), 1):
+    runs, calls = _read(arguments.file)
+    for number, run in enumerate(runs, 1):
         for index, outcome in outcomes(run["known"]):
-            line = dict(_as_json(outcome["value"]) if "value" in outcome else outcome)
-            line.update(run=number, function=run["name"], task=index)
-            sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
+            _write_line(outcome, run=number, function=run["name"], task=index)
+    for key, outcome in outcomes(calls):
+        _write_line(outcome, call=hexadecimal(key))
     return 0
 
 
-def _runs(path):
-    # type: (str) -> list[dict]
+def _read(path):
+    # type: (str) -> tuple
+    """(the runs, the Known of submitted calls) in a journal."""
     from .journal import Journal
 
     opened = Journal(path, reading=True)
     try:
-        return opened.runs()
+        return opened.runs(), opened.calls()
     finally:
         opened.close()
+
+
+def _write_line(outcome, **about):
+    # type: (dict, **object) -> None
+    line = dict(_as_json(outcome["value"]) if "value" in outcome else outcome, **about)
+    sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
 
 
 def _as_json(value):

@@ -10,6 +10,8 @@
     DONE    first, count and the results' buffers
     FAILED  first, and the exception's description and buffers
     END     the run is over: nobody works for it any more
+    CALLS   of calls that were submitted one by one: how many, a key of each, and the results' buffers
+    CALL_FAILED  a call's key, and the exception's description and buffers
 
 Rules:
 
@@ -30,6 +32,7 @@ import io
 import json
 import logging
 import os
+import stat
 import struct
 import threading
 from collections import namedtuple
@@ -41,13 +44,14 @@ from .protocol import hkdf_sha256
 log = logging.getLogger("minimalcluster")
 
 MAGIC = b"minijrn1"
-RUN, KEYS, GRANT, DONE, FAILED, END = 1, 2, 3, 4, 5, 6
+RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8
 #: Syncing more often costs more than the work that a crash within this time would repeat.
 SYNC_SECONDS = 0.05
 
 _HEAD = struct.Struct(">BI")
 _GRANT = struct.Struct(">QQQ")
 _SPAN = struct.Struct(">QQ")
+_COUNT = struct.Struct(">Q")
 _HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
 _HEADER = len(MAGIC) + _SALT + _TAG
 
@@ -161,9 +165,25 @@ class Journal(object):
                 self._keys_of[runs[-1]["arguments"]] = record.body
             elif record.kind == END:
                 runs[-1]["ended"] = True
-            else:
+            elif record.kind not in (CALLS, CALL_FAILED):
                 _take_in(runs[-1]["known"], record)
         return runs
+
+    def calls(self):
+        # type: () -> Known
+        """The outcomes of calls, by their keys: done has (buffers, place in them), failed (info, buffers)."""
+        known = Known({}, {}, [])
+        for record in self._records:
+            body = record.body
+            if record.kind == CALLS:
+                (count,) = _COUNT.unpack(body[: _COUNT.size])
+                end = _COUNT.size + count * _KEY
+                buffers = _unpacked(body[end:])
+                for place, at in enumerate(range(_COUNT.size, end, _KEY)):
+                    known.done[body[at : at + _KEY]] = (buffers, place)
+            elif record.kind == CALL_FAILED:
+                known.failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
+        return known
 
     def known(self, target, arguments, count, keys):
         # type: (str, str, int, object) -> Known
@@ -201,9 +221,14 @@ class Journal(object):
         self._append(RUN, [json.dumps(about, sort_keys=True).encode("ascii")])
         if arguments not in self._keys_of:
             self._append(KEYS, [b"".join(keys())])  # type: ignore[operator]
-        self._records = []  # ``known`` has been told
+        self.forget()
         self._begun = True
         self.sync()
+
+    def forget(self):
+        # type: () -> None
+        """The records that were read: whoever wanted them has been told."""
+        self._records = []
 
     def grant(self, attempt, first, count):
         # type: (int, int, int) -> None
@@ -215,8 +240,15 @@ class Journal(object):
 
     def failed(self, first, info, buffers):
         # type: (int, dict, list) -> None
-        described = json.dumps(info).encode("ascii")
-        self._append(FAILED, [_SPAN.pack(first, len(described)), described] + _packed(buffers))
+        self._append(FAILED, [_COUNT.pack(first)] + _packed_failure(info, buffers))
+
+    def calls_done(self, keys, buffers):
+        # type: (list, list) -> None
+        self._append(CALLS, [_COUNT.pack(len(keys))] + keys + _packed(buffers))
+
+    def call_failed(self, key, info, buffers):
+        # type: (bytes, dict, list) -> None
+        self._append(CALL_FAILED, [key] + _packed_failure(info, buffers))
 
     def _append(self, kind, parts):
         # type: (int, list) -> None
@@ -303,10 +335,8 @@ def _take_in(known, record):
         first, count = _SPAN.unpack(body[: _SPAN.size])
         known.done.append((first, count, _unpacked(body[_SPAN.size :])))
     elif record.kind == FAILED:
-        first, size = _SPAN.unpack(body[: _SPAN.size])
-        at = _SPAN.size + size
-        info = json.loads(body[_SPAN.size : at].decode("ascii"))
-        known.failed.append((first, info, _unpacked(body[at:])))
+        (first,) = _COUNT.unpack(body[: _COUNT.size])
+        known.failed.append((first,) + _unpacked_failure(body[_COUNT.size :]))
 
 
 def _add(known, run, place):
@@ -340,13 +370,31 @@ def _unpacked(body):
     return buffers
 
 
+def _packed_failure(info, buffers):
+    # type: (dict, list) -> list
+    described = json.dumps(info).encode("ascii")
+    return [_COUNT.pack(len(described)), described] + _packed(buffers)
+
+
+def _unpacked_failure(body):
+    # type: (bytes) -> tuple[dict, list]
+    (size,) = _COUNT.unpack(body[: _COUNT.size])
+    at = _COUNT.size + size
+    return json.loads(body[_COUNT.size : at].decode("ascii")), _unpacked(body[at:])
+
+
 # -- keys of content ------------------------------------------------------------------------------
+
+
+def content_key(*parts):
+    # type: (*bytes) -> bytes
+    return hashlib.sha256(b"".join(parts)).digest()[:_KEY]
 
 
 def argument_keys(arguments):
     # type: (object) -> list[bytes]
     """16 bytes for each argument: equal for equal pickles. (A set's may differ from process to process.)"""
-    return [hashlib.sha256(pickle.dumps(value, 2)).digest()[:_KEY] for value in arguments]  # type: ignore[attr-defined]
+    return [content_key(pickle.dumps(value, 2)) for value in arguments]  # type: ignore[attr-defined]
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -362,6 +410,9 @@ def _opened(path, reading=False):
         if error.errno == errno.ELOOP:
             raise errors.JournalError("%s is a symbolic link: a journal must be a file of its own" % path)
         raise
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):  # which can be opened, to be read
+        os.close(descriptor)
+        raise errors.JournalError("%s is a folder: a journal must be a file" % path)
     file = io.open(descriptor, "rb" if reading else "r+b", buffering=0)  # noqa: SIM115
     try:
         if not reading:
@@ -464,14 +515,19 @@ def results_of(known):
 
 
 def outcomes(known):
-    # type: (Known) -> list[tuple[int, dict]]
-    """(task, {"value": its result} or {"error": type, "text": message}) in the tasks' order, for ``journal export``."""
-    placed = Known({}, {}, [])
-    _add(placed, known, _same)
+    # type: (Known) -> list[tuple]
+    """(task, {"value": its result} or {"error": type, "text": message}) in the tasks' order, for ``journal export``.
+
+    known: of a run; or of calls, whose keys stand for tasks.
+    """
+    placed = known
+    if isinstance(known.done, list):
+        placed = Known({}, {}, [])
+        _add(placed, known, _same)
     found = {}  # type: dict
-    for index, (info, _) in placed.failed.items():
-        found[index] = {"error": info.get("type"), "text": info.get("text")}
-    for index, result in results_of(placed).items():
+    for task, (info, _) in placed.failed.items():
+        found[task] = {"error": info.get("type"), "text": info.get("text")}
+    for task, result in results_of(placed).items():
         misfit = isinstance(result, values.Misfit)
-        found[index] = {"error": "RemoteError", "text": str(result.error)} if misfit else {"value": result}
+        found[task] = {"error": "RemoteError", "text": str(result.error)} if misfit else {"value": result}
     return sorted(found.items(), key=lambda pair: pair[0])

@@ -42,7 +42,7 @@ MUTANTS = [
     ("given back by one of two holders, it is lost", _S, "_attempt_released", "if not piece.job.stopped:", "if len(piece.leases) == 1 and not piece.job.stopped:"),
     ("the rest of a piece that was cut is lost", _S, "_cut", "piece.deaths).enqueue()", "piece.deaths)"),
     ("deaths are not counted", _S, "_attempt_died", "piece.deaths + [Death(", "[Death("),
-    ("the first task of a chunk is blamed for any death", _S, "_attempt_died", "if not careful:", "if False:"),
+    ("the first task of a chunk is blamed for any death", _S, "_attempt_died", "if not careful and hi - lo > 1:", "if False:"),
     ("what follows a deadly task is lost", _S, "_attempt_died", "Piece(job, lo + 1, hi).enqueue()", "pass"),
     ("a death too few makes poison", _S, "_attempt_died", " < job.options.attempts_max", " + 1 < job.options.attempts_max"),
     ("one retry too few", _S, "_task_failed", "failures <= job.options.retries", "failures < job.options.retries"),

@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import argparse
 import json
 import os
+import sys
 import unittest
 
 import minimalcluster
@@ -101,6 +102,17 @@ class KeyTest(unittest.TestCase):
         self.refused(["--key-file", "absent"], "absent", variables={KEY_VARIABLE: KEY})
 
 
+#: Reads one line of what is exported, and closes the pipe.
+ENOUGH = """
+import subprocess, sys
+command = [sys.argv[1], "-m", "minimalcluster", "journal", "export", sys.argv[2]]
+process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+process.stdout.readline()
+process.stdout.close()
+print(process.wait())
+"""
+
+
 class JournalTest(unittest.TestCase):
     def setUp(self):
         self.enterings = support.directory()
@@ -150,6 +162,26 @@ class JournalTest(unittest.TestCase):
         self.assertEqual([line.get("repr") for line in lines[2:]], ["(1, 2)", "nan", "(1+2j)", "{1: 2}", None])
         self.assertEqual((lines[6]["error"], lines[6]["text"]), ("ValueError", u"caf\xe9"))
 
+    def test_submitted_calls(self):
+        self.write([1])
+        kept = journal.Journal(self.path)
+        kept.calls_done([b"a" * 16, b"b" * 16], values.encode_results([7, (8,)])[0])
+        kept.call_failed(b"c" * 16, {"type": "ValueError", "text": "no"}, [])
+        kept.close()
+        code, output = run("journal", "show", self.path)
+        self.assertEqual(
+            (code, output.splitlines()[1:]), (0, ["submitted calls: 2 done, 1 failed"]), output
+        )
+        code, output = run("journal", "export", self.path)
+        lines = [json.loads(line) for line in output.splitlines()][2:]
+        self.assertEqual([line["call"] for line in lines], ["61" * 16, "62" * 16, "63" * 16])
+        self.assertEqual([lines[0]["result"], lines[1]["repr"], lines[2]["error"]], [7, "(8,)", "ValueError"])
+
+    def test_who_reads_has_seen_enough(self):
+        self.write(list(range(20000)))
+        with commands.Command(["-c", ENOUGH, sys.executable, self.path]) as process:
+            self.assertEqual((process.wait(), process.output()), (0, "1\n"))
+
     def test_it_leaves_the_file_as_it_is(self):
         self.write([1, 2])
         with open(self.path, "ab") as file:
@@ -165,7 +197,7 @@ class JournalTest(unittest.TestCase):
     def test_what_it_refuses(self):
         for action in ("show", "export"):
             absent = os.path.join(self.folder, "absent")
-            for path in (absent, support.write(os.path.join(self.folder, "empty")), cli.__file__):
+            for path in (absent, self.folder, support.write(os.path.join(self.folder, "empty")), cli.__file__):
                 code, output = run("journal", action, path)
                 self.assertEqual(code, cli.EXIT_FAILED, output)
                 self.assertEqual(output.count("\n"), 1, output)
