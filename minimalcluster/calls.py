@@ -1,115 +1,38 @@
-"""What an executor is without its face: streams of submitted calls, their terms, the end of it all."""
+"""What an executor is without its face: the terms of its calls, their streams, the end of it all."""
 
 import atexit
 import os
 import threading
 import time
 import weakref
-from collections import namedtuple
-from concurrent.futures import CancelledError
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from . import errors, functions, leases, shares
+from .call_journal import CallJournal
 from .cluster import Cluster
 from .compat import hexadecimal
 from .futures import BrokenClusterExecutor
 from .imports import REFRESH_SECONDS
-from .jobs import End, Failure, Job, Outcomes
+from .jobs import FINISH, Job, Terms
 from .status import ClusterStatus
+from .streams import Functions, Stream, Waiting
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
-#: What the calls made through one view of an executor have in common; timeout: seconds for each call.
-#: journal: the file of a map's outcomes.
-Terms = namedtuple("Terms", "options timeout journal")
-TERMS = Terms(leases.DEFAULTS, None, None)
-
-#: What waits for a call: it is asked to be handed out, and told what came of it.
-Waiting = Any
+#: A face's own terms. on_error None is the way of what the face stands in for: the standard's, multiprocessing's.
+TERMS = Terms.of()._replace(on_error=None)
 
 
-class Stream(Job):
-    """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
+def until(terms: Terms) -> Optional[float]:
+    """The moment at which the deadline of what begins now has passed."""
+    return None if terms.deadline is None else time.monotonic() + terms.deadline
 
-    closed = False
-    name = "calls"
 
-    def __init__(self, core: "Core", needs: str, terms: Terms) -> None:
-        super().__init__()
-        self.total = 0
-        self.options = core.options(terms)
-        self._core = core
-        self._definition = core.definition("calls", needs, terms.timeout)
-        self._waiting: Dict[int, Tuple[Waiting, bytes]] = {}
-        self.number = core.cluster.submit(self)
-        self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
-        self.thread.start()
-
-    def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
-        return self._definition
-
-    def add(self, future: Waiting, data: bytes) -> None:
-        """Under the core's lock."""
-        future.place = self, self.total
-        self._waiting[self.total] = future, data
-        self.total += 1
-        self._core.cluster.grew(self.number, self)
-
-    def encode(self, first: int, count: int) -> List[bytes]:
-        buffers = [b"E"]
-        for index in range(first, first + count):
-            future, data = self._waiting.get(index, (None, b""))
-            # Of one that was cancelled there is nothing to run, and its outcome interests nobody.
-            buffers.append(data if future is not None and future.hand_out() else b"")
-        return buffers
-
-    def close(self) -> None:
-        self.closed = True
-        self._core.cluster.grew(self.number, self)
-        self._end_if_all_were_cancelled()
-
-    def forget(self, index: int) -> None:
-        """It was cancelled before it was handed out."""
-        self._waiting.pop(index, None)
-        self._end_if_all_were_cancelled()
-
-    def _end_if_all_were_cancelled(self) -> None:
-        """Where no node is, nobody else would end it."""
-        if self.closed and not self._waiting:
-            self._core.cluster.cancel(self.number)
-
-    def cancel_waiting(self) -> None:
-        for future, _ in list(self._waiting.values()):
-            future.cancel()
-
-    def cancel_running(self, index: int) -> None:
-        self._waiting.pop(index, None)
-        self._core.cluster.cancel_task(self.number, index)
-
-    def _deliver_all(self) -> None:
-        while True:
-            arrival = self.take(None)
-            if isinstance(arrival, End):
-                break
-            if arrival is not None:
-                self._deliver(arrival)
-                arrival = None  # nothing here keeps a result while the next one is waited for
-        error = self._core.ended(self, arrival.error) or CancelledError()
-        for index in sorted(self._waiting):
-            self._resolve(index, Failure(error, ""))
-        self._core.delivering.discard(self)
-
-    def _deliver(self, outcomes: Outcomes) -> None:
-        index = outcomes.first
-        outcomes.values.reverse()
-        while outcomes.values:
-            self._resolve(index, outcomes.values.pop())
-            index += 1
-
-    def _resolve(self, index: int, outcome: object) -> None:
-        future, _ = self._waiting.pop(index, (None, b""))
-        if future is not None:
-            future.resolve(outcome)
+def changed(terms: Terms, **changes: Any) -> Terms:
+    """With those changes that are not None. Raises ValueError that names the option and what it may be."""
+    given = terms._replace(**{name: value for name, value in changes.items() if value is not None})
+    Terms.of(**dict(given._asdict(), on_error=given.on_error or FINISH))
+    return given
 
 
 class Core:
@@ -121,6 +44,7 @@ class Core:
         self.cluster, self._owned = cluster, owned
         self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
         self._streams: Dict[Tuple[str, Terms], Stream] = {}
+        self._journals: Dict[str, CallJournal] = {}
         self.delivering: Set[Stream] = set()  # also those that take no more calls
         self.maps: Set[Any] = set()  # MapJobs: they know this file, it does not know them
         self._shut = False
@@ -159,9 +83,9 @@ class Core:
         return info, buffers
 
     def options(self, terms: Terms) -> leases.Options:
-        """A call that may be ended with its worker process, or is the last one there, travels alone."""
-        alone = terms.timeout is not None or self._leave_after is not None
-        return terms.options._replace(chunksize=1) if alone else terms.options
+        """A call that is the last one in its worker process travels alone."""
+        options = terms.options()
+        return options if self._leave_after is None else options._replace(chunksize=1)
 
     def slots(self) -> int:
         """Worker processes, everywhere and now."""
@@ -183,15 +107,31 @@ class Core:
         if self._shut:
             raise RuntimeError(AFTER_SHUTDOWN)
 
-    def submit(self, waiting: Waiting, packed: functions.Packed, terms: Terms) -> None:
+    def submit(
+        self, waiting: Waiting, packed: functions.Packed, terms: Terms, until: Optional[float], run: Functions
+    ) -> None:
+        """until: the moment from which on nobody waits for it. run: the functions in it, for a journal.
+
+        Raises what opening the journal raises.
+        """
+        # A call's own deadline, and what becomes of its error, are no terms of the stream's.
+        key = packed.needs, terms._replace(deadline=None, on_error=None)
         with self._lock:
             self.check()
             self._notice_edits()
-            stream = self._streams.get((packed.needs, terms))
+            stream = self._streams.get(key)
             if stream is None:
-                stream = self._streams[packed.needs, terms] = Stream(self, packed.needs, terms)
+                kept = None if terms.journal is None else self._journal(terms.journal)
+                stream = self._streams[key] = Stream(self, packed.needs, terms, kept)
                 self.delivering.add(stream)
-            stream.add(waiting, packed.data)
+            stream.add(waiting, packed.data, until, run)
+
+    def _journal(self, path: str) -> CallJournal:
+        """One for all streams: two could not write the same file."""
+        path = os.path.abspath(os.fspath(path))
+        if path not in self._journals:
+            self._journals[path] = CallJournal(path)
+        return self._journals[path]
 
     def _notice_edits(self) -> None:
         """A definition tells nodes what was edited: later calls go into streams, and so definitions, of their own."""
@@ -277,6 +217,8 @@ class Core:
             job.over.wait()
         for stream in streams:
             stream.thread.join()
+        for kept in self._journals.values():
+            kept.file.close()
         self.repeats.drop()
         if self._owned:
             self.cluster.stop()

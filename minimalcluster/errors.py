@@ -97,7 +97,10 @@ class TaskTimeout(ClusterError):
 
 
 class DeadlineExceeded(ClusterError):
-    """The job's ``deadline=`` has passed. results, errors: dicts of the tasks that have an outcome."""
+    """The job's ``deadline=`` has passed. results, errors: dicts of the tasks that have an outcome.
+
+    Of an iterator they have what had not been taken.
+    """
 
     def __init__(self, message, results=None, errors=None):
         # type: (str, dict | None, dict | None) -> None
@@ -115,6 +118,10 @@ class Interrupted(KeyboardInterrupt):
         self.results = {} if results is None else results
         self.errors = {} if errors is None else errors
 
+    def __str__(self):
+        # type: () -> str
+        return "%d results and %d errors are in .results and .errors" % (len(self.results), len(self.errors))
+
 
 class JournalError(ClusterError):
     """The journal cannot be used; nothing in it was changed, and nothing was run."""
@@ -127,7 +134,7 @@ class WorkerDied(ClusterError):
     nodes: names of the nodes it died on, one per attempt.
     lines: the last lines it wrote.
     peak_memory: the most bytes it had in memory; None where the system does not tell.
-    argument: the task's; None for a call that was submitted by itself.
+    argument: the task's; of a submitted call its only argument, the tuple of them, or (arguments, keywords).
     """
 
     def __init__(self, message, exit="", nodes=(), lines=(), peak_memory=None, argument=None):

@@ -23,7 +23,6 @@ from typing import (
     Any,
     AsyncIterator,
     Callable,
-    Dict,
     Iterable,
     Optional,
     Tuple,
@@ -31,11 +30,18 @@ from typing import (
     Union,
 )
 
-from . import functions, jobs, protocol
-from .calls import TERMS, Core, Terms
+from . import functions, protocol
+from .calls import TERMS, Core, changed, until
 from .cluster import Cluster
 from .compat import cpu_count
-from .futures import BrokenClusterExecutor, BrokenExecutor, CallTimeoutError, ClusterFuture, WorkerDiedError
+from .futures import (
+    BrokenClusterExecutor,
+    BrokenExecutor,
+    CallTimeoutError,
+    ClusterFuture,
+    DeadlineExceededError,
+    WorkerDiedError,
+)
 from .jobs import Failure
 from .maps import MapJob, MapResults
 from .master import MasterNode, _check_key
@@ -47,6 +53,7 @@ __all__ = [
     "CallTimeoutError",
     "ClusterExecutor",
     "ClusterFuture",
+    "DeadlineExceededError",
     "WorkerDiedError",
 ]
 
@@ -116,33 +123,34 @@ class ClusterExecutor(Executor):
     def options(
         self,
         *,
-        timeout: Optional[float] = None,
+        on_error: Optional[str] = None,
         retries: Optional[int] = None,
         attempts_max: Optional[int] = None,
-        idempotent: Optional[bool] = None,
+        timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
         journal: Optional[str] = None,
+        idempotent: Optional[bool] = None,
     ) -> "ClusterExecutor":
         """The same executor with other terms for the calls made through this view.
 
-        timeout: seconds a call may take in its worker process; then it is ended with that process
-        and fails with TimeoutError. retries: how often a call that raises is tried again (0).
-        attempts_max: how many worker processes a call may kill before it is reported (3).
+        on_error: what a ``map`` does with a call that fails. None, the standard's way: its exception is raised
+        in its place, and the rest is cancelled. "return" gives exceptions as results; "finish" leaves them out
+        and raises TaskError behind the last result, with ``.results`` and ``.errors`` by position; "stop" too,
+        and hands out nothing more after the first.
+        retries: how often a call that raises is tried again (0). attempts_max: how many worker processes a call
+        may kill before it is reported (3). timeout: seconds a call may take in its worker process; then it is
+        ended with that process and fails with TimeoutError. deadline: seconds for the whole of a ``map``, or
+        from a ``submit`` to its result; then what is not done is cancelled with DeadlineExceeded.
+        journal: a file for the outcomes: the same calls in a program that is run again are not made again. A
+        ``map`` must be over a list, a tuple or a range, and has the file to itself meanwhile.
         idempotent: when nothing else is left to do, a call that takes too long may run on a second node too (False).
-        journal: a file for the outcomes of ``map`` over a list, a tuple or a range: the same map in a program
-        that is run again goes on with it. Calls of ``submit`` cannot be told apart and have none.
         """
-        given = {"retries": retries, "attempts_max": attempts_max, "idempotent": idempotent}
-        changes: Dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        # The same names, and bounds, as a job's of the master.
-        jobs.Terms.of(timeout=timeout, journal=journal, **changes)
-        options = self._terms.options._replace(**changes)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view._terms = Terms(
-            options,
-            self._terms.timeout if timeout is None else float(timeout),
-            self._terms.journal if journal is None else journal,
-        )
+        view._terms = changed(
+            self._terms, on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout,
+            deadline=deadline, journal=journal, idempotent=idempotent,
+        )  # fmt: skip
         view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
         return view
 
@@ -163,15 +171,14 @@ class ClusterExecutor(Executor):
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
         core = __self._core
         core.check()
-        if __self._terms.journal is not None:
-            raise ValueError("journal= is for map; a submitted call has none")
+        terms = __self._terms
         future: ClusterFuture[T] = ClusterFuture()
         try:
             packed = core.packed_call(__fn, args, kwargs)
         except (Exception, SystemExit) as error:  # pickling runs the classes' own code
             future.resolve(Failure(error, ""))
         else:
-            core.submit(future, packed, __self._terms)
+            core.submit(future, packed, terms, until(terms), (__fn,))
         return future
 
     def map(
@@ -210,7 +217,7 @@ class ClusterExecutor(Executor):
                 raise ValueError("%s must be >= 1." % name)
         self._core.check()
         deadline = None if timeout is None else time.monotonic() + timeout
-        terms = self._terms._replace(options=self._terms.options._replace(chunksize=chunksize))
+        terms = self._terms._replace(chunksize=chunksize)
         return MapResults(MapJob(self._core, fn, iterables, terms, buffersize), deadline, ordered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

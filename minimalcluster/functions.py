@@ -149,16 +149,17 @@ def source_of(function):
         return b""
 
 
-def code_behind(function, needs):
-    # type: (object, str) -> bytes
+def code_behind(function, needs, imported=None):
+    # type: (object, str, object) -> bytes
     """A digest of what a journal's results depend on beside the function's pickle: the project's modules it uses.
 
     Which those are is read from the import statements of its module; of a notebook's, from its global names.
+    imported: code_imported, or what remembers what it has said: that takes its time.
     """
     own, function = source_of(function), _unwrapped(function)
     text = own or _imports_of(getattr(function, "__globals__", {}))
     module = sys.modules.get(getattr(function, "__module__", None) or "")
-    digests = code_imported(text, getattr(module, "__package__", None) or "")
+    digests = (imported or code_imported)(text, getattr(module, "__package__", None) or "")  # type: ignore[operator]
     return digests + own if needs == NOTHING else digests
 
 

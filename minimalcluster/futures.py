@@ -2,7 +2,7 @@
 
 import sys
 from concurrent.futures import Future, TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any, Generic, Optional, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, Generic, Optional, Tuple, TypeVar
 
 from . import errors
 from .jobs import Failure
@@ -34,12 +34,24 @@ class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):
     """The call took longer than its ``timeout`` and was ended with its worker process."""
 
 
+class DeadlineExceededError(FutureTimeoutError, errors.DeadlineExceeded):
+    """The ``deadline`` of the call, or of the map, has passed. results, errors: of a map, by position."""
+
+    def __init__(
+        self, message: str, results: Optional[Dict[int, Any]] = None, errors: Optional[Dict[int, Any]] = None
+    ) -> None:
+        super().__init__(message)
+        self.results, self.errors = results or {}, errors or {}
+
+
 def standard(error: BaseException) -> BaseException:
     """What programs written for concurrent.futures expect of what the node tells of a call."""
     if type(error) is errors.WorkerDied:
         return WorkerDiedError(str(error), error.exit, error.nodes, error.lines, error.peak_memory, error.argument)
     if type(error) is errors.TaskTimeout:
         return CallTimeoutError(str(error))
+    if type(error) is errors.DeadlineExceeded:
+        return DeadlineExceededError(str(error), error.results, error.errors)
     if type(error) is errors.ResultError and error.__context__ is not None:
         cause = error.__context__  # the pickling's own error
         cause.__cause__ = error.__cause__  # its text says which result

@@ -24,12 +24,14 @@ from collections import ChainMap, OrderedDict
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
-from . import functions, shares, values
+from . import errors, functions, shares, values
+from .calls import TERMS, changed, until
 from .compat import PICKLE_PROTOCOL
 from .executor import ClusterExecutor
-from .futures import ClusterFuture
-from .jobs import Failure
+from .futures import ClusterFuture, standard
+from .jobs import RETURN, Failure
 from .master import MasterNode
+from .streams import argument_of
 
 try:
     from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
@@ -61,6 +63,8 @@ def register_joblib_backend(name: str = NAME, make_default: bool = False) -> Non
     MasterNode; address ("host:port" or a pair) with authkey, where a cluster of this process lets
     other nodes join; max_workers, that cluster's worker processes on this machine. With none of
     them there is one cluster of this machine's processors, shared by all and ended at exit.
+    on_error, retries, attempts_max, timeout, deadline, journal, idempotent: as ``ClusterExecutor.options``, where
+    a call is a task and a map is a call of Parallel. on_error is "return", or nothing for joblib's own way.
     """
     if _without_joblib:
         raise ImportError("there is no joblib here: pip install 'minimalcluster[joblib]'")
@@ -91,8 +95,22 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         authkey: Union[str, bytes, None] = None,
         max_workers: Optional[int] = None,
         wait_for_workers_timeout: float = 30.0,
+        on_error: Optional[str] = None,
+        retries: Optional[int] = None,
+        attempts_max: Optional[int] = None,
+        timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
+        journal: Optional[str] = None,
+        idempotent: Optional[bool] = None,
     ) -> None:
         super().__init__(nesting_level=nesting_level)
+        if on_error not in (None, RETURN):
+            raise ValueError("on_error must be %r, or None for joblib's own way, not %r" % (RETURN, on_error))
+        self._terms: Dict[str, Any] = {
+            "on_error": on_error, "retries": retries, "attempts_max": attempts_max, "timeout": timeout,
+            "deadline": deadline, "journal": journal, "idempotent": idempotent,
+        }  # fmt: skip
+        changed(TERMS, **self._terms)  # a wrong one is an error here
         if executor is not None and not isinstance(executor, ClusterExecutor):
             raise TypeError("executor must be a ClusterExecutor, not %r" % (executor,))
         if sum(each is not None for each in (executor, master, address)) > 1:
@@ -103,7 +121,8 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             "executor": executor, "master": master, "address": address, "authkey": authkey,
             "max_workers": max_workers, "wait_for_workers_timeout": wait_for_workers_timeout,
         }  # fmt: skip
-        self._executor = executor
+        self._options.update(self._terms)
+        self._executor: Optional[ClusterExecutor] = None
         self._lock = threading.Lock()
         self._busy = False  # configured for a Parallel that has not terminated it yet
         self._over = True  # between two calls of Parallel
@@ -112,6 +131,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         self._n_jobs = 0
         self._look_at = 0.0
         self._bytes_min: Optional[int] = None
+        self._until: Optional[float] = None
 
     # -- how many ---------------------------------------------------------------------------------
 
@@ -178,10 +198,12 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
     def _cluster(self) -> ClusterExecutor:
         if self._executor is None:
             options = self._options
-            if options["master"] is not None:
-                self._executor = _on_master(options["master"])
-            else:
-                self._executor = _own(options["max_workers"], options["address"], options["authkey"])
+            executor: Optional[ClusterExecutor] = options["executor"]
+            if executor is None and options["master"] is not None:
+                executor = _on_master(options["master"])
+            if executor is None:
+                executor = _own(options["max_workers"], options["address"], options["authkey"])
+            self._executor = executor.options(**self._terms)
         return self._executor
 
     # -- a call of Parallel -----------------------------------------------------------------------
@@ -190,6 +212,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         share = self._cluster()._core.cluster.share
         self._arrays = None if self._bytes_min is None else _Arrays(share, self._bytes_min)
         self._n_jobs, self._look_at = self.effective_n_jobs(self.parallel.n_jobs), time.monotonic() + LOOK_SECONDS
+        self._until = until(self._cluster()._terms)
         self._over = False
 
     def stop_call(self) -> None:
@@ -199,7 +222,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             # What the caller changes before the next call must be seen there.
             self._arrays.close()
 
-    def submit(self, func: Callable[[], List[Any]], callback: Optional[Callable[[Any], None]] = None) -> "_BatchFuture":
+    def submit(self, func: Any, callback: Optional[Callable[[Any], None]] = None) -> "_BatchFuture":
         """Send a batch. Whatever goes wrong is the future's error: a callback's thread has nobody to tell."""
         future = _BatchFuture()
         with self._lock:
@@ -213,7 +236,10 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             used, packed = _pack((run_batch, (func,), {}), arrays)
             future.add_done_callback(lambda _: arrays.release(used) if arrays is not None else None)
             future.add_done_callback(lambda _: self._done(future, callback))
-            executor._core.submit(future, packed, executor._terms)
+            terms = executor._terms
+            run = [call[0] for call in func.items]
+            future.errors_returned = len(run) if terms.on_error == RETURN else 0
+            executor._core.submit(future, packed, terms, self._until, run)
         except BaseException as error:
             future.resolve(Failure(error, ""))
             self._done(future, callback)
@@ -230,6 +256,13 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def retrieve_result_callback(self, out: "_BatchFuture") -> Any:
         return out.get()
+
+    def compute_batch_size(self) -> int:
+        """What is limited, repeated or kept is a task; a batch would share one fate."""
+        terms = self._cluster()._terms
+        if terms.timeout is None and not terms.retries and terms.journal is None and terms.on_error is None:
+            return super().compute_batch_size()
+        return 1
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         super().batch_completed(batch_size, duration)
@@ -268,6 +301,16 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
 
 class _BatchFuture(ClusterFuture[List[Any]]):
+    errors_returned = 0  # in place of so many results
+
+    def resolve(self, outcome: object) -> None:
+        if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
+            calls: List[Any] = getattr(outcome.error.argument, "items", [])  # of the batch
+            outcome.error.argument = argument_of(calls[0]) if len(calls) == 1 else list(map(argument_of, calls))
+        if self.errors_returned and type(outcome) is Failure and outcome.node:  # a task's, not the cluster's
+            outcome = [standard(outcome.error)] * self.errors_returned
+        super().resolve(outcome)
+
     def get(self, timeout: Optional[float] = None) -> Any:
         """As multiprocessing's AsyncResult: joblib before 1.3 takes results this way."""
         try:

@@ -8,9 +8,8 @@ from __future__ import absolute_import, division, print_function
 import logging
 from collections import namedtuple
 
-from . import errors, journal, values
-from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, raise_from, text_type
-from .leases import DEFAULTS
+from . import errors, journal, leases, values
+from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, text_type
 from .progress import progress_for
 from .status import JobStatus
 from .terminable import Terminable
@@ -70,6 +69,16 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
             raise ValueError("idempotent must be True or False, not %r" % (idempotent,))
         return cls(on_error, chunksize, retries, attempts_max, timeout, deadline, journal, idempotent)
 
+    def options(self):
+        # type: () -> leases.Options
+        """The scheduler's part of them."""
+        return leases.DEFAULTS._replace(
+            # A limit in time is for one task: its chunk is ended with it.
+            chunksize=self.chunksize if self.timeout is None else 1,
+            retries=self.retries, attempts_max=self.attempts_max, stop_on_error=self.on_error == STOP,
+            idempotent=self.idempotent,
+        )  # fmt: skip
+
 
 def checked_chunksize(chunksize):
     # type: (int | None) -> int | None
@@ -81,13 +90,14 @@ def checked_chunksize(chunksize):
 
 
 class Failure(object):
-    """In place of a result: the exception, and the node it happened on."""
+    """In place of a result: the exception, the node, and the task's argument where somebody will ask for it."""
 
-    __slots__ = ("error", "node")
+    __slots__ = ("argument", "error", "node")
 
     def __init__(self, error, node):
         # type: (BaseException, str) -> None
         self.error, self.node = error, node
+        self.argument = None  # type: object
 
 
 class Job(object):
@@ -288,12 +298,7 @@ class ListedJob(Job):
         self._terms, self._on_error = terms, terms.on_error
         self._shown = keys if shown is None else shown  # what an error names as the argument
         self.total = len(arguments)
-        self.options = DEFAULTS._replace(
-            # A limit in time is for one task: its chunk is ended with it.
-            chunksize=terms.chunksize if terms.timeout is None else 1,
-            retries=terms.retries, attempts_max=terms.attempts_max, stop_on_error=terms.on_error == STOP,
-            idempotent=terms.idempotent,
-        )  # fmt: skip
+        self.options = terms.options()
         self._outcomes = [_MISSING] * self.total  # type: list
         self._failed = {}  # type: dict # index -> node
         self._known = self._done = 0  # outcomes that the journal brought; all that are there
@@ -420,11 +425,14 @@ class ListedJob(Job):
                 wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
                 if wait < 0:
                     raise self._too_late()
-                arrival = self.take(wait)
+                with Terminable():
+                    arrival = self.take(wait)
                 cluster.read(number, self)  # type: ignore[attr-defined]
                 if isinstance(arrival, Outcomes):
                     self._keep(arrival)
                     indexes = list(range(arrival.first, arrival.first + len(arrival.values)))
+        except KeyboardInterrupt:
+            raise errors.Interrupted(*self._parted())
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
             if self.journal is not None:
@@ -432,7 +440,7 @@ class ListedJob(Job):
         if arrival.error is not None:
             raise arrival.error
         if self._failed and self._on_error != RETURN:
-            self._raise()
+            raise self._task_error()
 
     def _keep(self, outcomes):
         # type: (Outcomes) -> None
@@ -451,25 +459,31 @@ class ListedJob(Job):
             raise error
         if not self._failed or self._on_error == RETURN:
             return ordered_dict(zip(self._keys, self._outcomes))
-        return self._raise()
+        raise self._task_error()
 
-    def _raise(self):
-        # type: () -> dict
+    def _task_error(self):
+        # type: () -> errors.TaskError
         results, failures = self._parted()
         first = min(self._failed)
-        argument, cause = self._shown[first], self._outcomes[first]
-        text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
-            len(failures), self.total, self._target.name, values.shortened(argument), self._failed[first],
-            type(cause).__name__, cause,
-        )  # fmt: skip
-        if self._on_error == STOP:
-            text += " (stopped there: %d tasks were not run)" % (self.total - len(results) - len(failures))
-        remote = getattr(cause, "__cause__", None)  # py2: only who was given one has one
-        if isinstance(remote, errors.RemoteTraceback):
-            text += "\n" + remote.tb
-        error = errors.TaskError(text, argument, self._failed[first], results, failures)
-        raise_from(error, cause)
-        raise AssertionError("unreachable")
+        told = self._shown[first], self._failed[first], self._outcomes[first]
+        return task_error(self._target.name, self.total, told, results, failures, self._on_error == STOP)
+
+
+def task_error(name, total, first, results, failures, stopped):
+    # type: (str, int, tuple, dict, dict, bool) -> errors.TaskError
+    """Of a job with failed tasks. first: argument, node and exception of the first of them."""
+    argument, node, cause = first
+    text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
+        len(failures), total, name, values.shortened(argument), node, type(cause).__name__, cause,
+    )  # fmt: skip
+    if stopped:
+        text += " (stopped there: %d tasks were not run)" % (total - len(results) - len(failures))
+    remote = getattr(cause, "__cause__", None)  # py2: only who was given one has one
+    if isinstance(remote, errors.RemoteTraceback):
+        text += "\n" + remote.tb
+    error = errors.TaskError(text, argument, node, results, failures)
+    error.__cause__ = cause
+    return error
 
 
 class Pairs(object):

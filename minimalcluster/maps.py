@@ -9,10 +9,11 @@ from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutErro
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
 from . import errors, functions, jobs, shares, values
-from .calls import AFTER_SHUTDOWN, Core, Terms
-from .futures import standard
-from .jobs import End, Failure, Job, Outcomes, target_digest
+from .calls import AFTER_SHUTDOWN, Core, until
+from .futures import DeadlineExceededError, standard
+from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
 from .status import JobStatus
+from .terminable import Terminable
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ class MapJob(Job):
     closed = False  # no item will follow
     started = False  # somebody has asked for a result
     abandoned = False  # nobody will
+    _has_failed = False  # in an earlier run, says its journal, and that stops it
     number = 0
 
     def __init__(
@@ -41,7 +43,8 @@ class MapJob(Job):
         """lazy=False is multiprocessing's way: whatever becomes of the results, a finite input is worked on."""
         super().__init__()
         self._core = core
-        self.options = terms.options if terms.timeout is None else core.options(terms)
+        self.options = terms.options()
+        self.terms = terms
         self._lazy = lazy
         self.unread_max = jobs.UNREAD_BYTES
         self.over = threading.Event()
@@ -68,7 +71,8 @@ class MapJob(Job):
             given = list(self._source)
             self._items = self._swapped(given)
             self.total, self.closed = len(self._items), True
-        self.name = "map of %s" % (getattr(function, "__name__", None) or type(function).__name__)
+        self.function_name = getattr(function, "__name__", None) or type(function).__name__
+        self.name = "map of %s" % self.function_name
         self._define(function, terms.timeout)
         if terms.journal is not None:
             self._go_on(terms.journal, function, given)
@@ -79,6 +83,8 @@ class MapJob(Job):
         except BaseException:
             self._close_journal()
             raise
+        if self._has_failed:
+            self._core.cluster.stop_job(self.number)
 
     def _define(self, function: Callable[..., Any], timeout: Optional[float]) -> None:
         """What cannot be sent is the first result's error; an error of the input is raised as it is."""
@@ -109,6 +115,8 @@ class MapJob(Job):
         about = {name: value for name, value in info.items() if name != "initializer"}
         for outcomes in self.keep_journal(path, target_digest(about, code, buffers), items):
             self._arrivals.put((Outcomes, *outcomes))
+            if self.terms.on_error == STOP and type(outcomes.values[0]) is Failure:
+                self._has_failed = True
 
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
@@ -301,12 +309,19 @@ def _raise_unsendable(info: Dict[str, Any], buffers: List[bytes]) -> None:
 class MapResults(Iterator[T]):
     """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it half-way."""
 
-    def __init__(self, job: MapJob, deadline: Optional[float], ordered: bool) -> None:
-        self._job, self._deadline, self._ordered = job, deadline, ordered
+    def __init__(self, job: MapJob, timeout: Optional[float], ordered: bool) -> None:
+        """timeout: the moment from which on waiting raises TimeoutError."""
+        self._job, self._timeout, self._ordered = job, timeout, ordered
+        self._deadline, self.on_error = until(job.terms), job.terms.on_error
         self._chunks: Dict[int, List[Any]] = {}
         self._covered: Dict[int, int] = {}  # delivered out of order: first -> end
         self._frontier = 0
-        self._current: List[Any] = []
+        self._current: List[Any] = []  # the last one is the next
+        self._end = 0  # the position behind the current ones
+        # Whoever wants an error at the end wants it to have all results: ``list()`` would lose them.
+        self._collects = self.on_error in (FINISH, STOP)
+        self._results: Dict[int, Any] = {}
+        self._failed: Dict[int, Failure] = {}
         self._ended = self._closed = False
         self._finalizer = weakref.finalize(self, job.dropped)
         self._finalizer.atexit = False
@@ -320,18 +335,33 @@ class MapResults(Iterator[T]):
         return self
 
     def __next__(self) -> T:
-        if not self._current:
-            try:
-                self._refill(self._deadline)
-            except (FutureTimeoutError, KeyboardInterrupt):
-                # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
-                self.close()
-                raise
-        outcome = self._current.pop()
-        if type(outcome) is Failure:
+        try:
+            return self.next(self._timeout)
+        except KeyboardInterrupt:
+            # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
+            found = self._partial()
             self.close()
-            raise standard(outcome.error)
-        return outcome
+            raise errors.Interrupted(*found) from None
+        except FutureTimeoutError:
+            self.close()
+            raise
+
+    def next(self, timeout: Optional[float]) -> T:
+        """The next result, or what on_error makes of a failure. Raises TimeoutError and leaves all as it is."""
+        while True:
+            if not self._current:
+                self._refill(timeout)
+            outcome = self._current.pop()
+            if type(outcome) is not Failure:
+                if self._collects:
+                    self._results[self._end - len(self._current) - 1] = outcome
+                return outcome
+            if self.on_error is None:
+                self.close()
+                raise standard(outcome.error)
+            if self.on_error == RETURN:
+                return standard(outcome.error)  # type: ignore[return-value]
+            self._failed[self._end - len(self._current) - 1] = outcome
 
     def close(self) -> None:
         """Hand out nothing more, end what runs and forget what there is."""
@@ -339,15 +369,16 @@ class MapResults(Iterator[T]):
         self._job.cancel()
         self._ended = self._closed = True
         self._current, self._chunks = [], {}
+        self._results, self._failed = {}, {}
 
     def status(self) -> JobStatus:
         """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
         return self._job.status(self._job._core.cluster, self._job.number)
 
-    def outcome(self, deadline: Optional[float]) -> object:
+    def outcome(self, timeout: Optional[float]) -> object:
         """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""
         if not self._current:
-            self._refill(deadline)
+            self._refill(timeout)
         return self._current.pop()
 
     def outcomes(self) -> Iterator[List[object]]:
@@ -361,33 +392,42 @@ class MapResults(Iterator[T]):
             chunk.reverse()
             yield chunk
 
-    def _refill(self, deadline: Optional[float]) -> None:
+    def _refill(self, timeout: Optional[float]) -> None:
         self._job.started = True
         while not self._current:
             if not self._next_chunk():
                 if self._ended:
                     self._raise_end()
-                self._wait(deadline)
+                self._wait(timeout)
 
     def _next_chunk(self) -> bool:
         first = self._job.taken if self._ordered else next(iter(self._chunks), None)
+        if self._ended and self.on_error == STOP and first not in self._chunks:
+            first = min(self._chunks, default=None)  # what was not run any more has no outcome
         chunk = self._chunks.pop(first, None)  # type: ignore[arg-type]
         if chunk is None:
             return False
+        self._end = first + len(chunk)  # type: ignore[operator]
         self._job.taken += len(chunk)
         chunk.reverse()
         self._current = chunk
         self._job.read_ahead()
         return True
 
-    def _wait(self, deadline: Optional[float]) -> None:
+    def _wait(self, timeout: Optional[float]) -> None:
         job = self._job
         if job.taken == job.total and not job.closed:
             job.read_ahead()
             return
-        arrival = job.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        moments = [moment for moment in (timeout, self._deadline) if moment is not None]
+        with Terminable():
+            arrival = job.take(max(0.0, min(moments) - time.monotonic()) if moments else None)
         job._core.cluster.read(job.number, job)
         if arrival is None:
+            if min(moments) == self._deadline:
+                error = self._too_late()
+                self.close()
+                raise error
             raise FutureTimeoutError
         if isinstance(arrival, End):
             self._ended = True
@@ -397,18 +437,47 @@ class MapResults(Iterator[T]):
             self._keep(arrival)
 
     def _keep(self, arrival: Outcomes) -> None:
+        if self._collects:
+            for index, outcome in enumerate(arrival.values, arrival.first):
+                if type(outcome) is Failure:
+                    outcome.argument = self._job.argument(index)  # not known any more when all are delivered
         self._chunks[arrival.first] = arrival.values
         self._covered[arrival.first] = arrival.first + len(arrival.values)
         while self._frontier in self._covered:
             self._frontier = self._covered.pop(self._frontier)
         self._job.delivered(self._frontier)
 
+    def _partial(self) -> Tuple[Dict[int, Any], Dict[int, BaseException]]:
+        """Results and errors by position: what waits to be taken, and what this has collected."""
+        found = dict(self._results)
+        found.update(self._failed)
+        found.update(enumerate(reversed(self._current), self._end - len(self._current)))
+        for first, chunk in self._chunks.items():
+            found.update(enumerate(chunk, first))
+        results = {index: found[index] for index in sorted(found) if type(found[index]) is not Failure}
+        return results, {index: standard(found[index].error) for index in sorted(found) if index not in results}
+
+    def _too_late(self) -> DeadlineExceededError:
+        results, failures = self._partial()
+        text = "the deadline of %g s has passed; what has an outcome and was not taken is in .results and .errors"
+        return DeadlineExceededError(text % (self._job.terms.deadline or 0.0), results, failures)
+
     def _raise_end(self) -> None:
         job = self._job
         if not self._closed:
             self._closed = True
+            if self._failed:
+                raise self._task_error()
             if job.taken < job.total:
                 raise job._core.ended(job, None) or CancelledError()
             if job.input_error is not None:
                 raise job.input_error
         raise StopIteration
+
+    def _task_error(self) -> errors.TaskError:
+        results, failures = self._partial()
+        first = min(failures)
+        told = self._failed[first].argument, self._failed[first].node, failures[first]
+        self._results, self._failed = {}, {}
+        job = self._job
+        return task_error(job.function_name, job.total, told, results, failures, self.on_error == STOP)

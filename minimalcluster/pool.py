@@ -19,7 +19,7 @@ from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined
 from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
 from . import errors
-from .calls import TERMS
+from .calls import until
 from .compat import cpu_count
 from .executor import ClusterExecutor
 from .futures import standard
@@ -120,19 +120,22 @@ class IMapIterator(Generic[T]):
 
     def next(self, timeout: Optional[float] = None) -> T:
         """As ``__next__``; raises multiprocessing.TimeoutError when there is nothing within so many seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            try:
-                outcome = self._results.outcome(deadline)
-            except FutureTimeoutError:
-                raise multiprocessing.TimeoutError from None
-        if type(outcome) is Failure:
-            raise _pool_error(outcome.error)
-        return outcome  # type: ignore[return-value]
+        moment = None if timeout is None else time.monotonic() + timeout
+        try:
+            return self._next(moment)
+        except FutureTimeoutError as error:
+            if isinstance(error, errors.DeadlineExceeded):
+                raise
+            raise multiprocessing.TimeoutError from None
 
     def __next__(self) -> T:
+        return self._next(None)
+
+    def _next(self, moment: Optional[float]) -> T:
         with self._lock:
-            outcome = self._results.outcome(None)
+            if self._results.on_error is not None:
+                return self._results.next(moment)
+            outcome = self._results.outcome(moment)
         if type(outcome) is Failure:
             raise _pool_error(outcome.error)
         return outcome  # type: ignore[return-value]
@@ -140,6 +143,12 @@ class IMapIterator(Generic[T]):
 
 class IMapUnorderedIterator(IMapIterator[T]):
     """What imap_unordered returns."""
+
+
+class _Life:
+    """What a pool has in common with its views."""
+
+    state = RUN
 
 
 class Pool:
@@ -152,7 +161,8 @@ class Pool:
     chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
     """
 
-    _state = CLOSE  # until it runs; ``__del__`` also comes when it never did
+    _life: Optional["_Life"] = None  # ``__del__`` also comes when it never ran
+    _viewed: Optional["Pool"] = None
 
     def __init__(
         self,
@@ -185,7 +195,37 @@ class Pool:
         self._core.ends_at_exit = True
         self._maxtasksperchild = maxtasksperchild
         self.address, self.authkey = self._executor.address, self._executor.authkey
-        self._state = RUN
+        self._life = _Life()
+
+    @property
+    def _state(self) -> str:
+        return CLOSE if self._life is None else self._life.state
+
+    def options(
+        self,
+        *,
+        on_error: Optional[str] = None,
+        retries: Optional[int] = None,
+        attempts_max: Optional[int] = None,
+        timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
+        journal: Optional[str] = None,
+        idempotent: Optional[bool] = None,
+    ) -> "Pool":
+        """The same pool with other terms for the calls made through what this returns, as ``ClusterExecutor.options``.
+
+        on_error: None, multiprocessing's way: ``map`` raises the first error when all is done, ``imap`` each in
+        its place. "return", "finish" and "stop" are for maps, as an executor's. deadline: of ``apply_async``,
+        from the call to its result.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._executor = self._executor.options(
+            on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout, deadline=deadline,
+            journal=journal, idempotent=idempotent,
+        )  # fmt: skip
+        view._viewed = self  # a view keeps its pool
+        return view
 
     def share(self, value: T) -> T:
         """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
@@ -207,7 +247,8 @@ class Pool:
         self._check_running()
         result: AsyncResult[T] = AsyncResult(callback, error_callback)
         try:
-            self._core.submit(result, self._core.packed_call(func, args, kwds), TERMS)
+            terms = self._executor._terms
+            self._core.submit(result, self._core.packed_call(func, args, kwds), terms, until(terms), (func,))
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
             # The callback runs in another thread, as ever.
             threading.Thread(target=result.resolve, args=(Failure(error, ""),), daemon=True).start()
@@ -270,7 +311,7 @@ class Pool:
     def _mapped(
         self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool
     ) -> "MapResults[T]":
-        terms = TERMS._replace(options=TERMS.options._replace(chunksize=chunksize))
+        terms = self._executor._terms._replace(chunksize=chunksize)
         return MapResults(MapJob(self._core, func, (iterable,), terms, star=star, lazy=False), None, ordered)
 
     def _collect(
@@ -285,6 +326,10 @@ class Pool:
 
     # -- the end ----------------------------------------------------------------------------------
 
+    def _end(self, state: str) -> None:
+        if self._life is not None:
+            self._life.state = state
+
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
@@ -292,12 +337,12 @@ class Pool:
     def close(self) -> None:
         """Take no more calls; when all are done the worker processes leave."""
         if self._state == RUN:
-            self._state = CLOSE
+            self._end(CLOSE)
             self._core.shutdown(False, False)
 
     def terminate(self) -> None:
         """End the worker processes now, whatever they do."""
-        self._state = TERMINATE
+        self._end(TERMINATE)
         self._core.terminate("the pool was terminated")
         self._core.shutdown(True, False)
 
@@ -315,7 +360,7 @@ class Pool:
         self.terminate()
 
     def __del__(self) -> None:
-        if self._state == RUN:
+        if self._state == RUN and self._viewed is None:
             text = "unclosed running minimalcluster pool %r" % (self,)
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
@@ -327,7 +372,9 @@ class Pool:
 
 
 def _collected(results: "MapResults[T]") -> List[T]:
-    """All of them; the first error once everything is done."""
+    """All of them; the first error once everything is done, or what on_error makes of errors."""
+    if results.on_error is not None:
+        return list(results)
     found: List[Any] = []
     error: Optional[BaseException] = None
     try:

@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import gc
 import os
 import pickle
+import shutil
 import signal
 import sys
 import time
@@ -83,6 +84,11 @@ def touch_and_wait(path, gate):
 def note_and_return(folder, value):
     support.write(os.path.join(folder, str(value)), "ran")
     return value
+
+
+def note_and_fail_on(folder, x, bad):
+    note_and_return(folder, x)
+    return fail_on(x, bad)
 
 
 def noted_and_fails_once(path):
@@ -229,3 +235,26 @@ class Running(unittest.TestCase):
         error = future.exception(SECONDS)
         self.assertIs(kind, type(error), "%r" % error)
         return error
+
+
+class Journaled(unittest.TestCase):
+    """Tests with a journal in a folder of their own."""
+
+    def setUp(self):
+        self.folder = support.directory_for(self)
+        self.ran, self.path = os.path.join(self.folder, "ran"), os.path.join(self.folder, "run.journal")
+        os.mkdir(self.ran)
+        self.addCleanup(os.environ.__setitem__, "HOME", os.environ.get("HOME", ""))
+        os.environ["HOME"] = self.folder  # the user's key is there
+
+    def view(self, **terms):
+        executor = ClusterExecutor(2)
+        self.addCleanup(executor.shutdown)
+        return executor.options(journal=self.path, **terms)
+
+    def executed(self):
+        """What has run since this was last asked."""
+        names = os.listdir(self.ran)
+        shutil.rmtree(self.ran)
+        os.mkdir(self.ran)
+        return sorted(map(int, names))

@@ -89,11 +89,11 @@ class Submit(Running):
     def test_idempotent_calls_go_into_a_stream_of_their_own(self):
         jobs = [self.executor.submit(mul, 2, 3), self.executor.options(idempotent=True).submit(mul, 3, 4)]
         self.assertEqual([6, 12], [each.result(SECONDS) for each in jobs])
-        self.assertEqual({False, True}, {terms.options.idempotent for _, terms in self.executor._core._streams})
+        self.assertEqual({False, True}, {terms.idempotent for _, terms in self.executor._core._streams})
 
     def test_options_are_checked(self):
         for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}, {"timeout": True},
-                      {"idempotent": 1}, {"journal": 5}, {"journal": ""}):  # fmt: skip
+                      {"idempotent": 1}, {"journal": 5}, {"journal": ""}, {"deadline": 0}, {"on_error": "raise"}):  # fmt: skip
             self.assertRaises(ValueError, self.executor.options, **wrong)
         self.assertRaises(TypeError, self.executor.options, unknown=1)
 

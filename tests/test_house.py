@@ -48,12 +48,14 @@ ALLOWED = {
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",
-    "calls": "futures cluster leases functions imports jobs shares status",
-    "maps": "futures calls functions values jobs shares status",
+    "call_journal": "functions journal values jobs",
+    "streams": "call_journal values jobs",
+    "calls": "call_journal streams futures cluster leases functions imports jobs shares status",
+    "maps": "futures calls functions values jobs shares status terminable",
     "executor": "futures calls maps master cluster protocol functions jobs status",
     "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
     "engines": "calls cluster scheduler protocol agent node child values jobs shares imports",
-    "joblib_backend": "futures calls executor master cluster scheduler functions values jobs shares",
+    "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
@@ -64,7 +66,7 @@ PICKLERS = ("compat", "values", "functions", "shares", "journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
-FACES = {"futures", "calls", "maps", "executor", "pool", "joblib_backend", "engines"}
+FACES = {"call_journal", "streams", "futures", "calls", "maps", "executor", "pool", "joblib_backend", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"
 FUNCTION_LINES_MAX = 70
 

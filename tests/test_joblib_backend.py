@@ -2,6 +2,7 @@
 from __future__ import absolute_import, division, print_function
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ try:
 
     from minimalcluster import ClusterExecutor, joblib_backend, register_joblib_backend
     from minimalcluster.engines import ExecutorEngine
+    from minimalcluster.executor import CallTimeoutError, DeadlineExceededError
     from minimalcluster.joblib_backend import ClusterBackend
 except ImportError:
     joblib = None
@@ -176,6 +178,8 @@ class Register(unittest.TestCase):
                 ({"address": "127.0.0.1:0"}, ValueError),
                 ({"authkey": "k" * 20}, ValueError),
                 ({"nonsense": 3}, TypeError),
+                ({"retries": -1}, ValueError),
+                ({"on_error": "finish"}, ValueError),
             ]:
                 self.assertRaises(error, ClusterBackend, **options)
             backend = ClusterBackend(address="no port", authkey="k" * 20)
@@ -369,6 +373,54 @@ class Failures(OnTwo, unittest.TestCase):
                 support.wait_until(lambda: any(worker.busy for worker in master.list_workers()))
                 master.shutdown()
                 self.assertRaises(RuntimeError, caller.result)
+
+
+@needs_joblib
+class Terms(OnTwo, unittest.TestCase):
+    """The master's words for terms, as options of the backend."""
+
+    def test_errors_as_results(self):
+        with self.on(n_jobs=2, on_error="return"):
+            found = Parallel()(delayed(troubled)(x) for x in range(20))
+            self.assertEqual((Trouble, 5), (type(found[5]), found[5].number))
+            self.assertEqual([x for x in range(20) if x != 5], found[:5] + found[6:])
+            found = Parallel(batch_size=4)(delayed(troubled)(x) for x in range(16))
+            self.assertEqual([0, 1, 2, 3] + [Trouble] * 4 + list(range(8, 16)), found[:4] + list(map(type, found[4:8])) + found[8:])
+        with self.on(n_jobs=2, on_error="return", attempts_max=1):
+            found = Parallel()(delayed(die)(x) for x in range(8))
+            self.assertEqual(([0, 1, 2], 3, [4, 5, 6, 7]), (found[:3], found[3].argument, found[4:]))
+
+    def test_limits(self):
+        with support.directory() as folder:
+            with self.on(n_jobs=2, retries=1):
+                self.assertEqual(Parallel()(delayed(fail_once)(folder, x) for x in range(4)), [0, 1, 2, 3])
+            with self.on(n_jobs=2, timeout=0.3, on_error="return"):
+                found = Parallel()(delayed(time.sleep)(seconds) for seconds in (0, 600, 0))
+                self.assertEqual([None, CallTimeoutError, None], [each and type(each) for each in found])
+            with self.on(n_jobs=2, deadline=0.5, on_error="return"):
+                with self.assertRaises(DeadlineExceededError):
+                    Parallel()(delayed(time.sleep)(600) for _ in range(3))
+            with self.on(n_jobs=2, deadline=600):
+                self.assertEqual([0, 1, 4], Parallel()(delayed(square)(x) for x in range(3)))
+
+    def test_journal(self):
+        with support.directory() as folder, support.patched(os, "environ", dict(os.environ, HOME=folder)):
+            path, ran = os.path.join(folder, "run.journal"), os.path.join(folder, "ran")
+            for count, new in ((30, range(30)), (40, range(30, 40)), (40, ())):
+                os.mkdir(ran)
+                # From a known outcome on joblib hands out the next one: that may not go deeper each time.
+                with ClusterExecutor(2) as executor, use(backend=ON, executor=executor, journal=path, n_jobs=2):
+                    found = Parallel()(delayed(noted_square)(ran, x) for x in range(count))
+                    more = Parallel(return_as="generator")(delayed(square)(x) for x in range(500)) if VERSION >= (1, 4) else ()
+                    self.assertIn(list(more), ([], [x * x for x in range(500)]))
+                self.assertEqual([x * x for x in range(count)], found)
+                self.assertEqual({str(x) for x in new}, noted(ran))
+                shutil.rmtree(ran)
+
+
+def noted_square(folder, x):
+    note(folder, x)
+    return x * x
 
 
 def _lives(pid):

@@ -1,25 +1,26 @@
 """``map``: its input, its results and what ends it; beside the documentation of ``concurrent.futures``."""
 from __future__ import absolute_import, division, print_function
 
+import contextlib
 import gc
 import itertools
 import os
 import pickle
-import shutil
 import time
 import unittest
 import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Running, fail_on, faces, length, long_text, make_thing,
-    mul, note_and_return, touch, touch_and_wait,
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail_on, faces, length, long_text, make_thing,
+    mul, note_and_fail_on, note_and_return, touch, touch_and_wait,
 )
 
 if PYTHON_3:
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
-    from minimalcluster import ClusterExecutor, JournalError, jobs
+    from minimalcluster import ClusterExecutor, Interrupted, JournalError, TaskError, jobs
+    from minimalcluster.executor import DeadlineExceededError, WorkerDiedError
 
 
 @faces
@@ -281,27 +282,98 @@ class Map(Running):
 
 
 @faces
-class Journal(unittest.TestCase):
+class OnError(Running):
+    """options(on_error=, deadline=): what becomes of failures and of what is not done in time."""
+
+    def mapped(self, on_error, *arguments, **options):
+        return self.executor.options(on_error=on_error).map(fail_on, *arguments, **options)
+
+    def test_return_gives_exceptions_in_their_places(self):
+        for chunksize in (None, 1, 7):
+            found = list(self.mapped("return", range(20), [5] * 20, chunksize=chunksize))
+            self.assertEqual((ValueError, "not 5"), (type(found[5]), str(found[5])))
+            self.assertEqual([x for x in range(20) if x != 5], found[:5] + found[6:])
+        once = self.executor.options(on_error="return", attempts_max=1)
+        found = list(once.map(die_at, ["a", "b", "c"], ["x", "b", "x"]))
+        self.assertEqual((1, WorkerDiedError, 1), (found[0], type(found[1]), found[2]))
+
+    def test_finish_runs_all_and_has_all_in_the_error(self):
+        for chunksize in (None, 1, 7):
+            results, found = self.mapped("finish", range(20), [5] * 20, chunksize=chunksize), []
+            with self.assertRaises(TaskError) as caught:
+                for result in results:
+                    found.append(result)
+            everything = [x for x in range(20) if x != 5]
+            self.assertEqual(everything, found)
+            error = caught.exception
+            self.assertEqual(({x: x for x in everything}, [5], (5, 5)), (error.results, list(error.errors), error.argument))
+            self.assertEqual(("not 5", error.errors[5]), (str(error.errors[5]), error.__cause__))
+            self.assertIn("1 of 20 tasks failed, the first of them fail_on((5, 5)) on", str(error))
+            self.assertRaises(StopIteration, next, results)
+        self.assertEqual([1, 2], list(self.mapped("finish", [1, 2], [0, 0])))
+
+    def test_finish_unordered_and_of_a_generator(self):
+        view = self.executor.options(on_error="finish")
+        with self.assertRaises(TaskError) as caught:
+            list(view.map_unordered(fail_on, (x for x in range(100)), itertools.repeat(7)))
+        self.assertEqual((set(range(100)) - {7}, {7}), (set(caught.exception.results), set(caught.exception.errors)))
+
+    def test_stop_hands_out_nothing_more(self):
+        with support.directory() as folder:
+            results = self.executor.options(on_error="stop").map(note_and_fail_on, [folder] * 500, range(500), [3] * 500, chunksize=1)
+            with self.assertRaises(TaskError) as caught:
+                list(results)
+            error = caught.exception
+            self.assertEqual([3], list(error.errors))
+            self.assertEqual({int(name) for name in os.listdir(folder)}, set(error.results) | {3})
+            self.assertLess(len(error.results), 400)
+            self.assertIn("(stopped there: %d tasks were not run)" % (499 - len(error.results)), str(error))
+
+    def test_deadline_keeps_what_is_there(self):
+        with support.directory() as folder:
+            gate, names = os.path.join(folder, "gate"), [os.path.join(folder, str(number)) for number in range(3)]
+            gates = [folder, gate, folder]  # the second waits for ever
+            for on_error, given in ((None, {2: names[2]}), ("finish", {0: names[0], 2: names[2]})):
+                results = self.executor.options(deadline=2.0, on_error=on_error).map(touch_and_wait, names, gates, chunksize=1)
+                self.assertEqual(names[0], next(results))
+                with self.assertRaises(DeadlineExceededError) as caught:
+                    next(results)
+                self.assertEqual((given, {}), (caught.exception.results, caught.exception.errors))
+                self.assertIn("the deadline of 2 s has passed", str(caught.exception))
+                self.assertIsInstance(caught.exception, FutureTimeoutError)
+                self.assertRaises(StopIteration, next, results)
+            self.assertEqual([4], list(self.executor.options(deadline=600).map(abs, [-4])))
+
+    def test_ctrl_c_keeps_what_is_there(self):
+        with support.directory() as folder:
+            names = [os.path.join(folder, str(number)) for number in range(3)]
+            view = self.executor.options(on_error="finish")
+            results = view.map(touch_and_wait, names, [folder, os.path.join(folder, "gate"), folder], chunksize=1)
+            self.assertEqual(names[0], next(results))
+            support.wait_until(lambda: os.path.exists(names[2]), what="the last task's start")
+            with self.assertRaises(Interrupted) as caught:
+                with interrupting(results):
+                    next(results)
+            self.assertEqual((names[0], {}), (caught.exception.results[0], caught.exception.errors))
+            self.assertEqual([5], list(self.executor.map(abs, [-5])))
+
+
+@contextlib.contextmanager
+def interrupting(results):
+    """Ctrl-C while the results are waited for."""
+    take = results._job.take
+
+    def interrupted(seconds):
+        results._job.take = take
+        raise KeyboardInterrupt
+
+    results._job.take = interrupted
+    yield
+
+
+@faces
+class Journal(Journaled):
     """options(journal=): the same map of a program that is run again."""
-
-    def setUp(self):
-        self.folder = support.directory_for(self)
-        self.ran, self.path = os.path.join(self.folder, "ran"), os.path.join(self.folder, "run.journal")
-        os.mkdir(self.ran)
-        self.addCleanup(os.environ.__setitem__, "HOME", os.environ.get("HOME", ""))
-        os.environ["HOME"] = self.folder  # the user's key is there
-
-    def view(self):
-        executor = ClusterExecutor(2)
-        self.addCleanup(executor.shutdown)
-        return executor.options(journal=self.path)
-
-    def executed(self):
-        """What has run since this was last asked."""
-        names = os.listdir(self.ran)
-        shutil.rmtree(self.ran)
-        os.mkdir(self.ran)
-        return sorted(map(int, names))
 
     def test_what_is_known_does_not_run_again(self):
         for count, new in ((3, [0, 1, 2]), (5, [3, 4]), (5, [])):
@@ -329,6 +401,14 @@ class Journal(unittest.TestCase):
             self.assertEqual(1, next(results))
             self.assertRaises(ValueError, next, results)
 
+    def test_a_failure_that_is_known_stops_it_again(self):
+        for ran in ([1, 2], []):
+            view = self.view(on_error="stop")
+            with self.assertRaises(TaskError) as caught:
+                list(view.map(note_and_fail_on, [self.ran] * 2, [1, 2], [2, 2], chunksize=1))
+            self.assertEqual(({0: 1}, [1], ran), (caught.exception.results, list(caught.exception.errors), self.executed()))
+            view.shutdown()
+
     def test_one_at_a_time(self):
         view = self.view()
         results = view.map(touch_and_wait, [self.path + ".a"], [self.path + ".gate"])
@@ -342,7 +422,7 @@ class Journal(unittest.TestCase):
     def test_what_has_none(self):
         view = self.view()
         for refused in (
-            lambda: view.map(abs, iter([1])), lambda: view.map(abs, [1], buffersize=2), lambda: view.submit(abs, 1),
+            lambda: view.map(abs, iter([1])), lambda: view.map(abs, [1], buffersize=2),
         ):  # fmt: skip
             self.assertRaisesRegex(ValueError, "journal=", refused)
         self.assertRaises(pickle.PicklingError, next, view.map(CannotPickle().__reduce__, [1]))

@@ -44,15 +44,15 @@ import warnings
 
 from tests import support
 from tests.sent import (
-    CannotLoad, CannotPickle, PYTHON_3, SECONDS, Two, capture, die, fail, fail_to_initialize, faces, initialize,
-    instance_of, length, mul, pid_of, status, touch_and_wait,
+    CannotLoad, CannotPickle, Journaled, PYTHON_3, SECONDS, Two, capture, die, die_at, fail, fail_to_initialize, faces,
+    initialize, instance_of, length, mul, note_and_return, noted_and_fails_once, pid_of, status, touch_and_wait,
 )  # fmt: skip
 
 if PYTHON_3:
     from multiprocessing.pool import MaybeEncodingError
 
-    from minimalcluster import MasterNode, Pool, RemoteTraceback
-    from minimalcluster.executor import BrokenExecutor, WorkerDiedError
+    from minimalcluster import MasterNode, Pool, RemoteTraceback, TaskError
+    from minimalcluster.executor import BrokenExecutor, CallTimeoutError, DeadlineExceededError, WorkerDiedError
     from minimalcluster.pool import AsyncResult, IMapIterator
 
 
@@ -399,6 +399,98 @@ class Imap(Running):
 
 def touch_or_wait(call):
     return touch_and_wait(*call)
+
+
+@faces
+class Options(Running):
+    """options(): the master's words for terms, on a pool."""
+
+    def test_maps(self):
+        for pool, starmap in ((self.pool.options(on_error="return"), False), (self.pool.options(on_error="return"), True)):
+            given = [(x,) for x in range(5)] if starmap else range(5)
+            run, run_async = (pool.starmap, pool.starmap_async) if starmap else (pool.map, pool.map_async)
+            for found in (run(not_three, given), run_async(not_three, given).get(SECONDS)):
+                self.assertEqual(([0, 1, 2, 4], ValueError), (found[:3] + found[4:], type(found[3])))
+        for on_error in ("finish", "stop"):
+            with self.assertRaises(TaskError) as caught:
+                self.pool.options(on_error=on_error).map(not_three, range(5), 1)
+            self.assertEqual(({0: 0, 1: 1, 2: 2}, [3], 3), (
+                {x: caught.exception.results[x] for x in range(3)}, list(caught.exception.errors), caught.exception.argument,
+            ))  # fmt: skip
+        self.assertRaises(ValueError, self.pool.map, not_three, range(5))
+
+    def test_imap(self):
+        found = list(self.pool.options(on_error="return").imap(not_three, range(5)))
+        self.assertEqual(([0, 1, 2, 4], ValueError), (found[:3] + found[4:], type(found[3])))
+        results = self.pool.options(on_error="finish").imap_unordered(not_three, iter(range(5)))
+        self.assertEqual({0, 1, 2, 4}, {results.next(SECONDS) for _ in range(4)})
+        with self.assertRaises(TaskError) as caught:
+            next(results)
+        self.assertEqual([3], list(caught.exception.errors))
+
+    def test_limits(self):
+        with support.directory() as folder:
+            names = [os.path.join(folder, name) for name in ("started", "gate")]
+            brief = self.pool.options(timeout=0.2, retries=0)
+            self.assertRaises(CallTimeoutError, brief.apply, touch_and_wait, names)
+            self.assertRaises(CallTimeoutError, brief.starmap, touch_and_wait, [names])
+            brief = self.pool.options(deadline=0.3)
+            for call in (lambda: brief.apply(touch_and_wait, names), lambda: brief.starmap(touch_and_wait, [names] * 3)):
+                self.assertRaises(DeadlineExceededError, call)
+            results = brief.imap(length, endless(names))
+            with self.assertRaises(DeadlineExceededError):
+                while True:
+                    self.assertEqual(2, results.next(SECONDS))
+            error = self.pool.options(attempts_max=1).apply_async(die_at, ("a", "a"))
+            with self.assertRaises(WorkerDiedError) as caught:
+                error.get(SECONDS)
+            self.assertEqual((1, ("a", "a")), (len(caught.exception.nodes), caught.exception.argument))
+            once = os.path.join(folder, "once")
+            self.assertEqual("at last", self.pool.options(retries=5).apply(noted_and_fails_once, (once,)))
+
+    def test_they_are_checked(self):
+        for wrong in ({"retries": -1}, {"on_error": "raise"}, {"deadline": 0}, {"timeout": "3"}):
+            self.assertRaises(ValueError, self.pool.options, **wrong)
+        self.assertRaises(TypeError, self.pool.options, unknown=1)
+
+    def test_a_view_lives_and_ends_with_its_pool(self):
+        pool = Pool(1)
+        view = pool.options(retries=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pool.options(retries=2)
+            gc.collect()
+        self.assertNotIn(ResourceWarning, [each.category for each in caught])
+        self.assertEqual(9, view.apply(square, (3,)))
+        view.close()
+        self.assertRaises(ValueError, pool.apply, square, (3,))
+        self.assertRaises(ValueError, view.options(retries=1).map, square, [3])
+        pool.join()
+        self.assertIn("CLOSE", repr(view))
+
+
+def endless(names):
+    while True:
+        time.sleep(0.01)
+        yield names
+
+
+@faces
+class PoolsJournal(Journaled):
+    def test_maps_and_calls(self):
+        for new in ([0, 1, 2, 3], []):
+            with Pool(2) as pool:
+                view = pool.options(journal=self.path)
+                given = [(self.ran, value) for value in range(3)]
+                self.assertEqual([0, 1, 2], view.starmap(note_and_return, given))
+                self.assertEqual([0, 1, 2], view.starmap_async(note_and_return, given).get(SECONDS))
+                calls = pool.options(journal=self.path + ".calls")
+                called = threading.Event()
+                result = calls.apply_async(note_and_return, (self.ran, 3), callback=lambda _: called.set())
+                self.assertEqual(3, result.get(SECONDS))
+                self.assertTrue(called.is_set())
+                self.assertRaisesRegex(ValueError, "journal=", view.imap, square, iter([1]))
+            self.assertEqual(new, self.executed())
 
 
 @faces

@@ -303,6 +303,49 @@ class TerminalTest(unittest.TestCase):
         self.assertIn("partial results: {0: 0}", script.output())
         self.assertIn("usable again: {0: 0}", script.output())
 
+    @unittest.skipUnless(hasattr(os, "register_at_fork"), "before 3.7 SIGTERM ends a script, as ever")
+    def test_row_36_terminated_while_an_iterator_is_read(self):
+        for calls in (self.EXECUTOR, self.IMAP):
+            with support.directory() as folder:
+                script = self.begun(["-c", self.ITERATING % {"folder": folder, "calls": calls}])
+                script.wait_for_output("got the first")
+                workers = support.descendants(script.pid)
+                os.kill(script.pid, signal.SIGTERM)
+                self.assertEqual(script.wait(), 0, script.output())
+                self.assertIn("partial results: ", script.output())
+                self.assertIn("usable again: 5", script.output())
+                support.wait_for_death(workers)
+
+    ITERATING = (
+        "import os\n"
+        "from minimalcluster import ClusterExecutor, Interrupted, MasterNode\n"
+        "from tests.sent import touch_and_wait\n"
+        "tasks = [(os.path.join(%(folder)r, name), os.path.join(%(folder)r, gate)) for name, gate in ('a.', 'b-')]\n"
+        "%(calls)s"
+    )
+    EXECUTOR = (
+        "with ClusterExecutor(2) as executor:\n"
+        "    try:\n"
+        "        for _ in executor.options(on_error='finish').map(touch_and_wait, *zip(*tasks), chunksize=1):\n"
+        "            print('got the first')\n"
+        "    except Interrupted as error:\n"
+        "        print('partial results: %r' % error.results[0])\n"
+        "    print('usable again: %d' % executor.submit(abs, -5).result())\n"
+    )
+    IMAP = (
+        "with MasterNode(PORT=0) as master:\n"
+        "    master.start_master_server()\n"
+        "    master.load_envir('from tests.sent import touch_and_wait\\nf = lambda both: touch_and_wait(*both)', False)\n"
+        "    master.register_target_function('f')\n"
+        "    master.load_args(tasks)\n"
+        "    try:\n"
+        "        for _ in master.imap(chunksize=1):\n"
+        "            print('got the first')\n"
+        "    except Interrupted as error:\n"
+        "        print('partial results: %r' % error.results)\n"
+        "    print('usable again: %d' % master.map(abs, [-5])[0])\n"
+    )
+
     def test_row_36_a_script_with_its_own_handler(self):
         """Whoever has a handler of SIGTERM is not meddled with."""
         handler = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))\n"

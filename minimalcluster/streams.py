@@ -1,0 +1,166 @@
+"""Streams: calls submitted one by one, as a job that grows; whoever waits for one is told in the stream's thread.
+
+::
+
+    add ──> [ tasks, each a pickled call ] ──> cluster ──> results ──┐
+     │                                                               v
+     └──> deadlines, outcomes that a journal has ──> the stream's thread ──> futures
+"""
+
+import heapq
+import threading
+import time
+from collections import namedtuple
+from concurrent.futures import CancelledError
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+from . import errors, values
+from .call_journal import CallJournal, StreamJournal
+from .jobs import End, Failure, Job, Outcomes, Terms
+
+#: What the stream's thread is told beside a job's outcomes: a call's deadline, and what a journal knows of one.
+_Until = namedtuple("_Until", "moment index")
+_Known = namedtuple("_Known", "waiting data outcome")
+
+#: What waits for a call: it is asked to be handed out, and told what came of it; or a Failure.
+Waiting = Any
+#: Those that a call runs: what a journal has of it depends on their sources.
+Functions = Iterable[Callable[..., Any]]
+
+
+class Stream(Job):
+    """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
+
+    closed = False
+    name = "calls"
+
+    def __init__(self, core: Any, needs: str, terms: Terms, kept: Optional[CallJournal]) -> None:
+        super().__init__()
+        self.total = 0
+        self.options = core.options(terms)
+        self._core = core
+        self._definition = core.definition("calls", needs, terms.timeout)
+        if kept is not None:
+            self.journal: Optional[StreamJournal] = StreamJournal(kept, needs, self._definition)  # type: ignore[assignment]
+        self._deadlines: List[Tuple[float, int]] = []  # a heap
+        self._waiting: Dict[int, Tuple[Waiting, bytes]] = {}
+        self.number = core.cluster.submit(self)
+        self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
+        self.thread.start()
+
+    def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
+        return self._definition
+
+    def add(self, waiting: Waiting, data: bytes, until: Optional[float], run: Functions) -> None:
+        """Under the core's lock."""
+        if self.journal is not None:
+            key = self.journal.key(data, run)
+            known = self.journal.kept.take(key)
+            if known:
+                self._arrivals.put((_Known, waiting, data, known[0]))
+                return
+            self.journal.keys[self.total] = key
+        waiting.place = self, self.total
+        self._waiting[self.total] = waiting, data
+        if until is not None:
+            self._arrivals.put((_Until, until, self.total))
+        self.total += 1
+        self._core.cluster.grew(self.number, self)
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        buffers = [b"E"]
+        for index in range(first, first + count):
+            waiting, data = self._waiting.get(index, (None, b""))
+            if waiting is None or not waiting.hand_out():
+                # Of one that was cancelled there is nothing to run, and its outcome is nobody's.
+                data = b""
+                if self.journal is not None:
+                    self.journal.keys.pop(index, None)
+            buffers.append(data)
+        return buffers
+
+    def close(self) -> None:
+        self.closed = True
+        self._core.cluster.grew(self.number, self)
+        self._end_if_all_were_cancelled()
+
+    def forget(self, index: int) -> None:
+        """It was cancelled before it was handed out."""
+        self._waiting.pop(index, None)
+        self._end_if_all_were_cancelled()
+
+    def _end_if_all_were_cancelled(self) -> None:
+        """Where no node is, nobody else would end it."""
+        if self.closed and not self._waiting:
+            self._core.cluster.cancel(self.number)
+
+    def cancel_waiting(self) -> None:
+        for waiting, _ in list(self._waiting.values()):
+            waiting.cancel()
+
+    def cancel_running(self, index: int) -> None:
+        self._waiting.pop(index, None)
+        self._core.cluster.cancel_task(self.number, index)
+
+    def _deliver_all(self) -> None:
+        while True:
+            arrival: Any = self.take(self._seconds_left())
+            if isinstance(arrival, End):
+                break
+            if isinstance(arrival, Outcomes):
+                self._deliver(arrival)
+            elif isinstance(arrival, _Until):
+                heapq.heappush(self._deadlines, tuple(arrival))
+            elif isinstance(arrival, _Known):
+                arrival.waiting.resolve(_with_argument(arrival.outcome, arrival.data))
+            arrival = None  # nothing here keeps a result while the next one is waited for
+            self._expire()
+        error = self._core.ended(self, arrival.error) or CancelledError()  # from here on none is added
+        for index in sorted(self._waiting):
+            self._resolve(index, Failure(error, ""))
+        for arrival in iter(lambda: self.take(0.0), None):
+            if isinstance(arrival, _Known):
+                arrival.waiting.resolve(_with_argument(arrival.outcome, arrival.data))
+        self._core.delivering.discard(self)
+
+    def _seconds_left(self) -> Optional[float]:
+        return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+
+    def _expire(self) -> None:
+        """Whose deadline has passed is told so; its worker process is ended if it runs."""
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            _, index = heapq.heappop(self._deadlines)
+            if index in self._waiting:
+                self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))
+                self._core.cluster.cancel_task(self.number, index)
+
+    def _deliver(self, outcomes: Outcomes) -> None:
+        index = outcomes.first
+        outcomes.values.reverse()
+        while outcomes.values:
+            self._resolve(index, outcomes.values.pop())
+            index += 1
+
+    def _resolve(self, index: int, outcome: object) -> None:
+        waiting, data = self._waiting.pop(index, (None, b""))
+        if waiting is not None:
+            waiting.resolve(_with_argument(outcome, data))
+
+
+def _with_argument(outcome: object, data: bytes) -> object:
+    """Who hears that a worker process died wants to know over what."""
+    if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
+        try:
+            call: Tuple[Any, Any, Any] = values.loads(data)  # type: ignore[assignment]
+        except BaseException:  # the classes' own code
+            return outcome
+        outcome.error.argument = argument_of(call)
+    return outcome
+
+
+def argument_of(call: Tuple[Any, Any, Any]) -> object:
+    """For people: its only argument, or the tuple of them; with keywords (arguments, keywords)."""
+    _, arguments, keywords = call
+    if keywords:
+        return arguments, keywords
+    return arguments[0] if len(arguments) == 1 else arguments

@@ -1,0 +1,101 @@
+"""Streams of submitted calls: deadlines, and what a death names. Their terms and pickles: test_calls.py."""
+from __future__ import absolute_import, division, print_function
+
+import os
+import threading
+import unittest
+
+from tests import support
+from tests.sent import PYTHON_3, SECONDS, CannotLoadHere, Running, die, die_at, faces, mul, touch_and_wait
+
+if PYTHON_3:
+    from concurrent.futures import TimeoutError as FutureTimeoutError
+
+    from minimalcluster import ClusterExecutor, errors
+    from minimalcluster.executor import DeadlineExceededError, WorkerDiedError
+
+
+@faces
+class Deadline(Running):
+    def setUp(self):
+        self.folder = support.directory_for(self)
+        self.started, self.gate = (os.path.join(self.folder, name) for name in ("started", "gate"))
+
+    def test_what_runs_is_ended(self):
+        brief = self.executor.options(deadline=0.5)
+        future = brief.submit(touch_and_wait, self.started, self.gate)
+        error = self.raised(future, DeadlineExceededError)
+        self.assertIsInstance(error, FutureTimeoutError)
+        self.assertIsInstance(error, errors.DeadlineExceeded)
+        self.assertEqual(("the call's deadline has passed", {}, {}), (str(error), error.results, error.errors))
+        if os.path.exists(self.started):  # else the machine was too slow to begin with it
+            support.wait_until(lambda: not support.alive([int(support.read(self.started))]), what="the call's end")
+        self.assertEqual(6, self.executor.submit(mul, 2, 3).result(SECONDS))
+
+    def test_what_no_node_has_yet(self):
+        with ClusterExecutor(0, join=False) as alone:
+            brief = alone.options(deadline=0.1)
+            futures = [brief.submit(mul, 2, number) for number in range(5)]
+            for future in futures:
+                self.raised(future, DeadlineExceededError)
+
+    def test_in_time_it_changes_nothing_and_each_call_has_its_own(self):
+        patient, brief = self.executor.options(deadline=600), self.executor.options(deadline=0.2)
+        futures = [patient.submit(mul, 2, number) for number in range(50)]
+        late = brief.submit(touch_and_wait, self.started, self.gate)
+        later = patient.submit(touch_and_wait, self.started, self.gate)
+        self.assertEqual([2 * number for number in range(50)], [future.result(SECONDS) for future in futures])
+        self.raised(late, DeadlineExceededError)
+        self.assertFalse(later.done())
+        support.write(self.gate)
+        self.assertEqual(self.started, later.result(SECONDS))
+
+    def test_one_that_was_cancelled_before(self):
+        future = self.executor.options(deadline=0.2).submit(touch_and_wait, self.started, self.gate)
+        self.assertTrue(future.cancel_running())
+        self.raised(self.executor.options(deadline=0.3).submit(touch_and_wait, self.started, self.gate), DeadlineExceededError)
+        self.assertTrue(future.cancelled())
+
+    def test_from_many_threads(self):
+        def work(seconds):
+            brief = self.executor.options(deadline=seconds)
+            return [brief.submit(touch_and_wait, self.started, self.gate) for _ in range(20)]
+
+        threads = [support.Background(work, 0.1 + 0.1 * number) for number in range(4)]
+        for thread in threads:
+            for future in thread.result():
+                self.raised(future, DeadlineExceededError)
+
+
+@faces
+class Deaths(Running):
+    def test_the_argument_is_named(self):
+        once = self.executor.options(attempts_max=1)
+        for arguments, keywords, named in (((1,), {}, 1), ((1, 2), {}, (1, 2)), ((), {}, ()), ((1,), {"y": 2}, ((1,), {"y": 2}))):
+            error = self.raised(once.submit(die_at_once, *arguments, **keywords), WorkerDiedError)
+            self.assertEqual(named, error.argument)
+        self.assertEqual(("x", 2), self.raised(once.submit(die_at, "x", "x", 2), WorkerDiedError).argument[1:])
+        self.assertEqual((), self.raised(once.submit(die), WorkerDiedError).argument)
+
+    def test_one_that_cannot_be_had_again(self):
+        error = self.raised(self.executor.options(attempts_max=1).submit(die_at_once, CannotLoadHere(os.getpid())), WorkerDiedError)
+        self.assertIsNone(error.argument)
+
+    def test_many_end_at_once(self):
+        before = threading.active_count()
+        once = self.executor.options(attempts_max=1)
+        futures = [once.submit(die_at, number % 2, 1) for number in range(10)]
+        for number, future in enumerate(futures):
+            if number % 2:
+                self.assertEqual((1, 1), self.raised(future, WorkerDiedError).argument)
+            else:
+                self.assertEqual(1, future.result(SECONDS))
+        self.assertLessEqual(threading.active_count(), before + 1)  # the new terms' stream
+
+
+def die_at_once(*arguments, **keywords):
+    die()
+
+
+if __name__ == "__main__":
+    unittest.main()
