@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import ast
 import inspect
+import math
 import importlib
 import io
 import os
@@ -51,6 +52,12 @@ def scripts():
     return re.findall(r"^```python\n(.*?)^```$", document("README.md"), re.MULTILINE | re.DOTALL)
 
 
+POOL = """[0, 1, 4, 9, 16]
+144
+[1, TypeError("can't multiply sequence by non-int of type 'str'"%s)]
+""" % ("," if sys.version_info < (3, 7) else "")
+
+
 class ScriptsTest(unittest.TestCase):
     """Every Python block of the README, run as the file it is meant to be."""
 
@@ -73,7 +80,7 @@ class ScriptsTest(unittest.TestCase):
         return file.name
 
     def test_each_block_has_a_test_here(self):
-        self.assertEqual(len(scripts()), 13)
+        self.assertEqual(len(scripts()), 14)
 
     def test_first_script(self):
         script = smaller(self.script("PORT=0", "count_primes"))
@@ -130,7 +137,7 @@ class ScriptsTest(unittest.TestCase):
 
     @faces
     def test_pool(self):
-        self.assertEqual(self.output_of(self.script("import Pool")), "[0, 1, 4, 9, 16]\n144\n")
+        self.assertEqual(self.output_of(self.script("import Pool")), POOL)
 
     @unittest.skipUnless(hasattr(joblib, "parallel_config"), "this block needs joblib 1.3 or later")
     def test_joblib(self):
@@ -154,11 +161,21 @@ class ScriptsTest(unittest.TestCase):
     def test_journal(self):
         """Run twice at the same place: the second one has the file."""
         with support.directory() as path:
-            file = self.saved(path, "script.py", self.script("journal="))
+            file = self.saved(path, "script.py", self.script("squares.journal"))
             for _ in range(2):
                 code, output = commands.run([file], directory=path, variables={"HOME": path})
                 self.assertEqual((code, output), (0, "332833500\n"))
             self.assertTrue(os.path.exists(os.path.join(path, "squares.journal")))
+
+    @faces
+    def test_journal_of_calls(self):
+        with support.directory() as path:
+            file = self.saved(path, "script.py", self.script("calls.journal"))
+            for _ in range(2):
+                code, output = commands.run([file], directory=path, variables={"HOME": path})
+                self.assertEqual((code, output), (0, "%d\n" % sum(map(math.factorial, range(100)))))
+            code, output = commands.run(commands.minimalcluster("journal", "show", "calls.journal"), directory=path, variables={"HOME": path})
+            self.assertEqual((code, output), (0, "submitted calls: 100 done, 0 failed\n"))
 
 
 def smaller(script):
