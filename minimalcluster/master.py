@@ -225,7 +225,9 @@ class MasterNode(object):
         if not callable(function):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
         items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
-        job = ListedJob(_packed_target(function), range(len(items)), values.arguments(items), terms, items)
+        needs = set()  # type: set[str] # of the items; those of a script's classes need what its functions do
+        arguments = values.arguments(items, lambda item: _packed_item(item, needs))
+        job = ListedJob(_packed_target(function, needs), range(len(items)), arguments, terms, items)
         with self._turn:
             return list(job.run(self._running(), progress_for(progress, job.total)).values())
 
@@ -255,10 +257,21 @@ def _named_target(source, function):
     return Target(function, info, [source.data], lambda: functions.code_imported(source.data))
 
 
-def _packed_target(function):
-    # type: (object) -> Target
+def _packed_item(item, needs):
+    # type: (object, set) -> bytes
+    packed = functions.pack(item)
+    needs.add(packed.needs)
+    return packed.data
+
+
+def _packed_target(function, others=()):
+    # type: (object, object) -> Target
+    """others: what its arguments need, too."""
     packed = functions.pack(function)
-    info, buffers = functions.requirements(packed.needs)
+    needs = {packed.needs}.union(others) - {functions.NOTHING}  # type: ignore[arg-type]
+    info, buffers = {}, []  # type: dict, list
+    for need in needs:  # one at most: with cloudpickle it is by value, without it with the script
+        info, buffers = functions.requirements(need)
     name = getattr(function, "__name__", None) or type(function).__name__
     info = dict(info, kind="function", star=False)
     return Target(name, info, buffers + [packed.data], lambda: functions.code_behind(function, packed.needs))

@@ -108,9 +108,9 @@ class ScalarArguments(object):
 class ObjectArguments(object):
     """Anything else: pickled one by one at once, so that a misfit is named before anything is sent."""
 
-    def __init__(self, values):
-        # type: (list | tuple) -> None
-        self._pickles = [_dump_argument(index, value) for index, value in enumerate(values)]
+    def __init__(self, values, dump=dumps):
+        # type: (list | tuple, object) -> None
+        self._pickles = [_dump_argument(index, value, dump) for index, value in enumerate(values)]
 
     def __len__(self):
         # type: () -> int
@@ -121,10 +121,10 @@ class ObjectArguments(object):
         return [b"E"] + self._pickles[first : first + count]
 
 
-def _dump_argument(index, value):
-    # type: (int, object) -> bytes
+def _dump_argument(index, value, dump):
+    # type: (int, object, object) -> bytes
     try:
-        return dumps(value)
+        return dump(value)  # type: ignore[operator]
     except Exception as error:
         raise ArgumentsError(
             "argument %d cannot be sent to another process: %s (%s: %s)"
@@ -136,12 +136,12 @@ if MYPY:
     AnyArguments = RangeArguments | ScalarArguments | ObjectArguments
 
 
-def arguments(values):
-    # type: (list | tuple | range) -> AnyArguments
-    """The cheapest form for a sequence. Raises ArgumentsError for what cannot be pickled."""
+def arguments(values, dump=dumps):
+    # type: (list | tuple | range, object) -> AnyArguments
+    """The cheapest form for a sequence. Raises ArgumentsError for what ``dump`` cannot pickle."""
     if isinstance(values, range_type):
         return RangeArguments(values)
-    return ScalarArguments(values) if all_scalars(values) else ObjectArguments(values)
+    return ScalarArguments(values) if all_scalars(values) else ObjectArguments(values, dump)
 
 
 def decode_arguments(buffers, count):

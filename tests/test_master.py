@@ -25,7 +25,7 @@ from minimalcluster import (
     WorkerDied,
     jobs,
 )
-from tests import support
+from tests import commands, support
 from tests.support import MasterCase, mistake
 
 DOUBLE = "f = lambda x: x * 2\nnumber = 7\n"
@@ -388,6 +388,32 @@ class JobsTest(MasterCase):
             self.assertEqual(self.run_job(text, [1]), {1: u"\xe9\u20ac"})
 
 
+THINGS = """
+from minimalcluster import MasterNode
+
+class Thing(object):
+    def __init__(self, x):
+        self.x = x
+
+    def __abs__(self):
+        return self.x
+
+def of(thing):
+    return thing.x
+
+def more(thing):
+    return Thing(thing.x + 1)
+
+if __name__ == "__main__":
+    things = [Thing(1), Thing(2)]
+    with MasterNode(PORT=0) as master:
+        master.start_master_server()
+        print(master.map(of, things))
+        print(master.map(abs, things))
+        print([thing.x for thing in master.map(more, things)])
+"""
+
+
 class CallablesTest(MasterCase):
     """What goes beyond the seed: callables, map, imap, imap_unordered."""
 
@@ -404,6 +430,12 @@ class CallablesTest(MasterCase):
         self.assertEqual(self.master.map(abs, range(-2, 3)), [2, 1, 0, 1, 2])
         self.assertEqual(self.master.map(abs, (x for x in [-1, -1])), [1, 1])
         self.assertEqual(self.master.map(len, []), [])
+
+    def test_map_takes_instances_of_the_scripts_classes(self):
+        with support.directory() as folder:
+            for start in ("", "import sys\nsys.modules['cloudpickle'] = None\n"):
+                script = support.write(os.path.join(folder, "script.py"), start + THINGS)
+                self.assertEqual(commands.run([script]), (0, "[1, 2]\n[1, 2]\n[2, 3]\n"))
 
     def test_map_names_the_item_that_failed(self):
         with self.assertRaises(TaskError) as caught:
