@@ -9,7 +9,7 @@ import os
 import threading
 
 from . import protocol, shares, values
-from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
+from .compat import PICKLE_PROTOCOL_MAX, as_text, hexadecimal, queue
 from .imports import is_project_file, source_file
 
 #: Installed packages that are served all the same: by-value functions need it on every node.
@@ -33,7 +33,8 @@ class Library(object):
         self._served = {}  # type: dict[str, float] # file -> its time when it was served
         self._shared = {}  # type: dict[str, tuple] # name -> (value, {protocol: info})
         self._files = shares.Files()
-        self._version = 0
+        # No two masters have a number in common: a node that outlives one asks the next for its modules.
+        self._version = int(hexadecimal(os.urandom(6)), 16)
 
     # -- from any thread --------------------------------------------------------------------------
 

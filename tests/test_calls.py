@@ -11,7 +11,7 @@ import threading
 import unittest
 import weakref
 
-from tests import support
+from tests import commands, support
 from tests.sent import (
     PYTHON_3, SECONDS, CannotLoad, CannotLoadHere, CannotPickle, ExitAtLoad, ExitAtPickle, Running, Thing,
     capture, collected_arguments, faces, instance_of, length, mul, noted_and_fails_once, pid_after,
@@ -183,6 +183,18 @@ _PROJECT = {
 }
 
 
+_NEXT_MASTER = """
+import sys, time
+sys.path.insert(0, %r)
+from %s import answer
+from minimalcluster import MasterNode
+master = MasterNode(PORT=%d, AUTHKEY=%r)
+master.start_master_server(if_join_as_worker=False)
+print("answer %%d" %% master.map(answer, [0])[0])
+time.sleep(600)
+"""
+
+
 @faces
 class ProjectModules(unittest.TestCase):
     """A node that has none of the program's files."""
@@ -199,6 +211,18 @@ class ProjectModules(unittest.TestCase):
 
     def write(self, name, text):
         support.write(os.path.join(self.folder, self.name, name), text)
+
+    def test_a_node_that_outlives_its_master_reads_them_anew_for_the_next(self):
+        port, key, name = support.free_port(), "k" * 32, "helper_%d" % random.getrandbits(60)
+        with support.start_node(port, key):
+            for answer in (5, 6):
+                with support.directory() as folder:  # on its own machine the node would look at the file's time
+                    support.write(os.path.join(folder, name + ".py"), "def answer(x):\n    return x + %d\n" % answer)
+                    script = support.write(os.path.join(folder, "script.py"), _NEXT_MASTER % (support.ROOT, name, port, key))
+                    with commands.Command([script]) as process:
+                        process.wait_for_output("answer")
+                        self.assertEqual("answer %d\n" % answer, process.output())
+                        process.kill()
 
     def test_they_are_served_and_read_anew_when_edited(self):
         work = importlib.import_module(self.name + ".work")
