@@ -394,6 +394,8 @@ class MapResults(Iterator[T]):
 
     def _refill(self, timeout: Optional[float]) -> None:
         self._job.started = True
+        if self._is_late() and not (self._closed or self._job.over.is_set()):
+            self._expire()  # there may always be a result: of an input without end
         while not self._current:
             if not self._next_chunk():
                 if self._ended:
@@ -424,10 +426,8 @@ class MapResults(Iterator[T]):
             arrival = job.take(max(0.0, min(moments) - time.monotonic()) if moments else None)
         job._core.cluster.read(job.number, job)
         if arrival is None:
-            if min(moments) == self._deadline:
-                error = self._too_late()
-                self.close()
-                raise error
+            if self._is_late():
+                self._expire()
             raise FutureTimeoutError
         if isinstance(arrival, End):
             self._ended = True
@@ -457,10 +457,14 @@ class MapResults(Iterator[T]):
         results = {index: found[index] for index in sorted(found) if type(found[index]) is not Failure}
         return results, {index: standard(found[index].error) for index in sorted(found) if index not in results}
 
-    def _too_late(self) -> DeadlineExceededError:
-        results, failures = self._partial()
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _expire(self) -> None:
+        found = self._partial()
+        self.close()
         text = "the deadline of %g s has passed; what has an outcome and was not taken is in .results and .errors"
-        return DeadlineExceededError(text % (self._job.terms.deadline or 0.0), results, failures)
+        raise DeadlineExceededError(text % self._job.terms.deadline, *found)
 
     def _raise_end(self) -> None:
         job = self._job

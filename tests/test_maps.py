@@ -344,6 +344,17 @@ class OnError(Running):
                 self.assertRaises(StopIteration, next, results)
             self.assertEqual([4], list(self.executor.options(deadline=600).map(abs, [-4])))
 
+    def test_deadline_of_an_input_without_end(self):
+        results = self.executor.options(deadline=0.5).map(abs, itertools.count())
+        with self.assertRaises(DeadlineExceededError):
+            for _ in results:
+                pass
+        # What was done in time may be read later.
+        results = self.executor.options(deadline=0.5).map(abs, range(10))
+        self.assertEqual(0, next(results))
+        support.wait_until(lambda: results._is_late() and results._job.over.is_set(), what="the deadline")
+        self.assertEqual(list(range(1, 10)), list(results))
+
     def test_ctrl_c_keeps_what_is_there(self):
         with support.directory() as folder:
             names = [os.path.join(folder, str(number)) for number in range(3)]
@@ -403,11 +414,12 @@ class Journal(Journaled):
 
     def test_a_failure_that_is_known_stops_it_again(self):
         for ran in ([1, 2], []):
-            view = self.view(on_error="stop")
+            executor = ClusterExecutor(1)
+            view = executor.options(journal=self.path, on_error="stop")
             with self.assertRaises(TaskError) as caught:
                 list(view.map(note_and_fail_on, [self.ran] * 2, [1, 2], [2, 2], chunksize=1))
             self.assertEqual(({0: 1}, [1], ran), (caught.exception.results, list(caught.exception.errors), self.executed()))
-            view.shutdown()
+            executor.shutdown()
 
     def test_one_at_a_time(self):
         view = self.view()
