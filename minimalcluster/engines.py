@@ -151,8 +151,14 @@ class ExecutorEngine(Engine):
 
     def close(self) -> None:
         if self._make is not None and self._executor is not None:
-            self._executor.shutdown(wait=False)
+            shut_down(self._executor)
             self._executor = None
+
+
+def shut_down(executor: Executor) -> None:
+    """Without waiting. Before 3.7 a broken pool's own way may wait for ever, for a lock that a killed process had."""
+    if sys.version_info >= (3, 7) or not getattr(executor, "_broken", False):
+        executor.shutdown(wait=False)
 
 
 def _workers_of(executor: Executor) -> int:

@@ -19,7 +19,7 @@ if PYTHON_3:
     from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
     from minimalcluster import ClusterExecutor, engines
-    from minimalcluster.engines import DaskEngine, Engine, ExecutorEngine, RayEngine
+    from minimalcluster.engines import DaskEngine, Engine, ExecutorEngine, RayEngine, shut_down
 else:
     Engine = object
 
@@ -200,7 +200,7 @@ class EngineTest(unittest.TestCase):
 
     def pool(self, *arguments, **options):
         pool = ProcessPoolExecutor(*arguments, **options)
-        self.addCleanup(pool.shutdown)
+        self.addCleanup(shut_down, pool)
         return pool
 
 
@@ -513,6 +513,15 @@ class RealEngineTest(object):
 class ProcessPoolTest(RealEngineTest, EngineTest):
     def engine(self):
         return ExecutorEngine(self.pool(2))
+
+    def test_a_broken_pool_is_not_waited_for(self):
+        """Python 3.6's shutdown() of one took a lock that a killed process had had, and never returned."""
+        pool, called = self.pool(1), []
+        pool._broken = True
+        with support.patched(pool, "shutdown", lambda wait: called.append(wait)):
+            shut_down(pool)
+        self.assertEqual([] if sys.version_info < (3, 7) else [False], called)
+        pool._broken = False
 
     def test_the_executor_stays_the_users(self):
         pool = self.pool(2)

@@ -124,8 +124,8 @@ def selection(interpreter, everything):
     """Test modules of an in-between version; none means all."""
     if everything or interpreter.minor in FULL:
         return []
-    names = sorted(name[:-3] for name in os.listdir(os.path.join(ROOT, "tests")) if name.startswith("test_"))
-    return ["tests." + name for name in names if name not in LONG]
+    names = [os.path.splitext(name) for name in sorted(os.listdir(os.path.join(ROOT, "tests")))]
+    return ["tests." + name for name, end in names if end == ".py" and name.startswith("test_") and name not in LONG]
 
 
 def run(interpreter, names, everything, limit_seconds, logs):
