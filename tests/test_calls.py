@@ -220,8 +220,7 @@ class ProjectModules(unittest.TestCase):
                     support.write(os.path.join(folder, name + ".py"), "def answer(x):\n    return x + %d\n" % answer)
                     script = support.write(os.path.join(folder, "script.py"), _NEXT_MASTER % (support.ROOT, name, port, key))
                     with commands.Command([script]) as process:
-                        process.wait_for_output("answer")
-                        self.assertEqual("answer %d\n" % answer, process.output())
+                        process.wait_for_output("answer %d\n" % answer)  # behind news of waiting for the node, perhaps
                         process.kill()
 
     def test_they_are_served_and_read_anew_when_edited(self):
