@@ -23,6 +23,8 @@ INTERRUPT_SECONDS = 1.5
 UNREAD_BYTES = 64 << 20
 #: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
 _WAIT_SECONDS = 1.0
+#: No system can wait for any time at once; Windows for 49 days.
+WAIT_SECONDS_MAX = 1e6
 
 #: What to run: its name for people, and its definition for the nodes (see functions.py).
 #: code: gives what else a journal's results are for, as bytes: sources that the definition only names.
@@ -78,6 +80,12 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
             retries=self.retries, attempts_max=self.attempts_max, stop_on_error=self.on_error == STOP,
             idempotent=self.idempotent,
         )  # fmt: skip
+
+
+def seconds_until(moment):
+    # type: (float) -> float
+    """To be waited at once; whoever waits looks then whether the moment, of ``monotonic``, has come."""
+    return min(max(0.0, moment - monotonic()), WAIT_SECONDS_MAX)
 
 
 def checked_chunksize(chunksize):

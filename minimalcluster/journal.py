@@ -419,7 +419,8 @@ def _opened(path, reading=False):
             _lock(file)
     except (OSError, IOError):
         file.close()
-        raise errors.JournalError("%s is in use by another run; two cannot share a journal" % path)
+        text = "%s is in use, by another run or by other calls of this one; give each a journal of its own"
+        raise errors.JournalError(text % path)
     return file
 
 

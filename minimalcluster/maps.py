@@ -423,13 +423,14 @@ class MapResults(Iterator[T]):
             return
         moments = [moment for moment in (timeout, self._deadline) if moment is not None]
         with Terminable():
-            arrival = job.take(max(0.0, min(moments) - time.monotonic()) if moments else None)
+            arrival = job.take(jobs.seconds_until(min(moments)) if moments else None)
         job._core.cluster.read(job.number, job)
         if arrival is None:
             if self._is_late():
                 self._expire()
-            raise FutureTimeoutError
-        if isinstance(arrival, End):
+            if timeout is not None and time.monotonic() >= timeout:
+                raise FutureTimeoutError
+        elif isinstance(arrival, End):
             self._ended = True
             if arrival.error is not None and not self._closed:
                 raise job._core.ended(job, arrival.error)  # type: ignore[misc]

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from . import errors, values
 from .call_journal import CallJournal, StreamJournal
-from .jobs import End, Failure, Job, Outcomes, Terms
+from .jobs import End, Failure, Job, Outcomes, Terms, seconds_until
 
 #: What the stream's thread is told beside a job's outcomes: a call's deadline, and what a journal knows of one.
 _Until = namedtuple("_Until", "moment index")
@@ -124,7 +124,7 @@ class Stream(Job):
         self._core.delivering.discard(self)
 
     def _seconds_left(self) -> Optional[float]:
-        return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+        return seconds_until(self._deadlines[0][0]) if self._deadlines else None
 
     def _expire(self) -> None:
         """Whose deadline has passed is told so; its worker process is ended if it runs."""

@@ -344,6 +344,18 @@ class OnError(Running):
                 self.assertRaises(StopIteration, next, results)
             self.assertEqual([4], list(self.executor.options(deadline=600).map(abs, [-4])))
 
+    def test_longer_than_a_system_can_wait_at_once(self):
+        with support.patched(jobs, "WAIT_SECONDS_MAX", 1e-4), support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            results = self.executor.options(deadline=SECONDS).map(touch_and_wait, [os.path.join(folder, "begun")], [gate])
+            late = support.Background(next, results)
+            support.wait_until(lambda: os.listdir(folder))
+            support.write(gate)
+            self.assertTrue(late.result())
+        for seconds in (1e300, float("inf")):
+            self.assertEqual([4], list(self.executor.options(deadline=seconds).map(abs, [-4], timeout=seconds)))
+            self.assertEqual(4, self.executor.options(deadline=seconds).submit(abs, -4).result(SECONDS))
+
     def test_deadline_of_an_input_without_end(self):
         results = self.executor.options(deadline=0.5).map(abs, itertools.count())
         with self.assertRaises(DeadlineExceededError):
