@@ -114,8 +114,9 @@ class Core:
 
         Raises what opening the journal raises.
         """
-        # A call's own deadline, and what becomes of its error, are no terms of the stream's.
-        key = packed.needs, terms._replace(deadline=None, on_error=None)
+        if terms.deadline is not None or terms.on_error is not None:  # a call's own: no terms of the stream's
+            terms = terms._replace(deadline=None, on_error=None)
+        key = packed.needs, terms
         with self._lock:
             self.check()
             self._notice_edits()

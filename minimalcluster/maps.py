@@ -336,6 +336,11 @@ class MapResults(Iterator[T]):
 
     def __next__(self) -> T:
         try:
+            if self._current and not self._collects:  # as ``next`` would, in half the time
+                outcome = self._current.pop()
+                if type(outcome) is not Failure:
+                    return outcome
+                self._current.append(outcome)
             return self.next(self._timeout)
         except KeyboardInterrupt:
             # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
