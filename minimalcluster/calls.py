@@ -150,8 +150,12 @@ class Core:
     def submit_map(self, job: Any) -> None:
         with self._lock:
             self.check()
-            job.number = self.cluster.submit(job)  # an engine may refuse it
-            self.maps.add(job)
+            self.maps.add(job)  # first: it may be over at once, and takes itself out
+            try:
+                job.number = self.cluster.submit(job)
+            except BaseException:  # an engine may refuse it
+                self.maps.discard(job)
+                raise
 
     def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
         """A job is over; what those who still wait for it are told. Later calls too, if it cannot get better."""

@@ -6,6 +6,7 @@ them in whatever thread wants the outcomes, so that nobody's slow unpickling del
 from __future__ import absolute_import, division, print_function
 
 import logging
+import threading
 from collections import namedtuple
 
 from . import errors, journal, leases, values
@@ -117,6 +118,7 @@ class Job(object):
         # type: () -> None
         self._outcomes_told = self._failures_told = 0
         self._arrivals = SimpleQueue()  # type: queue.Queue
+        self.over = threading.Event()  # all has arrived that will
         self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
         self.unread_max = None  # type: int | None # bytes; None: results are taken as they come, or kept anyway
         self.paused = False
@@ -182,10 +184,12 @@ class Job(object):
     def finished(self, unfit):
         # type: (dict | None) -> None
         self._arrivals.put((_end, unfit))
+        self.over.set()
 
     def crashed(self, error):
         # type: (BaseException) -> None
         self._arrivals.put((End, error))
+        self.over.set()
 
     # -- in the user's thread ---------------------------------------------------------------------
 
@@ -363,9 +367,9 @@ class ListedJob(Job):
         until = None if seconds is None else monotonic() + seconds
         while True:
             wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
-            if wait < 0:
+            if wait < 0 and not self.over.is_set():
                 return None
-            arrival = self.take(wait)
+            arrival = self.take(max(0.0, wait))
             if isinstance(arrival, End):
                 return arrival
             if arrival is not None:
@@ -431,10 +435,10 @@ class ListedJob(Job):
                         yield pair
                 indexes = []
                 wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
-                if wait < 0:
+                if wait < 0 and not self.over.is_set():  # who reads slowly is not late for what is done
                     raise self._too_late()
                 with Terminable():
-                    arrival = self.take(wait)
+                    arrival = self.take(max(0.0, wait))
                 cluster.read(number, self)  # type: ignore[attr-defined]
                 if isinstance(arrival, Outcomes):
                     self._keep(arrival)

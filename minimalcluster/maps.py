@@ -47,7 +47,6 @@ class MapJob(Job):
         self.terms = terms
         self._lazy = lazy
         self.unread_max = jobs.UNREAD_BYTES
-        self.over = threading.Event()
         self.input_error: Optional[BaseException] = None  # raised behind all results
         self.star = len(iterables) != 1 if star is None else star
         self._finite = any(hasattr(each, "__len__") for each in iterables)
@@ -156,22 +155,18 @@ class MapJob(Job):
 
     def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
         self._close_journal()
+        self._core.maps.discard(self)
         super().finished(unfit)
-        self._end()
 
     def crashed(self, error: BaseException) -> None:
         self._close_journal()
+        self._core.maps.discard(self)
         super().crashed(error)
-        self._end()
 
     def _close_journal(self) -> None:
         """Before anybody hears of the end: the next map may want the file."""
         if self.journal is not None:
             self.journal.close()
-
-    def _end(self) -> None:
-        self._core.maps.discard(self)
-        self.over.set()
 
     # -- in the user's threads --------------------------------------------------------------------
 

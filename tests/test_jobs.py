@@ -1,6 +1,7 @@
 """The user's side of a job, with a cluster that delivers what the test tells it to."""
 from __future__ import absolute_import, division, print_function
 
+import itertools
 import threading
 import unittest
 
@@ -253,6 +254,14 @@ class Listed(unittest.TestCase):
         self.assertIn("0.01 s", str(error))
         self.assertIn("2 of 3", str(error))
         self.assertEqual([("stop", 7), ("cancel", 7)], self.cluster.asked)
+
+    def test_no_deadline_for_what_is_done(self):
+        """Who reads slowly gets it all the same; and a sleeping laptop's job may be done when it wakes up."""
+        script = [done(0, [10]), failed(1, ValueError("two")), done(2, [30]), finish()]
+        with support.patched(jobs, "monotonic", lambda moments=itertools.count(): next(moments)):
+            self.assertEqual(3, len(self.run_it(script, on_error="return", deadline=0.01)))
+            pairs = self.job(on_error="return", deadline=0.01).iterate(Cluster(script), True)
+            self.assertEqual([1, 2, 3], [argument for argument, _ in pairs])
 
     def test_ctrl_c(self):
         class Interrupting(Shown):

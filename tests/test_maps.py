@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import pickle
+import sys
 import time
 import unittest
 import weakref
@@ -167,6 +168,13 @@ class Map(Running):
             next(results)
             support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
         self.assertEqual(99, len(list(results)))
+
+    def test_none_is_kept_that_is_over_before_it_has_begun(self):
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-5)
+        for _ in range(300):
+            self.assertEqual([], list(self.executor.map(abs, [])))
+        support.wait_until(lambda: not self.executor._core.maps)
 
     def test_buffersize(self):
         read = []
