@@ -14,6 +14,7 @@ paused, since too many results are unread; ``finished(unfit)`` and ``crashed(err
 """
 from __future__ import absolute_import, division, print_function
 
+import itertools
 import logging
 import os
 import socket  # noqa: F401 # in a type comment
@@ -103,7 +104,7 @@ class Cluster(object):
         self._park_until = self._parked_beat_at = None  # type: float | None
         self._next_session = 1
         self._jobs = {}  # type: dict # id -> job
-        self._next_job = (self._epoch << JOB_SHIFT) + 1
+        self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
         self._local = None  # type: Node | None
         self._local_gone = threading.Event()
         self._local_gone.set()
@@ -145,8 +146,7 @@ class Cluster(object):
     def submit(self, job):
         # type: (object) -> int
         """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
-        number = self._next_job
-        self._next_job += 1
+        number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
         return number
 

@@ -119,6 +119,20 @@ def patched(module, name, value):
         setattr(module, name, before)
 
 
+@contextlib.contextmanager
+def switching_often():
+    """Between threads: what needs a lock and has none is found soon."""
+    if hasattr(sys, "setswitchinterval"):
+        change, before, often = sys.setswitchinterval, sys.getswitchinterval(), 1e-6
+    else:
+        change, before, often = sys.setcheckinterval, sys.getcheckinterval(), 1  # py2
+    change(often)
+    try:
+        yield
+    finally:
+        change(before)
+
+
 class Log(logging.Handler):
     """The messages of the logger "minimalcluster" while it is entered (``assertLogs`` is not in 2.7)."""
 

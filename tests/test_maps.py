@@ -6,7 +6,6 @@ import gc
 import itertools
 import os
 import pickle
-import sys
 import time
 import unittest
 import weakref
@@ -170,10 +169,9 @@ class Map(Running):
         self.assertEqual(99, len(list(results)))
 
     def test_none_is_kept_that_is_over_before_it_has_begun(self):
-        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
-        sys.setswitchinterval(1e-5)
-        for _ in range(300):
-            self.assertEqual([], list(self.executor.map(abs, [])))
+        with support.switching_often():
+            for _ in range(300):
+                self.assertEqual([], list(self.executor.map(abs, [])))
         support.wait_until(lambda: not self.executor._core.maps)
 
     def test_buffersize(self):
