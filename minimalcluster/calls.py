@@ -186,10 +186,14 @@ class Core:
         if first:
             for stream in streams:
                 stream.close()
-            self._stopping = threading.Thread(
+            thread = threading.Thread(
                 target=self._stop, args=(streams, maps), name="minimalcluster-shutdown", daemon=True
             )
-            self._stopping.start()
+            try:
+                thread.start()
+                self._stopping = thread
+            except RuntimeError:  # while the interpreter ends, 3.12.0 and 3.12.1 start none (gh-113964)
+                self._stop(streams, maps)
         stopping, current = self._stopping, threading.current_thread()
         if wait and stopping is not None and current is not stopping and current not in [s.thread for s in streams]:
             self.join()

@@ -23,7 +23,7 @@ import threading
 from collections import OrderedDict, deque, namedtuple
 
 from . import agent, errors, protocol, scheduler, values
-from .compat import PICKLE_PROTOCOL, cpu_count, hexadecimal, monotonic, native, text_type
+from .compat import PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, hexadecimal, monotonic, native, text_type
 from .journal import SYNC_SECONDS
 from .library import Library
 from .node import Node
@@ -138,10 +138,17 @@ class Cluster(object):
             raise
         self.port = self._listener.port
         self._park_until = monotonic() + PARK_SECONDS
+        self._start_thread()
+
+    def _start_thread(self):
+        # type: () -> None
         self._loop.join(self)
         self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
         self._thread.daemon = True
         self._thread.start()
+        if not STARTS_THREADS_AT_EXIT:
+            self._printer.start()
+            self._library.start()
 
     def submit(self, job):
         # type: (object) -> int
@@ -203,6 +210,8 @@ class Cluster(object):
         # type: (int | None) -> None
         """Let this machine work; nothing happens when it does already."""
         self._ask(self._join_local, slots or cpu_count())
+        if not STARTS_THREADS_AT_EXIT:
+            self.settle()  # the worker processes are started when it returns, with the threads that watch them
 
     def leave_local(self, drain_seconds=DRAIN_SECONDS):
         # type: (float) -> None
@@ -708,11 +717,16 @@ class _Printer(object):
         prefix = "" if not session.address else "[%s/%s] " % (session.info.get("hostname"), info.get("pid"))
         for line in info.get("lines", ()):
             self._lines.append(native(prefix + line))
+        self.start()
+        self._something.set()
+
+    def start(self):
+        # type: () -> None
+        """Its thread, unless it runs; else with the first line."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="minimalcluster-printer")
             self._thread.daemon = True
             self._thread.start()
-        self._something.set()
 
     def _write(self):
         # type: () -> None

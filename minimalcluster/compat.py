@@ -46,13 +46,16 @@ PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 #: The newest one this Python has, for data whose readers have said what they can read.
 PICKLE_PROTOCOL_MAX = pickle.HIGHEST_PROTOCOL
 
+#: 3.12.0 and 3.12.1 start no thread while the interpreter ends, though work goes on (gh-113964): they want it earlier.
+STARTS_THREADS_AT_EXIT = not (3, 12) <= sys.version_info[:3] < (3, 12, 2)
+
 #: Types whose values always survive a pickle, one by one or by the thousand.
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "WINDOWS", "SimpleQueue", "as_bytes",
-    "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native", "ordered_dict",
-    "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
+    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT", "WINDOWS", "SimpleQueue",
+    "as_bytes", "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native",
+    "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 
 

@@ -86,11 +86,16 @@ class Library(object):
 
     def ask(self, send, request, info, local):
         # type: (object, int, dict, bool) -> None
+        self.start()
+        self._questions.put((send, request, info, local))
+
+    def start(self):
+        # type: () -> None
+        """Its thread, unless it runs; else with the first question."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="minimalcluster-library")
             self._thread.daemon = True
             self._thread.start()
-        self._questions.put((send, request, info, local))
 
     # -- its own thread ---------------------------------------------------------------------------
 
