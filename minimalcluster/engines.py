@@ -141,6 +141,7 @@ class ExecutorEngine(Engine):
         try:
             return self._made().submit(function, *arguments)
         except _BROKEN as error:
+            let_go(self._made())
             if self._make is None:
                 raise errors.StateError(
                     "a worker process died, and %s does not work after that (%s); give ExecutorEngine a function that "
@@ -151,14 +152,17 @@ class ExecutorEngine(Engine):
 
     def close(self) -> None:
         if self._make is not None and self._executor is not None:
-            shut_down(self._executor)
+            # 3.7's and 3.8's pool closes its pipes under its own thread, which never ends then (bpo-39104).
+            self._executor.shutdown(wait=(3, 7) <= sys.version_info < (3, 9))
             self._executor = None
 
 
-def shut_down(executor: Executor) -> None:
-    """Without waiting. Before 3.7 a broken pool's own way may wait for ever, for a lock that a killed process had."""
-    if sys.version_info >= (3, 7) or not getattr(executor, "_broken", False):
-        executor.shutdown(wait=False)
+def let_go(pool: Executor) -> None:
+    """Of a broken pool. Before 3.7 its farewell to its worker processes, at its shutdown, when it is collected or at
+    the interpreter's end, may wait for ever: for a lock that a killed one had, or for one that reads."""
+    if sys.version_info < (3, 7) and isinstance(pool, concurrent.futures.process.ProcessPoolExecutor):
+        pool._result_queue.put = lambda farewell: None
+        pool._call_queue.cancel_join_thread()
 
 
 def _workers_of(executor: Executor) -> int:
@@ -255,10 +259,7 @@ class EngineCluster(Cluster):
         except BaseException:
             self._loop.close()
             raise
-        self._loop.join(self)
-        self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
-        self._thread.daemon = True
-        self._thread.start()
+        self._start_thread()
         self._ask(self._take_in, max(1, slots))
 
     def submit(self, job: "Job") -> int:  # type: ignore[override]
