@@ -160,7 +160,8 @@ def code_behind(function, needs, imported=None):
     text = own or _imports_of(getattr(function, "__globals__", {}))
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     digests = (imported or code_imported)(text, getattr(module, "__package__", None) or "")  # type: ignore[operator]
-    return digests + own if needs == NOTHING else digests
+    travels = needs != NOTHING and getattr(function, "__module__", None) in ("__main__", MAIN_NAME)
+    return digests if travels else digests + own
 
 
 def code_imported(source, package=""):
