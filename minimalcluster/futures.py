@@ -72,8 +72,9 @@ class ClusterFuture(_Future[T]):
         with self._condition:
             if self._state == "CANCELLED":
                 self.set_running_or_notify_cancel()
-        if cancelled and self.place is not None:
-            stream, index = self.place
+        place = self.place  # once: an outcome that comes right now takes it away
+        if cancelled and place is not None:
+            stream, index = place
             stream.forget(index)
         return cancelled
 
@@ -88,8 +89,9 @@ class ClusterFuture(_Future[T]):
             self._condition.notify_all()
             self.set_running_or_notify_cancel()
         self._invoke_callbacks()  # type: ignore[attr-defined]
-        if self.place is not None:
-            stream, index = self.place
+        place = self.place
+        if place is not None:
+            stream, index = place
             stream.cancel_running(index)
         return True
 

@@ -322,7 +322,12 @@ class ListedJob(Job):
 
     def _submit(self, cluster):
         # type: (object) -> int
-        number = cluster.submit(self)  # type: ignore[attr-defined]
+        try:
+            number = cluster.submit(self)  # type: ignore[attr-defined]
+        except BaseException:  # an engine may refuse it
+            if self.journal is not None:
+                self.journal.close()
+            raise
         if self._failed and self._on_error == STOP:
             cluster.stop_job(number)  # type: ignore[attr-defined] # the journal knows what stopped it
         return number

@@ -209,7 +209,8 @@ class MapJob(Job):
             with self._items_lock:
                 self._items += items
             self.total += len(items)
-        self.closed = ended
+        if ended:  # else it stays as it is: another thread may have closed it meanwhile
+            self.closed = True
 
     def _swapped(self, items: List[Any]) -> List[Any]:
         """Large arguments that repeat are shared objects from then on."""

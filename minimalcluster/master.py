@@ -207,12 +207,14 @@ class MasterNode(object):
         on_error="return" their exceptions come as results. Closing the iterator cancels the rest;
         its ``status()`` tells how far it is.
         """
-        return self._job(self._terms(on_error, chunksize, options)).iterate(self._running(), True)
+        terms, cluster = self._terms(on_error, chunksize, options), self._running()
+        return self._job(terms).iterate(cluster, True)
 
     def imap_unordered(self, on_error=FINISH, chunksize=None, **options):
         # type: (str, int | None, object) -> object
         """As ``imap``, in the order in which the results come."""
-        return self._job(self._terms(on_error, chunksize, options)).iterate(self._running(), False)
+        terms, cluster = self._terms(on_error, chunksize, options), self._running()
+        return self._job(terms).iterate(cluster, False)
 
     def map(self, function, items, on_error=FINISH, chunksize=None, progress=None, **options):
         # type: (object, object, str, int | None, object, object) -> list
@@ -227,9 +229,11 @@ class MasterNode(object):
         items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
         needs = set()  # type: set[str] # of the items; those of a script's classes need what its functions do
         arguments = values.arguments(items, lambda item: _packed_item(item, needs))
-        job = ListedJob(_packed_target(function, needs), range(len(items)), arguments, terms, items)
+        target = _packed_target(function, needs)
         with self._turn:
-            return list(job.run(self._running(), progress_for(progress, job.total)).values())
+            cluster = self._running()  # first: a job opens its journal
+            job = ListedJob(target, range(len(items)), arguments, terms, items)
+            return list(job.run(cluster, progress_for(progress, job.total)).values())
 
     def _terms(self, on_error, chunksize, options):
         # type: (str, int | None, dict) -> Terms

@@ -8,6 +8,7 @@
 """
 
 import heapq
+import logging
 import threading
 import time
 from collections import namedtuple
@@ -17,6 +18,8 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 from . import errors, values
 from .call_journal import CallJournal, StreamJournal
 from .jobs import End, Failure, Job, Outcomes, Terms, seconds_until
+
+log = logging.getLogger("minimalcluster")
 
 #: What the stream's thread is told beside a job's outcomes: a call's deadline, and what a journal knows of one.
 _Until = namedtuple("_Until", "moment index")
@@ -82,14 +85,14 @@ class Stream(Job):
     def close(self) -> None:
         self.closed = True
         self._core.cluster.grew(self.number, self)
-        self._end_if_all_were_cancelled()
+        self._end_if_nobody_waits()
 
     def forget(self, index: int) -> None:
         """It was cancelled before it was handed out."""
         self._waiting.pop(index, None)
-        self._end_if_all_were_cancelled()
+        self._end_if_nobody_waits()
 
-    def _end_if_all_were_cancelled(self) -> None:
+    def _end_if_nobody_waits(self) -> None:
         """Where no node is, nobody else would end it."""
         if self.closed and not self._waiting:
             self._core.cluster.cancel(self.number)
@@ -101,6 +104,7 @@ class Stream(Job):
     def cancel_running(self, index: int) -> None:
         self._waiting.pop(index, None)
         self._core.cluster.cancel_task(self.number, index)
+        self._end_if_nobody_waits()
 
     def _deliver_all(self) -> None:
         while True:
@@ -112,7 +116,7 @@ class Stream(Job):
             elif isinstance(arrival, _Until):
                 heapq.heappush(self._deadlines, tuple(arrival))
             elif isinstance(arrival, _Known):
-                arrival.waiting.resolve(_with_argument(arrival.outcome, arrival.data))
+                _tell(arrival.waiting, arrival.outcome, arrival.data)
             arrival = None  # nothing here keeps a result while the next one is waited for
             self._expire()
         error = self._core.ended(self, arrival.error) or CancelledError()  # from here on none is added
@@ -120,7 +124,7 @@ class Stream(Job):
             self._resolve(index, Failure(error, ""))
         for arrival in iter(lambda: self.take(0.0), None):
             if isinstance(arrival, _Known):
-                arrival.waiting.resolve(_with_argument(arrival.outcome, arrival.data))
+                _tell(arrival.waiting, arrival.outcome, arrival.data)
         self._core.delivering.discard(self)
 
     def _seconds_left(self) -> Optional[float]:
@@ -133,6 +137,7 @@ class Stream(Job):
             if index in self._waiting:
                 self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))
                 self._core.cluster.cancel_task(self.number, index)
+                self._end_if_nobody_waits()
 
     def _deliver(self, outcomes: Outcomes) -> None:
         index = outcomes.first
@@ -144,7 +149,15 @@ class Stream(Job):
     def _resolve(self, index: int, outcome: object) -> None:
         waiting, data = self._waiting.pop(index, (None, b""))
         if waiting is not None:
-            waiting.resolve(_with_argument(outcome, data))
+            _tell(waiting, outcome, data)
+
+
+def _tell(waiting: Waiting, outcome: object, data: bytes) -> None:
+    """A callback may raise SystemExit; the others' outcomes come all the same."""
+    try:
+        waiting.resolve(_with_argument(outcome, data))
+    except BaseException:
+        log.exception("a callback of %r raised", waiting)
 
 
 def _with_argument(outcome: object, data: bytes) -> object:

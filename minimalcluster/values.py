@@ -217,7 +217,7 @@ def _load_result(buffer):
     # type: (bytes | bytearray | memoryview) -> object
     try:
         return loads(buffer)
-    except Exception as error:  # unpickling runs the class's own code: anything may come
+    except (Exception, SystemExit, GeneratorExit) as error:  # unpickling runs the class's own code: anything may come
         misfit = RemoteError(
             "the result cannot be unpickled here (%s: %s); .pickled has its bytes" % (type(error).__name__, error),
             type(error).__name__,
@@ -335,6 +335,7 @@ def _rebuilt(info, buffers):
     if buffers and info.get("pickled", True):
         try:
             error = loads(buffers.pop(0))
+            error.__context__ = None  # type: ignore[attr-defined] # a class may refuse that, as a frozen dataclass does
         except BaseException:
             error = None
     if not isinstance(error, BaseException):

@@ -566,6 +566,12 @@ class End(unittest.TestCase):
         self.assertEqual([number * number for number in range(20)], [result.get(0) for result in results])
         self.assertEqual([number * number for number in range(1, 20)], list(lazily))
 
+    def test_terminate_while_an_endless_input_is_read(self):
+        pool = Pool(1)
+        pool.imap(abs, itertools.count())
+        pool.close()
+        support.Background(pool.terminate).result()
+
     def test_terminate(self):
         # [test_terminate] 10,000 queued tasks of hours are no reason to wait.
         before = support.descendants()

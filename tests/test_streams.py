@@ -2,6 +2,7 @@
 from __future__ import absolute_import, division, print_function
 
 import os
+import sys
 import threading
 import unittest
 
@@ -38,6 +39,24 @@ class Deadline(Running):
             futures = [brief.submit(mul, 2, number) for number in range(5)]
             for future in futures:
                 self.raised(future, DeadlineExceededError)
+
+    def test_shutdown_where_no_node_is(self):
+        """It did not return when one call was cancelled and the others had expired."""
+        alone = ClusterExecutor(0, join=False)
+        future = alone.options(deadline=0.3).submit(mul, 2, 3)
+        self.assertTrue(alone.options(deadline=0.3).submit(mul, 2, 4).cancel())
+        shut = support.Background(alone.shutdown)
+        self.raised(future, DeadlineExceededError)
+        shut.result()
+
+    def test_a_callback_that_ends_the_program_does_not_end_the_stream(self):
+        with support.Log() as log:
+            for _ in range(3):
+                future = self.executor.submit(mul, 2, 3)
+                future.add_done_callback(lambda done: sys.exit(3))
+                self.assertEqual(6, future.result(SECONDS))
+            self.assertEqual(8, self.executor.submit(mul, 2, 4).result(SECONDS))
+            support.wait_until(lambda: log.having("a callback of"))
 
     def test_in_time_it_changes_nothing_and_each_call_has_its_own(self):
         patient, brief = self.executor.options(deadline=600), self.executor.options(deadline=0.2)
@@ -90,7 +109,7 @@ class Deaths(Running):
                 self.assertEqual((1, 1), self.raised(future, WorkerDiedError).argument)
             else:
                 self.assertEqual(1, future.result(SECONDS))
-        self.assertLessEqual(threading.active_count(), before + 1)  # the new terms' stream
+        support.wait_until(lambda: threading.active_count() <= before + 1)  # the new terms' stream
 
 
 def die_at_once(*arguments, **keywords):

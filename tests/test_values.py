@@ -67,6 +67,13 @@ class Harmful(Exception):
         return sys.exit, (3,)
 
 
+class Frozen(Exception):
+    """As a frozen dataclass: it takes no attribute."""
+
+    def __setattr__(self, name, value):
+        raise TypeError("frozen")
+
+
 class WithoutText(Exception):
     def __str__(self):
         raise ValueError("no text")
@@ -247,7 +254,7 @@ class Exceptions(unittest.TestCase):
 
     def test_one_that_fails_on_this_side_only_comes_as_its_text(self):
         info, _ = caught(throw, ValueError("v"))
-        for bad in (values.dumps(Unloadable()), values.dumps(Harmful("h")), values.dumps(42), b"no pickle"):
+        for bad in (values.dumps(Unloadable()), values.dumps(Harmful("h")), values.dumps(Frozen("f")), values.dumps(42), b"no pickle"):
             got = values.decode_exception(info, received([bad]))
             self.assertIs(RemoteError, type(got))
             self.assertEqual("ValueError: v", str(got))
