@@ -15,7 +15,7 @@ from .futures import BrokenClusterExecutor
 from .imports import REFRESH_SECONDS
 from .jobs import FINISH, Job, Terms
 from .status import ClusterStatus
-from .streams import Functions, Stream, Waiting
+from .streams import Stream, Waiting
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
@@ -31,7 +31,7 @@ def until(terms: Terms) -> Optional[float]:
 def changed(terms: Terms, **changes: Any) -> Terms:
     """With those changes that are not None. Raises ValueError that names the option and what it may be."""
     given = terms._replace(**{name: value for name, value in changes.items() if value is not None})
-    Terms.of(**dict(given._asdict(), on_error=given.on_error or FINISH))
+    Terms.of(**dict(given._asdict(), on_error=FINISH if given.on_error is None else given.on_error))
     return given
 
 
@@ -59,9 +59,11 @@ class Core:
         _open_cores.add(self)
 
     def packed_call(
-        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any]
+        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any], terms: Terms
     ) -> functions.Packed:
         """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
+        if terms.journal is not None:  # what has come before must not change what a call is known by
+            return functions.pack((function, tuple(args), dict(keywords)))
         large = self.repeats.swapped
         return functions.pack((function, tuple(map(large, args)), {name: large(keywords[name]) for name in keywords}))
 
@@ -107,13 +109,8 @@ class Core:
         if self._shut:
             raise RuntimeError(AFTER_SHUTDOWN)
 
-    def submit(
-        self, waiting: Waiting, packed: functions.Packed, terms: Terms, until: Optional[float], run: Functions
-    ) -> None:
-        """until: the moment from which on nobody waits for it. run: the functions in it, for a journal.
-
-        Raises what opening the journal raises.
-        """
+    def submit(self, waiting: Waiting, packed: functions.Packed, terms: Terms, until: Optional[float]) -> None:
+        """until: the moment from which on nobody waits for it. Raises what opening the journal raises."""
         if terms.deadline is not None or terms.on_error is not None:  # a call's own: no terms of the stream's
             terms = terms._replace(deadline=None, on_error=None)
         key = packed.needs, terms
@@ -125,7 +122,7 @@ class Core:
                 kept = None if terms.journal is None else self._journal(terms.journal)
                 stream = self._streams[key] = Stream(self, packed.needs, terms, kept)
                 self.delivering.add(stream)
-            stream.add(waiting, packed.data, until, run)
+            stream.add(waiting, packed.data, until)
 
     def _journal(self, path: str) -> CallJournal:
         """One for all streams: two could not write the same file."""
@@ -227,7 +224,7 @@ class Core:
         for stream in streams:
             stream.thread.join()
         for kept in self._journals.values():
-            kept.file.close()
+            kept.close()
         self.repeats.drop()
         if self._owned:
             self.cluster.stop()

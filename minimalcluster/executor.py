@@ -174,11 +174,11 @@ class ClusterExecutor(Executor):
         terms = __self._terms
         future: ClusterFuture[T] = ClusterFuture()
         try:
-            packed = core.packed_call(__fn, args, kwargs)
+            packed = core.packed_call(__fn, args, kwargs, terms)
         except (Exception, SystemExit) as error:  # pickling runs the classes' own code
             future.resolve(Failure(error, ""))
         else:
-            core.submit(future, packed, terms, until(terms), (__fn,))
+            core.submit(future, packed, terms, until(terms))
         return future
 
     def map(

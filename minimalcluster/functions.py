@@ -16,7 +16,7 @@ import sys
 import types
 from collections import namedtuple
 
-from . import environment, imports, values
+from . import environment, values
 from .compat import PICKLE_PROTOCOL, as_text, native, pickle, raise_from
 from .errors import InitializerError, UsageError
 
@@ -128,60 +128,6 @@ def requirements(needs):
         path, source = main_script()
         return {"main": path, "argv": [as_text(each) for each in getattr(sys, "argv", [])]}, [source]
     return {}, []
-
-
-def _unwrapped(function):
-    # type: (object) -> object
-    while hasattr(function, "func"):  # a partial
-        function = function.func
-    return function
-
-
-def source_of(function):
-    # type: (object) -> bytes
-    """The source file of the module that defines it; b"" when there is none."""
-    name = getattr(_unwrapped(function), "__module__", None)
-    path = getattr(sys.modules.get(name), "__file__", None) or ""  # type: ignore[arg-type]
-    try:
-        with open(path[:-1] if path.endswith(".pyc") else path, "rb") as file:
-            return file.read()
-    except (OSError, IOError):
-        return b""
-
-
-def code_behind(function, needs, imported=None):
-    # type: (object, str, object) -> bytes
-    """A digest of what a journal's results depend on beside the function's pickle: the project's modules it uses.
-
-    Which those are is read from the import statements of its module; of a notebook's, from its global names.
-    imported: code_imported, or what remembers what it has said: that takes its time.
-    """
-    own, function = source_of(function), _unwrapped(function)
-    text = own or _imports_of(getattr(function, "__globals__", {}))
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    digests = (imported or code_imported)(text, getattr(module, "__package__", None) or "")  # type: ignore[operator]
-    travels = needs != NOTHING and getattr(function, "__module__", None) in ("__main__", MAIN_NAME)
-    return digests if travels else digests + own
-
-
-def code_imported(source, package=""):
-    # type: (bytes, str) -> bytes
-    """A digest of the project's modules that a source imports, and that those import."""
-    parts = []  # type: list[bytes]
-    for name, text in sorted(imports.project_sources(source, package).items()):
-        parts += [name.encode("utf-8"), text]
-    return values.digest(parts).encode("ascii") if parts else b""
-
-
-def _imports_of(namespace):
-    # type: (dict) -> bytes
-    """What a notebook's global names come from, as the imports they were."""
-    names = set()  # type: set[str]
-    for value in list(namespace.values()):
-        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-        if isinstance(name, str) and name in sys.modules and name != "__main__":
-            names.add(name)
-    return "\n".join("import " + name for name in sorted(names)).encode("utf-8")
 
 
 # -- receiving, in a worker process ---------------------------------------------------------------

@@ -344,6 +344,22 @@ def is_project_file(path):
     return not any(part in _INSTALLED for part in parts) and not path.startswith(library)
 
 
+def _project_file(name, module):
+    # type: (str, object) -> str | None
+    """The source of an imported module, if it is the project's."""
+    path = getattr(module, "__file__", None)
+    if name.startswith((_OURS, "__")) or not isinstance(path, str):
+        return None
+    path = path[:-1] if path.endswith((".pyc", ".pyo")) else path  # py2
+    return path if is_project_file(path) else None
+
+
+def project_modules():
+    # type: () -> list[str]
+    """Names of the project's modules that are imported here."""
+    return sorted(name for name, module in list(sys.modules.items()) if _project_file(name, module) is not None)
+
+
 class Edited(object):
     """Notices project modules whose files have changed since they were imported, and unloads all of them."""
 
@@ -364,8 +380,8 @@ class Edited(object):
             if name in self._looked_at:
                 continue
             self._looked_at.add(name)
-            path = getattr(module, "__file__", None)
-            if not name.startswith((_OURS, "__")) and isinstance(path, str) and is_project_file(path):
+            path = _project_file(name, module)
+            if path is not None:
                 self._times[name] = (path, _modified(path))
 
     def refresh(self, at_once=False):

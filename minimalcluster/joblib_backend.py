@@ -237,9 +237,8 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             future.add_done_callback(lambda _: arrays.release(used) if arrays is not None else None)
             future.add_done_callback(lambda _: self._done(future, callback))
             terms = executor._terms
-            run = [call[0] for call in func.items]
-            future.errors_returned = len(run) if terms.on_error == RETURN else 0
-            executor._core.submit(future, packed, terms, self._until, run)
+            future.errors_returned = len(func.items) if terms.on_error == RETURN else 0
+            executor._core.submit(future, packed, terms, self._until)
         except BaseException as error:
             future.resolve(Failure(error, ""))
             self._done(future, callback)

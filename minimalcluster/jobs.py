@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import namedtuple
 
-from . import errors, journal, leases, values
+from . import contents, errors, journal, leases, values
 from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, text_type
 from .progress import progress_for
 from .status import JobStatus
@@ -28,8 +28,8 @@ _WAIT_SECONDS = 1.0
 WAIT_SECONDS_MAX = 1e6
 
 #: What to run: its name for people, and its definition for the nodes (see functions.py).
-#: code: gives what else a journal's results are for, as bytes: sources that the definition only names.
-Target = namedtuple("Target", "name info buffers code")
+#: contents: gives what a journal knows it by, a list of bytes.
+Target = namedtuple("Target", "name info buffers contents")
 #: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
 Outcomes = namedtuple("Outcomes", "first values")
 #: The job is over: error is None, or why it ended early.
@@ -206,7 +206,7 @@ class Job(object):
             known = opened.known(target, arguments, len(items), keys)
             found, kept_by = [], "an earlier run (kept in %s; remove it to run all again)" % path
             for index, result in journal.results_of(known).items():
-                found.append(Outcomes(index, _with_failures([result], "the journal")))
+                found.append(Outcomes(index, with_failures([result], "the journal")))
             for index, (told, pickled) in known.failed.items():
                 error = values.decode_exception(told, pickled)
                 if isinstance(error, errors.WorkerDied):
@@ -253,10 +253,10 @@ class Job(object):
 
 def _results(first, count, skip, buffers):
     # type: (int, int, int, list) -> Outcomes
-    return Outcomes(first + skip, _with_failures(values.decode_results(buffers, skip)[: count - skip], "this machine"))
+    return Outcomes(first + skip, with_failures(values.decode_results(buffers, skip)[: count - skip], "this machine"))
 
 
-def _with_failures(results, node):
+def with_failures(results, node):
     # type: (list, str) -> list
     if not values.all_scalars(results):
         for index, result in enumerate(results):
@@ -315,8 +315,8 @@ class ListedJob(Job):
         self._failed = {}  # type: dict # index -> node
         self._known = self._done = 0  # outcomes that the journal brought; all that are there
         if terms.journal is not None:
-            code = target_digest(target.info, target.code(), target.buffers)
-            for outcomes in self.keep_journal(terms.journal, code, self._shown):
+            digest = target_digest(target.info, target.contents())
+            for outcomes in self.keep_journal(terms.journal, digest, self._shown):
                 self._known += 1
                 self._keep(outcomes)
 
@@ -542,15 +542,18 @@ def _spans(indexes):
     return spans
 
 
-def target_digest(info, code, buffers):
-    # type: (dict, bytes, list) -> str
-    """Whether it is still the same job, says a journal. How the script was called this time does not count."""
-    about = sorted((name, value) for name, value in info.items() if name != "argv")
-    return values.digest([repr(about).encode("utf-8"), code] + list(buffers))
+def target_digest(info, parts):
+    # type: (dict, list) -> str
+    """Whether it is still the same job, says a journal. parts: the contents of its definition's buffers.
+
+    How the script was called this time does not count, nor the token that an initializer has in each run.
+    """
+    about = sorted((name, value) for name, value in info.items() if name not in ("argv", "initializer"))
+    return values.digest([repr(about).encode("utf-8")] + list(parts))
 
 
 class _Keys(object):
-    """The arguments' journal keys, made once and only if somebody asks: they cost 2 us each."""
+    """The arguments' journal keys, 16 bytes each, made once and only if somebody asks: they take their time."""
 
     def __init__(self, arguments):
         # type: (range | tuple | list) -> None
@@ -560,7 +563,8 @@ class _Keys(object):
     def __call__(self):
         # type: () -> list[bytes]
         if self._keys is None:
-            self._keys = journal.argument_keys(self._arguments)
+            content = contents.Contents().of_value
+            self._keys = [journal.content_key(content(value)) for value in self._arguments]
         return self._keys
 
     def digest(self):

@@ -38,7 +38,7 @@ import threading
 from collections import namedtuple
 
 from . import errors, values
-from .compat import WINDOWS, joined, pickle
+from .compat import WINDOWS, joined
 from .protocol import hkdf_sha256
 
 log = logging.getLogger("minimalcluster")
@@ -54,6 +54,8 @@ _SPAN = struct.Struct(">QQ")
 _COUNT = struct.Struct(">Q")
 _HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
 _HEADER = len(MAGIC) + _SALT + _TAG
+#: In place of the key of a call whose outcome nobody wanted, among others that somebody did.
+NOBODYS = b"\0" * _KEY
 
 Record = namedtuple("Record", "kind body at")
 #: What a journal knows of a job.
@@ -181,6 +183,7 @@ class Journal(object):
                 buffers = _unpacked(body[end:])
                 for place, at in enumerate(range(_COUNT.size, end, _KEY)):
                     known.done[body[at : at + _KEY]] = (buffers, place)
+                known.done.pop(NOBODYS, None)
             elif record.kind == CALL_FAILED:
                 known.failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
         return known
@@ -389,12 +392,6 @@ def _unpacked_failure(body):
 def content_key(*parts):
     # type: (*bytes) -> bytes
     return hashlib.sha256(b"".join(parts)).digest()[:_KEY]
-
-
-def argument_keys(arguments):
-    # type: (object) -> list[bytes]
-    """16 bytes for each argument: equal for equal pickles. (A set's may differ from process to process.)"""
-    return [content_key(pickle.dumps(value, 2)) for value in arguments]  # type: ignore[attr-defined]
 
 
 # -- files ----------------------------------------------------------------------------------------

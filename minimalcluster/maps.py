@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, until
+from .contents import Contents
 from .futures import DeadlineExceededError, standard
 from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
 from .status import JobStatus
@@ -74,7 +75,7 @@ class MapJob(Job):
         self.name = "map of %s" % self.function_name
         self._define(function, terms.timeout)
         if terms.journal is not None:
-            self._go_on(terms.journal, function, given)
+            self._go_on(terms.journal, given)
 
     def submit(self) -> None:
         try:
@@ -102,17 +103,14 @@ class MapJob(Job):
             self._definition = {}, []
             self.input_error, self.total, self.closed = error, 0, True
 
-    def _go_on(self, path: str, function: Callable[..., Any], items: Union[range, List[Any], None]) -> None:
+    def _go_on(self, path: str, items: Union[range, List[Any], None]) -> None:
         """With what an earlier run has left in the journal."""
         if items is None:
             raise ValueError("journal= needs an input of known length, a list, tuple or range, and no buffersize")
         if self.input_error is not None:
             return  # there is no function to run
-        code = functions.code_behind(function, self._needs)
         info, buffers = self._definition
-        # An executor's initializer has another token each time; it is code like the function.
-        about = {name: value for name, value in info.items() if name != "initializer"}
-        for outcomes in self.keep_journal(path, target_digest(about, code, buffers), items):
+        for outcomes in self.keep_journal(path, target_digest(info, list(map(Contents().of, buffers))), items):
             self._arrivals.put((Outcomes, *outcomes))
             if self.terms.on_error == STOP and type(outcomes.values[0]) is Failure:
                 self._has_failed = True

@@ -10,6 +10,7 @@ import weakref
 from . import environment, errors, functions, protocol, values
 from .cluster import Cluster
 from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
+from .contents import Contents, code_imported
 from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
 from .status import ClusterStatus  # noqa: F401 # in a type comment
@@ -258,7 +259,7 @@ def _named_target(source, function):
         "kind": "source", "module": source.module, "filename": as_text(source.filename),
         "is_text": source.is_text, "function": function,
     }  # fmt: skip
-    return Target(function, info, [source.data], lambda: functions.code_imported(source.data))
+    return Target(function, info, [source.data], lambda: [source.data, code_imported(source.data)])
 
 
 def _packed_item(item, needs):
@@ -277,8 +278,8 @@ def _packed_target(function, others=()):
     for need in needs:  # one at most: with cloudpickle it is by value, without it with the script
         info, buffers = functions.requirements(need)
     name = getattr(function, "__name__", None) or type(function).__name__
-    info = dict(info, kind="function", star=False)
-    return Target(name, info, buffers + [packed.data], lambda: functions.code_behind(function, packed.needs))
+    info, buffers = dict(info, kind="function", star=False), buffers + [packed.data]
+    return Target(name, info, buffers, lambda: list(map(Contents().of, buffers)))
 
 
 def _checked_arguments(args):

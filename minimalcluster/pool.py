@@ -248,7 +248,7 @@ class Pool:
         result: AsyncResult[T] = AsyncResult(callback, error_callback)
         try:
             terms = self._executor._terms
-            self._core.submit(result, self._core.packed_call(func, args, kwds), terms, until(terms), (func,))
+            self._core.submit(result, self._core.packed_call(func, args, kwds, terms), terms, until(terms))
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
             # The callback runs in another thread, as ever.
             threading.Thread(target=result.resolve, args=(Failure(error, ""),), daemon=True).start()

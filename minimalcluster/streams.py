@@ -13,7 +13,7 @@ import threading
 import time
 from collections import namedtuple
 from concurrent.futures import CancelledError
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import errors, values
 from .call_journal import CallJournal, StreamJournal
@@ -27,8 +27,6 @@ _Known = namedtuple("_Known", "waiting data outcome")
 
 #: What waits for a call: it is asked to be handed out, and told what came of it; or a Failure.
 Waiting = Any
-#: Those that a call runs: what a journal has of it depends on their sources.
-Functions = Iterable[Callable[..., Any]]
 
 
 class Stream(Job):
@@ -44,7 +42,7 @@ class Stream(Job):
         self._core = core
         self._definition = core.definition("calls", needs, terms.timeout)
         if kept is not None:
-            self.journal: Optional[StreamJournal] = StreamJournal(kept, needs, self._definition)  # type: ignore[assignment]
+            self.journal: Optional[StreamJournal] = StreamJournal(kept, self._definition)  # type: ignore[assignment]
         self._deadlines: List[Tuple[float, int]] = []  # a heap
         self._waiting: Dict[int, Tuple[Waiting, bytes]] = {}
         self.number = core.cluster.submit(self)
@@ -54,10 +52,10 @@ class Stream(Job):
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
 
-    def add(self, waiting: Waiting, data: bytes, until: Optional[float], run: Functions) -> None:
+    def add(self, waiting: Waiting, data: bytes, until: Optional[float]) -> None:
         """Under the core's lock."""
         if self.journal is not None:
-            key = self.journal.key(data, run)
+            key = self.journal.key(data)
             known = self.journal.kept.take(key)
             if known:
                 self._arrivals.put((_Known, waiting, data, known[0]))

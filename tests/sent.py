@@ -81,7 +81,7 @@ def touch_and_wait(path, gate):
     return path
 
 
-def note_and_return(folder, value):
+def note_and_return(folder, value, more=None):
     support.write(os.path.join(folder, str(value)), "ran")
     return value
 

@@ -83,7 +83,7 @@ class Job(object):
 
     def keys(self):
         # type: () -> list
-        """As journal.argument_keys: 16 bytes for each argument."""
+        """A journal's: 16 bytes for each argument."""
         return [struct.pack(">QQ", self.number, index) for index in range(self.total)]
 
     def may_be_late(self, world, index):

@@ -132,7 +132,7 @@ class JournalTest(unittest.TestCase):
     def write(self, results, ended=True):
         """One run: these results, and the next task failed."""
         kept = journal.Journal(self.path)
-        kept.begin("t", "a", 9, "work", lambda: journal.argument_keys(range(9)))
+        kept.begin("t", "a", 9, "work", lambda: [journal.content_key(b"%d" % n) for n in range(9)])
         kept.done(0, len(results), values.encode_results(results)[0])
         kept.failed(len(results), {"type": "ValueError", "text": u"caf\xe9"}, [])
         if ended:

@@ -179,12 +179,6 @@ class PackByValue(WithoutCloudpickle):
             self.assertEqual(functions.SAME_MINOR, functions.pack(main.f).needs)
             self.assertEqual(functions.SAME_MINOR, functions.pack((double, (main.f,), {})).needs)
 
-    def test_the_source_of_an_importable_function_counts_whatever_else_travels_by_value(self):
-        source = functions.source_of(double)
-        self.assertTrue(source)
-        for needs in (functions.NOTHING, functions.SAME_MINOR):
-            self.assertTrue(functions.code_behind(double, needs).endswith(source))
-
     def test_its_own_failure_is_the_error(self):
         def fail(value, protocol):
             raise TypeError("not even so")

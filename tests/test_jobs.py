@@ -9,7 +9,7 @@ from minimalcluster import errors, jobs, leases, progress, scheduler, values
 from minimalcluster.jobs import End, Failure, Job, ListedJob, Outcomes, Target, Terms
 from tests import support
 
-TARGET = Target("f", {"kind": "source", "function": "f"}, [b"source"], lambda: b"")
+TARGET = Target("f", {"kind": "source", "function": "f"}, [b"source"], lambda: [b"source"])
 
 
 def encoded(results):

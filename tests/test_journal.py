@@ -19,7 +19,11 @@ TARGET, ARGUMENTS = "t" * 64, "a" * 64
 
 
 def keys(count):
-    return lambda: journal.argument_keys(range(count))
+    return lambda: keys_of(range(count))
+
+
+def keys_of(arguments):
+    return [journal.content_key(values.dumps(value)) for value in arguments]
 
 
 class JournalTest(unittest.TestCase):
@@ -85,11 +89,11 @@ class FileTest(JournalTest):
 
     def test_changed_arguments_keep_what_is_the_same(self):
         kept = journal.Journal(self.path)
-        kept.begin(TARGET, ARGUMENTS, 4, "f", lambda: journal.argument_keys(["a", "b", "c", "d"]))
+        kept.begin(TARGET, ARGUMENTS, 4, "f", lambda: keys_of(["a", "b", "c", "d"]))
         kept.done(0, 4, values.encode_results([1, 2, 3, 4])[0])
         kept.close()
         again = journal.Journal(self.path)
-        known = again.known(TARGET, "other", 3, lambda: journal.argument_keys(["d", "new", "b"]))
+        known = again.known(TARGET, "other", 3, lambda: keys_of(["d", "new", "b"]))
         again.close()
         self.assertEqual(journal.results_of(known), {0: 4, 2: 2})
 
@@ -305,11 +309,11 @@ class FileTest(JournalTest):
 
     def test_arguments_that_repeat(self):
         kept = journal.Journal(self.path)
-        kept.begin(TARGET, ARGUMENTS, 2, "f", lambda: journal.argument_keys(["a", "b"]))
+        kept.begin(TARGET, ARGUMENTS, 2, "f", lambda: keys_of(["a", "b"]))
         kept.done(0, 2, values.encode_results([1, 2])[0])
         kept.close()
         again = journal.Journal(self.path)
-        known = again.known(TARGET, "other", 3, lambda: journal.argument_keys(["b", "a", "b"]))
+        known = again.known(TARGET, "other", 3, lambda: keys_of(["b", "a", "b"]))
         again.close()
         self.assertEqual(journal.results_of(known), {0: 2, 1: 1, 2: 2})
 
@@ -511,7 +515,7 @@ def f(x):
         runs.close()
         os.remove(self.path)
         kept = journal.Journal(self.path)
-        kept.begin(about["target"], about["arguments"], 1, "f", lambda: journal.argument_keys([1]))
+        kept.begin(about["target"], about["arguments"], 1, "f", lambda: keys_of([1]))
         kept.done(0, 1, buffers)
         kept.close()
 
