@@ -3,7 +3,7 @@
 ::
 
     node --Grant--> reader thread --queue--> main thread: runs tasks in blocks --Done--> node
-         --Revoke-> reader thread: gives back what the main thread has not claimed yet
+         --Revoke-> reader thread: gives back what the main thread has not begun
 
 * It is a fresh interpreter, told on its standard input where its node listens and by what key to
   prove itself; nothing secret is in its arguments or its environment.
@@ -12,6 +12,7 @@
   interpreter's lock, the kernel's SIGIO on the standard-input pipe still ends it (where there is SIGIO).
 * Tasks run in blocks that grow until they take some milliseconds, so that a trivial task costs
   no clock reading, message or lock of its own, and a long one is reported as soon as it ends.
+  What a block holds before and behind a task that takes unexpectedly long does not wait for it.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -22,6 +23,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from itertools import islice
 
 from . import functions, protocol, shares, values
@@ -29,11 +31,13 @@ from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SimpleQueue, join
 from .errors import StateError
 from .imports import ClusterFinder, Edited
 
-#: A block's aim: what is in it when something is taken back stays here.
+#: A block's aim.
 BLOCK_SECONDS = 0.005
 BLOCK_GROWTH = 16
 #: Results wait this long for company before they are sent.
 FLUSH_SECONDS = 0.02
+#: And no longer than twice this, if the main thread does not come to it.
+WATCH_SECONDS = 0.1
 RECEIVE_BYTES = 1 << 18
 JOIN_BYTES_MAX = 1 << 16
 
@@ -46,6 +50,22 @@ class _Attempt(object):
         self.number, self.job, self.careful = grant.attempt, grant.job, grant.careful
         self.reported = self.claimed = grant.first
         self.end = grant.first + grant.count
+        self.items = []  # type: list # the block's: what the main thread has not begun may be taken away
+        self.results = []  # type: list
+        self.before = self.sent = 0  # so many of the results were there before the items, and are sent
+        self.flushed_at = 0.0
+
+    def take_away(self):
+        # type: () -> int
+        """Take what the main thread has not begun out of its block. Under the claim's lock; how many."""
+        items, results = self.items, self.results
+        done = len(results) - self.before
+        rest = items[done + 1 :]  # it is at the one before
+        del items[done + 1 :]  # its loop ends there, if it has not come further in this moment
+        if len(results) - self.before == done:
+            return len(rest)
+        items.extend(rest)
+        return 0
 
 
 class Worker(object):
@@ -57,6 +77,9 @@ class Worker(object):
         self._inbox = SimpleQueue()
         self._lock = threading.Lock()  # guards the attempt's claim
         self._send_lock = threading.Lock()
+        self._flush_lock = threading.Lock()  # guards which results are sent
+        self._has_blocks = threading.Event()  # the main thread runs several tasks without a look at the clock
+        self._watched = False
         self._attempt = None  # type: _Attempt | None
         self._revoked = set()  # type: set # attempts taken back before they were begun
         self._definitions = {}  # type: dict # job -> DefineJob
@@ -101,8 +124,23 @@ class Worker(object):
             if attempt is None or attempt.number != number:
                 self._revoked.add(number)
                 return
+            attempt.claimed -= attempt.take_away()
             attempt.end = attempt.claimed
         self._send(protocol.Released(0, number, attempt.end))
+
+    # -- a thread that looks after a task that takes unexpectedly long ------------------------------
+
+    def _watch(self):
+        # type: () -> None
+        while True:
+            self._has_blocks.wait()
+            time.sleep(WATCH_SECONDS)
+            self._has_blocks.clear()  # before the look: an attempt that is begun behind it sets it again
+            attempt = self._attempt
+            if attempt is not None:
+                self._has_blocks.set()
+                if perf_counter() - attempt.flushed_at >= WATCH_SECONDS:
+                    self._flush(attempt)
 
     # -- any thread -------------------------------------------------------------------------------
 
@@ -177,8 +215,7 @@ class Worker(object):
         if attempt.end == attempt.claimed:
             self._send(protocol.Released(0, attempt.number, attempt.end))
         try:
-            arguments = values.decode_arguments(grant.payload, grant.count)
-            self._run_blocks(attempt, function, arguments)
+            self._run_blocks(attempt, function, *values.decode_arguments(grant.payload, grant.count))
         finally:
             with self._lock:
                 self._attempt = None
@@ -191,52 +228,75 @@ class Worker(object):
             self._functions[job] = functions.target(definition.info, definition.payload)
         return self._functions[job]
 
-    def _run_blocks(self, attempt, function, arguments):
-        # type: (_Attempt, object, object) -> None
-        results = []  # type: list
+    def _run_blocks(self, attempt, function, items, load):
+        # type: (_Attempt, object, object, object) -> None
         seconds = self._task_seconds.get(attempt.job)
         block = 1 if seconds is None or attempt.careful else _block_size(seconds)
-        flushed_at = perf_counter()
+        attempt.flushed_at = perf_counter()
         while True:
-            with self._lock:
-                count = min(block, attempt.end - attempt.claimed)
-                attempt.claimed += count
+            count = self._claim(attempt, items, block)
             if not count:
                 break
             started_at = perf_counter()
-            left = count
-            while left:
-                done = len(results)
-                failure = _apply(function, islice(arguments, left), results)  # type: ignore[call-overload]
-                if failure is None:
-                    break
-                left -= len(results) - done + 1
-                self._flush(attempt, results, perf_counter() - flushed_at)
-                self._fail(attempt, failure, 0.0)
-                results = []
-                flushed_at = perf_counter()
+            self._run_block(attempt, function, load)
             now = perf_counter()
             seconds = max(now - started_at, 1e-9) / count
-            if attempt.careful or now - flushed_at >= FLUSH_SECONDS:
-                self._flush(attempt, results, now - flushed_at)
-                results = []
-                flushed_at = now
+            if attempt.careful or now - attempt.flushed_at >= FLUSH_SECONDS:
+                self._flush(attempt, True)
             if not attempt.careful:
                 block = min(_block_size(seconds), block * BLOCK_GROWTH)
         self._task_seconds[attempt.job] = seconds
-        self._flush(attempt, results, perf_counter() - flushed_at)
+        self._flush(attempt, True)
 
-    def _flush(self, attempt, results, seconds):
+    def _claim(self, attempt, items, most):
+        # type: (_Attempt, object, int) -> int
+        with self._lock:
+            count = min(most, attempt.end - attempt.claimed)
+            attempt.claimed += count
+            attempt.items, attempt.before = list(islice(items, count)), len(attempt.results)  # type: ignore[call-overload]
+        if count > 1 and not self._has_blocks.is_set():
+            self._has_blocks.set()
+            if not self._watched:
+                self._watched = True
+                _start_thread(self._watch, "minimalcluster-watch")
+        return count
+
+    def _run_block(self, attempt, function, load):
+        # type: (_Attempt, object, object) -> None
+        while attempt.items:
+            arguments = values.lazy_map(load, attempt.items) if load else attempt.items  # type: ignore[call-overload]
+            failure = _apply(function, arguments, attempt.results)
+            if os.getpid() != self._pid:
+                os._exit(0)  # the task forked and came back twice: only the first of them speaks
+            with self._lock:
+                done = len(attempt.results) - attempt.before + (failure is not None)
+                attempt.items, attempt.before = attempt.items[done:], len(attempt.results)
+            if failure is not None:
+                self._flush(attempt, True)
+                self._fail(attempt, failure, 0.0)
+
+    def _flush(self, attempt, in_main_thread=False):
+        # type: (_Attempt, bool) -> None
+        """Send the results that are there."""
+        with self._flush_lock:
+            now = perf_counter()
+            seconds, attempt.flushed_at = now - attempt.flushed_at, now
+            results = attempt.results[attempt.sent :]
+            attempt.sent += len(results)
+            self._send_results(attempt, results, seconds)
+            if in_main_thread:  # nobody appends to them
+                with self._lock:
+                    attempt.results, attempt.sent, attempt.before = [], 0, 0
+
+    def _send_results(self, attempt, results, seconds):
         # type: (_Attempt, list, float) -> None
-        if os.getpid() != self._pid:
-            os._exit(0)  # the task forked and came back twice: only the first of them speaks
         while results:
             buffers, misfit = values.encode_results(results)
             good = len(results) if misfit is None else len(buffers) - 1
             size = sum(map(len, buffers))
             if size > protocol.OBJECT_BYTES_MAX:
                 if good > 1:
-                    self._flush(attempt, results[: good // 2], seconds)
+                    self._send_results(attempt, results[: good // 2], seconds)
                     results, seconds = results[good // 2 :], 0.0
                     continue
                 good, misfit = 0, protocol.too_large("the result", size)
@@ -265,6 +325,13 @@ class Worker(object):
                 _send_all(self._socket, self._channel.frame(message))
             except (OSError, socket.error):
                 os._exit(0)  # no node, nobody to work for
+
+
+def _start_thread(function, name):
+    # type: (object, str) -> None
+    thread = threading.Thread(target=function, name=name)  # type: ignore[arg-type]
+    thread.daemon = True
+    thread.start()
 
 
 def _block_size(seconds):
@@ -388,7 +455,5 @@ def main():
     worker = Worker(connection, handshake.channel)
     for message in handshake.channel.feed(handshake.leftover()):
         worker._inbox.put(message)
-    reader = threading.Thread(target=worker.read, name="minimalcluster-reader")
-    reader.daemon = True
-    reader.start()
+    _start_thread(worker.read, "minimalcluster-reader")
     worker.serve()

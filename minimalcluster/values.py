@@ -145,17 +145,17 @@ def arguments(values, dump=dumps):
 
 
 def decode_arguments(buffers, count):
-    # type: (list, int) -> object
-    """An iterator over ``count`` arguments; it goes on behind one that cannot be unpickled."""
+    # type: (list, int) -> tuple
+    """(an iterator over ``count`` arguments, None); or over their pickles, and what loads one."""
     form = _raw(buffers[0])
     if form == b"R":
         start, step = (int(number) for number in _raw(buffers[1]).split(b","))
         if not PY2:
-            return iter(range(start, start + step * count, step))
-        return lazy_map(lambda index: start + step * index, range_type(count))
+            return iter(range(start, start + step * count, step)), None
+        return lazy_map(lambda index: start + step * index, range_type(count)), None
     if form == b"P":
-        return iter(loads(buffers[1]))  # type: ignore[call-overload]
-    return iter(lazy_map(loads, buffers[1:]))
+        return iter(loads(buffers[1])), None  # type: ignore[call-overload]
+    return iter(buffers[1:]), loads
 
 
 def part_of(buffers, start, count):

@@ -3,13 +3,15 @@ from __future__ import absolute_import, division, print_function
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import time
 import unittest
 
-from minimalcluster import environment, node, protocol, values
+from minimalcluster import child, environment, node, protocol, values
 from minimalcluster.compat import PY2, joined
 from tests import support
 
@@ -101,6 +103,8 @@ class Child(object):
                 raise AssertionError("task %d should be next: %r" % (at, message))
             else:
                 at += message.count if isinstance(message, protocol.Done) else 1
+        if at != end:
+            raise AssertionError("task %d was given back, and those before %d are done" % (end, at))
         return messages
 
     def run(self, arguments, careful=0, job=1, first=0):
@@ -297,6 +301,28 @@ class Failures(Base):
         self.child.ended()
 
 
+class Growing(list):
+    """Results to which another thread appends one as often as they are counted."""
+
+    def __len__(self):
+        self.append("one more")
+        return super(Growing, self).__len__()
+
+
+class TakenAway(unittest.TestCase):
+    def taken(self, results):
+        attempt = child._Attempt(protocol.Grant(1, 1, 0, 6, 0, []))
+        attempt.items, attempt.before, attempt.results = list("abcdef"), 1, results
+        return attempt.take_away(), "".join(attempt.items)
+
+    def test_all_but_what_is_done_and_the_one_that_runs(self):
+        for done, expected in ((0, (5, "a")), (2, (3, "abc")), (4, (1, "abcde")), (5, (0, "abcdef")), (6, (0, "abcdef"))):
+            self.assertEqual(expected, self.taken(["before"] + ["done"] * done))
+
+    def test_nothing_from_one_that_goes_on_in_this_moment(self):
+        self.assertEqual((0, "abcdef"), self.taken(Growing(["before"])))
+
+
 class Revokes(Gated):
     def test_what_has_not_begun_is_given_back(self):
         self.child.define(self.gates.source + "def f(x):\n    note('begun')\n    wait_for('open')\n    return x")
@@ -320,6 +346,59 @@ class Revokes(Gated):
         self.assertEqual([(0,)], [error.args for error in outcomes(self.child.reports(attempt, 0, 1))])
         self.assert_lives()
         self.assertEqual(1, self.gates.noted("begun"))
+
+    SLOW_AT_300 = (
+        "def f(x):\n    if x == 300:\n        note('begun')\n        wait_for('open')\n"
+        "    if x == 100:\n        raise ValueError(x)\n    return x\n"
+    )
+
+    def block_with_a_slow_task(self):
+        """An attempt that is one block, and the child at its task 300."""
+        self.child.define(self.gates.source + self.SLOW_AT_300)
+        self.child.run(range(100))  # it measures: so fast that they go by the thousand
+        attempt = self.child.grant(range(1000))
+        self.gates.wait_for("begun")
+        return attempt
+
+    def test_what_stands_in_a_block_behind_a_slow_task_is_given_back(self):
+        attempt = self.block_with_a_slow_task()
+        messages = self.child.reports(attempt, 0, 300)  # those before it come meanwhile
+        self.child.send(protocol.Revoke(attempt, 0))
+        self.assertEqual(protocol.Released(0, attempt, 301), self.child.receive())
+        self.gates.open("open")
+        found = outcomes(messages + self.child.reports(attempt, 300, 1))
+        self.assertIsInstance(found[100], ValueError)
+        self.assertEqual(list(range(100)) + list(range(101, 301)), found[:100] + found[101:])
+        self.assert_lives()
+
+    def test_what_stands_in_a_block_before_a_slow_task_does_not_wait_for_it(self):
+        attempt = self.block_with_a_slow_task()
+        self.assertEqual(list(range(101, 300)), outcomes(self.child.reports(attempt, 0, 300))[101:])
+        self.gates.open("open")
+        self.assertEqual(list(range(300, 1000)), outcomes(self.child.reports(attempt, 300, 700)))
+        self.assert_lives()
+
+    def test_at_any_moment_each_task_is_either_done_or_given_back(self):
+        switch = "sys.setcheckinterval(1)" if PY2 else "sys.setswitchinterval(1e-6)"
+        self.child.define("import sys\n%s\ndef f(x):\n    if x %% 97 == 5:\n        raise ValueError(x)\n    return x\n" % switch)
+        self.child.run(range(100))
+        done = set()
+        for number in range(300):
+            attempt = self.child.grant(range(2000))
+            time.sleep(random.random() * 0.001)
+            self.child.send(protocol.Revoke(attempt, 0))
+            found = outcomes(self.child.reports(attempt, 0, 2000))
+            for x, outcome in enumerate(found):
+                self.assertEqual(x, outcome.args[0] if x % 97 == 5 else outcome)
+            done.add(len(found))
+            # What is left is an answer to the revoke at most.
+            self.child.grant([number])
+            message = self.child.receive()
+            if isinstance(message, protocol.Released):
+                self.assertEqual((attempt, len(found)), (message.attempt, message.first))
+                message = self.child.receive()
+            self.assertEqual([attempt + 1], [message.attempt])
+        self.assertGreater(len(done), 3)
 
     def test_one_that_comes_before_its_attempt_is_begun(self):
         self.child.define(self.gates.source + "def f(x):\n    note('begun')\n    wait_for('open')\n    return x")

@@ -201,7 +201,7 @@ class Listed(unittest.TestCase):
         self.assertEqual((5, True), (job.total, job.closed))
         self.assertEqual(leases.Options(2, 1, 4, True, True), job.options)
         self.assertEqual((TARGET.info, TARGET.buffers), job.definition())
-        self.assertEqual([2, 3], list(values.decode_arguments(job.encode(2, 2), 2)))
+        self.assertEqual([2, 3], list(values.decode_arguments(job.encode(2, 2), 2)[0]))
 
     def test_a_limit_in_time_is_for_one_task(self):
         job = self.job(chunksize=5, timeout=1.5)
