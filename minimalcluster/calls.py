@@ -179,7 +179,7 @@ class Core:
             for stream in streams:
                 stream.cancel_waiting()
             for job in maps:
-                self.cluster.stop_job(job.number)
+                job.stop()
         if first:
             for stream in streams:
                 stream.close()

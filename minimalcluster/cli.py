@@ -83,13 +83,13 @@ def _parser():
 
     journal = commands.add_parser(
         "journal",
-        help="see what is in the file of execute(journal=FILE)",
+        help="see what is in the file of journal=FILE",
         description="See what is in a journal, also while a run writes it. The file is not changed.",
     )
     actions = journal.add_subparsers(title="actions", metavar="ACTION", dest="action")
     actions.required = True  # 2.7 always requires one
     for name, function, text in (
-        ("show", _journal_show, "one line for each run in it"),
+        ("show", _journal_show, "one line for each run in it, and one for the submitted calls"),
         ("export", _journal_export, "one line of JSON for each outcome in it; what is not JSON, as its repr"),
     ):
         action = actions.add_parser(name, help=text, description="Print " + text + ".")

@@ -258,10 +258,8 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def compute_batch_size(self) -> int:
         """What is limited, repeated or kept is a task; a batch would share one fate."""
-        terms = self._cluster()._terms
-        if terms.timeout is None and not terms.retries and terms.journal is None and terms.on_error is None:
-            return super().compute_batch_size()
-        return 1
+        terms = self._cluster()._terms._replace(deadline=None, idempotent=False)
+        return super().compute_batch_size() if terms == TERMS else 1
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         super().batch_completed(batch_size, duration)
@@ -304,8 +302,9 @@ class _BatchFuture(ClusterFuture[List[Any]]):
 
     def resolve(self, outcome: object) -> None:
         if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
-            calls: List[Any] = getattr(outcome.error.argument, "items", [])  # of the batch
-            outcome.error.argument = argument_of(calls[0]) if len(calls) == 1 else list(map(argument_of, calls))
+            calls: Optional[List[Any]] = getattr(outcome.error.argument, "items", None)  # of the batch
+            told = None if calls is None else list(map(argument_of, calls))
+            outcome.error.argument = told[0] if told and len(told) == 1 else told
         if self.errors_returned and type(outcome) is Failure and outcome.node:  # a task's, not the cluster's
             outcome = [standard(outcome.error)] * self.errors_returned
         super().resolve(outcome)

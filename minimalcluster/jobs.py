@@ -157,7 +157,7 @@ class Job(object):
             self.journal.done(first, count, buffers)
         if self.unread_max is not None:
             self._bytes_in += sum(map(len, buffers))
-        self._arrivals.put((_results, first, count, skip, buffers))
+        self.arrive(_results, first, count, skip, buffers)
 
     def deliver_failure(self, first, node, info, buffers):
         # type: (int, str, dict, list) -> None
@@ -165,7 +165,7 @@ class Job(object):
         self._failures_told += 1
         if self.journal is not None:
             self.journal.failed(first, info, buffers)
-        self._arrivals.put((_failure, first, node, info, buffers))
+        self.arrive(_failure, first, node, info, buffers)
 
     def deliver_poison(self, first, deaths):
         # type: (int, tuple) -> None
@@ -175,7 +175,12 @@ class Job(object):
         if self.journal is not None:
             self.journal.failed(first, *values.encode_exception(error, 0))
         error.argument = self.argument(first)
-        self._arrivals.put((Outcomes, first, [Failure(error, deaths[-1].node)]))
+        self.arrive(Outcomes, first, [Failure(error, deaths[-1].node)])
+
+    def arrive(self, *arrival):
+        # type: (*object) -> None
+        """What ``take`` makes an outcome of, in whatever thread wants it: a function and its arguments."""
+        self._arrivals.put(arrival)
 
     def argument(self, index):
         # type: (int) -> object
@@ -183,12 +188,12 @@ class Job(object):
 
     def finished(self, unfit):
         # type: (dict | None) -> None
-        self._arrivals.put((_end, unfit))
+        self.arrive(_end, unfit)
         self.over.set()
 
     def crashed(self, error):
         # type: (BaseException) -> None
-        self._arrivals.put((End, error))
+        self.arrive(End, error)
         self.over.set()
 
     # -- in the user's thread ---------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, until
+from .compat import SimpleQueue
 from .contents import Contents
 from .futures import DeadlineExceededError, standard
 from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
@@ -26,6 +27,10 @@ READ_SECONDS = 0.05
 READ_ITEMS_MIN, READ_ITEMS_MAX = 1 << 6, 1 << 12
 #: Never large.
 _NUMBERS = frozenset([bool, int, float, complex, type(None)])
+
+
+class NotYetError(FutureTimeoutError):
+    """There is no result yet. (A task's or an input's own TimeoutError is another one.)"""
 
 
 class MapJob(Job):
@@ -136,9 +141,9 @@ class MapJob(Job):
             item = self._items[index - self._base]
         return tuple(map(_as_given, item)) if self.star else _as_given(item)
 
-    def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
-        if not self.abandoned or self.journal is not None:
-            super().deliver(first, count, skip, buffers)
+    def arrive(self, *arrival: Any) -> None:
+        if not self.abandoned:
+            super().arrive(*arrival)
 
     def crowded(self) -> bool:
         """Until somebody reads, work on what is there goes on, as the standard's; an input without end is held up."""
@@ -233,11 +238,17 @@ class MapJob(Job):
             self.cancel()
         else:
             self.abandoned = True
+            self._arrivals = SimpleQueue()  # what has come is nobody's either
             self.wait_for_nobody()
 
     def cancel(self) -> None:
         self.closed = True  # read no further
         self._core.cluster.cancel(self.number)
+
+    def stop(self) -> None:
+        """As ``cancel``, but what runs may end and counts."""
+        self.closed = True
+        self._core.cluster.stop_job(self.number)
 
     def wait_for_nobody(self) -> None:
         """Somebody waits for its end, and may be the one who reads its results."""
@@ -247,7 +258,11 @@ class MapJob(Job):
     def finish_reading(self) -> None:
         """The executor was shut down: what was promised is finished, the rest of a half-read input is refused."""
         if self._finite or not self.started or not self._lazy:
-            self.read_ahead(everything=True)
+            try:
+                self.read_ahead(everything=True)
+            except BaseException as error:  # the input's own SystemExit
+                self.input_error, self.closed = error, True
+                self._core.cluster.grew(self.number, self)
             return
         with self._read_lock:
             if not self.closed:
@@ -341,12 +356,12 @@ class MapResults(Iterator[T]):
             found = self._partial()
             self.close()
             raise errors.Interrupted(*found) from None
-        except FutureTimeoutError:
+        except NotYetError:
             self.close()
-            raise
+            raise FutureTimeoutError from None
 
     def next(self, timeout: Optional[float]) -> T:
-        """The next result, or what on_error makes of a failure. Raises TimeoutError and leaves all as it is."""
+        """The next result, or what on_error makes of a failure. Raises NotYetError and leaves all as it is."""
         while True:
             if not self._current:
                 self._refill(timeout)
@@ -375,7 +390,7 @@ class MapResults(Iterator[T]):
         return self._job.status(self._job._core.cluster, self._job.number)
 
     def outcome(self, timeout: Optional[float]) -> object:
-        """The next result, or Failure. Raises StopIteration, or TimeoutError and leaves all as it is."""
+        """The next result, or Failure. Raises StopIteration, or NotYetError and leaves all as it is."""
         if not self._current:
             self._refill(timeout)
         return self._current.pop()
@@ -428,7 +443,7 @@ class MapResults(Iterator[T]):
             if self._is_late():
                 self._expire()
             if timeout is not None and time.monotonic() >= timeout:
-                raise FutureTimeoutError
+                raise NotYetError
         elif isinstance(arrival, End):
             self._ended = True
             if arrival.error is not None and not self._closed:
@@ -448,7 +463,10 @@ class MapResults(Iterator[T]):
         self._job.delivered(self._frontier)
 
     def _partial(self) -> Tuple[Dict[int, Any], Dict[int, BaseException]]:
-        """Results and errors by position: what waits to be taken, and what this has collected."""
+        """Results and errors by position: what waits to be taken, and what this has collected. Before the end."""
+        for arrival in iter(lambda: self._job.take(0.0), None):
+            if isinstance(arrival, Outcomes):
+                self._keep(arrival)
         found = dict(self._results)
         found.update(self._failed)
         found.update(enumerate(reversed(self._current), self._end - len(self._current)))

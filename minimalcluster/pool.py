@@ -14,7 +14,6 @@ import multiprocessing
 import threading
 import time
 import warnings
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
 from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
@@ -24,7 +23,7 @@ from .compat import cpu_count
 from .executor import ClusterExecutor
 from .futures import standard
 from .jobs import Failure
-from .maps import MapJob, MapResults
+from .maps import MapJob, MapResults, NotYetError
 from .master import MasterNode
 
 T = TypeVar("T")
@@ -87,6 +86,7 @@ class AsyncResult(Generic[T]):
         return True
 
     def resolve(self, outcome: object) -> None:
+        self.place = None
         if type(outcome) is Failure:
             self._set(False, _pool_error(outcome.error))
         else:
@@ -120,12 +120,9 @@ class IMapIterator(Generic[T]):
 
     def next(self, timeout: Optional[float] = None) -> T:
         """As ``__next__``; raises multiprocessing.TimeoutError when there is nothing within so many seconds."""
-        moment = None if timeout is None else time.monotonic() + timeout
         try:
-            return self._next(moment)
-        except FutureTimeoutError as error:
-            if isinstance(error, errors.DeadlineExceeded):
-                raise
+            return self._next(None if timeout is None else time.monotonic() + timeout)
+        except NotYetError:
             raise multiprocessing.TimeoutError from None
 
     def __next__(self) -> T:

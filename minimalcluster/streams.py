@@ -21,6 +21,9 @@ from .jobs import End, Failure, Job, Outcomes, Terms, seconds_until
 
 log = logging.getLogger("minimalcluster")
 
+#: Deadlines of so many calls that are done may stay behind, and of as many as those that are not.
+_STALE_MAX = 64
+
 #: What the stream's thread is told beside a job's outcomes: a call's deadline, and what a journal knows of one.
 _Until = namedtuple("_Until", "moment index")
 _Known = namedtuple("_Known", "waiting data outcome")
@@ -72,12 +75,8 @@ class Stream(Job):
         buffers = [b"E"]
         for index in range(first, first + count):
             waiting, data = self._waiting.get(index, (None, b""))
-            if waiting is None or not waiting.hand_out():
-                # Of one that was cancelled there is nothing to run, and its outcome is nobody's.
-                data = b""
-                if self.journal is not None:
-                    self.journal.keys.pop(index, None)
-            buffers.append(data)
+            # Of one that was cancelled there is nothing to run.
+            buffers.append(data if waiting is not None and waiting.hand_out() else b"")
         return buffers
 
     def close(self) -> None:
@@ -88,6 +87,8 @@ class Stream(Job):
     def forget(self, index: int) -> None:
         """It was cancelled before it was handed out."""
         self._waiting.pop(index, None)
+        if self.journal is not None:
+            self.journal.keys.pop(index, None)
         self._end_if_nobody_waits()
 
     def _end_if_nobody_waits(self) -> None:
@@ -101,6 +102,12 @@ class Stream(Job):
 
     def cancel_running(self, index: int) -> None:
         self._waiting.pop(index, None)
+        self._give_up(index)
+
+    def _give_up(self, index: int) -> None:
+        """It may be running."""
+        if self.journal is not None:
+            self.journal.keys.pop(index, None)
         self._core.cluster.cancel_task(self.number, index)
         self._end_if_nobody_waits()
 
@@ -112,7 +119,7 @@ class Stream(Job):
             if isinstance(arrival, Outcomes):
                 self._deliver(arrival)
             elif isinstance(arrival, _Until):
-                heapq.heappush(self._deadlines, tuple(arrival))
+                self._watch(arrival)
             elif isinstance(arrival, _Known):
                 _tell(arrival.waiting, arrival.outcome, arrival.data)
             arrival = None  # nothing here keeps a result while the next one is waited for
@@ -128,14 +135,19 @@ class Stream(Job):
     def _seconds_left(self) -> Optional[float]:
         return seconds_until(self._deadlines[0][0]) if self._deadlines else None
 
+    def _watch(self, arrival: _Until) -> None:
+        heapq.heappush(self._deadlines, tuple(arrival))
+        if len(self._deadlines) > _STALE_MAX + 2 * len(self._waiting):
+            self._deadlines = [each for each in self._deadlines if each[1] in self._waiting]
+            heapq.heapify(self._deadlines)
+
     def _expire(self) -> None:
         """Whose deadline has passed is told so; its worker process is ended if it runs."""
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             _, index = heapq.heappop(self._deadlines)
             if index in self._waiting:
                 self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))
-                self._core.cluster.cancel_task(self.number, index)
-                self._end_if_nobody_waits()
+                self._give_up(index)
 
     def _deliver(self, outcomes: Outcomes) -> None:
         index = outcomes.first

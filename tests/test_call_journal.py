@@ -80,6 +80,8 @@ class Calls(Journaled):
         support.write(gate)
         for future in waiting[1:-1]:
             future.result(SECONDS)
+        for stream in list(view._core.delivering):
+            self.assertEqual({}, stream.journal.keys)
         view.shutdown()
         self.executed()
         view = self.view()

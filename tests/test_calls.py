@@ -93,7 +93,7 @@ class Submit(Running):
 
     def test_options_are_checked(self):
         for wrong in ({"retries": -1}, {"retries": 1.5}, {"attempts_max": 0}, {"timeout": 0}, {"timeout": -1}, {"timeout": True},
-                      {"idempotent": 1}, {"journal": 5}, {"journal": ""}, {"deadline": 0}, {"on_error": "raise"}):  # fmt: skip
+                      {"idempotent": 1}, {"journal": 5}, {"journal": ""}, {"deadline": 0}, {"on_error": "raise"}, {"on_error": ""}):  # fmt: skip
             self.assertRaises(ValueError, self.executor.options, **wrong)
         self.assertRaises(TypeError, self.executor.options, unknown=1)
 

@@ -406,6 +406,17 @@ class Refusals(EngineTest):
         with self.assertRaisesRegex(TypeError, "made no Executor"):
             self.master(ExecutorEngine(lambda: None)).start_master_server()
 
+    def test_what_it_refuses_leaves_no_journal_open(self):
+        with support.directory() as folder, support.patched(os, "environ", dict(os.environ, HOME=folder)):
+            path = os.path.join(folder, "run.journal")
+            with ThreadPoolExecutor(1) as pool, ClusterExecutor(engine=ExecutorEngine(pool)) as executor:
+                master = self.master(ExecutorEngine(pool))
+                master.start_master_server()
+                for call in (master, executor.options(journal=path, timeout=3)):
+                    terms = {"journal": path, "timeout": 3} if call is master else {}
+                    self.assertRaisesRegex(UsageError, "timeout", call.map, abs, [1, 2], **terms)
+                    self.assertEqual([1, 2], master.map(abs, [-1, -2], journal=path))
+
     def test_this_machine_is_no_worker(self):
         master = self.master(Puppet())
         master.start_master_server()

@@ -50,6 +50,23 @@ class Futures(Running):
         self.assertRaises(concurrent.futures.InvalidStateError, future.set_result, 2)
         self.assertRaises(concurrent.futures.InvalidStateError, future.set_exception, ValueError())
 
+    def test_cancel_beside_a_result(self):
+        """The result takes the place away when cancel() has just looked at it."""
+        forgotten = []
+
+        class Stream(object):
+            forget = forgotten.append
+
+        class Future(ClusterFuture):
+            places = [(Stream, 7)]
+
+            @property
+            def place(self):
+                return self.places.pop() if self.places else None
+
+        self.assertTrue(Future().cancel())
+        self.assertEqual([7], forgotten)
+
     def test_cancel(self):
         with support.directory() as folder:
             gate = os.path.join(folder, "gate")

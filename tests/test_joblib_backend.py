@@ -9,7 +9,7 @@ import time
 import unittest
 import warnings
 
-from minimalcluster import ClusterError, MasterNode
+from minimalcluster import ClusterError, MasterNode, WorkerDied
 from tests import commands, support
 
 try:
@@ -22,7 +22,8 @@ try:
     from minimalcluster import ClusterExecutor, joblib_backend, register_joblib_backend
     from minimalcluster.engines import ExecutorEngine
     from minimalcluster.executor import CallTimeoutError, DeadlineExceededError
-    from minimalcluster.joblib_backend import ClusterBackend
+    from minimalcluster.jobs import Failure
+    from minimalcluster.joblib_backend import ClusterBackend, _BatchFuture
 except ImportError:
     joblib = None
     VERSION = (0, 0)
@@ -389,6 +390,19 @@ class Terms(OnTwo, unittest.TestCase):
         with self.on(n_jobs=2, on_error="return", attempts_max=1):
             found = Parallel()(delayed(die)(x) for x in range(8))
             self.assertEqual(([0, 1, 2], 3, [4, 5, 6, 7]), (found[:3], found[3].argument, found[4:]))
+
+    def test_a_batch_is_of_one_where_calls_have_terms_of_their_own(self):
+        with ClusterExecutor(0, join=False) as executor:
+            for terms, alone in (({}, False), ({"deadline": 60}, False), ({"attempts_max": 1}, True), ({"retries": 1}, True)):
+                backend = ClusterBackend(executor=executor, **terms)
+                backend._effective_batch_size = 8
+                backend._smoothed_batch_duration = backend.MIN_IDEAL_BATCH_DURATION * 2
+                self.assertEqual(1 if alone else 8, backend.compute_batch_size(), terms)
+
+    def test_a_batch_that_cannot_be_read_again_has_no_argument(self):
+        future = _BatchFuture()
+        future.resolve(Failure(WorkerDied("it died", "exit code 1", ["here"]), "here"))
+        self.assertIsNone(future.exception().argument)
 
     def test_limits(self):
         with support.directory() as folder:

@@ -17,6 +17,7 @@ from tests.sent import (
 )
 
 if PYTHON_3:
+    from concurrent.futures import CancelledError
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
     from minimalcluster import ClusterExecutor, Interrupted, JournalError, TaskError, jobs
@@ -173,6 +174,25 @@ class Map(Running):
             for _ in range(300):
                 self.assertEqual([], list(self.executor.map(abs, [])))
         support.wait_until(lambda: not self.executor._core.maps)
+
+    def test_an_input_that_is_never_asked_for_and_has_no_end(self):
+        executor = ClusterExecutor(1)
+        results = executor.map(str, itertools.count(), buffersize=4)
+        support.Background(executor.shutdown, cancel_futures=True).result()
+        self.assertLess(results._job.total, 100)
+        self.assertRaises((CancelledError, StopIteration), lambda: [next(results) for _ in range(100)])
+
+    def test_an_input_that_ends_the_program_does_not_keep_shutdown(self):
+        def items():
+            for number in range(6):
+                yield number
+            raise SystemExit(3)
+
+        executor = ClusterExecutor(1)
+        results = executor.map(str, items(), buffersize=2)
+        support.Background(executor.shutdown).result()
+        self.assertEqual(list("012345"), [next(results) for _ in range(6)])
+        self.assertRaises(SystemExit, next, results)
 
     def test_buffersize(self):
         read = []
@@ -386,14 +406,25 @@ class OnError(Running):
             self.assertEqual((names[0], {}), (caught.exception.results[0], caught.exception.errors))
             self.assertEqual([5], list(self.executor.map(abs, [-5])))
 
+    def test_what_came_while_nobody_read_is_there(self):
+        for on_error in (None, "finish"):
+            with support.directory() as folder:
+                names = [os.path.join(folder, str(number)) for number in range(3)]
+                gates = [folder, os.path.join(folder, "gate"), folder]
+                results = self.executor.options(on_error=on_error).map(touch_and_wait, names, gates, chunksize=1)
+                support.wait_until(lambda: results.status().done == 2, what="two results")  # noqa: B023
+                with self.assertRaises(Interrupted) as caught:
+                    with interrupting(results):
+                        next(results)
+                self.assertEqual(({0: names[0], 2: names[2]}, {}), (caught.exception.results, caught.exception.errors))
+
 
 @contextlib.contextmanager
 def interrupting(results):
     """Ctrl-C while the results are waited for."""
-    take = results._job.take
 
     def interrupted(seconds):
-        results._job.take = take
+        del results._job.take
         raise KeyboardInterrupt
 
     results._job.take = interrupted
@@ -420,6 +451,19 @@ class Journal(Journaled):
         again = self.view().map_unordered(note_and_return, [self.ran] * 200, range(200))
         self.assertEqual(list(range(200)), sorted(again))
         self.assertFalse(set(given) & set(self.executed()))
+
+    def test_results_that_nobody_wants_are_written_and_not_kept(self):
+        view = self.view()
+        results = view.map(long_text, range(40))
+        job = results._job
+        del results
+        gc.collect()
+        self.assertTrue(job.over.wait(SECONDS))
+        self.assertTrue(job._arrivals.empty())
+        view.shutdown()
+        with support.Log() as log:
+            self.assertEqual(["%d" % number * 16384 for number in range(40)], list(self.view().map(long_text, range(40))))
+        self.assertTrue(log.having("40 of 40 outcomes are taken"))
 
     def test_ranges_failures_and_other_functions(self):
         for _ in range(2):

@@ -109,6 +109,16 @@ class EarlyAndLateTest(unittest.TestCase):
             self.assertIn("start_master_server()", str(error))
         master.shutdown()
 
+    def test_a_master_that_does_not_run_opens_no_journal(self):
+        with support.directory() as folder:
+            path = os.path.join(folder, "run.journal")
+            master = MasterNode(PORT=0)
+            for call in (master.map, master.imap, master.imap_unordered):
+                arguments = (abs, [1]) if call == master.map else ()
+                self.assertIsInstance(mistake(call, *arguments, journal=path), StateError)
+            self.assertFalse(os.path.exists(path))
+            master.shutdown()
+
     def test_each_missing_call_is_named(self):
         with MasterNode(PORT=0) as master:
             master.start_master_server(if_join_as_worker=False)

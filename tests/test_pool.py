@@ -349,6 +349,20 @@ class Imap(Running):
                 self.assertRaises(StopIteration, results.next, SECONDS)
                 os.remove(gate)
 
+    def test_a_timeout_error_of_a_task_or_of_the_input_is_its_own(self):
+        def items():
+            yield TimeoutError("a task's")
+            raise TimeoutError("the input's")
+
+        for results in (self.pool.imap(fail, items()), self.pool.options(on_error="return").imap(fail, items())):
+            for text in ("a task's", "the input's"):
+                try:
+                    found = results.next(timeout=SECONDS)
+                except TimeoutError as error:
+                    found = error
+                self.assertEqual((TimeoutError, text), (type(found), str(found)))
+            self.assertRaises(StopIteration, results.next, SECONDS)
+
     def test_an_error_leaves_later_items_readable(self):
         # [test_imap_handle_iterable_exception]
         for chunksize in (1, 4):

@@ -69,6 +69,18 @@ class Deadline(Running):
         support.write(self.gate)
         self.assertEqual(self.started, later.result(SECONDS))
 
+    def test_deadlines_of_calls_that_are_done_are_not_kept(self):
+        patient = self.executor.options(deadline=6000)
+        first = patient.submit(touch_and_wait, self.started, self.gate)
+        for future in [patient.submit(mul, 2, number) for number in range(500)]:
+            future.result(SECONDS)
+        (stream,) = [each for each in self.executor._core.delivering if each._deadlines]
+        self.assertEqual(4, patient.submit(mul, 2, 2).result(SECONDS))
+        self.assertLess(len(stream._deadlines), 200)
+        self.assertIn(first.place[1], [index for _, index in stream._deadlines])
+        support.write(self.gate)
+        self.assertEqual(self.started, first.result(SECONDS))
+
     def test_one_that_was_cancelled_before(self):
         future = self.executor.options(deadline=0.2).submit(touch_and_wait, self.started, self.gate)
         self.assertTrue(future.cancel_running())
