@@ -208,7 +208,7 @@ class Job(object):
         arguments = keys.digest()
         opened = journal.Journal(path)
         try:
-            known = opened.known(target, arguments, len(items), keys)
+            known = opened.known(target, arguments, keys)
             found, kept_by = [], "an earlier run (kept in %s; remove it to run all again)" % path
             for index, result in journal.results_of(known).items():
                 found.append(Outcomes(index, with_failures([result], "the journal")))

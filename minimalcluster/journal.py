@@ -188,8 +188,8 @@ class Journal(object):
                 known.failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
         return known
 
-    def known(self, target, arguments, count, keys):
-        # type: (str, str, int, object) -> Known
+    def known(self, target, arguments, keys):
+        # type: (str, str, object) -> Known
         """What earlier runs of the same function know of these arguments, by their positions now.
 
         keys() gives the arguments' digests; it is only asked when the arguments have changed.

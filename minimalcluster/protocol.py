@@ -107,7 +107,6 @@ _LAYOUTS = {
     Fetch: _Layout(24, 1, True, False),
     Leaving: _Layout(25, 0, False, False),
 }
-MESSAGES = tuple(sorted(_LAYOUTS, key=lambda kind: _LAYOUTS[kind].number))
 _KINDS = {layout.number: (kind, layout) for kind, layout in _LAYOUTS.items()}
 _INTEGERS = [struct.Struct(">%dq" % count) for count in range(6)]
 

@@ -237,7 +237,7 @@ class World(Faults):
     @staticmethod
     def known(opened, job):
         # type: (journal.Journal, Job) -> journal.Known
-        return opened.known("target %d" % job.number, "arguments", job.total, job.keys)
+        return opened.known("target %d" % job.number, "arguments", job.keys)
 
     def check_journal(self, job, durable):
         # type: (Job, int) -> None

@@ -60,7 +60,7 @@ class JournalTest(unittest.TestCase):
     def read(self, count=20, target=TARGET, arguments=ARGUMENTS):
         kept = journal.Journal(self.path)
         try:
-            known = kept.known(target, arguments, count, keys(count))
+            known = kept.known(target, arguments, keys(count))
             return journal.results_of(known), sorted(known.failed), known.grants
         finally:
             kept.close()
@@ -93,7 +93,7 @@ class FileTest(JournalTest):
         kept.done(0, 4, values.encode_results([1, 2, 3, 4])[0])
         kept.close()
         again = journal.Journal(self.path)
-        known = again.known(TARGET, "other", 3, lambda: keys_of(["d", "new", "b"]))
+        known = again.known(TARGET, "other", lambda: keys_of(["d", "new", "b"]))
         again.close()
         self.assertEqual(journal.results_of(known), {0: 4, 2: 2})
 
@@ -313,7 +313,7 @@ class FileTest(JournalTest):
         kept.done(0, 2, values.encode_results([1, 2])[0])
         kept.close()
         again = journal.Journal(self.path)
-        known = again.known(TARGET, "other", 3, lambda: keys_of(["b", "a", "b"]))
+        known = again.known(TARGET, "other", lambda: keys_of(["b", "a", "b"]))
         again.close()
         self.assertEqual(journal.results_of(known), {0: 2, 1: 1, 2: 2})
 

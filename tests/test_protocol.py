@@ -69,7 +69,7 @@ def flips(data):
 def samples():
     """Messages of every kind, with the extremes of what a layout can hold."""
     found = []
-    for kind in protocol.MESSAGES:
+    for kind in sorted(protocol._LAYOUTS, key=lambda kind: protocol._LAYOUTS[kind].number):
         layout = protocol._LAYOUTS[kind]
         for number, info, payload in (
             (0, {}, []),
