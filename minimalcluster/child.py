@@ -79,7 +79,6 @@ class Worker(object):
         self._send_lock = threading.Lock()
         self._flush_lock = threading.Lock()  # guards which results are sent
         self._has_blocks = threading.Event()  # the main thread runs several tasks without a look at the clock
-        self._watched = False
         self._attempt = None  # type: _Attempt | None
         self._revoked = set()  # type: set # attempts taken back before they were begun
         self._definitions = {}  # type: dict # job -> DefineJob
@@ -171,6 +170,7 @@ class Worker(object):
         # type: () -> None
         sys.meta_path.append(self._finder)  # type: ignore[arg-type]
         shares.resolver, shares.in_worker_process = self._resolve, True
+        _start_thread(self._watch, "minimalcluster-watch")
         while True:
             message = self._inbox.get()
             if isinstance(message, protocol.Grant):
@@ -256,9 +256,6 @@ class Worker(object):
             attempt.items, attempt.before = list(islice(items, count)), len(attempt.results)  # type: ignore[call-overload]
         if count > 1 and not self._has_blocks.is_set():
             self._has_blocks.set()
-            if not self._watched:
-                self._watched = True
-                _start_thread(self._watch, "minimalcluster-watch")
         return count
 
     def _run_block(self, attempt, function, load):
