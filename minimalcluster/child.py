@@ -78,7 +78,7 @@ class Worker(object):
         self._lock = threading.Lock()  # guards the attempt's claim
         self._send_lock = threading.Lock()
         self._flush_lock = threading.Lock()  # guards which results are sent
-        self._has_blocks = threading.Event()  # the main thread runs several tasks without a look at the clock
+        self._has_blocks = threading.Event()  # the main thread has more to send than what it is at
         self._attempt = None  # type: _Attempt | None
         self._revoked = set()  # type: set # attempts taken back before they were begun
         self._definitions = {}  # type: dict # job -> DefineJob
@@ -254,7 +254,7 @@ class Worker(object):
             count = min(most, attempt.end - attempt.claimed)
             attempt.claimed += count
             attempt.items, attempt.before = list(islice(items, count)), len(attempt.results)  # type: ignore[call-overload]
-        if count > 1 and not self._has_blocks.is_set():
+        if (count > 1 or attempt.results) and not self._has_blocks.is_set():
             self._has_blocks.set()
         return count
 

@@ -378,6 +378,13 @@ class Revokes(Gated):
         self.assertEqual(list(range(300, 1000)), outcomes(self.child.reports(attempt, 300, 700)))
         self.assert_lives()
 
+    def test_nor_does_one_that_was_quick_and_waits_for_company(self):
+        self.child.define(self.gates.source + "def f(x):\n    if x:\n        wait_for('open')\n    return x")
+        attempt = self.child.grant([0, 1])
+        self.assertEqual([0], outcomes(self.child.reports(attempt, 0, 1)))
+        self.gates.open("open")
+        self.assertEqual([1], outcomes(self.child.reports(attempt, 1, 1)))
+
     def test_at_any_moment_each_task_is_either_done_or_given_back(self):
         switch = "sys.setcheckinterval(1)" if PY2 else "sys.setswitchinterval(1e-6)"
         self.child.define("import sys\n%s\ndef f(x):\n    if x %% 97 == 5:\n        raise ValueError(x)\n    return x\n" % switch)
