@@ -41,6 +41,7 @@ from .futures import (
     ClusterFuture,
     DeadlineExceededError,
     WorkerDiedError,
+    raisable,
 )
 from .jobs import Failure
 from .maps import MapJob, MapResults
@@ -230,7 +231,7 @@ class ClusterExecutor(Executor):
         """``await ex.run(fn, ...)``: the call's result. Cancelling it ends the call, also while it runs."""
         future = __self.submit(__fn, *args, **kwargs)
         try:
-            return await asyncio.wrap_future(future)
+            return await _awaitable(future)
         except asyncio.CancelledError:
             future.cancel_running()
             raise
@@ -260,6 +261,25 @@ class ClusterExecutor(Executor):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.get_event_loop().run_in_executor(None, self.shutdown)
+
+
+def _awaitable(future: "ClusterFuture[T]") -> "asyncio.Future[T]":
+    """As asyncio.wrap_future, which before Python 3.12 never ends with a StopIteration."""
+    loop = asyncio.get_event_loop()
+    waiting: "asyncio.Future[T]" = loop.create_future()
+
+    def tell() -> None:
+        if waiting.done():
+            return
+        if future.cancelled():
+            waiting.cancel()
+        elif future.exception() is not None:
+            waiting.set_exception(raisable(future.exception()))  # type: ignore[arg-type]
+        else:
+            waiting.set_result(future.result())
+
+    future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(tell))
+    return waiting
 
 
 def _check_whole(name: str, value: Optional[int], least: int) -> None:

@@ -59,6 +59,15 @@ def standard(error: BaseException) -> BaseException:
     return error
 
 
+def raisable(error: BaseException) -> BaseException:
+    """In an iterator, and in a coroutine, StopIteration would be taken for the end (PEP 479)."""
+    if not isinstance(error, StopIteration):
+        return error
+    found = RuntimeError("the task raised StopIteration")
+    found.__cause__ = error
+    return found
+
+
 class ClusterFuture(_Future[T]):
     """A standard Future, whose call may also be cancelled while it runs."""
 

@@ -309,6 +309,8 @@ class Journal(object):
         self.sync()
         with self._lock:
             self._stopped, self.dirty = True, False
+            if not (self._reading or self._file.closed):
+                _unlock(self._file)
             self._file.close()
 
 
@@ -432,6 +434,15 @@ def _lock(file, wait=False):
         import fcntl
 
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # type: ignore[attr-defined]
+
+
+def _unlock(file):
+    # type: (io.FileIO) -> None
+    """A process that was forked meanwhile has the file open too, and would keep the lock."""
+    if not WINDOWS:
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
 
 
 def _write(file, data):

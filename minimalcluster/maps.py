@@ -12,7 +12,7 @@ from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, until
 from .compat import SimpleQueue
 from .contents import Contents
-from .futures import DeadlineExceededError, standard
+from .futures import DeadlineExceededError, raisable, standard
 from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
 from .status import JobStatus
 from .terminable import Terminable
@@ -352,6 +352,8 @@ class MapResults(Iterator[T]):
                 self._current.append(outcome)
             return self.next(self._timeout)
         except KeyboardInterrupt:
+            if self._closed:
+                raise  # a task's own
             # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
             found = self._partial()
             self.close()
@@ -372,7 +374,7 @@ class MapResults(Iterator[T]):
                 return outcome
             if self.on_error is None:
                 self.close()
-                raise standard(outcome.error)
+                raise raisable(standard(outcome.error))
             if self.on_error == RETURN:
                 return standard(outcome.error)  # type: ignore[return-value]
             self._failed[self._end - len(self._current) - 1] = outcome

@@ -21,7 +21,7 @@ from . import errors
 from .calls import until
 from .compat import cpu_count
 from .executor import ClusterExecutor
-from .futures import standard
+from .futures import raisable, standard
 from .jobs import Failure
 from .maps import MapJob, MapResults, NotYetError
 from .master import MasterNode
@@ -134,7 +134,7 @@ class IMapIterator(Generic[T]):
                 return self._results.next(moment)
             outcome = self._results.outcome(moment)
         if type(outcome) is Failure:
-            raise _pool_error(outcome.error)
+            raise raisable(_pool_error(outcome.error))
         return outcome  # type: ignore[return-value]
 
 

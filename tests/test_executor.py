@@ -663,6 +663,10 @@ async def run_all(ex):
     assert await ex.run(mul, 6, y=7) == 42
     assert await asyncio.gather(*[ex.run(abs, -n) for n in range(10)]) == list(range(10))
     try:
+        await ex.run(fail, StopIteration("from afar"))
+    except RuntimeError as error:
+        assert error.__cause__.args == ("from afar",)
+    try:
         await ex.run(fail, ValueError("from afar"))
     except ValueError as error:
         assert isinstance(error.__cause__, RemoteTraceback)

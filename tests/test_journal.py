@@ -83,6 +83,23 @@ class FileTest(JournalTest):
         self.written()
         self.assertEqual(self.read(), (self.RESULTS, [7], [(77, 0, 5)]))
 
+    @unittest.skipUnless(hasattr(os, "fork"), "no process is forked there")
+    def test_a_process_that_was_forked_meanwhile_does_not_keep_it(self):
+        kept = journal.Journal(self.path)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        try:
+            kept.close()
+            journal.Journal(self.path).close()
+        finally:
+            os.close(writer)
+            os.waitpid(pid, 0)
+            os.close(reader)
+
     def test_another_function_knows_nothing(self):
         self.written()
         self.assertEqual(self.read(target="x" * 64), ({}, [], []))

@@ -12,7 +12,7 @@ import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail_on, faces, length, long_text, make_thing,
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail, fail_on, faces, length, long_text, make_thing,
     mul, note_and_fail_on, note_and_return, touch, touch_and_wait,
 )
 
@@ -62,6 +62,17 @@ class Map(Running):
         self.assertEqual((0, 1), next(results))
         self.assertRaises(ZeroDivisionError, next, results)
         self.assertRaises(StopIteration, next, results)
+
+    def test_a_stop_iteration_of_a_task_does_not_end_it(self):
+        for results in (self.executor.map(fail, [StopIteration("mine")]), self.executor.map_unordered(fail, [StopIteration("mine")])):
+            with self.assertRaises(RuntimeError) as caught:
+                list(results)
+            self.assertEqual((StopIteration, ("mine",)), (type(caught.exception.__cause__), caught.exception.__cause__.args))
+
+    def test_a_keyboard_interrupt_of_a_task_is_no_ctrl_c(self):
+        with self.assertRaises(KeyboardInterrupt) as caught:
+            list(self.executor.map(fail, [KeyboardInterrupt("from afar", 2)]))
+        self.assertEqual((KeyboardInterrupt, ("from afar", 2)), (type(caught.exception), caught.exception.args))
 
     def test_timeout(self):
         # [test_map_timeout]

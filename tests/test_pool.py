@@ -349,6 +349,10 @@ class Imap(Running):
                 self.assertRaises(StopIteration, results.next, SECONDS)
                 os.remove(gate)
 
+    def test_a_stop_iteration_of_a_task_does_not_end_it(self):
+        for results in (self.pool.imap(fail, [StopIteration()]), self.pool.imap_unordered(fail, [StopIteration()])):
+            self.assertRaises(RuntimeError, next, results)
+
     def test_a_timeout_error_of_a_task_or_of_the_input_is_its_own(self):
         def items():
             yield TimeoutError("a task's")
