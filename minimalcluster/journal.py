@@ -309,8 +309,7 @@ class Journal(object):
         self.sync()
         with self._lock:
             self._stopped, self.dirty = True, False
-            if not (self._reading or self._file.closed):
-                _unlock(self._file)
+            _unlock(self._file)
             self._file.close()
 
 
@@ -439,7 +438,7 @@ def _lock(file, wait=False):
 def _unlock(file):
     # type: (io.FileIO) -> None
     """A process that was forked meanwhile has the file open too, and would keep the lock."""
-    if not WINDOWS:
+    if not (WINDOWS or file.closed):
         import fcntl
 
         fcntl.flock(file.fileno(), fcntl.LOCK_UN)

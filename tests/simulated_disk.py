@@ -128,6 +128,7 @@ def installed(world):
     """While a world runs, journals are files of that world. ``world.disks``: path -> Disk."""
     replaced = {
         "_opened": lambda path, reading=False: File(world.disks[path]),  # type: ignore[attr-defined]
+        "_unlock": lambda file: None,
         "_user_key": lambda: b"a user's key for simulated runs!",
         "_sync_folder": lambda path: None,
         "os": _System(world),
