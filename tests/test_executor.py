@@ -139,7 +139,7 @@ class Construction(unittest.TestCase):
         for number in range(10):
             with ClusterExecutor(1) as executor:
                 self.assertEqual(number, executor.submit(int, number).result(SECONDS))
-        self.assertEqual(before, support.descendants())
+        self.assertLessEqual(support.descendants(), before)
 
     def test_several_at_once_do_not_mix(self):
         with ClusterExecutor(1, initializer=initialize, initargs=("a",)) as one:
@@ -320,7 +320,7 @@ class Shutdown(unittest.TestCase):
             results = executor.map(abs, range(-5, 5))
         self.assertTrue(all(future.done() for future in futures))
         self.assertEqual([5, 4, 3, 2, 1, 0, 1, 2, 3, 4], list(results))
-        self.assertEqual(before, support.descendants())
+        self.assertLessEqual(support.descendants(), before)
 
     def test_cancel_futures(self):
         # [test_cancel_futures]
@@ -377,7 +377,7 @@ class Shutdown(unittest.TestCase):
         executor.shutdown(wait=False)
         self.assertEqual([5, 4, 3, 2, 1, 0, 1, 2, 3, 4], list(results))
         self.assertEqual(12, future.result(SECONDS))
-        support.wait_until(lambda: support.descendants() == before, what="the workers' end")
+        support.wait_until(lambda: support.descendants() <= before, what="the workers' end")
 
     def test_from_a_callback(self):
         executor = ClusterExecutor(1)
@@ -415,7 +415,7 @@ class Shutdown(unittest.TestCase):
         self.assertIsNone(reference())
         self.assertEqual([5, 4, 3, 2, 1, 0, 1, 2, 3, 4], list(results))
         self.assertIsInstance(future.result(SECONDS), int)
-        support.wait_until(lambda: support.descendants() == before, what="the workers' end")
+        support.wait_until(lambda: support.descendants() <= before, what="the workers' end")
 
     def test_a_view_keeps_its_executor(self):
         view = ClusterExecutor(1).options(retries=1)

@@ -121,7 +121,7 @@ class Construction(unittest.TestCase):
         with Pool(3) as pool:
             pool.apply(abs, (1,))
             support.wait_until(lambda: len(support.descendants() - before) == 3, what="3 worker processes")
-        self.assertEqual(before, support.descendants())
+        self.assertLessEqual(support.descendants(), before)
 
     def test_other_nodes_and_masters(self):
         with Pool(0, join=False) as pool:
@@ -580,7 +580,7 @@ class End(unittest.TestCase):
             pass
         pool.join()
         pool.join()
-        self.assertEqual(before, support.descendants())
+        self.assertLessEqual(support.descendants(), before)
         self.assertEqual([number * number for number in range(20)], [result.get(0) for result in results])
         self.assertEqual([number * number for number in range(1, 20)], list(lazily))
 
@@ -599,7 +599,7 @@ class End(unittest.TestCase):
         lazily = pool.imap(time.sleep, itertools.repeat(3600))
         self.assertEqual(1, len(support.Background(lambda: [pool.terminate()]).result(15.0)))
         pool.join()
-        self.assertEqual(before, support.descendants())
+        self.assertLessEqual(support.descendants(), before)
         for result in (results[0], results[-1], mapped):
             self.assertRaises(BrokenExecutor, result.get, SECONDS)
         self.assertRaises(BrokenExecutor, next, lazily)
@@ -630,7 +630,7 @@ class End(unittest.TestCase):
         del caught  # it has the pool as its source
         gc.collect()
         self.assertEqual(9, result.get(SECONDS))
-        support.wait_until(lambda: support.descendants() == before, what="the worker's end")
+        support.wait_until(lambda: support.descendants() <= before, what="the worker's end")
 
     def test_a_result_outlives_its_pool(self):
         # [test_release_task_refs and its like]
