@@ -33,7 +33,7 @@ class CallJournal:
         self._failed: Dict[bytes, Tuple[Any, Any]] = known.failed
         self._submitted: Dict[bytes, int] = {}  # how often an equal call has come
         self._fits = not (known.done or known.failed)  # something of earlier runs was asked for, if there was anything
-        if known.done or known.failed:
+        if not self._fits:
             text = "%s has the outcomes of %d calls, %d of them failures"
             log.info(text, path, len(known.done) + len(known.failed), len(known.failed))
 
@@ -69,7 +69,7 @@ class StreamJournal:
         self.sync = kept.file.sync
         info, buffers = definition
         self._content = Contents().of  # an edit makes a new stream
-        self._about = target_digest(info, list(map(self._content, buffers)))
+        self._about = target_digest(info, map(self._content, buffers))
 
     def key(self, data: bytes) -> bytes:
         """Of the call that ``data`` is the pickle of."""

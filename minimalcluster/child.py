@@ -78,7 +78,7 @@ class Worker(object):
         self._lock = threading.Lock()  # guards the attempt's claim
         self._send_lock = threading.Lock()
         self._flush_lock = threading.Lock()  # guards which results are sent
-        self._has_blocks = threading.Event()  # the main thread has more to send than what it is at
+        self._watched = threading.Event()  # there may be something that waits for what the main thread is at
         self._attempt = None  # type: _Attempt | None
         self._revoked = set()  # type: set # attempts taken back before they were begun
         self._definitions = {}  # type: dict # job -> DefineJob
@@ -132,12 +132,12 @@ class Worker(object):
     def _watch(self):
         # type: () -> None
         while True:
-            self._has_blocks.wait()
+            self._watched.wait()
             time.sleep(WATCH_SECONDS)
-            self._has_blocks.clear()  # before the look: an attempt that is begun behind it sets it again
+            self._watched.clear()  # before the look: an attempt that is begun behind it sets it again
             attempt = self._attempt
-            if attempt is not None:
-                self._has_blocks.set()
+            if attempt is not None and (len(attempt.items) > 1 or attempt.sent < len(attempt.results)):
+                self._watched.set()
                 if perf_counter() - attempt.flushed_at >= WATCH_SECONDS:
                     self._flush(attempt)
 
@@ -254,8 +254,8 @@ class Worker(object):
             count = min(most, attempt.end - attempt.claimed)
             attempt.claimed += count
             attempt.items, attempt.before = list(islice(items, count)), len(attempt.results)  # type: ignore[call-overload]
-        if (count > 1 or attempt.results) and not self._has_blocks.is_set():
-            self._has_blocks.set()
+        if (count > 1 or attempt.results) and not self._watched.is_set():
+            self._watched.set()
         return count
 
     def _run_block(self, attempt, function, load):
@@ -270,7 +270,7 @@ class Worker(object):
                 attempt.items, attempt.before = attempt.items[done:], len(attempt.results)
             if failure is not None:
                 self._flush(attempt, True)
-                self._fail(attempt, failure, 0.0)
+                self._fail(attempt, failure)
 
     def _flush(self, attempt, in_main_thread=False):
         # type: (_Attempt, bool) -> None
@@ -303,13 +303,13 @@ class Worker(object):
                 attempt.reported += good
             if misfit is None:
                 return
-            self._fail(attempt, values.encode_exception(misfit, 0), 0.0)
+            self._fail(attempt, values.encode_exception(misfit, 0))
             results = results[good + 1 :]
 
-    def _fail(self, attempt, failure, seconds):
-        # type: (_Attempt, tuple, float) -> None
+    def _fail(self, attempt, failure):
+        # type: (_Attempt, tuple) -> None
         info, buffers = failure
-        message = protocol.Failed(0, attempt.number, attempt.reported, int(seconds * 1e9), info, buffers)
+        message = protocol.Failed(0, attempt.number, attempt.reported, 0, info, buffers)
         self._send(message)
         attempt.reported += 1
 

@@ -3,14 +3,12 @@
 A pickle names the modules of the classes and functions in it. Those of the project count with their sources,
 and with those of the project's modules that they import; installed packages are not looked at.
 """
-
 from __future__ import absolute_import, division, print_function
 
 import os
 import re
 import struct
 import sys
-import types  # noqa: F401 # in a type comment
 
 from . import functions, imports, values
 from .compat import PY2, SCALARS
@@ -49,10 +47,11 @@ class Contents(object):
     def _code_of(self, name):
         # type: (str) -> bytes
         if name not in self._codes:
-            # The script's own source is in the pickle, or goes with it.
-            source = _script() if name in _MAIN_NAMES else ("import " + name).encode("utf-8")
-            package = getattr(sys.modules.get(name), "__package__", None) if name in _MAIN_NAMES else None
-            self._codes[name] = code_imported(source, package or "")
+            if name in _MAIN_NAMES:  # its own source is in the pickle, or goes with it
+                package = getattr(sys.modules.get(name), "__package__", None)
+                self._codes[name] = code_imported(_script(), package or "")
+            else:
+                self._codes[name] = code_imported(("import " + name).encode("utf-8"))
         return self._codes[name]
 
     def of_value(self, value):

@@ -23,6 +23,7 @@ from typing import (
     Any,
     AsyncIterator,
     Callable,
+    Dict,
     Iterable,
     Optional,
     Tuple,
@@ -35,13 +36,13 @@ from .calls import TERMS, Core, changed, until
 from .cluster import Cluster
 from .compat import cpu_count
 from .futures import (
+    AwaitedFuture,
     BrokenClusterExecutor,
     BrokenExecutor,
     CallTimeoutError,
     ClusterFuture,
     DeadlineExceededError,
     WorkerDiedError,
-    raisable,
 )
 from .jobs import Failure
 from .maps import MapJob, MapResults
@@ -170,12 +171,15 @@ class ClusterExecutor(Executor):
         **kwargs: "P.kwargs",
     ) -> "ClusterFuture[T]":
         """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
-        core = __self._core
+        return __self._submit(ClusterFuture(), __fn, args, kwargs)
+
+    def _submit(
+        self, future: "ClusterFuture[T]", fn: Callable[..., T], args: Tuple[Any, ...], keywords: Dict[str, Any]
+    ) -> "ClusterFuture[T]":
+        core, terms = self._core, self._terms
         core.check()
-        terms = __self._terms
-        future: ClusterFuture[T] = ClusterFuture()
         try:
-            packed = core.packed_call(__fn, args, kwargs, terms)
+            packed = core.packed_call(fn, args, keywords, terms)
         except (Exception, SystemExit) as error:  # pickling runs the classes' own code
             future.resolve(Failure(error, ""))
         else:
@@ -229,9 +233,9 @@ class ClusterExecutor(Executor):
 
     async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:
         """``await ex.run(fn, ...)``: the call's result. Cancelling it ends the call, also while it runs."""
-        future = __self.submit(__fn, *args, **kwargs)
+        future = __self._submit(AwaitedFuture(), __fn, args, kwargs)
         try:
-            return await _awaitable(future)
+            return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             future.cancel_running()
             raise
@@ -261,25 +265,6 @@ class ClusterExecutor(Executor):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.get_event_loop().run_in_executor(None, self.shutdown)
-
-
-def _awaitable(future: "ClusterFuture[T]") -> "asyncio.Future[T]":
-    """As asyncio.wrap_future, which before Python 3.12 never ends with a StopIteration."""
-    loop = asyncio.get_event_loop()
-    waiting: "asyncio.Future[T]" = loop.create_future()
-
-    def tell() -> None:
-        if waiting.done():
-            return
-        if future.cancelled():
-            waiting.cancel()
-        elif future.exception() is not None:
-            waiting.set_exception(raisable(future.exception()))  # type: ignore[arg-type]
-        else:
-            waiting.set_result(future.result())
-
-    future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(tell))
-    return waiting
 
 
 def _check_whole(name: str, value: Optional[int], least: int) -> None:

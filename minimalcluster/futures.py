@@ -121,3 +121,12 @@ class ClusterFuture(_Future[T]):
             self.set_exception(standard(outcome.error))
         else:
             self.set_result(outcome)  # type: ignore[arg-type]
+
+
+class AwaitedFuture(ClusterFuture[T]):
+    """For asyncio.wrap_future: before Python 3.12 an ``await`` never ends with a StopIteration."""
+
+    def resolve(self, outcome: object) -> None:
+        if isinstance(outcome, Failure):
+            outcome = Failure(raisable(outcome.error), outcome.node)
+        super().resolve(outcome)

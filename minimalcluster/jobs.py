@@ -28,7 +28,7 @@ _WAIT_SECONDS = 1.0
 WAIT_SECONDS_MAX = 1e6
 
 #: What to run: its name for people, and its definition for the nodes (see functions.py).
-#: contents: gives what a journal knows it by, a list of bytes.
+#: contents: gives what a journal knows it by, several bytes.
 Target = namedtuple("Target", "name info buffers contents")
 #: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
 Outcomes = namedtuple("Outcomes", "first values")
@@ -548,13 +548,13 @@ def _spans(indexes):
 
 
 def target_digest(info, parts):
-    # type: (dict, list) -> str
+    # type: (dict, object) -> str
     """Whether it is still the same job, says a journal. parts: the contents of its definition's buffers.
 
     How the script was called this time does not count, nor the token that an initializer has in each run.
     """
     about = sorted((name, value) for name, value in info.items() if name not in ("argv", "initializer"))
-    return values.digest([repr(about).encode("utf-8")] + list(parts))
+    return values.digest([repr(about).encode("utf-8")] + list(parts))  # type: ignore[call-overload]
 
 
 class _Keys(object):

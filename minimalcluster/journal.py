@@ -183,9 +183,9 @@ class Journal(object):
                 buffers = _unpacked(body[end:])
                 for place, at in enumerate(range(_COUNT.size, end, _KEY)):
                     known.done[body[at : at + _KEY]] = (buffers, place)
-                known.done.pop(NOBODYS, None)
             elif record.kind == CALL_FAILED:
                 known.failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
+        known.done.pop(NOBODYS, None)
         return known
 
     def known(self, target, arguments, keys):

@@ -115,7 +115,7 @@ class MapJob(Job):
         if self.input_error is not None:
             return  # there is no function to run
         info, buffers = self._definition
-        for outcomes in self.keep_journal(path, target_digest(info, list(map(Contents().of, buffers))), items):
+        for outcomes in self.keep_journal(path, target_digest(info, map(Contents().of, buffers)), items):
             self._arrivals.put((Outcomes, *outcomes))
             if self.terms.on_error == STOP and type(outcomes.values[0]) is Failure:
                 self._has_failed = True
@@ -261,13 +261,14 @@ class MapJob(Job):
             try:
                 self.read_ahead(everything=True)
             except BaseException as error:  # the input's own SystemExit
-                self.input_error, self.closed = error, True
-                self._core.cluster.grew(self.number, self)
-            return
+                self._end_input(error)
+        else:
+            self._end_input(RuntimeError(AFTER_SHUTDOWN))
+
+    def _end_input(self, error: BaseException) -> None:
         with self._read_lock:
             if not self.closed:
-                self.input_error = RuntimeError(AFTER_SHUTDOWN)
-                self.closed = True
+                self.input_error, self.closed = error, True
         self._core.cluster.grew(self.number, self)
 
 

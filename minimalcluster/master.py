@@ -279,7 +279,7 @@ def _packed_target(function, others=()):
         info, buffers = functions.requirements(need)
     name = getattr(function, "__name__", None) or type(function).__name__
     info, buffers = dict(info, kind="function", star=False), buffers + [packed.data]
-    return Target(name, info, buffers, lambda: list(map(Contents().of, buffers)))
+    return Target(name, info, buffers, lambda: map(Contents().of, buffers))
 
 
 def _checked_arguments(args):

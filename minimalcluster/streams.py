@@ -86,10 +86,14 @@ class Stream(Job):
 
     def forget(self, index: int) -> None:
         """It was cancelled before it was handed out."""
+        self._drop(index)
+        self._end_if_nobody_waits()
+
+    def _drop(self, index: int) -> None:
+        """Its outcome is nobody's."""
         self._waiting.pop(index, None)
         if self.journal is not None:
             self.journal.keys.pop(index, None)
-        self._end_if_nobody_waits()
 
     def _end_if_nobody_waits(self) -> None:
         """Where no node is, nobody else would end it."""
@@ -101,13 +105,7 @@ class Stream(Job):
             waiting.cancel()
 
     def cancel_running(self, index: int) -> None:
-        self._waiting.pop(index, None)
-        self._give_up(index)
-
-    def _give_up(self, index: int) -> None:
-        """It may be running."""
-        if self.journal is not None:
-            self.journal.keys.pop(index, None)
+        self._drop(index)
         self._core.cluster.cancel_task(self.number, index)
         self._end_if_nobody_waits()
 
@@ -147,7 +145,7 @@ class Stream(Job):
             _, index = heapq.heappop(self._deadlines)
             if index in self._waiting:
                 self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))
-                self._give_up(index)
+                self.cancel_running(index)
 
     def _deliver(self, outcomes: Outcomes) -> None:
         index = outcomes.first

@@ -10,13 +10,12 @@ import unittest
 from minimalcluster import functions
 from minimalcluster.contents import Contents, code_imported
 from tests import commands, support
+from tests.sent import PYTHON_3
 
 try:
     import cloudpickle
 except ImportError:
     cloudpickle = None
-
-PYTHON_3 = sys.version_info >= (3,)
 
 
 def of(value):
