@@ -32,7 +32,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple, Type, Union
 
 from . import agent, calls, child, errors, protocol, scheduler, shares, values
-from .cluster import Cluster, _Session
+from .cluster import STOP_SECONDS, Cluster, _Session
 from .compat import PICKLE_PROTOCOL_MAX, monotonic, queue
 from .imports import ClusterFinder
 from .node import describe
@@ -147,13 +147,17 @@ class ExecutorEngine(Engine):
                     "a worker process died, and %s does not work after that (%s); give ExecutorEngine a function that "
                     "makes one, and it is replaced: ExecutorEngine(lambda: %s(...))" % (self.name, error, self.name)
                 )
-        self.close()
+        # 3.7's and 3.8's pool closes its pipes under its own thread, which never ends then (bpo-39104).
+        self._shut_down(wait=(3, 7) <= sys.version_info < (3, 9))
         return self._made().submit(function, *arguments)
 
     def close(self) -> None:
+        # From 3.7 on the interpreter's end wakes pools, also one that is just closing the pipe which that goes through.
+        self._shut_down(wait=sys.version_info >= (3, 7))
+
+    def _shut_down(self, wait: bool) -> None:
         if self._make is not None and self._executor is not None:
-            # 3.7's and 3.8's pool closes its pipes under its own thread, which never ends then (bpo-39104).
-            self._executor.shutdown(wait=(3, 7) <= sys.version_info < (3, 9))
+            self._executor.shutdown(wait=wait)
             self._executor = None
 
 
@@ -277,6 +281,13 @@ class EngineCluster(Cluster):
                 "behind the first; leave it out, or use nodes of this package" % self._engine.name
             )
         return super().submit(job)
+
+    def stop(self) -> None:
+        """As Cluster's; the engine has been closed then, unless that takes long."""
+        node: "Optional[_EngineNode]" = self._local  # type: ignore[assignment]
+        super().stop()
+        if node is not None:
+            node.wait_until_closed(STOP_SECONDS)
 
     def join_local(self, slots: Optional[int] = None) -> None:
         raise errors.StateError("this master works on %s: add workers there, they are used at once" % self._engine.name)
@@ -534,6 +545,9 @@ class _EngineNode:
     def busy(self) -> bool:
         return bool(self._held)
 
+    def wait_until_closed(self, seconds: float) -> None:
+        self._courier.thread.join(seconds)
+
 
 class _Courier:
     """Talks to the engine, in a thread of its own. ``put`` from the cluster's thread; the rest runs in it."""
@@ -545,7 +559,8 @@ class _Courier:
         self._kept: Dict[Need, object] = {}
         self._dropped: Deque[str] = deque(maxlen=DROPPED_MAX)
         self._ended = False
-        threading.Thread(target=self._run, name="minimalcluster-engine", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="minimalcluster-engine", daemon=True)
+        self.thread.start()
 
     def put(self, errand: Callable[..., None], *arguments: Any) -> None:
         self._errands.put((errand, arguments))
