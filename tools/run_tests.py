@@ -40,6 +40,7 @@ STACKS_SECONDS = 5.0
 GONE_SECONDS = 10.0
 #: The test processes of this moment: Ctrl-C ends them, since they have sessions of their own.
 running = []
+_FRAMES_OF_ALL = re.compile(r"unittest/|<frozen|\S*/(threading|runpy)\.py:\d+ (_|run)")
 _ASK = "import platform, sys; print('%s %d.%d.%d' % ((platform.python_implementation(),) + sys.version_info[:3]))"
 
 
@@ -161,7 +162,7 @@ def run(interpreter, names, everything, limit_seconds, logs):
         text = log.read().decode("utf-8", "replace")
     count(outcome, text, process.returncode)
     if outcome.failed:
-        outcome.notes.append(tail(text))
+        outcome.notes += stacks(text) + [tail(text)]
     return outcome
 
 
@@ -246,6 +247,18 @@ def count(outcome, text, code):
     if not outcome.failed and (code or not outcome.ran):
         outcome.notes.append("exit code %s, %d tests" % (code, outcome.ran))
         outcome.failed = 1
+
+
+def stacks(text):
+    """Where each thread was when faulthandler was asked, innermost call first: a line each, for logs that are cut."""
+    told = text.rpartition("Fatal Python error: Aborted")[2] if "Fatal Python error: Aborted" in text else ""
+    found = []
+    for part in told.split("(most recent call first):\n")[1:]:
+        calls = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', part.split("\n\n")[0], re.MULTILINE)
+        calls = ["%s:%s %s" % ("/".join(path.split(os.sep)[-2:]), line, name) for path, line, name in calls]
+        ours = [call for call in calls if not _FRAMES_OF_ALL.match(call)]
+        found.append("a thread at " + " < ".join(ours or calls[:1]))
+    return found
 
 
 def tail(text, lines_max=400):
