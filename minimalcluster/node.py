@@ -201,16 +201,17 @@ class Node(object):
 
     def _read_output(self, child):
         # type: (_Child) -> None
-        descriptor = child.process.stdout.fileno()  # type: ignore[union-attr]
-        while True:
-            try:
-                data = os.read(descriptor, READ_BYTES)
-            except (OSError, ValueError):
-                return
-            if not data:
-                return
-            self._loop.call(self._printed, child, data)
-            child.taken.acquire()
+        # Closed by who reads it: its number would be another file's, perhaps the next process's, before the next read.
+        with child.process.stdout as pipe:  # type: ignore[union-attr]
+            while self._children.get(child.slot) is child:
+                try:
+                    data = os.read(pipe.fileno(), READ_BYTES)
+                except (OSError, IOError):
+                    return
+                if not data:
+                    return
+                self._loop.call(self._printed, child, data)
+                child.taken.acquire()
 
     def _wait(self, child, output):
         # type: (_Child, threading.Thread) -> None
@@ -274,14 +275,14 @@ class Node(object):
             pass  # its last results may have arrived a moment before
         if self._children.get(child.slot) is child:
             del self._children[child.slot]
+        child.taken.release()  # who reads its output sees that
         if child.connection is not None:
             child.connection.about = None
             child.connection.close(None)
-        for pipe in (child.process.stdin, child.process.stdout):
-            try:
-                pipe.close()  # type: ignore[union-attr]
-            except (OSError, IOError):
-                pass
+        try:
+            child.process.stdin.close()  # type: ignore[union-attr]
+        except (OSError, IOError):
+            pass
         info = {"exit": exit_in_words(code), "lines": list(child.lines)}  # type: dict
         if code == -9:  # when it was us, nobody asks
             info.update(exit=info["exit"] + ", perhaps out of memory", memory=True)
