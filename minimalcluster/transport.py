@@ -124,7 +124,7 @@ class Loop(object):
         self._waker, self._wakes = socketpair()
         self._waker.setblocking(False)
         self._wakes.setblocking(False)
-        self._woken = False
+        self._awake = False  # or woken: it will see what it is asked for before it waits again
         self._thread = None  # type: int | None
         self._stopping = False
         self.add(self._wakes, self)
@@ -135,12 +135,15 @@ class Loop(object):
         # type: (object, *object) -> None
         """Run function(*arguments) in the loop's thread, soon."""
         self._calls.append((function, arguments))
-        if not self._woken and self._thread != threading.current_thread().ident:
-            self._woken = True
+        if not self._awake and self._thread != threading.current_thread().ident:
+            self._awake = True
             try:
                 self._waker.send(b"w")
             except (OSError, socket.error):
                 pass  # full: it is awake; closed: nobody is there to be woken
+            except BaseException:  # Ctrl-C: whoever calls next must wake it
+                self._awake = False
+                raise
 
     def stop(self):
         # type: () -> None
@@ -161,7 +164,10 @@ class Loop(object):
 
     def cycle(self):
         # type: () -> None
-        for descriptor, readable, writable in self._poller.wait(self._seconds_to_wait()):
+        self._awake = False
+        ready = self._poller.wait(self._seconds_to_wait())
+        self._awake = True
+        for descriptor, readable, writable in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None and readable:
                 handler.readable()
@@ -205,7 +211,6 @@ class Loop(object):
             self._wakes.recv(4096)
         except (OSError, socket.error):
             pass
-        self._woken = False
 
     def add(self, sock, handler):
         # type: (socket.socket, object) -> None

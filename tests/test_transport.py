@@ -131,6 +131,20 @@ class Loop(unittest.TestCase):
             for _ in range(200):  # one lost wake-up would leave it asleep for ever
                 self.assertEqual(1, in_loop(loop, lambda: 1))
 
+    def test_ctrl_c_while_it_is_woken_does_not_leave_it_asleep(self):
+        class Interrupted(object):
+            def send(self, data):
+                raise KeyboardInterrupt
+
+        with running() as loop:
+            ran = []
+            in_loop(loop, lambda: None)
+            support.wait_until(lambda: not loop._awake, what="its waiting")
+            with support.patched(loop, "_waker", Interrupted()):
+                self.assertRaises(KeyboardInterrupt, loop.call, ran.append, 1)
+            loop.call(ran.append, 2)
+            wait_until(lambda: ran == [1, 2], what="both calls")
+
     def test_a_call_from_the_loop_itself_runs_in_its_next_cycle(self):
         with running() as loop:
             ran = []
