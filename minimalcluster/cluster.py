@@ -106,6 +106,7 @@ class Cluster(object):
         self._jobs = {}  # type: dict # id -> job
         self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
         self._local = None  # type: Node | None
+        self._local_session = None  # type: _Session | None
         self._local_gone = threading.Event()
         self._local_gone.set()
         self._all_left = threading.Event()
@@ -315,6 +316,10 @@ class Cluster(object):
                 session, message = self._inbox.popleft()
                 self._said(session, message)
             self._mind_parked(now)
+            local = self._local_session
+            if local is not None and local.node is not None:
+                # Never silent: when this process was held up (suspended, in a long call of C code), so was its node.
+                self._handle(scheduler.NodeHeard(local.node, local.number), now)
             self._handle(scheduler.TimePassed(), now)
             self._answer(now)
             if self._local is not None:
@@ -617,7 +622,7 @@ class Cluster(object):
             return
         number = self._next_session
         self._next_session += 1
-        session = _Session(number, self._to_local, "", lambda error: None)
+        session = self._local_session = _Session(number, self._to_local, "", lambda error: None)
         session_inbox = self._inbox
         node = Node(
             self._loop, slots, lambda message: session_inbox.append((session, message)), lambda reason: None,
@@ -645,7 +650,7 @@ class Cluster(object):
 
     def _local_ended(self, session):
         # type: (_Session) -> None
-        self._local = None
+        self._local = self._local_session = None
         if self._sessions.pop(session.node, None) is not None:
             self._event(scheduler.NodeLeft(session.node, session.number))
         self._local_gone.set()

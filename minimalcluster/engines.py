@@ -306,7 +306,8 @@ class EngineCluster(Cluster):
         former = node.session
         if former is not None:
             self._event(scheduler.NodeDisconnected(former.node, former.number))
-        node.session = session = _Session(self._next_session, self._to_local, "", lambda error: None)
+        session = _Session(self._next_session, self._to_local, "", lambda error: None)
+        node.session = self._local_session = session
         self._next_session += 1
         self._inbox.append((session, protocol.Join(node.join_info(slots))))
         self.step(monotonic())

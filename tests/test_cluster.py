@@ -1,9 +1,10 @@
 """Cluster: what a proved node may say, and what becomes of it when it says something else."""
 from __future__ import absolute_import, division, print_function
 
+import time
 import unittest
 
-from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, leases, protocol
+from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, leases, protocol, scheduler
 from minimalcluster.cluster import Cluster
 from minimalcluster.jobs import End, Job, Outcomes
 from minimalcluster.values import encode_results
@@ -271,6 +272,16 @@ class ClusterTest(unittest.TestCase):
             threads = [support.Background(lambda: [self.cluster.submit(None) for _ in range(2000)]) for _ in range(4)]
             numbers = [number for thread in threads for number in thread.result()]
         self.assertEqual(8000, len(set(numbers)))
+
+    def test_its_own_node_is_not_taken_for_lost_when_all_of_the_process_was_held_up(self):
+        """It never came back: after a suspension, or 10 s in C code that keeps the interpreter's lock, nothing ran any more."""
+        with support.patched(scheduler, "NODE_LOST_SECONDS", 0.2), support.patched(agent, "MASTER_LOST_SECONDS", 0.2):
+            self.cluster.start()
+            self.cluster.join_local()
+            self.cluster._loop.call(time.sleep, 0.5)
+            job = _Fake()
+            self.cluster.submit(job)
+            self.assertEqual(job.all_of_it(), (dict((n, n) for n in range(10)), End(None)))
 
     def test_cancelled(self):
         self.cluster.start()

@@ -370,6 +370,15 @@ class PuppetTest(EngineTest):
             execution.result()
         support.wait_until(lambda: puppet.closed and all(call.future.cancelled() for call in calls))
 
+    def test_it_is_not_taken_for_lost_when_all_of_the_process_was_held_up(self):
+        with support.patched(engines.scheduler, "NODE_LOST_SECONDS", 0.2):
+            puppet = Puppet()
+            master = self.master(puppet)
+            execution = self.execute(master, "double", range(10))
+            master._cluster._loop.call(time.sleep, 0.5)
+            puppet.run_until(execution.done)
+            self.assertEqual(10, len(execution.result()))
+
     def test_one_thread_more_while_it_runs_and_none_afterwards(self):
         def ours():
             return [each.name for each in threading.enumerate() if each.name == "minimalcluster-engine"]
