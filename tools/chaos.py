@@ -334,7 +334,7 @@ def frozen_node():
         return "run elsewhere; the node worked again %.1f s after SIGCONT" % back, took
 
 
-@row(20, "SIGSTOP of master and node for 15 s; wall clock +1 h, -1 h")
+@row(20, "SIGSTOP of master and node for 15 s, and of a program alone; wall clock +1 h, -1 h")
 def clocks():
     with support.directory() as folder:
         gates = support.Gates(folder)
@@ -359,7 +359,25 @@ def clocks():
             check(script.wait(60) == 0, script.output())
             check("{0: 0, 1: 1, 2: 4, 3: 9}" in script.output(), script.output())
             check(gates.noted("run") == 4, "%d executions of 4 tasks" % gates.noted("run"))
-            return "nothing expired, nothing ran twice", time.monotonic() - began
+            took = time.monotonic() - began
+    suspended_alone()
+    return "nothing expired, nothing ran twice", took
+
+
+def suspended_alone():
+    """The program only, as by Ctrl-Z; its own worker processes go on."""
+    with support.directory() as folder:
+        gates, key = support.Gates(folder), protocol.generate_key(os.urandom(32))
+        code = _SCRIPT.replace("(False)", "(True)") % (ROOT, support.free_port(), key, gates.source + _TASK)
+        with support.Process(code, None, None, {"NODE_NAME": "far"}) as script:
+            gates.wait_for("far", min(2, os.cpu_count()))
+            os.kill(script.pid, signal.SIGSTOP)
+            time.sleep(15)
+            gates.open("go")
+            os.kill(script.pid, signal.SIGCONT)
+            check(script.wait(60) == 0, script.output())
+            check("{0: 0, 1: 1, 2: 4, 3: 9}" in script.output(), script.output())
+            check(gates.noted("run") == 4, "%d executions of 4 tasks" % gates.noted("run"))
 
 
 #: Takes the place of time.time, also where it was imported by name later.
