@@ -89,7 +89,9 @@ class Journal(object):
     def _load(self):
         # type: () -> list[Record]
         data = self._file.read()
-        if len(data) < _HEADER and MAGIC.startswith(data[: len(MAGIC)]) and not self._reading:
+        if len(data) < _HEADER and MAGIC.startswith(data[: len(MAGIC)]):
+            if self._reading:
+                raise errors.JournalError("%s is empty: a run could not write to it, or has only begun" % self.path)
             data = self._new()
         if len(data) < _HEADER or not data.startswith(MAGIC):
             raise errors.JournalError("%s is no journal of this version; give another path, or remove it" % self.path)
@@ -113,8 +115,12 @@ class Journal(object):
         self._key = _key_for(head)
         data = head + self._tag(b"head", head)[:_TAG]
         self._cut(0)
-        _write(self._file, data)
-        os.fsync(self._file.fileno())
+        try:
+            _write(self._file, data)
+            os.fsync(self._file.fileno())
+        except (OSError, IOError) as error:
+            error.filename = self.path  # what is there of it, the next run writes anew
+            raise
         _sync_folder(self.path)
         return data
 

@@ -316,6 +316,26 @@ class FileTest(JournalTest):
                 self.assertEqual(self.read()[0], self.RESULTS)
                 self.assertEqual(log.messages, [])
 
+    def test_row_21_a_disk_that_is_full_before(self):
+        with small_disk(self.folder) as path:
+            self.path = os.path.join(path, "run.journal")
+            try:
+                with open(os.path.join(path, "other"), "wb", 0) as other:
+                    while True:
+                        other.write(b"x" * 4096)
+            except (OSError, IOError):
+                pass
+            for _ in range(2):
+                with self.assertRaises((OSError, IOError)) as caught:
+                    journal.Journal(self.path)
+                self.assertIn("No space left on device: %r" % self.path, str(caught.exception))
+                with self.assertRaises(JournalError) as caught:
+                    journal.Journal(self.path, reading=True)
+                self.assertIn("is empty", str(caught.exception))
+            os.remove(other.name)
+            self.written()
+            self.assertEqual(self.read()[0], self.RESULTS)
+
     def test_an_ended_run_has_nothing_to_wait_for(self):
         self.written()  # killed: its attempt may still run
         kept = journal.Journal(self.path)
