@@ -79,6 +79,9 @@ class StreamJournal:
     def dirty(self) -> bool:
         return self.kept.file.dirty
 
+    def close(self) -> None:
+        """Other streams may write to the same file; the executor's end closes it."""
+
     def grant(self, attempt: int, first: int, count: int) -> None:
         """What ran when the master was killed runs again: its place in the next run is not known."""
 

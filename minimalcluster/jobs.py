@@ -188,13 +188,22 @@ class Job(object):
 
     def finished(self, unfit):
         # type: (dict | None) -> None
+        self.close_journal()
         self.arrive(_end, unfit)
         self.over.set()
 
     def crashed(self, error):
         # type: (BaseException) -> None
+        self.close_journal()
         self.arrive(End, error)
         self.over.set()
+
+    def close_journal(self):
+        # type: () -> None
+        """Before anybody hears of the end: the next job may want the file. Never while garbage is collected, which
+        may be in the middle of a record that this very thread is writing."""
+        if self.journal is not None:
+            self.journal.close()
 
     # -- in the user's thread ---------------------------------------------------------------------
 
@@ -330,8 +339,7 @@ class ListedJob(Job):
         try:
             number = cluster.submit(self)  # type: ignore[attr-defined]
         except BaseException:  # an engine may refuse it
-            if self.journal is not None:
-                self.journal.close()
+            self.close_journal()
             raise
         if self._failed and self._on_error == STOP:
             cluster.stop_job(number)  # type: ignore[attr-defined] # the journal knows what stopped it
@@ -365,8 +373,7 @@ class ListedJob(Job):
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
             progress.end(self._done)  # type: ignore[attr-defined]
-            if self.journal is not None:
-                self.journal.close()
+            self.close_journal()
         if end is None:
             raise self._too_late()
         return self._result(end.error)
@@ -424,7 +431,7 @@ class ListedJob(Job):
         number = self._submit(cluster)
         pairs = self._pairs(cluster, number, ordered, until)
         next(pairs)  # type: ignore[call-overload] # entered: its end cancels the job, though nobody may ever ask it
-        return Pairs(pairs, lambda: self.status(cluster, number))
+        return Pairs(pairs, lambda: self.status(cluster, number), self.close_journal)
 
     def _pairs(self, cluster, number, ordered, until):
         # type: (object, int, bool, float | None) -> object
@@ -446,6 +453,7 @@ class ListedJob(Job):
                 indexes = []
                 wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
                 if wait < 0 and not self.over.is_set():  # who reads slowly is not late for what is done
+                    self.close_journal()
                     raise self._too_late()
                 with Terminable():
                     arrival = self.take(max(0.0, wait))
@@ -454,11 +462,10 @@ class ListedJob(Job):
                     self._keep(arrival)
                     indexes = list(range(arrival.first, arrival.first + len(arrival.values)))
         except KeyboardInterrupt:
+            self.close_journal()
             raise errors.Interrupted(*self._parted())
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
-            if self.journal is not None:
-                self.journal.close()
         if arrival.error is not None:
             raise arrival.error
         if self._failed and self._on_error != RETURN:
@@ -511,9 +518,9 @@ def task_error(name, total, first, results, failures, stopped):
 class Pairs(object):
     """What ``imap`` gives: an iterator of (argument, result). ``close`` cancels the rest, as dropping it does."""
 
-    def __init__(self, pairs, status):
-        # type: (object, object) -> None
-        self._pairs, self._status = pairs, status
+    def __init__(self, pairs, status, close_journal):
+        # type: (object, object, object) -> None
+        self._pairs, self._status, self._close_journal = pairs, status, close_journal
 
     def __iter__(self):
         # type: () -> Pairs
@@ -528,6 +535,7 @@ class Pairs(object):
     def close(self):
         # type: () -> None
         self._pairs.close()  # type: ignore[attr-defined]
+        self._close_journal()  # type: ignore[operator]
 
     def status(self):
         # type: () -> JobStatus

@@ -86,7 +86,7 @@ class MapJob(Job):
         try:
             self._core.submit_map(self)
         except BaseException:
-            self._close_journal()
+            self.close_journal()
             raise
         if self._has_failed:
             self._core.cluster.stop_job(self.number)
@@ -157,19 +157,12 @@ class MapJob(Job):
         return "%d results wait for who reads them; the input is read no further meanwhile" % self._pending
 
     def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
-        self._close_journal()
         self._core.maps.discard(self)
         super().finished(unfit)
 
     def crashed(self, error: BaseException) -> None:
-        self._close_journal()
         self._core.maps.discard(self)
         super().crashed(error)
-
-    def _close_journal(self) -> None:
-        """Before anybody hears of the end: the next map may want the file."""
-        if self.journal is not None:
-            self.journal.close()
 
     # -- in the user's threads --------------------------------------------------------------------
 
@@ -332,6 +325,7 @@ class MapResults(Iterator[T]):
         self._collects = self.on_error in (FINISH, STOP)
         self._results: Dict[int, Any] = {}
         self._failed: Dict[int, Failure] = {}
+        self._gathered: List[Any] = []  # by ``outcomes``, from the first one on
         self._ended = self._closed = False
         self._finalizer = weakref.finalize(self, job.dropped)
         self._finalizer.atexit = False
@@ -353,12 +347,8 @@ class MapResults(Iterator[T]):
                 self._current.append(outcome)
             return self.next(self._timeout)
         except KeyboardInterrupt:
-            if self._closed:
-                raise  # a task's own
-            # After Ctrl-C or a notebook's stop button the traceback may keep this object for long.
-            found = self._partial()
-            self.close()
-            raise errors.Interrupted(*found) from None
+            self.interrupt()
+            raise  # a task's own
         except NotYetError:
             self.close()
             raise FutureTimeoutError from None
@@ -384,9 +374,18 @@ class MapResults(Iterator[T]):
         """Hand out nothing more, end what runs and forget what there is."""
         self._finalizer.detach()
         self._job.cancel()
+        self._job.close_journal()
         self._ended = self._closed = True
         self._current, self._chunks = [], {}
-        self._results, self._failed = {}, {}
+        self._results, self._failed, self._gathered = {}, {}, []
+
+    def interrupt(self) -> None:
+        """At Ctrl-C: close, and raise Interrupted with what is there. Nothing happens when it is closed already."""
+        if not self._closed:
+            # A notebook's traceback may keep this object for long.
+            found = self._partial()
+            self.close()
+            raise errors.Interrupted(*found) from None
 
     def status(self) -> JobStatus:
         """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
@@ -398,16 +397,15 @@ class MapResults(Iterator[T]):
             self._refill(timeout)
         return self._current.pop()
 
-    def outcomes(self) -> Iterator[List[object]]:
-        """Results and Failures, as many at a time as have come together."""
-        while True:
-            try:
+    def outcomes(self) -> List[Any]:
+        """All results and Failures, in order."""
+        try:
+            while True:
                 self._refill(None)
-            except StopIteration:
-                return
-            chunk, self._current = self._current, []
-            chunk.reverse()
-            yield chunk
+                self._gathered += reversed(self._current)
+                self._current = []
+        except StopIteration:
+            return self._gathered
 
     def _refill(self, timeout: Optional[float]) -> None:
         self._job.started = True
@@ -470,7 +468,8 @@ class MapResults(Iterator[T]):
         for arrival in iter(lambda: self._job.take(0.0), None):
             if isinstance(arrival, Outcomes):
                 self._keep(arrival)
-        found = dict(self._results)
+        found = dict(enumerate(self._gathered))
+        found.update(self._results)
         found.update(self._failed)
         found.update(enumerate(reversed(self._current), self._end - len(self._current)))
         for first, chunk in self._chunks.items():

@@ -25,6 +25,7 @@ from .futures import raisable, standard
 from .jobs import Failure
 from .maps import MapJob, MapResults, NotYetError
 from .master import MasterNode
+from .status import ClusterStatus, JobStatus
 
 T = TypeVar("T")
 
@@ -105,7 +106,16 @@ ApplyResult = AsyncResult
 
 
 class MapResult(AsyncResult[List[T]]):
-    """What map_async returns."""
+    """What map_async returns. ``status()`` tells how far it is, and what it waits for; ``str`` of that is one line."""
+
+    def __init__(
+        self,
+        callback: Optional[Callable[[List[T]], object]],
+        error_callback: Optional[Callable[[BaseException], object]],
+        status: Callable[[], JobStatus],
+    ) -> None:
+        super().__init__(callback, error_callback)
+        self.status = status
 
 
 class IMapIterator(Generic[T]):
@@ -128,11 +138,19 @@ class IMapIterator(Generic[T]):
     def __next__(self) -> T:
         return self._next(None)
 
+    def status(self) -> JobStatus:
+        """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
+        return self._results.status()
+
     def _next(self, moment: Optional[float]) -> T:
         with self._lock:
-            if self._results.on_error is not None:
-                return self._results.next(moment)
-            outcome = self._results.outcome(moment)
+            try:
+                if self._results.on_error is not None:
+                    return self._results.next(moment)
+                outcome = self._results.outcome(moment)
+            except KeyboardInterrupt:
+                self._results.interrupt()
+                raise
         if type(outcome) is Failure:
             raise raisable(_pool_error(outcome.error))
         return outcome  # type: ignore[return-value]
@@ -228,6 +246,10 @@ class Pool:
         """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
         return self._executor.share(value)
 
+    def status(self) -> ClusterStatus:
+        """How far the calls and maps of this pool are, and what they wait for. From any thread."""
+        return self._executor.status()
+
     # -- calls ------------------------------------------------------------------------------------
 
     def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
@@ -317,7 +339,7 @@ class Pool:
         callback: Optional[Callable[[List[T]], object]],
         error_callback: Optional[Callable[[BaseException], object]],
     ) -> MapResult[T]:
-        result: MapResult[T] = MapResult(callback, error_callback)
+        result: MapResult[T] = MapResult(callback, error_callback, results.status)
         threading.Thread(target=result._set_all, args=(results,), name="minimalcluster-map", daemon=True).start()
         return result
 
@@ -372,20 +394,13 @@ def _collected(results: "MapResults[T]") -> List[T]:
     """All of them; the first error once everything is done, or what on_error makes of errors."""
     if results.on_error is not None:
         return list(results)
-    found: List[Any] = []
-    error: Optional[BaseException] = None
     try:
-        for outcomes in results.outcomes():
-            if error is None and Failure in set(map(type, outcomes)):
-                error = next(each.error for each in outcomes if type(each) is Failure)
-            found += outcomes
-    except Exception:
+        found = results.outcomes()
+    except KeyboardInterrupt:
+        results.interrupt()  # nobody wants the rest, the pool stays usable
         raise
-    except BaseException:  # Ctrl-C: nobody wants the rest, the pool stays usable
-        results.close()
-        raise
-    if error is not None:
-        raise _pool_error(error)
+    if Failure in set(map(type, found)):
+        raise _pool_error(next(each.error for each in found if type(each) is Failure))
     return found
 
 

@@ -54,7 +54,7 @@ ALLOWED = {
     "calls": "call_journal streams futures cluster leases functions imports jobs shares status",
     "maps": "futures calls contents functions values jobs shares status terminable",
     "executor": "futures calls maps master cluster protocol functions jobs status",
-    "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs",
+    "pool": "futures calls maps executor master cluster scheduler protocol functions values jobs status",
     "engines": "calls cluster scheduler protocol agent node child values jobs shares imports",
     "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily

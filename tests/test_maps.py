@@ -504,6 +504,19 @@ class Journal(Journaled):
         self.assertEqual(1, len(list(results)))
         self.assertEqual([1], list(view.map(abs, [1])))
 
+    def test_it_is_free_when_an_error_is_there(self):
+        view = self.view()
+        gate = os.path.join(self.folder, "gate")
+        for number in range(5):
+            self.assertRaises(ValueError, list, view.map(fail_on, [1, 2], [2, 2]))
+            names = [os.path.join(self.folder, "started-%d" % number)]
+            self.assertRaises(DeadlineExceededError, list, view.options(deadline=0.05).map(touch_and_wait, names, [gate]))
+            results = view.map(touch_and_wait, names, [gate])
+            with self.assertRaises(Interrupted), interrupting(results):
+                next(results)
+            view.map(touch_and_wait, names, [gate]).close()
+        self.assertEqual([1], list(view.map(abs, [1])))
+
     def test_what_has_none(self):
         view = self.view()
         for refused in (

@@ -51,14 +51,18 @@ from tests.sent import (
 if PYTHON_3:
     from multiprocessing.pool import MaybeEncodingError
 
-    from minimalcluster import MasterNode, Pool, RemoteTraceback, TaskError
+    from minimalcluster import Interrupted, MasterNode, Pool, RemoteTraceback, TaskError
     from minimalcluster.executor import BrokenExecutor, CallTimeoutError, DeadlineExceededError, WorkerDiedError
-    from minimalcluster.pool import AsyncResult, IMapIterator
+    from minimalcluster.pool import AsyncResult, IMapIterator, _collected
 
 
 def square(x, wait=0.0):
     time.sleep(wait)
     return x * x
+
+
+def touched_and_waited(given):
+    return touch_and_wait(*given)
 
 
 def not_three(x):
@@ -468,6 +472,58 @@ class Options(Running):
             once = os.path.join(folder, "once")
             self.assertEqual("at last", self.pool.options(retries=5).apply(noted_and_fails_once, (once,)))
 
+    def test_what_is_there_is_kept(self):
+        """In the errors of a deadline and of Ctrl-C, also what map had taken already."""
+        with support.directory() as folder:
+            names = [os.path.join(folder, str(number)) for number in range(3)]
+            given = list(zip(names, [folder, os.path.join(folder, "gate"), folder]))  # the second waits for ever
+            done = {0: names[0], 2: names[2]}
+            brief = self.pool.options(deadline=2.0)
+            for call in (brief.starmap, lambda *arguments: brief.starmap_async(*arguments).get(SECONDS)):
+                with self.assertRaises(DeadlineExceededError) as caught:
+                    call(touch_and_wait, given, 1)
+                self.assertEqual((done, {}), (caught.exception.results, caught.exception.errors))
+            results = self.pool._start(touch_and_wait, given, 1, True)
+            support.wait_until(lambda: results.status().done == 2, what="two results")
+            self.interrupt_when(results, lambda: results._gathered)
+            with self.assertRaises(Interrupted) as caught:
+                _collected(results)
+            self.assertEqual((done, {}), (caught.exception.results, caught.exception.errors))
+            for on_error, found in ((None, {2: names[2]}), ("finish", done)):
+                iterator = self.pool.options(on_error=on_error).imap(touched_and_waited, given)
+                support.wait_until(lambda: iterator.status().done == 2, what="two results")  # noqa: B023
+                self.assertEqual(names[0], next(iterator))
+                self.interrupt_when(iterator._results, lambda: True)
+                with self.assertRaises(Interrupted) as caught:
+                    next(iterator)
+                self.assertEqual((found, {}), (caught.exception.results, caught.exception.errors))
+                self.assertRaises(StopIteration, next, iterator)
+            self.assertEqual(3, self.pool.apply(abs, (-3,)))
+
+    def interrupt_when(self, results, it_is_time):
+        """Ctrl-C while the next result is waited for."""
+        take = results._job.take
+
+        def interrupted(seconds=None):
+            if not it_is_time():
+                return take(seconds)
+            results._job.take = take
+            raise KeyboardInterrupt
+
+        results._job.take = interrupted
+
+    def test_status(self):
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            result = self.pool.starmap_async(touch_and_wait, [(os.path.join(folder, "started"), gate)])
+            support.wait_until(lambda: result.status().running == 1, what="its start")
+            (job,) = [each for each in self.pool.status().jobs if each.name.startswith("map")]  # beside the calls
+            self.assertEqual(("map of touch_and_wait", 1), (job.name, job.running))
+            self.assertIn("worker processes: 2", str(self.pool.status()))
+            support.write(gate)
+            self.assertEqual(1, len(result.get(SECONDS)))
+            self.assertEqual((1, "it is over"), (result.status().done, result.status().why))
+
     def test_they_are_checked(self):
         for wrong in ({"retries": -1}, {"on_error": "raise"}, {"deadline": 0}, {"timeout": "3"}):
             self.assertRaises(ValueError, self.pool.options, **wrong)
@@ -700,8 +756,8 @@ from tests.sent import touch_and_wait
 pool = Pool(1)
 try:
     pool.starmap(touch_and_wait, [(%r, %r)] * 10)
-except KeyboardInterrupt:
-    print(pool.map(abs, [-1, -2]))
+except KeyboardInterrupt as error:
+    print(type(error).__name__, error.results, pool.map(abs, [-1, -2]))
 pool.terminate()
 """
         with support.directory() as folder:
@@ -710,7 +766,7 @@ pool.terminate()
                 support.wait_until(lambda: os.path.exists(running), what="the first task's start")
                 process.interrupt()
                 self.assertEqual(0, process.wait(), process.output())
-                self.assertEqual("[1, 2]\n", process.output())
+                self.assertEqual("Interrupted {} [1, 2]\n", process.output())
 
 
 # -- programs that take a pool --------------------------------------------------------------------
