@@ -10,12 +10,15 @@ import re
 import struct
 import sys
 
-from . import functions, imports, values
-from .compat import PY2, SCALARS
+from . import functions, imports, shares, values
+from .compat import PY2, SCALARS, native
 
 _MAIN_NAMES = ("__main__", functions.MAIN_NAME)
 #: cloudpickle names each class that travels by value, anew in each process; joblib brings a copy of its own.
 _CLASS_NAME = re.compile(b"[0-9a-f]{32}")
+#: A shared object's name: its content, and which of its equals it is.
+_SHARED_NAME = re.compile(b"([0-9a-f]{32})-[0-9]+")
+_SHARES = shares.__name__.encode("ascii")
 _CLOUDPICKLES = ("cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle")
 
 
@@ -37,6 +40,8 @@ class Contents(object):
             self._modules = [(_spelled(name), name) for name in imports.project_modules() + list(_MAIN_NAMES)]
             loaded = [sys.modules[name] for name in _CLOUDPICKLES if name in sys.modules]
             self._class_names = [getattr(module, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}) for module in loaded]
+        if _SHARES in data:
+            data = _SHARED_NAME.sub(_content_of_shared, data)
         if self._class_names:
             data = _without_class_names(data, self._class_names)
         for spelled, name in self._modules:
@@ -72,6 +77,13 @@ def _spelled(name):
         return name  # type: ignore[return-value]
     text = name.encode("utf-8")
     return b"\x8c" + struct.pack("B", len(text)) + text if len(text) < 256 else text
+
+
+def _content_of_shared(match):
+    # type: (object) -> bytes
+    """Equal objects count as one: which was shared first may differ from run to run."""
+    known = shares.is_handle(native(match.group()))  # type: ignore[attr-defined] # else it is the user's own text
+    return match.group(1) + b"-0" if known else match.group()  # type: ignore[attr-defined]
 
 
 def _without_class_names(data, given):

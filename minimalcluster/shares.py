@@ -68,6 +68,11 @@ class Shared(object):
         return "<Shared %s: %s>" % (self.name, type(self._value).__name__)
 
 
+def is_handle(name):
+    # type: (str) -> bool
+    return name in _handles
+
+
 def resolve(name):
     # type: (str) -> object
     """What a pickled handle becomes: called by unpickling."""

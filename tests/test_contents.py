@@ -7,7 +7,7 @@ import sys
 import threading
 import unittest
 
-from minimalcluster import functions
+from minimalcluster import functions, shares
 from minimalcluster.contents import Contents, code_imported
 from tests import commands, support
 from tests.sent import PYTHON_3
@@ -45,6 +45,15 @@ class Sources(unittest.TestCase):
         self.assertEqual([of(value) for value in values], [of(value) for value in values])
         distinct = set(map(of, values))
         self.assertEqual(len(values), len(distinct))
+
+    def test_equal_shared_objects_are_one(self):
+        name = "0123456789abcdef" * 2
+        first, second = [shares.Shared("%s-%d" % (name, number), [1], lambda name: None) for number in range(2)]
+        other = shares.Shared("f" * 32 + "-0", [2], lambda name: None)
+        self.assertEqual(of((first, 1)), of((second, 1)))
+        self.assertNotEqual(of((first, 1)), of((other, 1)))
+        for text in (name[::-1] + "-%d", name + "-%d"):  # some other text of the user's, beside one
+            self.assertNotEqual(of((first, text % 8)), of((first, text % 9)))
 
     def test_an_edit_of_the_module_that_it_names_or_of_what_that_imports(self):
         things = [self.shape.Point(), [1, (self.shape.Point(),)], self.shape.Point]

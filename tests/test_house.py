@@ -34,7 +34,7 @@ ALLOWED = {
     "functions": "environment values",
     "journal": "values protocol",
     "terminable": "",
-    "contents": "functions imports values",
+    "contents": "functions imports shares values",
     "jobs": "contents values leases journal progress status terminable",
     "progress": "",
     "transport": "protocol",

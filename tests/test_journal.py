@@ -444,10 +444,10 @@ def f(x):
 
     def test_shared_objects_are_known_again(self):
         source = self.source().replace("x * 2", "sum(many) * x").replace("def f(x):", "def f(pair):\n    x, many = pair")
-        for many, executed in (([1, 2], [1, 3]), ([1, 2], [1, 3]), ([1, 9], [1, 1, 3, 3])):
+        for equals, (many, executed) in enumerate((([1, 2], [1, 3]), ([1, 2], [1, 3]), ([1, 9], [1, 1, 3, 3]))):
             with MasterNode(PORT=0) as master:
                 master.start_master_server()
-                handle = master.share(many)
+                handle = [master.share(many) for _ in range(equals + 1)][-1]
                 results = support.run(master, source, "f", [(1, handle), (3, handle)], journal=self.path)
             self.assertEqual(list(results.values()), [sum(many), 3 * sum(many)])
             self.assertEqual(self.executed(), executed)
