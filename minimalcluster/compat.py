@@ -8,7 +8,9 @@ import binascii
 import os
 import socket
 import sys
+import threading
 import time
+from collections import deque
 
 PY2 = sys.version_info[0] == 2
 WINDOWS = os.name == "nt"
@@ -37,7 +39,7 @@ else:
     monotonic = time.monotonic  # novm
     perf_counter = time.perf_counter  # novm
 
-#: Faster, and safe in signal handlers; since 3.7.
+#: Faster, and safe in signal handlers; since 3.7. Not to be waited for with a timeout: see ``Mailbox``.
 SimpleQueue = getattr(queue, "SimpleQueue", queue.Queue)  # type: type[queue.Queue]
 
 #: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
@@ -53,10 +55,52 @@ STARTS_THREADS_AT_EXIT = not (3, 12) <= sys.version_info[:3] < (3, 12, 2)
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT", "WINDOWS", "SimpleQueue",
-    "as_bytes", "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native",
+    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT", "WINDOWS", "Mailbox",
+    "SimpleQueue", "as_bytes", "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native",
     "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
 ]  # fmt: skip
+
+
+class _Mailbox(object):
+    """A queue with one reader, which holds no lock that Ctrl-C, or a ``put`` in the middle of another one, could meet.
+
+    From 3.7 to 3.12 queue.SimpleQueue.get(timeout) waits for ever when its time has passed before it has begun
+    to wait: a short one often, any one when the machine pauses just there.
+    """
+
+    def __init__(self):
+        # type: () -> None
+        self._items = deque()  # type: deque
+        self._news = threading.Lock()  # free: something may have come
+        self._news.acquire()
+
+    def put(self, item):
+        # type: (object) -> None
+        self._items.append(item)
+        try:
+            self._news.release()
+        except RuntimeError:
+            pass  # it is free already
+
+    def get(self, block=True, timeout=None):
+        # type: (bool, float | None) -> object
+        """The oldest. Raises queue.Empty when there is none within so many seconds."""
+        if not block:
+            timeout = 0.0
+        until = None if timeout is None else monotonic() + timeout
+        while not self._items:
+            seconds = -1 if until is None else max(0.0, until - monotonic())
+            if not self._news.acquire(True, seconds) and not self._items:  # novm
+                raise queue.Empty
+        return self._items.popleft()
+
+    def empty(self):
+        # type: () -> bool
+        return not self._items
+
+
+#: 2.7's locks cannot be waited for with a timeout, and its queue.Queue is none of those that fail.
+Mailbox = queue.Queue if PY2 else _Mailbox  # type: type[queue.Queue] # type: ignore[assignment] # py2
 
 
 def as_bytes(value):

@@ -10,7 +10,7 @@ import threading
 from collections import namedtuple
 
 from . import contents, errors, journal, leases, values
-from .compat import SimpleQueue, integer_types, monotonic, native, ordered_dict, queue, text_type
+from .compat import Mailbox, integer_types, monotonic, native, ordered_dict, queue, text_type
 from .progress import progress_for
 from .status import JobStatus
 from .terminable import Terminable
@@ -23,7 +23,7 @@ INTERRUPT_SECONDS = 1.5
 #: So many bytes of results may wait for who iterates; then nothing more is handed out until half of them are read.
 UNREAD_BYTES = 64 << 20
 #: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
-_WAIT_SECONDS = 1.0
+WAIT_SECONDS = 1.0
 #: No system can wait for any time at once; Windows for 49 days.
 WAIT_SECONDS_MAX = 1e6
 
@@ -117,7 +117,7 @@ class Job(object):
     def __init__(self):
         # type: () -> None
         self._outcomes_told = self._failures_told = 0
-        self._arrivals = SimpleQueue()  # type: queue.Queue
+        self._arrivals = Mailbox()  # type: queue.Queue
         self.over = threading.Event()  # all has arrived that will
         self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
         self.unread_max = None  # type: int | None # bytes; None: results are taken as they come, or kept anyway
@@ -383,7 +383,7 @@ class ListedJob(Job):
         """Keep what comes until the job's end; None when that does not come within the time."""
         until = None if seconds is None else monotonic() + seconds
         while True:
-            wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
+            wait = WAIT_SECONDS if until is None else min(WAIT_SECONDS, until - monotonic())
             if wait < 0 and not self.over.is_set():
                 return None
             arrival = self.take(max(0.0, wait))
@@ -451,7 +451,7 @@ class ListedJob(Job):
                         self._outcomes[index] = _GIVEN
                         yield pair
                 indexes = []
-                wait = _WAIT_SECONDS if until is None else min(_WAIT_SECONDS, until - monotonic())
+                wait = WAIT_SECONDS if until is None else min(WAIT_SECONDS, until - monotonic())
                 if wait < 0 and not self.over.is_set():  # who reads slowly is not late for what is done
                     self.close_journal()
                     raise self._too_late()

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, until
-from .compat import SimpleQueue
+from .compat import Mailbox
 from .contents import Contents
 from .futures import DeadlineExceededError, raisable, standard
 from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
@@ -231,7 +231,7 @@ class MapJob(Job):
             self.cancel()
         else:
             self.abandoned = True
-            self._arrivals = SimpleQueue()  # what has come is nobody's either
+            self._arrivals = Mailbox()  # what has come is nobody's either
             self.wait_for_nobody()
 
     def cancel(self) -> None:
@@ -436,9 +436,9 @@ class MapResults(Iterator[T]):
         if job.taken == job.total and not job.closed:
             job.read_ahead()
             return
-        moments = [moment for moment in (timeout, self._deadline) if moment is not None]
+        seconds = [jobs.seconds_until(moment) for moment in (timeout, self._deadline) if moment is not None]
         with Terminable():
-            arrival = job.take(jobs.seconds_until(min(moments)) if moments else None)
+            arrival = job.take(min(seconds + [jobs.WAIT_SECONDS]))
         job._core.cluster.read(job.number, job)
         if arrival is None:
             if self._is_late():
