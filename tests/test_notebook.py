@@ -98,7 +98,9 @@ class NotebookTest(unittest.TestCase):
             )
             self.assertEqual(notebook.run("ex.submit(point, 2).result() == Point(2)"), "True")
             self.assertEqual(notebook.run("ex.submit(point, 3).result()"), "Odd: 3")
-            self.assertEqual(notebook.run("ex.submit(print, 'from the task').result()"), "from the task\n")
+            # What a task prints goes another way than its result: it may come a moment later, in the next cell.
+            said = "ex.submit(print, 'from the task').result()"
+            support.wait_until(lambda: "from the task\n" in notebook.run(said), what="what the task has printed")
             self.assertEqual(notebook.run("await ex.run(point, 4)"), "Point(x=4)")
 
     def test_an_edited_module_is_seen(self):
