@@ -423,7 +423,7 @@ def _opened(path, reading=False):
             _lock(file)
     except (OSError, IOError):
         file.close()
-        text = "%s is in use, by another run or by other calls of this one; give each a journal of its own"
+        text = "%s is in use, by another run, a process that it left behind, or other calls of this one; give each its own"
         raise errors.JournalError(text % path)
     return file
 

@@ -273,7 +273,7 @@ class ClusterTest(unittest.TestCase):
             numbers = [number for thread in threads for number in thread.result()]
         self.assertEqual(8000, len(set(numbers)))
 
-    def test_its_own_node_is_not_taken_for_lost_when_all_of_the_process_was_held_up(self):
+    def test_row_20_its_own_node_is_not_taken_for_lost(self):
         """It never came back: after a suspension, or 10 s in C code that keeps the interpreter's lock, nothing ran any more."""
         with support.patched(scheduler, "NODE_LOST_SECONDS", 0.2), support.patched(agent, "MASTER_LOST_SECONDS", 0.2):
             self.cluster.start()
