@@ -200,8 +200,7 @@ class Job(object):
 
     def close_journal(self):
         # type: () -> None
-        """Before anybody hears of the end: the next job may want the file. Never while garbage is collected, which
-        may be in the middle of a record that this very thread is writing."""
+        """Before anybody hears of the end: the next job may want the file."""
         if self.journal is not None:
             self.journal.close()
 
@@ -431,7 +430,7 @@ class ListedJob(Job):
         number = self._submit(cluster)
         pairs = self._pairs(cluster, number, ordered, until)
         next(pairs)  # type: ignore[call-overload] # entered: its end cancels the job, though nobody may ever ask it
-        return Pairs(pairs, lambda: self.status(cluster, number), self.close_journal)
+        return Pairs(pairs, lambda: self.status(cluster, number))
 
     def _pairs(self, cluster, number, ordered, until):
         # type: (object, int, bool, float | None) -> object
@@ -453,7 +452,6 @@ class ListedJob(Job):
                 indexes = []
                 wait = WAIT_SECONDS if until is None else min(WAIT_SECONDS, until - monotonic())
                 if wait < 0 and not self.over.is_set():  # who reads slowly is not late for what is done
-                    self.close_journal()
                     raise self._too_late()
                 with Terminable():
                     arrival = self.take(max(0.0, wait))
@@ -462,10 +460,10 @@ class ListedJob(Job):
                     self._keep(arrival)
                     indexes = list(range(arrival.first, arrival.first + len(arrival.values)))
         except KeyboardInterrupt:
-            self.close_journal()
             raise errors.Interrupted(*self._parted())
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
+            self.close_journal()
         if arrival.error is not None:
             raise arrival.error
         if self._failed and self._on_error != RETURN:
@@ -518,9 +516,9 @@ def task_error(name, total, first, results, failures, stopped):
 class Pairs(object):
     """What ``imap`` gives: an iterator of (argument, result). ``close`` cancels the rest, as dropping it does."""
 
-    def __init__(self, pairs, status, close_journal):
-        # type: (object, object, object) -> None
-        self._pairs, self._status, self._close_journal = pairs, status, close_journal
+    def __init__(self, pairs, status):
+        # type: (object, object) -> None
+        self._pairs, self._status = pairs, status
 
     def __iter__(self):
         # type: () -> Pairs
@@ -535,7 +533,6 @@ class Pairs(object):
     def close(self):
         # type: () -> None
         self._pairs.close()  # type: ignore[attr-defined]
-        self._close_journal()  # type: ignore[operator]
 
     def status(self):
         # type: () -> JobStatus

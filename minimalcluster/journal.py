@@ -72,7 +72,7 @@ class Journal(object):
     def __init__(self, path, reading=False):
         # type: (str, bool) -> None
         self.path = path
-        self._lock = threading.Lock()  # appended to in the cluster's thread, closed in the user's
+        self._lock = threading.RLock()  # appended to in the cluster's thread, closed in the user's
         self.dirty = False  # something is written and not synced
         self._stopped = self._reading = reading
         self._begun = False
@@ -310,6 +310,8 @@ class Journal(object):
     def close(self):
         # type: () -> None
         """May be called again. The run that has begun is over: its attempts are not waited for by the next one."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return  # garbage is collected in the middle of a record, an iterator with it: the end of its job is to come
         if self._begun:
             self._append(END, [])
         self.sync()
@@ -423,7 +425,7 @@ def _opened(path, reading=False):
             _lock(file)
     except (OSError, IOError):
         file.close()
-        text = "%s is in use, by another run, a process that it left behind, or other calls of this one; give each its own"
+        text = "%s is in use by another run, a process it left behind, or other calls of this one; give each its own"
         raise errors.JournalError(text % path)
     return file
 

@@ -237,6 +237,7 @@ class MapJob(Job):
     def cancel(self) -> None:
         self.closed = True  # read no further
         self._core.cluster.cancel(self.number)
+        self.close_journal()
 
     def stop(self) -> None:
         """As ``cancel``, but what runs may end and counts."""
@@ -374,7 +375,6 @@ class MapResults(Iterator[T]):
         """Hand out nothing more, end what runs and forget what there is."""
         self._finalizer.detach()
         self._job.cancel()
-        self._job.close_journal()
         self._ended = self._closed = True
         self._current, self._chunks = [], {}
         self._results, self._failed, self._gathered = {}, {}, []

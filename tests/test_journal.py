@@ -344,6 +344,22 @@ class FileTest(JournalTest):
         kept.close()
         self.assertEqual(self.read()[2], [])
 
+    def test_an_iterator_that_is_collected_in_the_middle_of_a_record_does_not_close_it(self):
+        kept = journal.Journal(self.path)
+        kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
+        tag = kept._tag
+
+        def collecting(*parts):
+            kept.close()
+            return tag(*parts)
+
+        with support.patched(kept, "_tag", collecting):
+            support.Background(kept.done, 0, 1, values.encode_results([0])[0]).result()
+        kept.done(1, 1, values.encode_results([1])[0])
+        kept.close()
+        kept.close()
+        self.assertEqual(self.read()[0], {0: 0, 1: 1})
+
     def test_arguments_that_repeat(self):
         kept = journal.Journal(self.path)
         kept.begin(TARGET, ARGUMENTS, 2, "f", lambda: keys_of(["a", "b"]))

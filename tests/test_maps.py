@@ -515,6 +515,9 @@ class Journal(Journaled):
             with self.assertRaises(Interrupted), interrupting(results):
                 next(results)
             view.map(touch_and_wait, names, [gate]).close()
+            for result in view.map(abs, range(number, 100)):
+                self.assertEqual(number, result)
+                break
         self.assertEqual([1], list(view.map(abs, [1])))
 
     def test_what_has_none(self):
