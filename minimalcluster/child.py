@@ -27,7 +27,7 @@ import time
 from itertools import islice
 
 from . import functions, protocol, shares, values
-from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SimpleQueue, joined, perf_counter
+from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, Mailbox, joined, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder, Edited
 
@@ -74,7 +74,7 @@ class Worker(object):
     def __init__(self, connection, channel):
         # type: (socket.socket, protocol.Channel) -> None
         self._socket, self._channel = connection, channel
-        self._inbox = SimpleQueue()
+        self._inbox = Mailbox()
         self._lock = threading.Lock()  # guards the attempt's claim
         self._send_lock = threading.Lock()
         self._flush_lock = threading.Lock()  # guards which results are sent

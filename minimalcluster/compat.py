@@ -39,9 +39,6 @@ else:
     monotonic = time.monotonic  # novm
     perf_counter = time.perf_counter  # novm
 
-#: Faster, and safe in signal handlers; since 3.7. Not to be waited for with a timeout: see ``Mailbox``.
-SimpleQueue = getattr(queue, "SimpleQueue", queue.Queue)  # type: type[queue.Queue]
-
 #: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
 PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 
@@ -56,7 +53,7 @@ SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) |
 
 __all__ = [
     "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT", "WINDOWS", "Mailbox",
-    "SimpleQueue", "as_bytes", "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native",
+    "as_bytes", "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native",
     "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 

@@ -72,7 +72,7 @@ class Containers(unittest.TestCase):
         self.assertIsInstance(compat.ordered_dict(), dict)
 
     def test_queues(self):
-        for kind in (compat.Mailbox, compat.SimpleQueue, compat.queue.Queue):
+        for kind in (compat.Mailbox, compat.queue.Queue):
             made = kind()
             made.put(1)
             made.put(2)
