@@ -1,6 +1,7 @@
 """What the tests of executors and pools send to worker processes, and the executor that they share."""
 from __future__ import absolute_import, division, print_function
 
+import contextlib
 import gc
 import os
 import pickle
@@ -216,6 +217,21 @@ def lambda_free_context(_):
 
 def make_unloadable():
     raise Unloadable("a", "b")
+
+
+@contextlib.contextmanager
+def interrupting(results, it_is_time=lambda: True):
+    """Ctrl-C while a map's next result is waited for, as soon as it is time."""
+    take = results._job.take
+
+    def interrupted(seconds):
+        if not it_is_time():
+            return take(seconds)
+        del results._job.take
+        raise KeyboardInterrupt
+
+    results._job.take = interrupted
+    yield
 
 
 class Running(unittest.TestCase):

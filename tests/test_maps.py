@@ -1,7 +1,6 @@
 """``map``: its input, its results and what ends it; beside the documentation of ``concurrent.futures``."""
 from __future__ import absolute_import, division, print_function
 
-import contextlib
 import gc
 import itertools
 import os
@@ -12,8 +11,8 @@ import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail, fail_on, faces, length, long_text, make_thing,
-    mul, note_and_fail_on, note_and_return, touch, touch_and_wait,
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail, fail_on, faces, interrupting, length, long_text,
+    make_thing, mul, note_and_fail_on, note_and_return, touch, touch_and_wait,
 )
 
 if PYTHON_3:
@@ -428,18 +427,6 @@ class OnError(Running):
                     with interrupting(results):
                         next(results)
                 self.assertEqual(({0: names[0], 2: names[2]}, {}), (caught.exception.results, caught.exception.errors))
-
-
-@contextlib.contextmanager
-def interrupting(results):
-    """Ctrl-C while the results are waited for."""
-
-    def interrupted(seconds):
-        del results._job.take
-        raise KeyboardInterrupt
-
-    results._job.take = interrupted
-    yield
 
 
 @faces

@@ -45,7 +45,7 @@ import warnings
 from tests import support
 from tests.sent import (
     CannotLoad, CannotPickle, Journaled, PYTHON_3, SECONDS, Two, capture, die, die_at, fail, fail_to_initialize, faces,
-    initialize, instance_of, length, mul, note_and_return, noted_and_fails_once, pid_of, status, touch_and_wait,
+    initialize, instance_of, interrupting, length, mul, note_and_return, noted_and_fails_once, pid_of, status, touch_and_wait,
 )  # fmt: skip
 
 if PYTHON_3:
@@ -485,32 +485,20 @@ class Options(Running):
                 self.assertEqual((done, {}), (caught.exception.results, caught.exception.errors))
             results = self.pool._start(touch_and_wait, given, 1, True)
             support.wait_until(lambda: results.status().done == 2, what="two results")
-            self.interrupt_when(results, lambda: results._gathered)
             with self.assertRaises(Interrupted) as caught:
-                _collected(results)
+                with interrupting(results, lambda: results._gathered):
+                    _collected(results)
             self.assertEqual((done, {}), (caught.exception.results, caught.exception.errors))
             for on_error, found in ((None, {2: names[2]}), ("finish", done)):
                 iterator = self.pool.options(on_error=on_error).imap(touched_and_waited, given)
                 support.wait_until(lambda: iterator.status().done == 2, what="two results")  # noqa: B023
                 self.assertEqual(names[0], next(iterator))
-                self.interrupt_when(iterator._results, lambda: True)
                 with self.assertRaises(Interrupted) as caught:
-                    next(iterator)
+                    with interrupting(iterator._results):
+                        next(iterator)
                 self.assertEqual((found, {}), (caught.exception.results, caught.exception.errors))
                 self.assertRaises(StopIteration, next, iterator)
             self.assertEqual(3, self.pool.apply(abs, (-3,)))
-
-    def interrupt_when(self, results, it_is_time):
-        """Ctrl-C while the next result is waited for."""
-        take = results._job.take
-
-        def interrupted(seconds=None):
-            if not it_is_time():
-                return take(seconds)
-            results._job.take = take
-            raise KeyboardInterrupt
-
-        results._job.take = interrupted
 
     def test_status(self):
         with support.directory() as folder:
