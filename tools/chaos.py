@@ -356,12 +356,17 @@ def clocks():
                 time.sleep(12)
             began = time.monotonic()
             gates.open("go")
-            check(script.wait(60) == 0, script.output())
-            check("{0: 0, 1: 1, 2: 4, 3: 9}" in script.output(), script.output())
-            check(gates.noted("run") == 4, "%d executions of 4 tasks" % gates.noted("run"))
+            check_each_ran_once(script, gates)
             took = time.monotonic() - began
     suspended_alone()
     return "nothing expired, nothing ran twice", took
+
+
+def check_each_ran_once(script, gates):
+    """``_SCRIPT`` ends well, with the results of its four tasks."""
+    check(script.wait(60) == 0, script.output())
+    check("{0: 0, 1: 1, 2: 4, 3: 9}" in script.output(), script.output())
+    check(gates.noted("run") == 4, "%d executions of 4 tasks" % gates.noted("run"))
 
 
 def suspended_alone():
@@ -375,9 +380,7 @@ def suspended_alone():
             time.sleep(15)
             gates.open("go")
             os.kill(script.pid, signal.SIGCONT)
-            check(script.wait(60) == 0, script.output())
-            check("{0: 0, 1: 1, 2: 4, 3: 9}" in script.output(), script.output())
-            check(gates.noted("run") == 4, "%d executions of 4 tasks" % gates.noted("run"))
+            check_each_ran_once(script, gates)
 
 
 #: Takes the place of time.time, also where it was imported by name later.
@@ -430,9 +433,7 @@ def no_descriptors():
             each.close()
         began = time.monotonic()
         gates.open("go")
-        check(script.wait(60) == 0, script.output())
-        check("{0: 0, 1: 1, 2: 4, 3: 9}" in script.output(), script.output())
-        check(gates.noted("run") == 4, "%d executions of 4 tasks" % gates.noted("run"))
+        check_each_ran_once(script, gates)
         return "said so; the work went on, nothing ran twice", time.monotonic() - began
 
 
@@ -971,19 +972,23 @@ def kill_masters(kills, chance, tally):
         port, key, count = support.free_port(), protocol.generate_key(os.urandom(32)), 3000
         told = os.path.join(folder, "told")
         job = 0
+
+        def start():
+            node = start_node("127.0.0.1", port, key, 2)
+            stack.callback(Held._end, node)
+            return node
+
         while tally.kills["masters"] < kills:
             job += 1
             code = _JOURNALED % {
                 "root": ROOT, "port": port, "key": key, "told": told, "count": count,
                 "journal": os.path.join(folder, "journal-%d" % job),
             }  # fmt: skip
-            node = start_node("127.0.0.1", port, key, 2)
-            stack.callback(Held._end, node)
+            node = start()
             while not _finished(code, chance, tally, kills, told):
                 if not node.running():  # its master was killed in the moment after its farewell
                     check(node.wait() == 0, node.output())
-                    node = start_node("127.0.0.1", port, key, 2)
-                    stack.callback(Held._end, node)
+                    node = start()
             Held._end(node)  # it has gone, unless all was in the journal and the master quicker than it
             tally.count({x: x * x + 1 for x in range(count)}, _told(told))
 
