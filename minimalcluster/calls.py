@@ -3,14 +3,13 @@
 import atexit
 import os
 import threading
-import time
 import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from . import errors, functions, leases, shares
 from .call_journal import CallJournal
 from .cluster import Cluster
-from .compat import hexadecimal
+from .compat import hexadecimal, monotonic
 from .futures import BrokenClusterExecutor
 from .imports import REFRESH_SECONDS
 from .jobs import FINISH, Job, Terms
@@ -25,7 +24,7 @@ TERMS = Terms.of()._replace(on_error=None)
 
 def until(terms: Terms) -> Optional[float]:
     """The moment at which the deadline of what begins now has passed."""
-    return None if terms.deadline is None else time.monotonic() + terms.deadline
+    return None if terms.deadline is None else monotonic() + terms.deadline
 
 
 def changed(terms: Terms, **changes: Any) -> Terms:
@@ -133,7 +132,7 @@ class Core:
 
     def _notice_edits(self) -> None:
         """A definition tells nodes what was edited: later calls go into streams, and so definitions, of their own."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self._look_at:
             return
         self._look_at = now + REFRESH_SECONDS

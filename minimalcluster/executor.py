@@ -15,7 +15,6 @@ below, so dropping it closes it: what was submitted is finished, then the worker
 
 import asyncio
 import os
-import time
 import weakref
 from concurrent.futures import Executor
 from typing import (
@@ -34,7 +33,7 @@ from typing import (
 from . import functions, protocol
 from .calls import TERMS, Core, changed, until
 from .cluster import Cluster
-from .compat import cpu_count
+from .compat import cpu_count, monotonic
 from .futures import (
     AwaitedFuture,
     BrokenClusterExecutor,
@@ -221,7 +220,7 @@ class ClusterExecutor(Executor):
             if value is not None and value < 1:
                 raise ValueError("%s must be >= 1." % name)
         self._core.check()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         terms = self._terms._replace(chunksize=chunksize)
         return MapResults(MapJob(self._core, fn, iterables, terms, buffersize), deadline, ordered)
 

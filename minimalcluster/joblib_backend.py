@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from . import errors, functions, shares, values
 from .calls import TERMS, changed, until
-from .compat import PICKLE_PROTOCOL
+from .compat import PICKLE_PROTOCOL, monotonic
 from .executor import ClusterExecutor
 from .futures import ClusterFuture, standard
 from .jobs import RETURN, Failure
@@ -179,7 +179,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         """Worker processes there are; waits for the first."""
         core = self._cluster()._core
         seconds = self._options["wait_for_workers_timeout"]
-        deadline = time.monotonic() + seconds
+        deadline = monotonic() + seconds
         said = False
         while True:
             found = _count(core)
@@ -188,7 +188,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             if not said:
                 said = True
                 log.warning("no node has joined the cluster at port %d yet; waiting for one", core.cluster.port)
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise TimeoutError(
                     "no node has joined the cluster at port %d within %g s; start one, or wait longer: "
                     "wait_for_workers_timeout" % (core.cluster.port, seconds)
@@ -211,7 +211,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
     def start_call(self) -> None:
         share = self._cluster()._core.cluster.share
         self._arrays = None if self._bytes_min is None else _Arrays(share, self._bytes_min)
-        self._n_jobs, self._look_at = self.effective_n_jobs(self.parallel.n_jobs), time.monotonic() + LOOK_SECONDS
+        self._n_jobs, self._look_at = self.effective_n_jobs(self.parallel.n_jobs), monotonic() + LOOK_SECONDS
         self._until = until(self._cluster()._terms)
         self._over = False
 
@@ -263,8 +263,8 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         super().batch_completed(batch_size, duration)
-        if self.parallel.n_jobs < 0 and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_SECONDS
+        if self.parallel.n_jobs < 0 and monotonic() >= self._look_at:
+            self._look_at = monotonic() + LOOK_SECONDS
             self._grow()
 
     def _grow(self) -> None:

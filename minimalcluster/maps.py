@@ -3,14 +3,13 @@
 import itertools
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
 from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, until
-from .compat import Mailbox
+from .compat import Mailbox, monotonic
 from .contents import Contents
 from .futures import DeadlineExceededError, raisable, standard
 from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
@@ -171,13 +170,13 @@ class MapJob(Job):
         if self.closed:
             return
         with self._read_lock:
-            stop_at = time.monotonic() + READ_SECONDS
+            stop_at = monotonic() + READ_SECONDS
             begun_at = self.total
             while not self.closed and (everything or self._room()):
                 size = self.total - begun_at if self.total - begun_at >= READ_ITEMS_MIN else 1
                 size = READ_ITEMS_MAX if self._quick else min(size, READ_ITEMS_MAX)
                 self._read(size if everything or self._window is None else min(size, self._window - self._pending))
-                slow = not self._quick and time.monotonic() > stop_at
+                slow = not self._quick and monotonic() > stop_at
                 if slow and not everything and self._pending >= 2 * self._core.slots():
                     break
         if self.number:
@@ -443,7 +442,7 @@ class MapResults(Iterator[T]):
         if arrival is None:
             if self._is_late():
                 self._expire()
-            if timeout is not None and time.monotonic() >= timeout:
+            if timeout is not None and monotonic() >= timeout:
                 raise NotYetError
         elif isinstance(arrival, End):
             self._ended = True
@@ -478,7 +477,7 @@ class MapResults(Iterator[T]):
         return results, {index: standard(found[index].error) for index in sorted(found) if index not in results}
 
     def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._deadline is not None and monotonic() >= self._deadline
 
     def _expire(self) -> None:
         found = self._partial()

@@ -12,14 +12,13 @@ and a pool that was terminated answers what it had not done with an error instea
 import logging
 import multiprocessing
 import threading
-import time
 import warnings
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
 from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
 from . import errors
 from .calls import until
-from .compat import cpu_count
+from .compat import cpu_count, monotonic
 from .executor import ClusterExecutor
 from .futures import raisable, standard
 from .jobs import Failure
@@ -131,7 +130,7 @@ class IMapIterator(Generic[T]):
     def next(self, timeout: Optional[float] = None) -> T:
         """As ``__next__``; raises multiprocessing.TimeoutError when there is nothing within so many seconds."""
         try:
-            return self._next(None if timeout is None else time.monotonic() + timeout)
+            return self._next(None if timeout is None else monotonic() + timeout)
         except NotYetError:
             raise multiprocessing.TimeoutError from None
 

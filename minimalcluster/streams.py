@@ -10,13 +10,13 @@
 import heapq
 import logging
 import threading
-import time
 from collections import namedtuple
 from concurrent.futures import CancelledError
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import errors, values
 from .call_journal import CallJournal, StreamJournal
+from .compat import monotonic
 from .jobs import End, Failure, Job, Outcomes, Terms, seconds_until
 
 log = logging.getLogger("minimalcluster")
@@ -141,7 +141,7 @@ class Stream(Job):
 
     def _expire(self) -> None:
         """Whose deadline has passed is told so; its worker process is ended if it runs."""
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+        while self._deadlines and self._deadlines[0][0] <= monotonic():
             _, index = heapq.heappop(self._deadlines)
             if index in self._waiting:
                 self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))

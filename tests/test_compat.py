@@ -3,6 +3,8 @@ from __future__ import absolute_import, division, print_function
 
 import pickle as pickle_here
 import socket
+import subprocess
+import sys
 import unittest
 
 from minimalcluster import compat
@@ -55,6 +57,27 @@ class Numbers(unittest.TestCase):
         for clock in (compat.monotonic, compat.perf_counter):
             moments = [clock() for _ in range(1000)]
             self.assertEqual(sorted(moments), moments)
+
+    @unittest.skipIf(compat.PY2, "there is nothing of that name to be replaced")
+    def test_clocks_go_on_where_a_program_has_frozen_its_own(self):
+        program = (
+            "import time, sys\n"
+            "real = time.monotonic\n"
+            "frozen = lambda: 5.0\n"
+            "if sys.argv[1] == 'before':\n"
+            "    time.monotonic = time.perf_counter = time.time = frozen\n"
+            "from minimalcluster import compat, maps\n"
+            "for name, value in list(vars(compat).items()) + list(vars(maps).items()):\n"  # as freezegun does
+            "    assert value is not real, name\n"
+            "time.monotonic = time.perf_counter = time.time = frozen\n"
+            "for clock in (compat.monotonic, compat.perf_counter, maps.monotonic):\n"
+            "    before = clock()\n"
+            "    while clock() == before:\n"
+            "        pass\n"
+        )
+        moments = ["before", "after"] if sys.platform.startswith("linux") else ["after"]
+        for moment in moments:
+            subprocess.check_call([sys.executable, "-c", program, moment], cwd=support.ROOT)
 
     def test_the_monotonic_clock_is_not_the_wall_clock(self):
         # Which jumps, by hand or by a time server (FAULTS.md 20).

@@ -69,6 +69,7 @@ IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_cou
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
 FACES = {"call_journal", "streams", "futures", "calls", "maps", "executor", "pool", "joblib_backend", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"
+CLOCKS = {"time", "monotonic", "perf_counter"}
 FUNCTION_LINES_MAX = 70
 
 
@@ -204,6 +205,12 @@ class Source(unittest.TestCase):
                 called = [node.func for node in ast.walk(parsed(name)) if isinstance(node, ast.Call)]
                 printing = [each.lineno for each in called if isinstance(each, ast.Name) and each.id == "print"]
                 self.assertFalse(printing, "%s.py prints in lines %s" % (name, printing))
+
+    def test_nobody_asks_a_clock_that_a_program_may_have_frozen(self):
+        for name in modules():
+            named = [node for node in ast.walk(parsed(name)) if isinstance(node, ast.Attribute) and node.attr in CLOCKS]
+            asked = [node.lineno for node in named if isinstance(node.value, ast.Name) and node.value.id == "time"]
+            self.assertTrue(name == "compat" or not asked, "%s.py: compat.monotonic, in lines %s" % (name, asked))
 
     def test_no_bare_except(self):
         for name in modules():
