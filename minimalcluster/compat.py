@@ -57,7 +57,7 @@ SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) |
 
 __all__ = [
     "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT", "WINDOWS", "Mailbox",
-    "as_bytes", "as_text", "cpu_count", "hexadecimal", "integer_types", "joined", "monotonic", "native",
+    "as_bytes", "as_text", "cpu_count", "hexadecimal", "in_main_thread", "integer_types", "joined", "monotonic", "native",
     "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
 ]  # fmt: skip
 
@@ -118,6 +118,12 @@ def as_text(value):
     # type: (object) -> str
     """Text for JSON: on 2.7 that is unicode."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # type: ignore[return-value]
+
+
+def in_main_thread():
+    # type: () -> bool
+    """Whether signals, and so Ctrl-C, come in the thread that asks."""
+    return isinstance(threading.current_thread(), threading._MainThread)  # type: ignore[attr-defined]
 
 
 def hexadecimal(data):

@@ -266,7 +266,7 @@ class Job(object):
 
 def _results(first, count, skip, buffers):
     # type: (int, int, int, list) -> Outcomes
-    return Outcomes(first + skip, with_failures(values.decode_results(buffers, skip)[: count - skip], "this machine"))
+    return Outcomes(first + skip, with_failures(values.decode_results(buffers, count, skip), "this machine"))
 
 
 def with_failures(results, node):

@@ -520,13 +520,14 @@ def _opened_key(path):
 def results_of(known):
     # type: (Known) -> dict
     """index -> result, or values.Misfit, for what is done; each chunk is unpickled once."""
-    decoded = {}  # type: dict
+    counts, decoded = {}, {}  # type: dict, dict
+    for buffers, offset in known.done.values():
+        counts[id(buffers)] = max(counts.get(id(buffers), 0), offset + 1)
     results = {}
     for index, (buffers, offset) in known.done.items():
         if id(buffers) not in decoded:
-            decoded[id(buffers)] = values.decode_results(buffers)
-        if offset < len(decoded[id(buffers)]):
-            results[index] = decoded[id(buffers)][offset]
+            decoded[id(buffers)] = values.decode_results(buffers, counts[id(buffers)])
+        results[index] = decoded[id(buffers)][offset]
     return results
 
 

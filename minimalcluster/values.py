@@ -13,7 +13,7 @@ import struct
 import traceback
 import types  # noqa: F401 # in a type comment
 
-from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, native, pickle, range_type, text_type
+from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, in_main_thread, native, pickle, range_type, text_type
 from .errors import ArgumentsError, RemoteError, RemoteTraceback, ResultError, TaskTimeout
 
 if PY2:  # py2
@@ -194,13 +194,19 @@ def encode_results(results):
     return buffers, None
 
 
-def decode_results(buffers, skip=0):
-    # type: (list, int) -> list
-    """The results behind the first ``skip``; one that cannot be unpickled is a ``Misfit``."""
-    if _raw(buffers[0]) == b"P":
-        results = loads(buffers[1])  # type: list # type: ignore[assignment]
-        return results[skip:] if skip else results
-    return [_load_result(buffer) for buffer in buffers[1 + skip :]]
+def decode_results(buffers, count, skip=0):
+    # type: (list, int, int) -> list
+    """Of so many results those behind the first ``skip``. One that cannot be had is a ``Misfit``: nothing is raised."""
+    if buffers and _raw(buffers[0]) == b"P":
+        results = _load_result(buffers[1]) if len(buffers) > 1 else None
+        if not isinstance(results, list):
+            results = [results] * count if isinstance(results, Misfit) else []
+    else:
+        results = [_load_result(buffer) for buffer in buffers[1 : 1 + count]]
+    if len(results) < count:
+        text = "the worker process sent %d results of %d" % (len(results), count)
+        results += [Misfit(RemoteError(text))] * (count - len(results))
+    return results[skip:count] if skip or len(results) > count else results
 
 
 class Misfit(object):
@@ -209,7 +215,7 @@ class Misfit(object):
     __slots__ = ("error",)
 
     def __init__(self, error):
-        # type: (Exception) -> None
+        # type: (BaseException) -> None
         self.error = error
 
 
@@ -217,14 +223,23 @@ def _load_result(buffer):
     # type: (bytes | bytearray | memoryview) -> object
     try:
         return loads(buffer)
-    except (Exception, SystemExit, GeneratorExit) as error:  # unpickling runs the class's own code: anything may come
+    except BaseException as error:  # unpickling runs the class's own code: anything may come
+        _let_ctrl_c_pass(error)
         misfit = RemoteError(
-            "the result cannot be unpickled here (%s: %s); .pickled has its bytes" % (type(error).__name__, error),
+            "the result cannot be unpickled here (%s: %s); .pickled has its bytes"
+            % (type(error).__name__, native(_text(error))),
             type(error).__name__,
         )
         misfit.pickled = _raw(buffer)  # type: ignore[attr-defined]
         misfit.__cause__ = error
         return Misfit(misfit)
+
+
+def _let_ctrl_c_pass(error):
+    # type: (BaseException) -> None
+    """In the main thread a KeyboardInterrupt is the user's: whoever waits there is to hear of it."""
+    if isinstance(error, KeyboardInterrupt) and in_main_thread():
+        raise error
 
 
 # -- exceptions -----------------------------------------------------------------------------------
@@ -294,7 +309,7 @@ def _text(error):
     for kind in (str, text_type):  # on 2.7 str() fails for text beyond ASCII
         try:
             return _json_safe(kind(error))
-        except Exception:  # noqa: S112
+        except BaseException:  # noqa: S112 # its own __str__ runs here
             continue
     return "<its text cannot be made>"
 
@@ -308,8 +323,17 @@ def decode_exception(info, buffers):
     # type: (dict, list) -> BaseException
     """The remote exception with its own class if it can be rebuilt, with the traceback's text as cause.
 
-    What it was raised from is its ``__context__`` here.
+    What it was raised from is its ``__context__`` here. Nothing is raised, whatever the class does.
     """
+    try:
+        return _decoded(info, buffers)
+    except BaseException as error:  # the class's own code runs here, and what was sent may be odd
+        _let_ctrl_c_pass(error)
+        return RemoteError("%s: %s" % (info.get("type"), info.get("text")), "%s" % (info.get("type"),))
+
+
+def _decoded(info, buffers):
+    # type: (dict, list) -> BaseException
     if info.get("type") == "TaskTimeout" and not buffers:
         return TaskTimeout(native(info.get("text", "")))  # the node's word, not a task's
     buffers = list(buffers)
@@ -336,7 +360,8 @@ def _rebuilt(info, buffers):
         try:
             error = loads(buffers.pop(0))
             error.__context__ = None  # type: ignore[attr-defined] # a class may refuse that, as a frozen dataclass does
-        except BaseException:
+        except BaseException as failed:
+            _let_ctrl_c_pass(failed)
             error = None
     if not isinstance(error, BaseException):
         error = RemoteError(native("%s: %s" % (info.get("type"), info.get("text"))), native(info.get("type", "")))

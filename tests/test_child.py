@@ -130,10 +130,7 @@ def outcomes(messages):
     found = []
     for message in messages:
         if isinstance(message, protocol.Done):
-            results = values.decode_results(message.payload)
-            if len(results) != message.count:
-                raise AssertionError("%d results in a message of %d" % (len(results), message.count))
-            found += results
+            found += values.decode_results(message.payload, message.count)
         elif isinstance(message, protocol.Failed):
             found.append(values.decode_exception(message.info, message.payload))
     return found

@@ -65,7 +65,7 @@ IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "
 #: Who reads and writes user data; the rest passes it on unopened.
 PICKLERS = ("compat", "values", "functions", "shares", "journal")
 #: Impure by the back door.
-IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count"}
+IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count", "in_main_thread"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
 FACES = {"call_journal", "streams", "futures", "calls", "maps", "executor", "pool", "joblib_backend", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"

@@ -11,6 +11,7 @@ from collections import namedtuple
 from minimalcluster import values
 from minimalcluster.compat import PY2, native, range_type
 from minimalcluster.errors import ArgumentsError, RemoteError, RemoteTraceback
+from tests import support
 
 Point = namedtuple("Point", "x y")
 
@@ -77,6 +78,20 @@ class Frozen(Exception):
 class WithoutText(Exception):
     def __str__(self):
         raise ValueError("no text")
+
+
+class Unheard(BaseException):
+    """No ``except Exception`` meets it."""
+
+
+class Raiser(object):
+    """Raises when it is unpickled."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return throw, (self.error,)
 
 
 def received(buffers):
@@ -200,7 +215,7 @@ class Results(unittest.TestCase):
     def back(self, results, skip=0):
         buffers, misfit = values.encode_results(results)
         self.assertIsNone(misfit)
-        return values.decode_results(received(buffers), skip)
+        return values.decode_results(received(buffers), len(results), skip)
 
     def test_scalars_and_objects(self):
         for results in ([1, 2.5, None, u"\u00e4", b"\xff"], [(1,), [2], Point(3, 4), 5], [], [None]):
@@ -218,7 +233,7 @@ class Results(unittest.TestCase):
                 results = [(1,), (2,)]
                 results.insert(at, bad)
                 buffers, misfit = values.encode_results(results)
-                self.assertEqual(results[:at], values.decode_results(received(buffers)))
+                self.assertEqual(results[:at], values.decode_results(received(buffers), at))
                 self.assertIsInstance(misfit, TypeError)
                 self.assertIn(type(bad).__name__, str(misfit))
                 self.assertIn(values.shortened(bad), str(misfit))
@@ -232,6 +247,30 @@ class Results(unittest.TestCase):
         self.assertEqual("made to fail", str(bad.error.__cause__))
         # Its bytes are kept: nothing that was computed is lost.
         self.assertEqual(values.dumps(Unloadable()), bad.error.pickled)
+
+    def test_whatever_unpickling_raises_is_that_results_error(self):
+        for error in (KeyboardInterrupt(), SystemExit(3), GeneratorExit(), Unheard("u"), WithoutText()):
+            results = [1, Raiser(error), (3,)]
+            good, bad, last = support.Background(self.back, results).result()  # as streams: no Ctrl-C comes there
+            self.assertEqual((1, (3,)), (good, last))
+            self.assertIn(type(error).__name__, str(bad.error))
+
+    def test_in_the_main_thread_ctrl_c_goes_to_whoever_waits_there(self):
+        self.assertRaises(KeyboardInterrupt, self.back, [Raiser(KeyboardInterrupt()), (2,)])
+
+    def test_results_that_are_none_or_too_few_are_errors(self):
+        pickled = values.dumps([1, 2])
+        for buffers, good in (
+            ([], []), ([b"P"], []), ([b"P", b"no pickle"], []), ([b"P", values.dumps(5)], []), ([b"P", pickled], [1, 2]),
+            ([b"E"], []), ([b"E", values.dumps(1)], [1]), ([b"?"], []),
+        ):  # fmt: skip
+            results = values.decode_results(received(buffers), 3)
+            self.assertEqual(good, results[: len(good)])
+            self.assertEqual([values.Misfit] * (3 - len(good)), list(map(type, results[len(good) :])))
+
+    def test_results_that_are_too_many_are_left_out(self):
+        for buffers in ([b"P", values.dumps([1, 2, 3])], [b"E"] + list(map(values.dumps, [1, 2, 3]))):
+            self.assertEqual([2], values.decode_results(received(buffers), 2, 1))
 
 
 class Exceptions(unittest.TestCase):
@@ -263,6 +302,10 @@ class Exceptions(unittest.TestCase):
             got = values.decode_exception(info, received([bad]))
             self.assertIs(RemoteError, type(got))
             self.assertEqual("ValueError: v", str(got))
+
+    def test_an_odd_description_is_an_error_too(self):
+        for info in ({}, {"chain": 5}, {"notes": 5}, {"chain": [7]}, {"type": 3, "text": []}, {"traceback": 4}):
+            self.assertIsInstance(values.decode_exception(info, []), BaseException)
 
     def test_one_without_a_text(self):
         info, _ = caught(throw, WithoutText())
