@@ -93,6 +93,7 @@ class Core:
         return sum(each.nprocs for each in self.cluster.workers() if each.connected)
 
     def status(self) -> ClusterStatus:
+        self.cluster.check_process()
         with self._lock:
             numbers = {job.number for job in list(self.delivering) + list(self.maps)}
         return self.cluster.status(numbers)

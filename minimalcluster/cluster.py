@@ -41,6 +41,7 @@ PRINTED_LINES_MAX = 10000
 #: Arguments of a chunk below this size are not worth the scheduler's while.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
+FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
 #: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
 WorkerInfo = namedtuple(
@@ -116,6 +117,7 @@ class Cluster(object):
         self._sync_at = 0.0  # when journals may be synced again
         self._crashed = None  # type: BaseException | None
         self._stopped = False
+        self._pid = os.getpid()
         self._effects = {
             scheduler.Define: self._define, scheduler.Grant: self._grant, scheduler.Revoke: self._revoke,
             scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
@@ -151,9 +153,20 @@ class Cluster(object):
             self._printer.start()
             self._library.start()
 
+    def is_ours(self):
+        # type: () -> bool
+        """Not in a process that was forked: there are none of our threads, and all else is the parent's."""
+        return self._pid == os.getpid()
+
+    def check_process(self):
+        # type: () -> None
+        if not self.is_ours():
+            raise errors.StateError(FORKED)
+
     def submit(self, job):
         # type: (object) -> int
         """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
+        self.check_process()
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
         return number
@@ -225,6 +238,7 @@ class Cluster(object):
     def share(self, value):
         # type: (object) -> Shared
         """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
+        self.check_process()
         return Shared(self._library.share(value), value, self._drop_shared)
 
     def served(self):
@@ -234,6 +248,8 @@ class Cluster(object):
 
     def _drop_shared(self, name):
         # type: (str) -> None
+        if not self.is_ours():
+            return
         self._library.drop(name)
         self._loop.call(self._tell_all, protocol.Drop({"name": name}))
 
@@ -257,8 +273,8 @@ class Cluster(object):
 
     def stop(self):
         # type: () -> None
-        """Tell the nodes, end the local processes, free the port. Idempotent."""
-        if self._thread is None or self._stopped:
+        """Tell the nodes, end the local processes, free the port. Idempotent; a fork's copy ends nothing."""
+        if self._thread is None or self._stopped or not self.is_ours():
             return
         self._stopped = True
         if self._thread.is_alive():
@@ -273,6 +289,7 @@ class Cluster(object):
     def _ask(self, function, *arguments):
         # type: (object, *object) -> object
         """Run it in the cluster's thread and wait for what it returns."""
+        self.check_process()
         if self._thread is None or not self._thread.is_alive():
             raise errors.StateError("the master is not running: call start_master_server() first")
         answer = []  # type: list

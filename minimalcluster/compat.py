@@ -5,6 +5,7 @@ Outside of this file a branch on a version carries the marker ``# py2`` so that 
 from __future__ import absolute_import, division, print_function
 
 import binascii
+import errno
 import os
 import socket
 import sys
@@ -52,13 +53,19 @@ PICKLE_PROTOCOL_MAX = pickle.HIGHEST_PROTOCOL
 #: 3.12.0 and 3.12.1 start no thread while the interpreter ends, though work goes on (gh-113964): they want it earlier.
 STARTS_THREADS_AT_EXIT = not (3, 12) <= sys.version_info[:3] < (3, 12, 2)
 
+#: What ``lock_file`` says: it is ours; somebody else has it; this file system cannot lock.
+LOCKED, TAKEN, NO_LOCKS = "locked", "taken", "no locks"
+_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK) if WINDOWS else (errno.EAGAIN, errno.EACCES)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, getattr(errno, "ENOTSUP", errno.EOPNOTSUPP))
+
 #: Types whose values always survive a pickle, one by one or by the thousand.
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
 __all__ = [
-    "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT", "WINDOWS", "Mailbox",
-    "as_bytes", "as_text", "cpu_count", "hexadecimal", "in_main_thread", "integer_types", "joined", "monotonic", "native",
-    "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type", "socketpair", "text_type",
+    "LOCKED", "NO_LOCKS", "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT",
+    "TAKEN", "WINDOWS", "Mailbox", "as_bytes", "as_text", "cpu_count", "hexadecimal", "in_main_thread", "integer_types",
+    "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type",
+    "socketpair", "text_type", "unlock_file",
 ]  # fmt: skip
 
 
@@ -164,6 +171,40 @@ def cpu_count():
     if WINDOWS:  # py2
         return int(os.environ.get("NUMBER_OF_PROCESSORS", "1"))
     return max(1, os.sysconf("SC_NPROCESSORS_ONLN"))  # py2
+
+
+def lock_file(file, wait=False):
+    # type: (object, bool) -> str
+    """LOCKED until it is closed, also by the end of the process; else TAKEN or NO_LOCKS. Raises OSError."""
+    try:
+        if WINDOWS:
+            import msvcrt
+
+            how = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined]
+            msvcrt.locking(file.fileno(), how, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # type: ignore[attr-defined]
+    except (OSError, IOError) as error:
+        if error.errno in _NO_LOCKS:
+            return NO_LOCKS
+        if error.errno in _TAKEN:
+            return TAKEN
+        raise
+    return LOCKED
+
+
+def unlock_file(file):
+    # type: (object) -> None
+    """A process that was forked meanwhile has the file open too, and would keep the lock."""
+    if not WINDOWS:
+        import fcntl
+
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_UN)  # type: ignore[attr-defined]
+        except (OSError, IOError):
+            pass  # where there are no locks
 
 
 def socketpair():

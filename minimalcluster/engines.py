@@ -284,6 +284,8 @@ class EngineCluster(Cluster):
 
     def stop(self) -> None:
         """As Cluster's; the engine has been closed then, unless that takes long."""
+        if not self.is_ours():
+            return
         node: "Optional[_EngineNode]" = self._local  # type: ignore[assignment]
         super().stop()
         if node is not None:

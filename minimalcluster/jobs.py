@@ -6,6 +6,7 @@ them in whatever thread wants the outcomes, so that nobody's slow unpickling del
 from __future__ import absolute_import, division, print_function
 
 import logging
+import os
 import threading
 from collections import namedtuple
 
@@ -116,6 +117,7 @@ class Job(object):
 
     def __init__(self):
         # type: () -> None
+        self._pid = os.getpid()
         self._outcomes_told = self._failures_told = 0
         self._arrivals = Mailbox()  # type: queue.Queue
         self.over = threading.Event()  # all has arrived that will
@@ -254,7 +256,9 @@ class Job(object):
 
     def take(self, seconds=None):
         # type: (float | None) -> Outcomes | End | None
-        """The next arrival, decoded; None when nothing comes within the time."""
+        """The next arrival, decoded; None when nothing comes within the time, StateError where nothing ever can."""
+        if self._pid != os.getpid():
+            raise errors.StateError("these results belong to the process that asked for them; a fork gets none")
         try:
             arrival = self._arrivals.get(True, seconds)
         except queue.Empty:

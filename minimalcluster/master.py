@@ -128,6 +128,7 @@ class MasterNode(object):
             raise errors.StateError("this master was shut down; make a new MasterNode")
         if self._cluster is None:
             raise errors.StateError("the master is not running: call start_master_server() first")
+        self._cluster.check_process()
         return self._cluster
 
     # -- the job ----------------------------------------------------------------------------------
@@ -195,6 +196,7 @@ class MasterNode(object):
         SIGTERM, Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
         """
         terms = self._terms(on_error, chunksize, options)
+        self._running()  # a fork may never get the turn
         with self._turn:
             cluster = self._running()
             job = self._job(terms)
@@ -227,6 +229,7 @@ class MasterNode(object):
         terms = self._terms(on_error, chunksize, options)
         if not callable(function):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
+        self._running()  # a fork may never get the turn
         items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
         needs = set()  # type: set[str] # of the items; those of a script's classes need what its functions do
         arguments = values.arguments(items, lambda item: _packed_item(item, needs))

@@ -6,17 +6,17 @@ every process; the rest of it is unpickled once per process.
 """
 from __future__ import absolute_import, division, print_function
 
+import errno
 import hashlib
 import mmap
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
 
 from .compat import PY2, pickle, text_type
 from .errors import StateError
+from .scratch import ENDING, PART_ENDING, Scratch
 
 #: A cache line; NumPy likes its data aligned.
 ALIGNMENT = 64
@@ -25,7 +25,6 @@ LARGE_BYTES = 1 << 20
 #: How much is shared unasked at most, and how many different large arguments are remembered.
 REPEATS_BYTES_MAX = 1 << 30
 REPEATS_REMEMBERED_MAX = 256
-_PREFIX = "minimalcluster-"
 
 #: Set by the worker process, and by an engine's tasks, which may run in the master's own process: name -> object.
 resolver = None  # type: object
@@ -196,29 +195,31 @@ def _content(value):
 
 
 class Files(object):
-    """A process's directory of shared objects: made when needed, removed at the end, whoever left one behind."""
+    """The shared objects that a process keeps for others: below a folder of its own, removed at the end."""
 
     def __init__(self):
         # type: () -> None
-        self._folder = None  # type: str | None
+        self._scratch = Scratch()
         self._paths = {}  # type: dict[str, str]
 
     def keep(self, name, buffers):
         # type: (str, list) -> dict
-        """Write the buffers; what ``load`` needs to know. Raises OSError (a full disk) and leaves no torn file."""
-        if self._folder is None:
-            _remove_left_behind()
-            self._folder = tempfile.mkdtemp(prefix="%s%d-" % (_PREFIX, os.getpid()))
-        path = os.path.join(self._folder, name)
+        """Write the buffers; what ``load`` needs to know. Raises OSError that names the file, and leaves no torn one."""
+        if os.path.basename(name) != name:
+            raise OSError(errno.EINVAL, "no name of a shared object", name)
+        path = os.path.join(self._scratch.path(), name + ENDING)
+        part = path[: -len(ENDING)] + PART_ENDING
         try:
-            with open(path + ".part", "wb") as file:
+            with open(part, "wb") as file:
                 for buffer in buffers:
                     file.write(buffer)
                     file.write(b"\0" * (_aligned(len(buffer)) - len(buffer)))
-            os.rename(path + ".part", path)
-        except (OSError, IOError):
-            if os.path.exists(path + ".part"):
-                os.remove(path + ".part")
+            os.rename(part, path)
+        except BaseException as error:
+            if os.path.exists(part):
+                os.remove(part)
+            if isinstance(error, (OSError, IOError)) and error.filename is None:
+                error.filename = path  # a full disk is not named
             raise
         self._paths[name] = path
         return {"found": True, "path": path, "sizes": [len(buffer) for buffer in buffers]}
@@ -226,7 +227,7 @@ class Files(object):
     def discard(self, name):
         # type: (str) -> None
         path = self._paths.pop(name, None)
-        if path is not None:
+        if path is not None and self._scratch.is_ours():
             try:
                 os.remove(path)
             except OSError:
@@ -234,28 +235,4 @@ class Files(object):
 
     def close(self):
         # type: () -> None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-
-def _remove_left_behind():
-    # type: () -> None
-    """What a killed process could not remove. Only where a process's life can be asked for (not on Windows)."""
-    if os.name == "nt":
-        return
-    for name in os.listdir(tempfile.gettempdir()):
-        pid = name[len(_PREFIX) :].split("-")[0]
-        if name.startswith(_PREFIX) and pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
-
-
-def _alive(pid):
-    # type: (int) -> bool
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        import errno
-
-        return error.errno == errno.EPERM
-    return True
+        self._scratch.close()

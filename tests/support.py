@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import unittest
 
 from minimalcluster import MasterNode
@@ -401,6 +402,34 @@ def kill(identity):
 
 def wait_for_death(identities, seconds=10.0):
     wait_until(lambda: not alive(identities), seconds, "the end of %s" % sorted(identities))
+
+
+def in_a_fork(function, seconds=SECONDS):
+    """Call it in a forked process; that one's status, 0 unless it raises. One that hangs is killed, and a failure."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    statuses = []
+
+    def ended():
+        pid, status = os.waitpid(child, os.WNOHANG)
+        statuses.extend([status] if pid else [])
+        return pid
+
+    try:
+        wait_until(ended, seconds, "the end of a forked process")
+    finally:
+        if not statuses:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return statuses[0]
 
 
 # -- tasks that can be held and counted -----------------------------------------------------------

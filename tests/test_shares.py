@@ -1,15 +1,13 @@
 """Shared objects: files, handles, what a worker process makes of them."""
 from __future__ import absolute_import, division, print_function
 
+import errno
 import gc
 import os
 import pickle
-import subprocess
-import sys
-import tempfile
 import unittest
 
-from minimalcluster import MasterNode, StateError, shares
+from minimalcluster import MasterNode, StateError, scratch, shares
 from tests import support
 
 SOURCE = """
@@ -50,8 +48,8 @@ class FilesTest(unittest.TestCase):
         with self.assertRaises(Exception):
             self.files.keep("torn", [b"abc", Full()])
         self.files.keep("whole", [b"abc"])
-        folder = self.files._folder
-        self.assertNotIn("torn", os.listdir(folder))
+        folder = self.files._scratch.path()
+        self.assertEqual(sorted([scratch.MARK, "whole" + scratch.ENDING]), sorted(os.listdir(folder)))
 
     def test_discard_and_close_remove(self):
         info = self.files.keep("name", [b"abc"])
@@ -62,14 +60,30 @@ class FilesTest(unittest.TestCase):
         self.files.close()
         self.assertFalse(os.path.exists(folder))
 
-    @unittest.skipIf(os.name == "nt", "a process's life cannot be asked for on Windows")
-    def test_what_a_killed_process_left_behind_is_removed(self):
-        dead = subprocess.Popen([sys.executable, "-c", ""])
-        dead.wait()
-        left = tempfile.mkdtemp(prefix="minimalcluster-%d-" % dead.pid)
-        self.files.keep("name", [b"abc"])
-        self.assertFalse(os.path.exists(left))
-        self.assertTrue(os.path.exists(self.files._folder))
+    def test_an_error_names_the_file(self):
+        class Full(bytes):
+            def __len__(self):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with self.assertRaises(OSError) as caught:
+            self.files.keep("name", [Full(b"abc")])
+        self.assertEqual(os.path.join(self.files._scratch.path(), "name" + scratch.ENDING), caught.exception.filename)
+
+    def test_nothing_is_written_outside_of_the_folder(self):
+        for name in ("../name", "/tmp/name", "a/b"):
+            with self.assertRaises(OSError):
+                self.files.keep(name, [b"abc"])
+
+    @unittest.skipUnless(hasattr(os, "fork"), "there is no fork")
+    def test_a_fork_removes_nothing(self):
+        info = self.files.keep("name", [b"abc"])
+
+        def in_the_child():
+            self.files.discard("name")
+            self.files.close()
+
+        self.assertEqual(0, support.in_a_fork(in_the_child))
+        self.assertEqual([b"abc"], [view.tobytes() for view in shares.read(info)])
 
 
 class HandleTest(unittest.TestCase):
