@@ -204,7 +204,7 @@ class Files(object):
 
     def keep(self, name, buffers):
         # type: (str, list) -> dict
-        """Write the buffers; what ``load`` needs to know. Raises OSError that names the file, and leaves no torn one."""
+        """Write the buffers; what ``load`` needs to know. Raises OSError with the file's name, leaves no torn file."""
         if os.path.basename(name) != name:
             raise OSError(errno.EINVAL, "no name of a shared object", name)
         path = os.path.join(self._scratch.path(), name + ENDING)
