@@ -64,8 +64,8 @@ SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) |
 __all__ = [
     "LOCKED", "NO_LOCKS", "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT",
     "TAKEN", "WINDOWS", "Mailbox", "as_bytes", "as_text", "cpu_count", "hexadecimal", "in_main_thread", "integer_types",
-    "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from", "range_type",
-    "socketpair", "text_type", "unlock_file",
+    "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
+    "range_type", "socketpair", "text_type", "unlock_file",
 ]  # fmt: skip
 
 
