@@ -27,7 +27,7 @@ import time
 from itertools import islice
 
 from . import functions, protocol, shares, values
-from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, Mailbox, joined, perf_counter
+from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder, Edited
 
@@ -288,23 +288,19 @@ class Worker(object):
     def _send_results(self, attempt, results, seconds):
         # type: (_Attempt, list, float) -> None
         while results:
-            buffers, misfit = values.encode_results(results)
-            good = len(results) if misfit is None else len(buffers) - 1
+            buffers, good = values.encode_results(results), len(results)
             size = sum(map(len, buffers))
+            if size > protocol.OBJECT_BYTES_MAX and good > 1:
+                self._send_results(attempt, results[: good // 2], seconds)
+                results, seconds = results[good // 2 :], 0.0
+                continue
             if size > protocol.OBJECT_BYTES_MAX:
-                if good > 1:
-                    self._send_results(attempt, results[: good // 2], seconds)
-                    results, seconds = results[good // 2 :], 0.0
-                    continue
-                good, misfit = 0, protocol.too_large("the result", size)
-            if good:
+                self._fail(attempt, values.encode_exception(protocol.too_large("the result", size), 0))
+            else:
                 elapsed = int(seconds * 1e9)
                 self._send(protocol.Done(0, attempt.number, attempt.reported, good, elapsed, buffers))
                 attempt.reported += good
-            if misfit is None:
-                return
-            self._fail(attempt, values.encode_exception(misfit, 0))
-            results = results[good + 1 :]
+            return
 
     def _fail(self, attempt, failure):
         # type: (_Attempt, tuple) -> None
@@ -357,14 +353,20 @@ class _Caught(object):
 
 def _apply(function, arguments, results):
     # type: (object, object, list) -> tuple | None
-    """Append function(argument) for each; on the first that raises, what it raised.
+    """Append function(argument) for each; on the first that raises, or cannot be sent back, what was raised.
 
+    What may change later is pickled right behind its call: a result is what was returned, as it was then.
     SystemExit and KeyboardInterrupt raised by a task are that task's errors.
     """
-    append = results.append
+    append, immutable = results.append, SCALARS
     with _Caught(1) as caught:
         for argument in arguments:  # type: ignore[attr-defined]
-            append(function(argument))  # type: ignore[operator]
+            result = function(argument)  # type: ignore[operator]
+            if type(result) not in immutable:
+                result = values.Pickled(result)
+                if result.failure is not None:
+                    return result.failure
+            append(result)
     return caught.failure
 
 

@@ -173,15 +173,16 @@ def part_of(buffers, start, count):
 # -- results --------------------------------------------------------------------------------------
 
 
-def encode_results(results):
-    # type: (list) -> tuple
-    """(buffers, None), or (buffers of those before, ResultError) when one cannot be pickled."""
-    if all_scalars(results):
-        return [b"P", dumps(results)], None
-    buffers = [b"E"]
-    for result in results:
+class Pickled(object):
+    """A result that may still change where it was made, as it was at this moment; or why it cannot be sent."""
+
+    __slots__ = ("data", "failure")
+
+    def __init__(self, result):
+        # type: (object) -> None
+        self.data, self.failure = b"", None  # type: bytes, tuple | None
         try:
-            buffers.append(dumps_by_value(result))
+            self.data = dumps_by_value(result)
         except BaseException as error:  # pickling runs the class's own code: anything may come
             text = shortened(result)
             misfit = ResultError(
@@ -190,8 +191,15 @@ def encode_results(results):
                 text,
             )
             misfit.__cause__ = error
-            return buffers, misfit
-    return buffers, None
+            self.failure = encode_exception(misfit, 0)
+
+
+def encode_results(results):
+    # type: (list) -> list
+    """Buffers of scalars and of what is pickled already. None of the user's code runs here."""
+    if all_scalars(results):
+        return [b"P", dumps(results)]
+    return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
 
 
 def decode_results(buffers, count, skip=0):

@@ -20,7 +20,7 @@ import unittest
 
 from minimalcluster import MasterNode
 
-from minimalcluster import protocol
+from minimalcluster import protocol, values
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Far beyond what anything here takes; only a hanging test ever waits so long.
@@ -33,6 +33,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Without a handler 2.7 complains and 3.x prints every warning of the faults that are made here on purpose.
 logging.getLogger("minimalcluster").addHandler(logging.NullHandler())
 
+
+def encoded(results):
+    """Buffers of results, as a worker process sends them."""
+    kept = [result if values.all_scalars([result]) else values.Pickled(result) for result in results]
+    return values.encode_results(kept)
 
 def wait_until(condition, seconds=SECONDS, what=None):
     """Return the first true value of condition(); fail when there is none in time.

@@ -248,6 +248,24 @@ class Failures(Base):
             else:
                 self.assertEqual((x,), got[x])
 
+    def test_row_68_a_result_is_what_was_returned_as_it_was_then(self):
+        # By the thousand, one by one, and while a slow one lets the watching thread send those before it.
+        self.child.define(
+            "import time\nkept = []\nbox = {}\n"
+            "def f(x):\n    if x == 150:\n        time.sleep(0.4)\n    kept.append(x)\n    box['n'] = x\n"
+            "    return x if x % 50 == 0 else kept if x % 2 else (x, box)"
+        )
+        for careful in (0, 1):
+            got = self.child.run(range(1, 300), careful)
+            first = 0 if not careful else 299
+            for x, result in enumerate(got, 1):
+                if x % 50 == 0:
+                    self.assertEqual(x, result)
+                elif x % 2:
+                    self.assertEqual((first + x, x), (len(result), result[-1]))
+                else:
+                    self.assertEqual((x, {"n": x}), result)
+
     def test_an_argument_that_cannot_be_unpickled(self):
         self.child.define("def f(x):\n    return x")
         got = self.child.run([(0,), Unloadable(), (2,), Unloadable()])

@@ -133,7 +133,7 @@ class JournalTest(unittest.TestCase):
         """One run: these results, and the next task failed."""
         kept = journal.Journal(self.path)
         kept.begin("t", "a", 9, "work", lambda: [journal.content_key(b"%d" % n) for n in range(9)])
-        kept.done(0, len(results), values.encode_results(results)[0])
+        kept.done(0, len(results), support.encoded(results))
         kept.failed(len(results), {"type": "ValueError", "text": u"caf\xe9"}, [])
         if ended:
             kept.close()
@@ -165,7 +165,7 @@ class JournalTest(unittest.TestCase):
     def test_submitted_calls(self):
         self.write([1])
         kept = journal.Journal(self.path)
-        kept.calls_done([b"a" * 16, b"b" * 16], values.encode_results([7, (8,)])[0])
+        kept.calls_done([b"a" * 16, b"b" * 16], support.encoded([7, (8,)]))
         kept.call_failed(b"c" * 16, {"type": "ValueError", "text": "no"}, [])
         kept.close()
         code, output = run("journal", "show", self.path)

@@ -7,7 +7,6 @@ import unittest
 from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, leases, protocol, scheduler
 from minimalcluster.cluster import Cluster
 from minimalcluster.jobs import End, Job, Outcomes
-from minimalcluster.values import encode_results
 from tests import support
 
 IDENTITY = "f = lambda x: x"
@@ -15,7 +14,7 @@ IDENTITY = "f = lambda x: x"
 
 def done(grant, results, report=1, first=None):
     first = grant.first if first is None else first
-    return protocol.Done(report, grant.attempt, first, len(results), 1000, encode_results(results)[0])
+    return protocol.Done(report, grant.attempt, first, len(results), 1000, support.encoded(results))
 
 
 class NodeMessagesTest(unittest.TestCase):

@@ -12,12 +12,6 @@ from tests import support
 TARGET = Target("f", {"kind": "source", "function": "f"}, [b"source"], lambda: [b"source"])
 
 
-def encoded(results):
-    buffers, misfit = values.encode_results(results)
-    assert misfit is None
-    return buffers
-
-
 def described(error):
     """As a worker process tells it."""
     try:
@@ -58,7 +52,7 @@ class Cluster(object):
 
 
 def done(first, results, skip=0):
-    return lambda job: job.deliver(first, len(results), skip, encoded(results))
+    return lambda job: job.deliver(first, len(results), skip, support.encoded(results))
 
 
 def failed(index, error, node="somewhere/1"):
@@ -85,24 +79,24 @@ class Arrivals(unittest.TestCase):
         self.job = Job()
 
     def test_results(self):
-        self.job.deliver(0, 3, 0, encoded([1, 2, 3]))
-        self.job.deliver(3, 2, 0, encoded([(4,), [5]]))
+        self.job.deliver(0, 3, 0, support.encoded([1, 2, 3]))
+        self.job.deliver(3, 2, 0, support.encoded([(4,), [5]]))
         self.assertEqual(Outcomes(0, [1, 2, 3]), self.job.take())
         self.assertEqual(Outcomes(3, [(4,), [5]]), self.job.take())
 
     def test_what_was_delivered_before_is_skipped(self):
         for results in ([1, 2, 3, 4], [(1,), (2,), (3,), (4,)]):
-            self.job.deliver(10, 4, 3, encoded(results))
+            self.job.deliver(10, 4, 3, support.encoded(results))
             self.assertEqual(Outcomes(13, results[3:]), self.job.take())
 
     def test_what_is_beyond_its_piece_is_cut(self):
-        self.job.deliver(0, 2, 0, encoded([1, 2, 3]))
+        self.job.deliver(0, 2, 0, support.encoded([1, 2, 3]))
         self.assertEqual(Outcomes(0, [1, 2]), self.job.take())
-        self.job.deliver(0, 3, 1, encoded([(1,), (2,), (3,), (4,)]))
+        self.job.deliver(0, 3, 1, support.encoded([(1,), (2,), (3,), (4,)]))
         self.assertEqual(Outcomes(1, [(2,), (3,)]), self.job.take())
 
     def test_one_that_cannot_be_unpickled(self):
-        self.job.deliver(0, 3, 0, encoded([(1,), Unloadable(), (3,)]))
+        self.job.deliver(0, 3, 0, support.encoded([(1,), Unloadable(), (3,)]))
         first, (good, bad, last) = self.job.take()
         self.assertEqual((0, (1,), (3,)), (first, good, last))
         self.assertIsInstance(bad, Failure)
@@ -304,7 +298,7 @@ class Iterated(unittest.TestCase):
     def test_nothing_given_is_kept(self):
         pairs = self.iterate([done(0, [(10,)])])
         self.assertEqual((1, (10,)), next(pairs))
-        self.cluster.job.deliver(1, 1, 0, encoded([(20,)]))
+        self.cluster.job.deliver(1, 1, 0, support.encoded([(20,)]))
         next(pairs)
         self.assertNotIn((10,), self.cluster.job._outcomes)
 

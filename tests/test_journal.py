@@ -49,8 +49,8 @@ class JournalTest(unittest.TestCase):
         kept = journal.Journal(self.path)
         kept.begin(TARGET, ARGUMENTS, count, "f", keys(count))
         kept.grant(77, 0, 5)
-        kept.done(0, 3, values.encode_results([0, 1, 4])[0])
-        kept.done(3, 2, values.encode_results([[9], "sixteen"])[0])
+        kept.done(0, 3, support.encoded([0, 1, 4]))
+        kept.done(3, 2, support.encoded([[9], "sixteen"]))
         kept.failed(7, {"type": "ValueError", "text": "seven", "traceback": "there"}, [])
         kept.sync()
         kept._file.close()
@@ -107,7 +107,7 @@ class FileTest(JournalTest):
     def test_changed_arguments_keep_what_is_the_same(self):
         kept = journal.Journal(self.path)
         kept.begin(TARGET, ARGUMENTS, 4, "f", lambda: keys_of(["a", "b", "c", "d"]))
-        kept.done(0, 4, values.encode_results([1, 2, 3, 4])[0])
+        kept.done(0, 4, support.encoded([1, 2, 3, 4]))
         kept.close()
         again = journal.Journal(self.path)
         known = again.known(TARGET, "other", lambda: keys_of(["d", "new", "b"]))
@@ -144,7 +144,7 @@ class FileTest(JournalTest):
             kept = journal.Journal(self.path)
             self.assertTrue(log.having("torn"))
         kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
-        kept.done(10, 1, values.encode_results([100])[0])
+        kept.done(10, 1, support.encoded([100]))
         kept.close()
         expected = dict(self.RESULTS)
         expected[10] = 100
@@ -169,7 +169,7 @@ class FileTest(JournalTest):
         kept = journal.Journal(self.path)
         kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
         kept.done(0, 1, [b"E", values.dumps(Canary(seen))])
-        kept.done(1, 1, values.encode_results([1])[0])
+        kept.done(1, 1, support.encoded([1]))
         kept.close()
         with open(self.path, "rb") as file:
             data = file.read()
@@ -190,7 +190,7 @@ class FileTest(JournalTest):
         short = len(self.written())
         kept = journal.Journal(self.path)
         for task in (8, 9):
-            kept.done(task, 1, values.encode_results(["no"])[0])
+            kept.done(task, 1, support.encoded(["no"]))
         with open(self.path, "rb") as file:
             data = file.read()
         kept.close()
@@ -206,8 +206,8 @@ class FileTest(JournalTest):
         for result in (["no"], ["ok"]):
             self.put(short)
             kept = journal.Journal(self.path)
-            kept.done(8, 1, values.encode_results(result)[0])
-            kept.done(9, 1, values.encode_results(result)[0])
+            kept.done(8, 1, support.encoded(result))
+            kept.done(9, 1, support.encoded(result))
             kept.close()
             with open(self.path, "rb") as file:
                 endings.append(file.read()[len(short) :])
@@ -290,9 +290,9 @@ class FileTest(JournalTest):
         kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
         kept._file = _Full(kept._file)
         with support.Log() as log:
-            kept.done(10, 1, values.encode_results(["x" * 1000])[0])
+            kept.done(10, 1, support.encoded(["x" * 1000]))
             kept.sync()
-            kept.done(11, 1, values.encode_results([1])[0])
+            kept.done(11, 1, support.encoded([1]))
             kept.sync()
             self.assertEqual(len(log.having("has stopped")), 1)
             self.assertFalse(kept.dirty)
@@ -308,7 +308,7 @@ class FileTest(JournalTest):
             kept = journal.Journal(self.path)
             kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
             with support.Log() as log:
-                kept.done(10, 1, values.encode_results(["x" * (1 << 20)])[0])
+                kept.done(10, 1, support.encoded(["x" * (1 << 20)]))
                 kept.sync()
                 self.assertEqual(len(log.having("has stopped")), 1)
             kept.close()
@@ -354,8 +354,8 @@ class FileTest(JournalTest):
             return tag(*parts)
 
         with support.patched(kept, "_tag", collecting):
-            support.Background(kept.done, 0, 1, values.encode_results([0])[0]).result()
-        kept.done(1, 1, values.encode_results([1])[0])
+            support.Background(kept.done, 0, 1, support.encoded([0])).result()
+        kept.done(1, 1, support.encoded([1]))
         kept.close()
         kept.close()
         self.assertEqual(self.read()[0], {0: 0, 1: 1})
@@ -363,7 +363,7 @@ class FileTest(JournalTest):
     def test_arguments_that_repeat(self):
         kept = journal.Journal(self.path)
         kept.begin(TARGET, ARGUMENTS, 2, "f", lambda: keys_of(["a", "b"]))
-        kept.done(0, 2, values.encode_results([1, 2])[0])
+        kept.done(0, 2, support.encoded([1, 2]))
         kept.close()
         again = journal.Journal(self.path)
         known = again.known(TARGET, "other", lambda: keys_of(["b", "a", "b"]))

@@ -213,9 +213,7 @@ class Results(unittest.TestCase):
         values.by_value = None
 
     def back(self, results, skip=0):
-        buffers, misfit = values.encode_results(results)
-        self.assertIsNone(misfit)
-        return values.decode_results(received(buffers), len(results), skip)
+        return values.decode_results(received(support.encoded(results)), len(results), skip)
 
     def test_scalars_and_objects(self):
         for results in ([1, 2.5, None, u"\u00e4", b"\xff"], [(1,), [2], Point(3, 4), 5], [], [None]):
@@ -229,14 +227,16 @@ class Results(unittest.TestCase):
 
     def test_one_that_cannot_be_pickled(self):
         for bad in (lambda: 1, threading.Lock(), Unprintable(), (n for n in ())):
-            for at in range(3):
-                results = [(1,), (2,)]
-                results.insert(at, bad)
-                buffers, misfit = values.encode_results(results)
-                self.assertEqual(results[:at], values.decode_results(received(buffers), at))
-                self.assertIsInstance(misfit, TypeError)
-                self.assertIn(type(bad).__name__, str(misfit))
-                self.assertIn(values.shortened(bad), str(misfit))
+            misfit = values.decode_exception(*values.Pickled(bad).failure)
+            self.assertIsInstance(misfit, TypeError)
+            self.assertIn(type(bad).__name__, str(misfit))
+            self.assertIn(values.shortened(bad), str(misfit))
+
+    def test_one_is_as_it_was_when_it_was_pickled(self):
+        grows = [1]
+        pickled = [values.Pickled(grows), 5]
+        grows.append(2)
+        self.assertEqual([[1], 5], values.decode_results(received(values.encode_results(pickled)), 2))
 
     def test_one_that_cannot_be_unpickled_here(self):
         good, bad, last = self.back([1, Unloadable(), (3,)])
