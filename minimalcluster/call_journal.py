@@ -24,18 +24,15 @@ class CallJournal:
         self.path = path
         self.file = journal.Journal(path)
         try:
-            known = self.file.calls()
-            self._done: Dict[bytes, object] = journal.results_of(known)
+            self._done, self._failed = self.file.calls()
         except BaseException:
             self.file.close()
             raise
-        self.file.forget()
-        self._failed: Dict[bytes, Tuple[Any, Any]] = known.failed
         self._submitted: Dict[bytes, int] = {}  # how often an equal call has come
-        self._fits = not (known.done or known.failed)  # something of earlier runs was asked for, if there was anything
+        self._fits = not (self._done or self._failed)  # something of earlier runs was asked for, if there was anything
         if not self._fits:
             text = "%s has the outcomes of %d calls, %d of them failures"
-            log.info(text, path, len(known.done) + len(known.failed), len(known.failed))
+            log.info(text, path, len(self._done) + len(self._failed), len(self._failed))
 
     def key(self, about: str, content: bytes) -> bytes:
         """Of a call: its content, and a digest of all else that its outcome depends on."""
@@ -47,7 +44,7 @@ class CallJournal:
         """(the outcome,) that an earlier run has left, once; else nothing."""
         if key in self._done:
             self._fits = True
-            return tuple(with_failures([self._done.pop(key)], "the journal"))
+            return tuple(with_failures([self.file.result(*self._done.pop(key))], "the journal"))
         if key in self._failed:
             self._fits = True
             return (Failure(values.decode_exception(*self._failed.pop(key)), "an earlier run, says %s" % self.path),)

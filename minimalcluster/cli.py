@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import closing
 
 from . import __version__, errors
 
@@ -141,43 +142,35 @@ def _interrupted(number, frame):
 
 def _journal_show(arguments):
     # type: (argparse.Namespace) -> int
-    runs, calls = _read(arguments.file)
-    for number, run in enumerate(runs, 1):
-        known = run["known"]
-        done = {index for first, count, _ in known.done for index in range(first, first + count)}
-        failed = {first for first, _, _ in known.failed}
-        state = "ended" if run["ended"] else "not ended: it runs, or was killed"
-        text = "run %d: %s on %d arguments: %d done, %d failed, %s\n"
-        sys.stdout.write(text % (number, run["name"], run["count"], len(done), len(failed), state))
-    if calls.done or calls.failed:
-        sys.stdout.write("submitted calls: %d done, %d failed\n" % (len(calls.done), len(calls.failed)))
+    from .journal import Journal
+
+    with closing(Journal(arguments.file, reading=True)) as opened:
+        for number, run in enumerate(opened.runs(with_buffers=False), 1):
+            done = {index for first, count, _ in run.done for index in range(first, first + count)}
+            failed = {first for first, _, _ in run.failed}
+            state = "ended" if run.ended else "not ended: it runs, or was killed"
+            text = "run %d: %s on %d arguments: %d done, %d failed, %s\n"
+            sys.stdout.write(text % (number, run.about["name"], run.about["count"], len(done), len(failed), state))
+        calls = opened.calls()
+        if any(calls):
+            sys.stdout.write("submitted calls: %d done, %d failed\n" % tuple(map(len, calls)))
     return 0
 
 
 def _journal_export(arguments):
     # type: (argparse.Namespace) -> int
     from .compat import hexadecimal
-    from .journal import outcomes
+    from .journal import Journal, outcomes, shown, shown_failure
 
-    runs, calls = _read(arguments.file)
-    for number, run in enumerate(runs, 1):
-        for index, outcome in outcomes(run["known"]):
-            _write_line(outcome, run=number, function=run["name"], task=index)
-    for key, outcome in outcomes(calls):
-        _write_line(outcome, call=hexadecimal(key))
+    with closing(Journal(arguments.file, reading=True)) as opened:
+        for number, run in enumerate(opened.runs(), 1):
+            for index, outcome in outcomes(run):
+                _write_line(outcome, run=number, function=run.about["name"], task=index)
+        done, failed = opened.calls()
+        for key in sorted(set(done).union(failed)):
+            outcome = shown(opened.result(*done[key])) if key in done else shown_failure(failed[key][0])
+            _write_line(outcome, call=hexadecimal(key))
     return 0
-
-
-def _read(path):
-    # type: (str) -> tuple
-    """(the runs, the Known of submitted calls) in a journal."""
-    from .journal import Journal
-
-    opened = Journal(path, reading=True)
-    try:
-        return opened.runs(), opened.calls()
-    finally:
-        opened.close()
 
 
 def _write_line(outcome, **about):

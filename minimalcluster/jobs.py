@@ -218,28 +218,24 @@ class Job(object):
         arguments = keys.digest()
         opened = journal.Journal(path)
         try:
-            known = opened.known(target, arguments, keys)
-            found, kept_by = [], "an earlier run (kept in %s; remove it to run all again)" % path
-            for index, result in journal.results_of(known).items():
-                found.append(Outcomes(index, with_failures([result], "the journal")))
-            for index, (told, pickled) in known.failed.items():
-                error = values.decode_exception(told, pickled)
-                if isinstance(error, errors.WorkerDied):
-                    error.argument = items[index]
-                found.append(Outcomes(index, [Failure(error, kept_by)]))
-            has_others = not found and bool(opened.runs())
+            found, failed = [], 0
+            for known in opened.outcomes(target, arguments, keys, len(items)):
+                found += _from_journal(known, items, path)
+                failed += len(known.tasks) if isinstance(known, journal.Failed) else 0
             opened.begin(target, arguments, len(items), self.name, keys)
         except BaseException:
             opened.close()
             raise
-        done = sorted(outcomes.first for outcomes in found)
+        found.sort(key=lambda outcomes: outcomes.first)
+        done = sum(len(outcomes.values) for outcomes in found)
         if done:
             text = "%d of %d outcomes are taken from %s, %d of them failures"
-            log.info(text, len(done), len(items), path, len(known.failed))
-        elif has_others:
+            log.info(text, done, len(items), path, failed)
+        elif opened.runs_count:
             log.warning("nothing in %s is of this function, its source and these arguments: all of it runs", path)
-        self._outcomes_told, self._failures_told = len(done), len(known.failed)
-        self.resumed = (_spans(done), [(attempt, first, first + count) for attempt, first, count in known.grants])
+        self._outcomes_told, self._failures_told = done, failed
+        spans = _spans((first, first + len(outcomes)) for first, outcomes in found)
+        self.resumed = (spans, [(attempt, first, first + count) for attempt, first, count in opened.grants])
         self.journal = opened
         return found
 
@@ -280,6 +276,20 @@ def with_failures(results, node):
             if isinstance(result, values.Misfit):
                 results[index] = Failure(result.error, node)
     return results
+
+
+def _from_journal(known, items, path):
+    # type: (journal.Done | journal.Failed, range | tuple | list, str) -> list[Outcomes]
+    if isinstance(known, journal.Done):
+        results = with_failures(values.decode_results(known.buffers, known.size), "the journal")
+        return [Outcomes(first, results[place : place + count]) for first, place, count in known.spans]
+    found = []
+    for task in known.tasks:
+        error = values.decode_exception(known.info, known.buffers)
+        if isinstance(error, errors.WorkerDied):
+            error.argument = items[task]
+        found.append(Outcomes(task, [Failure(error, "an earlier run (kept in %s; remove it to run all again)" % path)]))
+    return found
 
 
 def _failure(first, node, info, buffers):
@@ -334,7 +344,7 @@ class ListedJob(Job):
         if terms.journal is not None:
             digest = target_digest(target.info, target.contents())
             for outcomes in self.keep_journal(terms.journal, digest, self._shown):
-                self._known += 1
+                self._known += len(outcomes.values)
                 self._keep(outcomes)
 
     def _submit(self, cluster):
@@ -544,15 +554,12 @@ class Pairs(object):
         return self._status()  # type: ignore[operator]
 
 
-def _spans(indexes):
-    # type: (list[int]) -> list[tuple[int, int]]
-    """Sorted indexes as (first, end) of their runs."""
+def _spans(sorted_spans):
+    # type: (object) -> list[tuple[int, int]]
+    """(first, end) of tasks, without those that begin where another one ends: the two are one."""
     spans = []  # type: list[tuple[int, int]]
-    for index in indexes:
-        if spans and spans[-1][1] == index:
-            spans[-1] = (spans[-1][0], index + 1)
-        else:
-            spans.append((index, index + 1))
+    for first, end in sorted_spans:  # type: ignore[attr-defined]
+        spans.append((spans.pop()[0] if spans and spans[-1][1] == first else first, end))
     return spans
 
 

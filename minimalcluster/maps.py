@@ -116,7 +116,7 @@ class MapJob(Job):
         info, buffers = self._definition
         for outcomes in self.keep_journal(path, target_digest(info, map(Contents().of, buffers)), items):
             self._arrivals.put((Outcomes, *outcomes))
-            if self.terms.on_error == STOP and type(outcomes.values[0]) is Failure:
+            if self.terms.on_error == STOP and Failure in map(type, outcomes.values):
                 self._has_failed = True
 
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:

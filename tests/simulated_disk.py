@@ -41,9 +41,11 @@ class File(object):
         # type: (Disk) -> None
         self.disk, self.at = disk, 0
 
-    def read(self):
-        # type: () -> bytes
-        return bytes(self.disk.data)
+    def read(self, size):
+        # type: (int) -> bytes
+        data = bytes(self.disk.data[self.at : self.at + size])
+        self.at += len(data)
+        return data
 
     def write(self, data):
         # type: (bytes | memoryview) -> int
@@ -67,9 +69,10 @@ class File(object):
         self.disk.data[self.at : self.at + len(data)] = data
         self.at += len(data)
 
-    def seek(self, at):
-        # type: (int) -> None
-        self.at = at
+    def seek(self, at, whence=os.SEEK_SET):
+        # type: (int, int) -> int
+        self.at = at if whence == os.SEEK_SET else len(self.disk.data)
+        return self.at
 
     def truncate(self):
         # type: () -> None
@@ -83,6 +86,8 @@ class File(object):
         # type: () -> File
         return self  # for the fsync below
 
+    closed = False
+
     def close(self):
         # type: () -> None
         pass
@@ -91,7 +96,7 @@ class File(object):
 class _System(object):
     """What the journal uses of ``os``."""
 
-    path = os.path
+    path, environ, SEEK_END, getpid = os.path, os.environ, os.SEEK_END, staticmethod(os.getpid)
 
     def __init__(self, world):
         # type: (object) -> None
@@ -127,8 +132,8 @@ def installed(world):
     # type: (object) -> object
     """While a world runs, journals are files of that world. ``world.disks``: path -> Disk."""
     replaced = {
-        "_opened": lambda path, reading=False: File(world.disks[path]),  # type: ignore[attr-defined]
-        "_unlock": lambda file: None,
+        "_opened": lambda path, reading=False: (File(world.disks[path]), False),  # type: ignore[attr-defined]
+        "unlock_file": lambda file: None,
         "_user_key": lambda: b"a user's key for simulated runs!",
         "_sync_folder": lambda path: None,
         "os": _System(world),

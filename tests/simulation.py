@@ -34,7 +34,7 @@ import struct
 import sys
 import time
 import zlib
-from collections import deque
+from collections import deque, namedtuple
 from random import Random
 
 from minimalcluster import cluster, errors, jobs, journal, scheduler
@@ -45,6 +45,9 @@ from tests.simulated_faults import (
 from tests.simulated_jobs import Job
 from tests.simulated_master import Master
 from tests.simulated_node import Node
+
+#: What a journal knows of a job: task -> (buffers, place in them), task -> (info, buffers), (attempt, first, count).
+Known = namedtuple("Known", "done failed grants")
 
 TAIL_LENGTH = 60
 CALM_SECONDS = 60.0  # beyond the work itself; a node that is alone takes 60 s to give up, within the faults' time
@@ -181,7 +184,7 @@ class World(Faults):
         self.master.call(scheduler.JobSubmitted(job.id, None if job.grows else job.total, job.options))
         if known is not None:
             done = sorted(set(known.done) | set(known.failed))
-            spans = vars(jobs)["_spans"](done)
+            spans = vars(jobs)["_spans"]((index, index + 1) for index in done)
             attempts = [(attempt, first, first + count) for attempt, first, count in known.grants]
             self.master.call(scheduler.JobResumed(job.id, spans, attempts))
             if known.failed and job.stop_on_error:
@@ -202,7 +205,7 @@ class World(Faults):
     # -- journals, and a master that ends -------------------------------------------------------------
 
     def open_journal(self, job):
-        # type: (Job) -> journal.Known
+        # type: (Job) -> Known
         """As jobs.ListedJob: what is known counts, the rest is to be run."""
         opened = journal.Journal(job.path)
         if len(self.disks[job.path].data) != opened._good:
@@ -219,7 +222,7 @@ class World(Faults):
         return known
 
     def agrees(self, job, known):
-        # type: (Job, journal.Known) -> None
+        # type: (Job, Known) -> None
         """A journal knows nothing that its user was not told."""
         for index, (buffers, offset) in known.done.items():
             data = b"".join(buffer.tobytes() for buffer in buffers)
@@ -236,15 +239,23 @@ class World(Faults):
 
     @staticmethod
     def known(opened, job):
-        # type: (journal.Journal, Job) -> journal.Known
-        return opened.known("target %d" % job.number, "arguments", job.keys)
+        # type: (journal.Journal, Job) -> Known
+        done, failed = {}, {}  # type: dict, dict
+        for found in opened.outcomes("target %d" % job.number, "arguments", job.keys, job.total):
+            if isinstance(found, journal.Done):
+                for first, place, count in found.spans:
+                    done.update((first + number, (found.buffers, place + number)) for number in range(count))
+            else:
+                failed.update((task, (found.info, found.buffers)) for task in found.tasks)
+        return Known(done, failed, opened.grants)
 
     def check_journal(self, job, durable):
         # type: (Job, int) -> None
         """What the journal owes after an end of the master, or the job's: all that was durable. Then its file is harmed."""
         disk = self.disks[job.path]
         opened = journal.Journal(job.path, reading=True)
-        count, end, last_at = len(opened._records), opened._good, opened._records[-1].at if opened._records else 0
+        records = list(opened._read_again())
+        count, end, last_at = len(records), opened._good, records[-1].at if records else 0
         known = self.known(opened, job)
         self.agrees(job, known)
         lost = [index for index in job.delivered[:durable] if index not in known.done and index not in known.failed]
@@ -264,7 +275,7 @@ class World(Faults):
             at = int(self.random() * end)
             disk.data[at] ^= 1 << int(self.random() * 8)
             try:
-                records = journal.Journal(job.path, reading=True)._records
+                records = list(journal.Journal(job.path, reading=True)._read_again())
             except errors.JournalError:
                 return
             # The last record may be taken for a torn one.

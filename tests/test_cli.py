@@ -8,7 +8,7 @@ import sys
 import unittest
 
 import minimalcluster
-from minimalcluster import MasterNode, cli, journal, values
+from minimalcluster import MasterNode, cli, journal
 from minimalcluster.node import KEY_VARIABLE
 from tests import commands, support
 

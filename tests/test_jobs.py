@@ -332,7 +332,7 @@ class Spans(unittest.TestCase):
         for indexes, spans in (
             ([], []), ([3], [(3, 4)]), ([0, 1, 2], [(0, 3)]), ([0, 2, 3, 7], [(0, 1), (2, 4), (7, 8)]),
         ):  # fmt: skip
-            self.assertEqual(spans, jobs._spans(indexes))
+            self.assertEqual(spans, jobs._spans((index, index + 1) for index in indexes))
 
 
 class Quiet(unittest.TestCase):

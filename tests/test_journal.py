@@ -2,6 +2,7 @@
 from __future__ import absolute_import, division, print_function
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -12,7 +13,7 @@ import tempfile
 import time
 import unittest
 
-from minimalcluster import JournalError, MasterNode, TaskError, WorkerDied, journal, protocol, values
+from minimalcluster import JournalError, MasterNode, TaskError, WorkerDied, compat, journal, protocol, values
 from tests import support
 
 TARGET, ARGUMENTS = "t" * 64, "a" * 64
@@ -20,6 +21,19 @@ TARGET, ARGUMENTS = "t" * 64, "a" * 64
 
 def keys(count):
     return lambda: keys_of(range(count))
+
+
+def known_of(kept, target, arguments, keys, total):
+    """(results, tasks that have failed, grants) that a journal knows of."""
+    results, failed = {}, []
+    for found in kept.outcomes(target, arguments, keys, total):
+        if isinstance(found, journal.Done):
+            decoded = values.decode_results(found.buffers, found.size)
+            for first, place, count in found.spans:
+                results.update(zip(range(first, first + count), decoded[place : place + count]))
+        else:
+            failed += found.tasks
+    return results, sorted(failed), kept.grants
 
 
 def keys_of(arguments):
@@ -60,8 +74,7 @@ class JournalTest(unittest.TestCase):
     def read(self, count=20, target=TARGET, arguments=ARGUMENTS):
         kept = journal.Journal(self.path)
         try:
-            known = kept.known(target, arguments, keys(count))
-            return journal.results_of(known), sorted(known.failed), known.grants
+            return known_of(kept, target, arguments, keys(count), count)
         finally:
             kept.close()
 
@@ -70,6 +83,7 @@ class JournalTest(unittest.TestCase):
             journal.Journal(self.path)
         for text in (self.path,) + texts:
             self.assertIn(text, str(caught.exception))
+        return str(caught.exception)
 
     def put(self, data):
         with open(self.path, "wb") as file:
@@ -110,9 +124,9 @@ class FileTest(JournalTest):
         kept.done(0, 4, support.encoded([1, 2, 3, 4]))
         kept.close()
         again = journal.Journal(self.path)
-        known = again.known(TARGET, "other", lambda: keys_of(["d", "new", "b"]))
+        results, _, _ = known_of(again, TARGET, "other", lambda: keys_of(["d", "new", "b"]), 3)
         again.close()
-        self.assertEqual(journal.results_of(known), {0: 4, 2: 2})
+        self.assertEqual(results, {0: 4, 2: 2})
 
     def test_it_is_the_users_alone(self):
         self.written()
@@ -153,7 +167,7 @@ class FileTest(JournalTest):
     def test_row_34_every_byte_flipped(self):
         data = self.written()
         kept = journal.Journal(self.path)
-        last = kept._records[-1].at + 13  # behind its head: such a flip looks like a torn write
+        last = list(kept._read_again())[-1].at + 13  # behind its head: such a flip looks like a torn write
         kept.close()
         for at in range(len(data)):
             self.put(data[:at] + bytes(bytearray([bytearray(data)[at] ^ 0x20])) + data[at + 1 :])
@@ -234,7 +248,7 @@ class FileTest(JournalTest):
     def test_row_34_records_moved_from_their_place(self):
         data = self.written()
         kept = journal.Journal(self.path)
-        spans = [(record.at, len(record.body) + 29) for record in kept._records]
+        spans = [(record.at, len(record.body) + 29) for record in kept._read_again()]
         kept.close()
         (first, size), (second, other) = spans[3], spans[4]
         swapped = data[:first] + data[second : second + other] + data[first : first + size] + data[second + other :]
@@ -283,6 +297,124 @@ class FileTest(JournalTest):
         self.refused("in use")
         kept.close()
         journal.Journal(self.path).close()
+
+    def test_row_78_a_file_system_without_locks_is_said_and_no_obstacle(self):
+        with support.patched(journal, "lock_file", lambda file, wait=False: compat.NO_LOCKS), support.Log() as log:
+            self.written()
+            self.assertEqual([self.path in message for message in log.messages], [True])
+            self.assertEqual(self.read()[0], self.RESULTS)
+
+    def test_row_78_only_a_lock_that_is_held_means_in_use(self):
+        for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            with failing_lock(number):
+                self.assertEqual(compat.NO_LOCKS, compat.lock_file(sys.stdin))
+        for number in (errno.EAGAIN, errno.EACCES):
+            with failing_lock(number):
+                self.assertEqual(compat.TAKEN, compat.lock_file(sys.stdin))
+                self.refused("in use")
+        with failing_lock(errno.EIO):
+            text = self.refused(os.strerror(errno.EIO))
+        self.assertNotIn("in use", text)
+        self.assertEqual(["home"], os.listdir(self.folder))
+
+    def test_row_78_what_was_refused_leaves_no_file(self):
+        shutil.rmtree(os.environ["HOME"])
+        support.write(os.environ["HOME"], "no folder")
+        with self.assertRaises(JournalError) as caught:
+            journal.Journal(self.path)
+        self.assertIn(journal.HOME_VARIABLE, str(caught.exception))
+        self.assertEqual(["home"], os.listdir(self.folder))
+
+    def test_row_78_another_folder_for_the_key(self):
+        shutil.rmtree(os.environ["HOME"])
+        os.environ[journal.HOME_VARIABLE] = os.path.join(self.folder, "mine")
+        self.addCleanup(os.environ.pop, journal.HOME_VARIABLE)
+        self.written()
+        self.assertEqual(self.read()[0], self.RESULTS)
+        self.assertEqual(["journal.key"], os.listdir(os.environ[journal.HOME_VARIABLE]))
+        self.assertFalse(os.path.exists(os.environ["HOME"]))
+
+    @unittest.skipIf(os.name == "nt", "Windows asks elsewhere")
+    def test_row_78_no_home_at_all(self):
+        with support.patched(os.path, "expanduser", lambda path: path):
+            with self.assertRaises(JournalError) as caught:
+                journal.Journal(self.path)
+        self.assertIn("no home", str(caught.exception))
+        self.assertIn(journal.HOME_VARIABLE, str(caught.exception))
+        self.assertEqual(["home"], os.listdir(self.folder))
+
+    @unittest.skipIf(os.name == "nt" or os.geteuid() != 0, "only root can give files away")
+    def test_row_78_another_users_key(self):
+        os.chown(self.key_file(), 12345, 12345)
+        with self.assertRaises(JournalError) as caught:
+            journal.Journal(self.path)
+        self.assertIn("another user's", str(caught.exception))
+
+    def test_row_78_a_home_that_can_only_be_read_will_do_when_the_key_is_there(self):
+        self.written()
+        real = journal._descriptor
+
+        def readable_only(path, flags):
+            if path.endswith(".key") and flags & (os.O_RDWR | os.O_CREAT):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+            return real(path, flags)
+
+        with support.patched(journal, "_descriptor", readable_only):
+            self.assertEqual(self.read()[0], self.RESULTS)
+            os.remove(os.path.join(os.environ["HOME"], ".minimalcluster", "journal.key"))
+            with self.assertRaises(JournalError) as caught:
+                journal.Journal(self.path)
+        self.assertIn(os.strerror(errno.EROFS), str(caught.exception))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "there is no fork")
+    def test_row_77_a_fork_writes_nothing_and_keeps_the_lock(self):
+        kept = journal.Journal(self.path)
+        kept.begin(TARGET, ARGUMENTS, 20, "f", keys(20))
+        kept.done(0, 3, support.encoded([0, 1, 4]))
+        self.assertEqual(0, support.in_a_fork(kept.close))
+        self.refused("in use")
+        kept.done(3, 2, support.encoded([[9], "sixteen"]))
+        kept.close()
+        self.assertEqual(self.read()[0], self.RESULTS)
+
+    @unittest.skipIf(compat.PY2, "it cannot count its memory")
+    def test_row_79_what_nobody_asks_for_is_not_kept(self):
+        import tracemalloc
+
+        kept = journal.Journal(self.path)
+        kept.begin("other", ARGUMENTS, 64, "f", keys(64))
+        for first in range(64):
+            kept.done(first, 1, support.encoded([b"x" * (1 << 20)]))
+        kept.close()
+        tracemalloc.start()
+        try:
+            self.assertEqual(self.read(), ({}, [], []))
+            kept = journal.Journal(self.path)
+            self.assertEqual([64], [len(run.done) for run in kept.runs(with_buffers=False)])
+            kept.close()
+            self.assertLess(tracemalloc.get_traced_memory()[1], 16 << 20)
+        finally:
+            tracemalloc.stop()
+
+    def test_row_79_results_of_calls_are_read_when_they_are_wanted(self):
+        kept = journal.Journal(self.path)
+        all_keys = keys_of(range(40))
+        for first in range(0, 40, 4):
+            kept.calls_done(all_keys[first : first + 4], support.encoded(list(range(first, first + 4))))
+        kept.close()
+        kept = journal.Journal(self.path)
+        with support.patched(journal, "KEPT_BYTES", 200):  # of two records
+            done, failed = kept.calls()
+            order = list(range(40))
+            random.Random(1).shuffle(order)
+            for number in order:
+                self.assertEqual(number, kept.result(*done[all_keys[number]]))
+                kept.calls_done([b"k" * 16], support.encoded([number]))  # others are written meanwhile
+                self.assertLessEqual(len(kept._decoded), 2)
+        kept.close()
+        kept = journal.Journal(self.path, reading=True)
+        self.assertEqual(41, len(kept.calls()[0]))
+        kept.close()
 
     def test_row_21_a_full_disk_is_loud_and_tears_nothing(self):
         self.written()
@@ -366,9 +498,9 @@ class FileTest(JournalTest):
         kept.done(0, 2, support.encoded([1, 2]))
         kept.close()
         again = journal.Journal(self.path)
-        known = again.known(TARGET, "other", lambda: keys_of(["b", "a", "b"]))
+        results, _, _ = known_of(again, TARGET, "other", lambda: keys_of(["b", "a", "b"]), 3)
         again.close()
-        self.assertEqual(journal.results_of(known), {0: 2, 1: 1, 2: 2})
+        self.assertEqual(results, {0: 2, 1: 1, 2: 2})
 
     def test_reading_changes_nothing(self):
         data = self.written() + b"torn"
@@ -386,6 +518,20 @@ class Canary(object):
 
     def __reduce__(self):
         return support.write, (self.path,)
+
+
+@contextlib.contextmanager
+def failing_lock(number):
+    """No file can be locked, for this reason."""
+    if os.name == "nt":
+        raise unittest.SkipTest("locks are others there")
+    import fcntl
+
+    def flock(file, operation):
+        raise (IOError if compat.PY2 else OSError)(number, os.strerror(number))
+
+    with support.patched(fcntl, "flock", flock):
+        yield
 
 
 @contextlib.contextmanager
@@ -503,7 +649,7 @@ def f(x):
                 master.start_master_server()
                 self.assertEqual(master.map(function, [1, 2], journal=self.path), [factor, 2 * factor])
         kept = journal.Journal(self.path)
-        self.assertEqual([len(run["known"].done) > 0 for run in kept.runs()], [True, True, False])
+        self.assertEqual([len(run.done) > 0 for run in kept.runs()], [True, True, False])
         kept.close()
 
     def test_the_edit_of_a_module_that_is_imported_runs_all_again(self):
@@ -524,7 +670,7 @@ def f(x):
                 self.assertEqual(master.map(price, [1, 2], journal=self.path + ".map"), [rate, 2 * rate])
         for path in (self.path, self.path + ".map"):
             kept = journal.Journal(path)
-            self.assertEqual([len(run["known"].done) > 0 for run in kept.runs()], [True, True, False])
+            self.assertEqual([len(run.done) > 0 for run in kept.runs()], [True, True, False])
             kept.close()
 
     def test_poison_is_remembered(self):
@@ -564,7 +710,7 @@ def f(x):
         kept.close()
         self.execute(self.source(), [1])
         runs = journal.Journal(self.path)
-        about = runs.runs()[0]
+        about = next(runs.runs()).about
         runs.close()
         os.remove(self.path)
         kept = journal.Journal(self.path)
@@ -594,11 +740,8 @@ def f(x):
             master.start_master_server()
             support.prepare(master, self.source(), "f", range(3))
             journal.Journal(self.path).close()
-            real, journal.results_of = journal.results_of, None
-            try:
+            with support.patched(journal.Journal, "outcomes", None):
                 self.assertRaises(TypeError, master.execute, journal=self.path)
-            finally:
-                journal.results_of = real
             self.assertEqual(master.execute(journal=self.path), {0: 0, 1: 2, 2: 4})
 
 
