@@ -106,6 +106,10 @@ class _Mailbox(object):
         # type: () -> bool
         return not self._items
 
+    def qsize(self):
+        # type: () -> int
+        return len(self._items)
+
 
 #: 2.7's locks cannot be waited for with a timeout, and its queue.Queue is none of those that fail.
 Mailbox = queue.Queue if PY2 else _Mailbox  # type: type[queue.Queue] # type: ignore[assignment] # py2

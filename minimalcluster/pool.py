@@ -9,7 +9,6 @@ What differs from multiprocessing: a worker process that dies fails only the cal
 and a pool that was terminated answers what it had not done with an error instead of never.
 """
 
-import logging
 import multiprocessing
 import threading
 import warnings
@@ -22,13 +21,12 @@ from .compat import cpu_count, monotonic
 from .executor import ClusterExecutor
 from .futures import raisable, standard
 from .jobs import Failure
+from .logs import log
 from .maps import MapJob, MapResults, NotYetError
 from .master import MasterNode
 from .status import ClusterStatus, JobStatus
 
 T = TypeVar("T")
-
-log = logging.getLogger("minimalcluster")
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 #: multiprocessing cuts a map into so many chunks for each process; here where worker processes count their chunks.
@@ -266,7 +264,9 @@ class Pool:
         result: AsyncResult[T] = AsyncResult(callback, error_callback)
         try:
             terms = self._executor._terms
-            self._core.submit(result, self._core.packed_call(func, args, kwds, terms), terms, until(terms))
+            args = tuple(args)
+            packed = self._core.packed_call(func, args, kwds, terms)
+            self._core.submit(result, packed, terms, until(terms), (args, kwds))
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
             # The callback runs in another thread, as ever.
             threading.Thread(target=result.resolve, args=(Failure(error, ""),), daemon=True).start()

@@ -20,7 +20,7 @@ import unittest
 
 from minimalcluster import MasterNode
 
-from minimalcluster import protocol, values
+from minimalcluster import logs, protocol, values
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Far beyond what anything here takes; only a hanging test ever waits so long.
@@ -144,15 +144,21 @@ class Log(logging.Handler):
 
     def __init__(self, level=logging.INFO):
         logging.Handler.__init__(self, level)
-        self.messages = []
+        self._messages = []
 
     def emit(self, record):
-        self.messages.append("%s %s" % (record.levelname, record.getMessage()))
+        self._messages.append("%s %s" % (record.levelname, record.getMessage()))
+
+    @property
+    def messages(self):
+        logs.log.flush(SECONDS)
+        return list(self._messages)
 
     def having(self, text):
-        return [message for message in list(self.messages) if text in message]
+        return [message for message in self.messages if text in message]
 
     def __enter__(self):
+        logs.log.flush(SECONDS)
         logger = logging.getLogger("minimalcluster")
         self._level_before = logger.level
         logger.setLevel(self.level)
@@ -160,6 +166,7 @@ class Log(logging.Handler):
         return self
 
     def __exit__(self, *exc_info):
+        logs.log.flush(SECONDS)
         logger = logging.getLogger("minimalcluster")
         logger.removeHandler(self)
         logger.setLevel(self._level_before)

@@ -788,6 +788,10 @@ class EndTest(unittest.TestCase):
             master.start_master_server()
             self.assertEqual(len(master.list_workers()), 1)
 
+    @staticmethod
+    def is_a_masters(thread):
+        return thread.name.startswith("minimalcluster") and thread.name != "minimalcluster-log"
+
     def test_nothing_stays_open(self):
         if not os.path.exists("/proc/self/fd"):
             raise unittest.SkipTest("this system has no /proc to count descriptors in")
@@ -796,7 +800,7 @@ class EndTest(unittest.TestCase):
             with MasterNode(PORT=0) as master:
                 master.start_master_server()
                 support.run(master, DOUBLE, "f", [1])
-            support.wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("minimalcluster")])
+            support.wait_until(lambda: not [t for t in threading.enumerate() if self.is_a_masters(t)])
             return len(os.listdir("/proc/self/fd"))
 
         self.assertEqual(once(), once())
