@@ -7,6 +7,7 @@ from __future__ import absolute_import, division, print_function
 import itertools
 import os
 import threading
+from collections import deque
 
 from . import protocol, shares, values
 from .compat import PICKLE_PROTOCOL_MAX, as_text, hexadecimal, queue
@@ -28,8 +29,9 @@ class Library(object):
         self._call = call  # runs a function in the cluster's thread
         self._questions = queue.Queue()  # type: queue.Queue
         self._thread = None  # type: threading.Thread | None
-        self._lock = threading.Lock()  # of what the cluster's thread asks for too: held for moments only
-        self._names = threading.Lock()  # of share() and drop(), while a file is written or removed
+        self._lock = threading.RLock()  # of what the cluster's thread asks for too: held for moments only
+        self._names = threading.RLock()  # while a file is written or removed
+        self._dropped = deque()  # type: deque # names whose files may go
         self._served = {}  # type: dict[str, float] # file -> its time when it was served
         self._shared = {}  # type: dict[str, tuple] # name -> (value, {protocol: info})
         self._files = shares.Files()
@@ -51,8 +53,13 @@ class Library(object):
         with self._names:
             names = ("%s-%d" % (content, number) for number in itertools.count())
             name = next(name for name in names if not self.has(name))
-            info = self._files.keep("%s.%d" % (name, protocol_), buffers)
-            self._shared[name] = (value, {protocol_: info})
+            self._shared[name] = (value, {})  # taken: garbage may be collected in here, whose ``__del__`` shares its equal
+            try:
+                self._shared[name][1][protocol_] = self._files.keep("%s.%d" % (name, protocol_), buffers)
+            except BaseException:
+                del self._shared[name]
+                raise
+        self._remove_dropped()
         return name
 
     def has(self, name):
@@ -61,10 +68,22 @@ class Library(object):
 
     def drop(self, name):
         # type: (str) -> None
-        with self._names:
-            _, infos = self._shared.pop(name, (None, {}))
-            for protocol_ in infos:
-                self._files.discard("%s.%d" % (name, protocol_))
+        """Never waits: a ``__del__`` method may call it wherever garbage is collected, in the middle of ``share`` too."""
+        self._dropped.append(name)
+        self._remove_dropped()
+
+    def _remove_dropped(self):
+        # type: () -> None
+        """Unless the names are in use; then whoever uses them comes here next."""
+        while self._dropped and self._names.acquire(False):
+            try:
+                while self._dropped:
+                    name = self._dropped.popleft()
+                    _, infos = self._shared.pop(name, (None, {}))
+                    for protocol_ in infos:
+                        self._files.discard("%s.%d" % (name, protocol_))
+            finally:
+                self._names.release()
 
     def close(self):
         # type: () -> None

@@ -1,6 +1,7 @@
 """What the master serves, and above all what it does not."""
 from __future__ import absolute_import, division, print_function
 
+import gc
 import os
 import shutil
 import sys
@@ -9,7 +10,22 @@ import threading
 import unittest
 
 from minimalcluster import library
+from minimalcluster.compat import PY2
 from minimalcluster.library import Library
+from tests import support
+
+
+class Collected(object):
+    """Drops what it has shared when it is collected, wherever that happens."""
+
+    def __init__(self, shared):
+        self.shared = shared
+        self.name = shared.share(b"collected")
+        self.me = self  # a cycle
+
+    def __del__(self):
+        self.shared.drop(self.shared.share(b"collected"))
+        self.shared.drop(self.name)
 
 
 class LibraryTest(unittest.TestCase):
@@ -42,6 +58,35 @@ class LibraryTest(unittest.TestCase):
         self.assertTrue(answered.wait(30))
         self.assertEqual(answers[0].request, 5)
         return answers[0].info, [bytes(memoryview(each).tobytes()) for each in answers[0].payload]
+
+    def test_what_is_dropped_in_the_middle_of_a_share_goes_behind_it(self):
+        first, keep = self.library.share(b"first"), self.library._files.keep
+
+        def keep_and_drop(name, buffers):
+            self.library._files.keep = keep  # the nested one is as ever
+            self.library.drop(first)
+            inner.append(self.library.share(b"second"))
+            return keep(name, buffers)
+
+        inner = []
+        with support.patched(self.library._files, "keep", keep_and_drop):
+            outer = support.Background(self.library.share, b"second").result()
+        self.assertFalse(self.library.has(first))
+        self.assertEqual([True, True], [self.library.has(name) for name in inner + [outer]])
+        self.assertNotEqual(inner, [outer])
+
+    @unittest.skipIf(PY2, "2.7 does not collect cycles with __del__")
+    def test_garbage_may_be_collected_at_any_point(self):
+        def work():
+            for number in range(300):
+                gc.set_threshold(1 + number % 40)
+                Collected(self.library)
+                self.library.drop(self.library.share(b"%d" % number))
+
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        support.Background(work).result()
+        gc.collect()
+        self.assertEqual({}, self.library._shared)
 
     def test_project_modules(self):
         info, buffers = self.ask("module", "lib_package")
