@@ -14,7 +14,7 @@ from .futures import BrokenClusterExecutor
 from .imports import REFRESH_SECONDS
 from .jobs import FINISH, Job, Terms
 from .status import ClusterStatus
-from .streams import Stream, Waiting
+from .streams import Given, Stream, Waiting
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
@@ -48,6 +48,7 @@ class Core:
         self.maps: Set[Any] = set()  # MapJobs: they know this file, it does not know them
         self._shut = False
         self._stopping: Optional[threading.Thread] = None
+        self._over = threading.Event()  # all is done, and the worker processes have left
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
@@ -109,7 +110,9 @@ class Core:
         if self._shut:
             raise RuntimeError(AFTER_SHUTDOWN)
 
-    def submit(self, waiting: Waiting, packed: functions.Packed, terms: Terms, until: Optional[float]) -> None:
+    def submit(
+        self, waiting: Waiting, packed: functions.Packed, terms: Terms, until: Optional[float], given: Given
+    ) -> None:
         """until: the moment from which on nobody waits for it. Raises what opening the journal raises."""
         if terms.deadline is not None or terms.on_error is not None:  # a call's own: no terms of the stream's
             terms = terms._replace(deadline=None, on_error=None)
@@ -122,7 +125,7 @@ class Core:
                 kept = None if terms.journal is None else self._journal(terms.journal)
                 stream = self._streams[key] = Stream(self, packed.needs, terms, kept)
                 self.delivering.add(stream)
-            stream.add(waiting, packed.data, until)
+            stream.add(waiting, packed.data, until, given)
 
     def _journal(self, path: str) -> CallJournal:
         """One for all streams: two could not write the same file."""
@@ -172,7 +175,7 @@ class Core:
         if self.pid != os.getpid():
             return  # a fork's copy; the executor lives on where it was made
         with self._lock:
-            first, self._shut = not self._shut, True
+            self._shut = True
             streams, maps = list(self.delivering), list(self.maps)
         if cancel_futures:
             self.cluster.settle()
@@ -180,20 +183,24 @@ class Core:
                 stream.cancel_waiting()
             for job in maps:
                 job.stop()
+        thread = threading.Thread(target=self._stop, args=(streams, maps), name="minimalcluster-shutdown", daemon=True)
+        with self._lock:
+            first, self._stopping = self._stopping is None, self._stopping or thread
         if first:
             for stream in streams:
                 stream.close()
-            thread = threading.Thread(
-                target=self._stop, args=(streams, maps), name="minimalcluster-shutdown", daemon=True
-            )
             try:
                 thread.start()
-                self._stopping = thread
             except RuntimeError:  # while the interpreter ends, 3.12.0 and 3.12.1 start none (gh-113964)
+                self._stopping = threading.current_thread()
                 self._stop(streams, maps)
-        stopping, current = self._stopping, threading.current_thread()
-        if wait and stopping is not None and current is not stopping and current not in [s.thread for s in streams]:
+        if wait and not self._needs(threading.current_thread(), streams):
             self.join()
+
+    def _needs(self, thread: threading.Thread, streams: List[Stream]) -> bool:
+        """The end waits for this thread: a callback, or a ``__del__`` method, in it cannot wait for the end."""
+        threads = [self._stopping] + [stream.thread for stream in streams]
+        return self.cluster.in_own_thread() or thread in threads
 
     def terminate(self, why: str) -> None:
         """End everything now: what waits and what runs."""
@@ -212,11 +219,19 @@ class Core:
     def join(self) -> None:
         for job in list(self.maps):
             job.wait_for_nobody()
-        if self._stopping is not None:
-            self._stopping.join()
+        self._over.wait()
 
     def _stop(self, streams: List[Stream], maps: List[Any]) -> None:
         """When everything submitted is done, the workers leave."""
+        try:
+            self._finish(streams, maps)
+        finally:
+            if self._owned:
+                self.cluster.stop()
+            _open_cores.discard(self)
+            self._over.set()
+
+    def _finish(self, streams: List[Stream], maps: List[Any]) -> None:
         for job in maps:
             job.finish_reading()
         for job in maps:
@@ -226,9 +241,6 @@ class Core:
         for kept in self._journals.values():
             kept.close()
         self.repeats.drop()
-        if self._owned:
-            self.cluster.stop()
-        _open_cores.discard(self)
 
 
 _open_cores: "weakref.WeakSet[Core]" = weakref.WeakSet()

@@ -182,7 +182,7 @@ class ClusterExecutor(Executor):
         except (Exception, SystemExit) as error:  # pickling runs the classes' own code
             future.resolve(Failure(error, ""))
         else:
-            core.submit(future, packed, terms, until(terms))
+            core.submit(future, packed, terms, until(terms), (args, keywords))
         return future
 
     def map(

@@ -123,7 +123,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         }  # fmt: skip
         self._options.update(self._terms)
         self._executor: Optional[ClusterExecutor] = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a future may be let go of, and call back, in the middle of anything
         self._busy = False  # configured for a Parallel that has not terminated it yet
         self._over = True  # between two calls of Parallel
         self._futures: "Set[_BatchFuture]" = set()  # under way
@@ -238,7 +238,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             future.add_done_callback(lambda _: self._done(future, callback))
             terms = executor._terms
             future.errors_returned = len(func.items) if terms.on_error == RETURN else 0
-            executor._core.submit(future, packed, terms, self._until)
+            executor._core.submit(future, packed, terms, self._until, ((func,), {}))
         except BaseException as error:
             future.resolve(Failure(error, ""))
             self._done(future, callback)
@@ -303,7 +303,7 @@ class _BatchFuture(ClusterFuture[List[Any]]):
     def resolve(self, outcome: object) -> None:
         if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
             calls: Optional[List[Any]] = getattr(outcome.error.argument, "items", None)  # of the batch
-            told = None if calls is None else list(map(argument_of, calls))
+            told = None if calls is None else [argument_of(*call[1:]) for call in calls]
             outcome.error.argument = told[0] if told and len(told) == 1 else told
         if self.errors_returned and type(outcome) is Failure and outcome.node:  # a task's, not the cluster's
             outcome = [standard(outcome.error)] * self.errors_returned

@@ -8,26 +8,26 @@
 """
 
 import heapq
-import logging
 import threading
 from collections import namedtuple
 from concurrent.futures import CancelledError
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import errors, values
+from . import errors
 from .call_journal import CallJournal, StreamJournal
 from .compat import monotonic
 from .jobs import End, Failure, Job, Outcomes, Terms, seconds_until
-
-log = logging.getLogger("minimalcluster")
+from .logs import log
 
 #: Deadlines of so many calls that are done may stay behind, and of as many as those that are not.
 _STALE_MAX = 64
 
 #: What the stream's thread is told beside a job's outcomes: a call's deadline, and what a journal knows of one.
 _Until = namedtuple("_Until", "moment index")
-_Known = namedtuple("_Known", "waiting data outcome")
+_Known = namedtuple("_Known", "waiting given outcome")
 
+#: What the user called with: (arguments, keywords). For people: what is pickled may kill whoever unpickles it.
+Given = Tuple[Any, Any]
 #: What waits for a call: it is asked to be handed out, and told what came of it; or a Failure.
 Waiting = Any
 
@@ -47,7 +47,7 @@ class Stream(Job):
         if kept is not None:
             self.journal: Optional[StreamJournal] = StreamJournal(kept, self._definition)  # type: ignore[assignment]
         self._deadlines: List[Tuple[float, int]] = []  # a heap
-        self._waiting: Dict[int, Tuple[Waiting, bytes]] = {}
+        self._waiting: Dict[int, Tuple[Waiting, bytes, Given]] = {}
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
@@ -55,17 +55,17 @@ class Stream(Job):
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
 
-    def add(self, waiting: Waiting, data: bytes, until: Optional[float]) -> None:
+    def add(self, waiting: Waiting, data: bytes, until: Optional[float], given: Given) -> None:
         """Under the core's lock."""
         if self.journal is not None:
             key = self.journal.key(data)
             known = self.journal.kept.take(key)
             if known:
-                self._arrivals.put((_Known, waiting, data, known[0]))
+                self._arrivals.put((_Known, waiting, given, known[0]))
                 return
             self.journal.keys[self.total] = key
         waiting.place = self, self.total
-        self._waiting[self.total] = waiting, data
+        self._waiting[self.total] = waiting, data, given
         if until is not None:
             self._arrivals.put((_Until, until, self.total))
         self.total += 1
@@ -74,7 +74,7 @@ class Stream(Job):
     def encode(self, first: int, count: int) -> List[bytes]:
         buffers = [b"E"]
         for index in range(first, first + count):
-            waiting, data = self._waiting.get(index, (None, b""))
+            waiting, data, _ = self._waiting.get(index, (None, b"", None))
             # Of one that was cancelled there is nothing to run.
             buffers.append(data if waiting is not None and waiting.hand_out() else b"")
         return buffers
@@ -101,7 +101,7 @@ class Stream(Job):
             self._core.cluster.cancel(self.number)
 
     def cancel_waiting(self) -> None:
-        for waiting, _ in list(self._waiting.values()):
+        for waiting, _, _ in list(self._waiting.values()):
             waiting.cancel()
 
     def cancel_running(self, index: int) -> None:
@@ -119,7 +119,7 @@ class Stream(Job):
             elif isinstance(arrival, _Until):
                 self._watch(arrival)
             elif isinstance(arrival, _Known):
-                _tell(arrival.waiting, arrival.outcome, arrival.data)
+                _tell(arrival.waiting, arrival.outcome, arrival.given)
             arrival = None  # nothing here keeps a result while the next one is waited for
             self._expire()
         error = self._core.ended(self, arrival.error) or CancelledError()  # from here on none is added
@@ -127,7 +127,7 @@ class Stream(Job):
             self._resolve(index, Failure(error, ""))
         for arrival in iter(lambda: self.take(0.0), None):
             if isinstance(arrival, _Known):
-                _tell(arrival.waiting, arrival.outcome, arrival.data)
+                _tell(arrival.waiting, arrival.outcome, arrival.given)
         self._core.delivering.discard(self)
 
     def _seconds_left(self) -> Optional[float]:
@@ -155,33 +155,23 @@ class Stream(Job):
             index += 1
 
     def _resolve(self, index: int, outcome: object) -> None:
-        waiting, data = self._waiting.pop(index, (None, b""))
+        waiting, _, given = self._waiting.pop(index, (None, b"", None))
         if waiting is not None:
-            _tell(waiting, outcome, data)
+            _tell(waiting, outcome, given)
 
 
-def _tell(waiting: Waiting, outcome: object, data: bytes) -> None:
+def _tell(waiting: Waiting, outcome: object, given: Given) -> None:
     """A callback may raise SystemExit; the others' outcomes come all the same."""
     try:
-        waiting.resolve(_with_argument(outcome, data))
+        if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
+            outcome.error.argument = argument_of(*given)
+        waiting.resolve(outcome)
     except BaseException:
         log.exception("a callback of %r raised", waiting)
 
 
-def _with_argument(outcome: object, data: bytes) -> object:
-    """Who hears that a worker process died wants to know over what."""
-    if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
-        try:
-            call: Tuple[Any, Any, Any] = values.loads(data)  # type: ignore[assignment]
-        except BaseException:  # the classes' own code
-            return outcome
-        outcome.error.argument = argument_of(call)
-    return outcome
-
-
-def argument_of(call: Tuple[Any, Any, Any]) -> object:
-    """For people: its only argument, or the tuple of them; with keywords (arguments, keywords)."""
-    _, arguments, keywords = call
+def argument_of(arguments: Tuple[Any, ...], keywords: Any) -> object:
+    """Of a call, for people: its only argument, or the tuple of them; with keywords (arguments, keywords)."""
     if keywords:
         return arguments, keywords
     return arguments[0] if len(arguments) == 1 else arguments

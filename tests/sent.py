@@ -193,6 +193,46 @@ def load_elsewhere(pid):
     return CannotLoadHere(pid)
 
 
+class DeadlyToLoad(object):
+    """Ends any process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+class Unheard(BaseException):
+    """No ``except Exception`` meets it."""
+
+
+class RaisesHere(object):
+    """Can be unpickled everywhere but where the executor is."""
+
+    def __init__(self, pid, kind):
+        self.about = pid, kind
+
+    def __reduce__(self):
+        return raises_here, (RaisesHere,) + self.about
+
+
+class RaisesHereError(Exception):
+    def __init__(self, pid, kind):
+        super(RaisesHereError, self).__init__("odd")
+        self.about = pid, kind
+
+    def __reduce__(self):
+        return raises_here, (RaisesHereError,) + self.about
+
+
+def raises_here(made, pid, kind):
+    if os.getpid() == pid:
+        raise kind()
+    return made(pid, kind)
+
+
+def raise_what_raises_here(pid, kind):
+    raise RaisesHereError(pid, kind)
+
+
 class ExitAtLoad(object):
     def __reduce__(self):
         return fail_to_load, (SystemExit, "at load")

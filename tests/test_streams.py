@@ -7,7 +7,10 @@ import threading
 import unittest
 
 from tests import support
-from tests.sent import PYTHON_3, SECONDS, CannotLoadHere, Running, die, die_at, faces, mul, touch_and_wait
+from tests.sent import (
+    PYTHON_3, SECONDS, DeadlyToLoad, RaisesHere, Running, Unheard, die, die_at, faces, mul, raise_what_raises_here,
+    touch_and_wait,
+)
 
 if PYTHON_3:
     from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -99,6 +102,22 @@ class Deadline(Running):
 
 
 @faces
+class Results(Running):
+    def test_row_55_whatever_unpickling_a_result_raises_is_that_calls_error(self):
+        for kind in (KeyboardInterrupt, SystemExit, GeneratorExit, Unheard, ValueError):
+            future = self.executor.submit(RaisesHere, os.getpid(), kind)
+            error = self.raised(future, errors.RemoteError)
+            self.assertIn(kind.__name__, str(error))
+            self.assertEqual(6, self.executor.submit(mul, 2, 3).result(SECONDS))
+
+    def test_an_exception_of_a_task_that_cannot_be_unpickled_here_ends_nothing(self):
+        for kind in (KeyboardInterrupt, SystemExit, Unheard):
+            future = self.executor.submit(raise_what_raises_here, os.getpid(), kind)
+            self.assertIn("RaisesHereError", str(self.raised(future, errors.RemoteError)))
+            self.assertEqual(6, self.executor.submit(mul, 2, 3).result(SECONDS))
+
+
+@faces
 class Deaths(Running):
     def test_the_argument_is_named(self):
         once = self.executor.options(attempts_max=1)
@@ -108,9 +127,21 @@ class Deaths(Running):
         self.assertEqual(("x", 2), self.raised(once.submit(die_at, "x", "x", 2), WorkerDiedError).argument[1:])
         self.assertEqual((), self.raised(once.submit(die), WorkerDiedError).argument)
 
-    def test_one_that_cannot_be_had_again(self):
-        error = self.raised(self.executor.options(attempts_max=1).submit(die_at_once, CannotLoadHere(os.getpid())), WorkerDiedError)
-        self.assertIsNone(error.argument)
+    def test_row_56_what_kills_where_it_is_unpickled_is_not_unpickled_here(self):
+        """It may end the program; so the argument is what the user passed, not a copy."""
+        deadly, folder = DeadlyToLoad(), support.directory_for(self)
+        for options in ({"attempts_max": 1}, {"attempts_max": 1, "journal": os.path.join(folder, "journal")}):
+            error = self.raised(self.executor.options(**options).submit(mul, deadly, 2), WorkerDiedError)
+            self.assertEqual(2, error.argument[1])
+            self.assertIs(deadly, error.argument[0])
+
+    def test_row_56_nor_in_a_later_run_with_the_journal(self):
+        path = os.path.join(support.directory_for(self), "journal")
+        for _ in range(2):
+            deadly = DeadlyToLoad()
+            with ClusterExecutor(1) as executor:
+                once = executor.options(attempts_max=1, journal=path)
+                self.assertIs(deadly, self.raised(once.submit(mul, deadly), WorkerDiedError).argument)
 
     def test_many_end_at_once(self):
         before = threading.active_count()
