@@ -15,7 +15,6 @@ paused, since too many results are unread; ``finished(unfit)`` and ``crashed(err
 from __future__ import absolute_import, division, print_function
 
 import itertools
-import logging
 import os
 import socket  # noqa: F401 # in a type comment
 import sys
@@ -25,22 +24,26 @@ from collections import OrderedDict, deque, namedtuple
 from . import agent, errors, protocol, scheduler, values
 from .compat import PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, hexadecimal, monotonic, native, text_type
 from .journal import SYNC_SECONDS
+from .disk import Disk
 from .library import Library
+from .logs import log
 from .node import Node
 from .shares import Shared
 from .status import ClusterStatus
 from .transport import Connection, Listener, Loop
 
-log = logging.getLogger("minimalcluster")
-
 #: How long running tasks may take to end when this machine stops working (their results would be lost).
 DRAIN_SECONDS = 5.0
+#: So often it is looked whether who shall answer is still there.
+ANSWER_SECONDS = 1.0
 STOP_SECONDS = 5.0
 FAREWELL_SECONDS = 2.0
 PRINTED_LINES_MAX = 10000
 #: Arguments of a chunk below this size are not worth the scheduler's while.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
+#: Of connections that are refused so many are told one by one in so many seconds, the others counted.
+STRANGERS_MAX, STRANGERS_SECONDS = 20, 60.0
 FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
 #: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
@@ -77,6 +80,7 @@ class _Session(object):
         self.node = None  # type: str | None
         self.info = {}  # type: dict
         self.report = 0  # the last one received
+        self.durable = 0  # the last one that may be acknowledged: what it brought is where it shall be
         self.answered = 0  # the last one acknowledged
         self.owes_answer = False
         self.starting = (0, "")  # how many worker processes are not there, said its last heartbeat, and why
@@ -86,6 +90,33 @@ class _Session(object):
         # type: () -> str
         """The node as people know it."""
         return "%s/%s" % (self.info.get("hostname"), self.info.get("pid"))
+
+
+class _Answer(object):
+    """What a call in the cluster's thread returned, or raised."""
+
+    def __init__(self, function, arguments):
+        # type: (object, tuple) -> None
+        self._function, self._arguments = function, arguments
+        self._value = None  # type: object
+        self._error = None  # type: BaseException | None
+        self.made = threading.Event()
+
+    def make(self):
+        # type: () -> None
+        try:
+            self._value = self._function(*self._arguments)  # type: ignore[operator]
+        except errors.InternalError:
+            raise  # it ends the master, of which whoever asks hears
+        except BaseException as error:
+            self._error = error
+        self.made.set()
+
+    def get(self):
+        # type: () -> object
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class Cluster(object):
@@ -114,9 +145,15 @@ class Cluster(object):
         self._inbox = deque()  # type: deque # (session, message) of the local node
         self._printer = _Printer()
         self._library = Library(self._loop.call)
+        self._disk = Disk()
         self._sync_at = 0.0  # when journals may be synced again
+        self._syncing = None  # type: list | None # while that goes on: (session, the report that will be on the disk)
+        self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
         self._crashed = None  # type: BaseException | None
-        self._stopped = False
+        self._strangers = 0  # refused lately
+        self._stopped = self._is_over = False  # asked to end; its thread has
+        self._ending = threading.RLock()
+        self._has_ended = False
         self._pid = os.getpid()
         self._effects = {
             scheduler.Define: self._define, scheduler.Grant: self._grant, scheduler.Revoke: self._revoke,
@@ -152,6 +189,8 @@ class Cluster(object):
         if not STARTS_THREADS_AT_EXIT:
             self._printer.start()
             self._library.start()
+            self._disk.start()
+            log.start()
 
     def is_ours(self):
         # type: () -> bool
@@ -169,6 +208,8 @@ class Cluster(object):
         self.check_process()
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
+        if self._is_over:
+            job.crashed(self._why_over())  # type: ignore[attr-defined]
         return number
 
     def grew(self, number, job):
@@ -273,42 +314,65 @@ class Cluster(object):
 
     def stop(self):
         # type: () -> None
-        """Tell the nodes, end the local processes, free the port. Idempotent; a fork's copy ends nothing."""
-        if self._thread is None or self._stopped or not self.is_ours():
+        """Tell the nodes, end the local processes, free the port. Idempotent; a fork's copy ends nothing.
+
+        Whoever calls it, and who calls it at the same time, returns after the end.
+        """
+        if self._thread is None or not self.is_ours():
             return
+        if self.in_own_thread():  # a __del__ method runs here: it cannot wait for this thread
+            threading.Thread(target=self.stop, name="minimalcluster-stop").start()
+            return
+        with self._ending:
+            if not self._has_ended:
+                self._end()
+                self._has_ended = True
+
+    def _end(self):
+        # type: () -> None
         self._stopped = True
-        if self._thread.is_alive():
-            self._ask(self._say_farewell)
+        if self._thread.is_alive():  # type: ignore[union-attr]
+            try:
+                self._ask(self._say_farewell)
+            except errors.StateError:
+                pass  # it has failed meanwhile
             self._all_left.wait(FAREWELL_SECONDS)  # so that all have heard it, and their last lines have come
             self._local_gone.wait(STOP_SECONDS)
             self._loop.stop()
-            self._thread.join(STOP_SECONDS)
+            self._thread.join(STOP_SECONDS)  # type: ignore[union-attr]
+        self._disk.close(STOP_SECONDS)
         self._printer.close()
         self._library.close()
+
+    def in_own_thread(self):
+        # type: () -> bool
+        """Garbage is collected there too, and runs what a program's objects do at their end."""
+        return self._thread is threading.current_thread()
 
     def _ask(self, function, *arguments):
         # type: (object, *object) -> object
         """Run it in the cluster's thread and wait for what it returns."""
         self.check_process()
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:
             raise errors.StateError("the master is not running: call start_master_server() first")
-        answer = []  # type: list
-        answered = threading.Event()
+        if self.in_own_thread():
+            raise errors.StateError("the master cannot be asked in its own thread, where a __del__ method may run")
+        answer = _Answer(function, arguments)
+        self._loop.call(answer.make)
+        while not answer.made.wait(ANSWER_SECONDS) and self._thread.is_alive():
+            pass
+        if not answer.made.is_set():
+            raise self._why_over()
+        return answer.get()
 
-        def run():
-            # type: () -> None
-            try:
-                answer.append(function(*arguments))  # type: ignore[operator]
-            finally:
-                answered.set()
-
-        self._loop.call(run)
-        while not answered.wait(1.0):
-            if not self._thread.is_alive():
-                raise errors.StateError("the master has stopped")
-        if not answer:
-            raise errors.StateError("the master failed: %s" % self._crashed)
-        return answer[0]
+    def _why_over(self):
+        # type: () -> errors.StateError
+        """What everybody hears of a master whose thread has ended."""
+        if self._crashed is None:
+            return errors.StateError("the master was shut down")
+        error = errors.StateError("the master failed: %s: %s" % (type(self._crashed).__name__, self._crashed))
+        error.__cause__ = self._crashed
+        return error
 
     # -- the thread -------------------------------------------------------------------------------
 
@@ -320,8 +384,9 @@ class Cluster(object):
             log.exception("the master's thread failed; please report this")
             self._crashed = error
         finally:
-            for job in list(self._jobs.values()):
-                job.crashed(errors.StateError("the master was shut down") if self._crashed is None else self._crashed)
+            self._is_over = True  # first: a job that is submitted from now on is told so at once
+            for job in list(self._jobs.values()) + [call[1][1] for call in self._loop.left() if call[0] == self._submit]:
+                self._tell_end(job, job.crashed, self._why_over())
             self._jobs.clear()
             self._local_gone.set()
             self._loop.close()
@@ -347,7 +412,7 @@ class Cluster(object):
     def deadline(self):
         # type: () -> float | None
         deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
-        if self._dirty_journals():
+        if self._syncing is None and self._dirty_journals():
             deadlines.append(self._sync_at)
         if self._parked:
             deadlines += [self._park_until, self._parked_beat_at]
@@ -360,22 +425,47 @@ class Cluster(object):
 
     def _handle(self, event, now):
         # type: (tuple, float) -> None
-        for effect in self._scheduler.handle(event, now):
-            self._effects[type(effect)](effect)  # type: ignore[operator]
+        for effect in self._scheduler.effects_of(event, now):
+            self._loop.spare(self._effects[type(effect)], effect, self._effect_failed)
+
+    def _effect_failed(self, effect, error):
+        # type: (object, BaseException) -> None
+        """It costs the job that it was for; without one, the connection that it would go to."""
+        number = getattr(effect, "job", None)
+        if number in self._jobs:  # the user's own code, perhaps: a __reduce__, a script that is gone
+            self._fail_job(number, error)
+            return
+        log.exception("%s failed, and the rest goes on; please report this", type(effect).__name__)
+        session = self._sessions.get(getattr(effect, "node", None))
+        if session is not None:
+            session.close(errors.ConnectionFailed("%s: %s" % (type(error).__name__, error)))
 
     def _answer(self, now):
         # type: (float) -> None
-        """Acknowledge what has been delivered, and is on the disk if it shall be."""
-        dirty = self._dirty_journals()
-        if dirty and now < self._sync_at:
-            return
-        for journal in dirty:
-            self._sync_at = now + SYNC_SECONDS
-            journal.sync()
+        """Acknowledge what has been delivered, and is on the disk if it shall be; a disk may take its time for that."""
+        if self._syncing is None:
+            dirty = self._dirty_journals()
+            delivered = [(session, session.report) for session in self._sessions.values()]
+            if not dirty:
+                self._durable(delivered)
+            elif now >= self._sync_at:
+                self._sync_at = now + SYNC_SECONDS
+                self._syncing = delivered
+                self._disk.do(_sync, dirty, self._loop.call, self._synced)
         for session in self._sessions.values():
-            if session.report > session.answered or session.owes_answer:
-                session.answered, session.owes_answer = session.report, False
-                session.send(protocol.Acknowledge(session.report))
+            if session.durable > session.answered or session.owes_answer:
+                session.answered, session.owes_answer = session.durable, False
+                session.send(protocol.Acknowledge(session.durable))
+
+    def _durable(self, delivered):
+        # type: (list) -> None
+        for session, report in delivered:
+            session.durable = report
+
+    def _synced(self):
+        # type: () -> None
+        delivered, self._syncing = self._syncing, None
+        self._durable(delivered)  # type: ignore[arg-type]
 
     def _dirty_journals(self):
         # type: () -> list
@@ -384,7 +474,7 @@ class Cluster(object):
     def _submit(self, number, job):
         # type: (int, object) -> None
         if self._stopped:
-            job.crashed(errors.StateError("the master was shut down"))  # type: ignore[attr-defined]
+            self._tell_end(job, job.crashed, self._why_over())  # type: ignore[attr-defined]
             return
         self._jobs[number] = job
         closed, total = job.closed, job.total  # type: ignore[attr-defined]
@@ -494,25 +584,19 @@ class Cluster(object):
 
     def _define(self, effect):
         # type: (scheduler.Define) -> None
-        try:
-            info, buffers = self._jobs[effect.job].definition()
-        except Exception as error:  # the script whose source it is may be gone
-            self._fail_job(effect.job, error)
-            return
+        info, buffers = self._jobs[effect.job].definition()
         info = dict(info, served=self._library.version())
         self._sessions[effect.node].send(protocol.DefineJob(effect.job, info, buffers))
 
     def _grant(self, effect):
         # type: (scheduler.Grant) -> None
         job, session, count = self._jobs[effect.job], self._sessions[effect.node], effect.count
-        try:
+        if effect.job in self._failing:
+            return  # its node has no definition of it, perhaps
+        buffers = job.encode(effect.first, count)
+        while sum(map(len, buffers)) > protocol.OBJECT_BYTES_MAX and count > 1:
+            count //= 2
             buffers = job.encode(effect.first, count)
-            while sum(map(len, buffers)) > protocol.OBJECT_BYTES_MAX and count > 1:
-                count //= 2
-                buffers = job.encode(effect.first, count)
-        except Exception as error:  # the user's own __reduce__ runs here
-            self._fail_job(effect.job, error)
-            return
         size = sum(map(len, buffers))
         if size <= protocol.OBJECT_BYTES_MAX:
             if session.address:  # this machine's own worker processes end with the master: nothing comes back
@@ -536,7 +620,9 @@ class Cluster(object):
 
     def _fail_job(self, number, error):
         # type: (int, BaseException) -> None
-        self._jobs[number].crashed(error)
+        if number not in self._failing:
+            self._failing.add(number)
+            self._tell_end(self._jobs[number], self._jobs[number].crashed, error)
         self._soon(scheduler.JobCancelled(number))
 
     def _revoke(self, effect):
@@ -570,9 +656,16 @@ class Cluster(object):
     def _finish(self, effect):
         # type: (scheduler.Finish) -> None
         job = self._jobs.pop(effect.job)
-        if job.journal is not None:
-            job.journal.sync()
-        job.finished(effect.unfit)
+        self._failing.discard(effect.job)
+        self._tell_end(job, job.finished, effect.unfit)
+
+    def _tell_end(self, job, tell, argument):
+        # type: (object, object, object) -> None
+        """tell(argument), when all of its journal is on the disk: for that it must not be waited here."""
+        if job.journal is None:  # type: ignore[attr-defined]
+            tell(argument)  # type: ignore[operator]
+        else:
+            self._disk.do(_sync, [job.journal], tell, argument)  # type: ignore[attr-defined]
 
     def _idle(self, effect):
         # type: (scheduler.Idle) -> None
@@ -622,14 +715,31 @@ class Cluster(object):
         self._parked.pop(session, None)
         if session is None or session.node is None:
             if error is not None:
-                log.warning("a connection from %s was refused: %s", connection.where, error)
+                self._refused(connection.where, error)
             self._notice_all_left()
             return
-        self._event(scheduler.NodeDisconnected(session.node, session.number))
+        # Who sends what is not ours may send it again: nothing waits for that node to come back.
+        event = scheduler.NodeLeft if isinstance(error, errors.ProtocolError) else scheduler.NodeDisconnected
+        self._event(event(session.node, session.number))
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
             self._notice_all_left()
         log.info("node %s: %s", session.name, error or "left")
+
+    def _refused(self, where, error):
+        # type: (str, BaseException) -> None
+        """Anybody may call at the port, as often as they like."""
+        self._strangers += 1
+        if self._strangers == 1:
+            self._loop.later(STRANGERS_SECONDS, self._count_strangers)
+        if self._strangers <= STRANGERS_MAX:
+            log.warning("a connection from %s was refused: %s", where, error)
+
+    def _count_strangers(self):
+        # type: () -> None
+        more, self._strangers = self._strangers - STRANGERS_MAX, 0
+        if more > 0:
+            log.warning("%d more connections were refused in %.0f s", more, STRANGERS_SECONDS)
 
     # -- this machine's own node ------------------------------------------------------------------
 
@@ -639,13 +749,14 @@ class Cluster(object):
             return
         number = self._next_session
         self._next_session += 1
-        session = self._local_session = _Session(number, self._to_local, "", lambda error: None)
+        session = _Session(number, self._to_local, "", lambda error: None)
         session_inbox = self._inbox
         node = Node(
             self._loop, slots, lambda message: session_inbox.append((session, message)), lambda reason: None,
             lambda reason, refused: self._local_ended(session),
         )  # fmt: skip
-        self._local = node
+        node.open()
+        self._local, self._local_session = node, session
         self._local_gone.clear()
         node.tell(agent.LinkUp())
         self.step(monotonic())  # so that it is in the list when join_local returns
@@ -685,7 +796,7 @@ class Cluster(object):
         if self._listener is not None:
             self._listener.close()
         for number, job in list(self._jobs.items()):
-            job.crashed(errors.StateError("the master was shut down"))
+            self._tell_end(job, job.crashed, self._why_over())
             self._event(scheduler.JobCancelled(number))
         for session in list(self._sessions.values()) + list(self._proved):
             session.send(protocol.Farewell({}))
@@ -709,6 +820,15 @@ class Cluster(object):
             about = {"name": session.name, "leases": 1, "tasks_done": 0, "busy_seconds": 0.0, "connected": True}
             workers.append(_worker(dict(about, slots=int(session.info["slots"])), session))
         return workers
+
+
+def _sync(journals, then, argument):
+    # type: (list, object, object) -> None
+    try:
+        for journal in journals:
+            journal.sync()
+    finally:
+        then(argument)  # type: ignore[operator]
 
 
 def _worker(node, session):

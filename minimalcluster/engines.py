@@ -22,7 +22,6 @@ Rules:
 """
 
 import concurrent.futures.process
-import logging
 import os
 import sys
 import threading
@@ -35,12 +34,11 @@ from . import agent, calls, child, errors, protocol, scheduler, shares, values
 from .cluster import STOP_SECONDS, Cluster, _Session
 from .compat import PICKLE_PROTOCOL_MAX, monotonic, queue
 from .imports import ClusterFinder
+from .logs import log
 from .node import describe
 
 if TYPE_CHECKING:
     from .jobs import Job
-
-log = logging.getLogger("minimalcluster")
 
 #: A definition up to this size goes with every chunk; a longer one only to who lacks it.
 ATTACH_BYTES_MAX = 4 << 10
@@ -282,12 +280,10 @@ class EngineCluster(Cluster):
             )
         return super().submit(job)
 
-    def stop(self) -> None:
+    def _end(self) -> None:
         """As Cluster's; the engine has been closed then, unless that takes long."""
-        if not self.is_ours():
-            return
         node: "Optional[_EngineNode]" = self._local  # type: ignore[assignment]
-        super().stop()
+        super()._end()
         if node is not None:
             node.wait_until_closed(STOP_SECONDS)
 

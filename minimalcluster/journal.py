@@ -32,7 +32,6 @@ import hashlib
 import hmac
 import io
 import json
-import logging
 import os
 import stat
 import struct
@@ -41,12 +40,11 @@ from collections import namedtuple
 
 from . import errors, values
 from .compat import NO_LOCKS, PY2, TAKEN, WINDOWS, joined, lock_file, ordered_dict, unlock_file
+from .logs import log
 from .protocol import hkdf_sha256
 
 if not PY2:  # py2
     from collections.abc import Iterator  # noqa: F401 # in type comments
-
-log = logging.getLogger("minimalcluster")
 
 MAGIC = b"minijrn1"
 RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8
@@ -90,6 +88,7 @@ class Journal(object):
         # type: (str, bool) -> None
         self.path = path
         self._lock = threading.RLock()  # appended to in the cluster's thread, closed in the user's
+        self._syncing = threading.RLock()  # which may take long: the file stays open, and is written to meanwhile
         self.dirty = False  # something is written and not synced
         self._stopped = self._reading = reading
         self._begun = False
@@ -355,14 +354,16 @@ class Journal(object):
     def sync(self):
         # type: () -> None
         """Everything so far is on the disk when this returns, or the journal has stopped and said so."""
-        with self._lock:
-            if self._stopped or not self.dirty:
-                return
-            self.dirty = False
+        with self._syncing:
+            with self._lock:
+                if self._stopped or not self.dirty:
+                    return
+                self.dirty = False
             try:
                 os.fsync(self._file.fileno())
             except (OSError, IOError) as error:
-                self._stop(error)
+                with self._lock:
+                    self._stop(error)
 
     def _stop(self, error):
         # type: (BaseException) -> None
@@ -388,12 +389,12 @@ class Journal(object):
         if self._pid != os.getpid():  # a fork's copy: the records and the lock are the parent's
             self._file.close()
             return
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._lock._is_owned() or self._syncing._is_owned():  # type: ignore[attr-defined]
             return  # garbage is collected in the middle of a record, an iterator with it: the end of its job is to come
         if self._begun:
             self._append(END, [])
         self.sync()
-        with self._lock:
+        with self._syncing, self._lock:
             self._stopped, self.dirty = True, False
             if not self._file.closed:
                 unlock_file(self._file)

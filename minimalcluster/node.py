@@ -30,10 +30,9 @@ except ImportError:  # Windows
 
 from . import agent as brain, errors, orphans, protocol
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
+from .logs import log
 from .shares import Files
 from .transport import Connection, Listener, Loop, dial
-
-log = logging.getLogger("minimalcluster")
 
 KEY_VARIABLE = "MINIMALCLUSTER_KEY"
 #: One thread each for BLAS and OpenMP in a worker process with a core to itself; the user's settings win.
@@ -127,6 +126,12 @@ class Node(object):
 
     # -- for the loop -----------------------------------------------------------------------------
 
+    def open(self):
+        # type: () -> None
+        """Worker processes can come. Raises OSError where there is nothing left for that."""
+        if self._listener is None:
+            self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted)
+
     def tell(self, event):
         # type: (tuple) -> None
         """Something happened; it is handled in the next step."""
@@ -148,8 +153,20 @@ class Node(object):
 
     def _handle(self, event, now):
         # type: (tuple, float) -> None
-        for effect in self._agent.handle(event, now):
-            self._effects[type(effect)](effect)
+        for effect in self._agent.effects_of(event, now):
+            self._loop.spare(self._effects[type(effect)], effect, self._effect_failed)
+
+    def _effect_failed(self, effect, error):
+        # type: (object, BaseException) -> None
+        """It costs the worker process that it was for; where there is none yet, the next try may have one."""
+        if isinstance(effect, brain.StartChild):
+            info = {"exit": "%s: %s" % (type(error).__name__, error), "lines": []}
+            self.tell(brain.ChildExited(effect.slot, info))
+            return
+        log.exception("%s failed, and the rest goes on; please report this", type(effect).__name__)
+        child = self._children.get(getattr(effect, "slot", None))
+        if child is not None:
+            _kill(child.process)
 
     def deadline(self):
         # type: () -> float | None
@@ -166,8 +183,7 @@ class Node(object):
 
     def _start_child(self, effect):
         # type: (brain.StartChild) -> None
-        if self._listener is None:
-            self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted)
+        self.open()
         self._started += 1
         family = orphans.Family(self.id, self._started)
         try:

@@ -9,11 +9,13 @@
                write everything
 
 That order makes batches by itself: whatever came in together is decided and answered together.
+
+What fails is that connection, that call, that step: it is closed or logged, and the loop goes on. Only a brain's broken
+invariant (InternalError) ends it; and in the main thread what is no Exception: Ctrl-C, a signal handler's SystemExit.
 """
 from __future__ import absolute_import, division, print_function
 
 import errno
-import logging
 import os
 import select
 import socket
@@ -21,10 +23,9 @@ import threading
 from collections import deque
 
 from . import protocol  # noqa: F401 # in type comments
-from .compat import joined, monotonic, socketpair
-from .errors import ConnectionFailed, HandshakeTimeout
-
-log = logging.getLogger("minimalcluster")
+from .compat import WINDOWS, in_main_thread, joined, monotonic, socketpair
+from .errors import ConnectionFailed, HandshakeTimeout, InternalError
+from .logs import log
 
 HANDSHAKE_SECONDS = 5.0
 #: Peers that have not proved themselves yet; the oldest goes first (SECURITY.md, "Limits").
@@ -41,6 +42,9 @@ KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
 #: How long a listener rests when the process has no descriptor or memory left (FAULTS.md 22).
 PAUSE_SECONDS = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+#: FD_SETSIZE: of Windows' Pythons a number of sockets, elsewhere one that no descriptor reaches.
+SELECT_SOCKETS_MAX, SELECT_DESCRIPTOR_MAX = 512, 1024
 
 _WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", -1))
 
@@ -63,6 +67,8 @@ class _Poller(object):
     def set(self, descriptor, writing):
         # type: (int, bool) -> None
         known = self._interest.get(descriptor)
+        if self._poll is None and known is None:
+            self._check_room(descriptor)
         self._interest[descriptor] = writing
         if self._poll is not None and known is not writing:
             mask = self._read | self._write if writing else self._read
@@ -70,6 +76,12 @@ class _Poller(object):
                 self._poll.register(descriptor, mask)
             else:
                 self._poll.modify(descriptor, mask)
+
+    def _check_room(self, descriptor):
+        # type: (int) -> None
+        """select() takes so many sockets (Windows), or descriptors below a number; beyond that it always raises."""
+        if len(self._interest) >= SELECT_SOCKETS_MAX or not WINDOWS and descriptor >= SELECT_DESCRIPTOR_MAX:
+            raise OSError(errno.EMFILE, "this system's select() watches no more than %d sockets" % len(self._interest))
 
     def drop(self, descriptor):
         # type: (int) -> None
@@ -110,7 +122,7 @@ def _rounded_up(amount, unit):
 
 
 class Loop(object):
-    """One thread's I/O. Participants have ``step(now)`` and ``deadline()``."""
+    """One thread's I/O. Participants have ``step(now)`` and ``deadline()``; handlers ``failed(error)``, too."""
 
     def __init__(self):
         # type: () -> None
@@ -127,6 +139,7 @@ class Loop(object):
         self._awake = False  # or woken: it will see what it is asked for before it waits again
         self._thread = None  # type: int | None
         self._stopping = False
+        self._spared = (Exception,)  # type: tuple
         self.add(self._wakes, self)
 
     # -- from any thread --------------------------------------------------------------------------
@@ -159,8 +172,19 @@ class Loop(object):
         # type: () -> None
         """Until ``stop``; what is left to write is written as far as the peers take it at once."""
         self._thread = threading.current_thread().ident
+        self._spared = (Exception,) if in_main_thread() else (BaseException,)
         while not self._stopping:
             self.cycle()
+
+    def spare(self, function, argument, failed):
+        # type: (object, object, object) -> None
+        """function(argument); failed(argument, error) if it raises, whatever it raises but a broken invariant."""
+        try:
+            function(argument)  # type: ignore[operator]
+        except InternalError:
+            raise
+        except self._spared as error:
+            failed(argument, error)  # type: ignore[operator]
 
     def cycle(self):
         # type: () -> None
@@ -170,21 +194,20 @@ class Loop(object):
         for descriptor, readable, writable in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None and readable:
-                handler.readable()
+                self.spare(_readable, handler, _failed)
             if writable and self._handlers.get(descriptor) is handler and handler is not None:
-                handler.writable()
+                self.spare(_writable, handler, _failed)
         for _ in range(len(self._calls)):
-            function, arguments = self._calls.popleft()
-            function(*arguments)
-        self._expire_half_open()
+            self.spare(_call, self._calls.popleft(), _call_failed)
+        self.spare(_call, (self._expire_half_open, ()), _call_failed)
         now = monotonic()
         for due in [due for due in self._later if now >= due[0]]:
             self._later.remove(due)
-            due[1]()
+            self.spare(_call, (due[1], ()), _call_failed)
         for participant in list(self._participants):
-            participant.step(now)
+            self.spare(_call, (participant.step, (now,)), _call_failed)
         while self._dirty:
-            self._dirty.pop().write()
+            self.spare(_write, self._dirty.pop(), _failed)
 
     def _seconds_to_wait(self):
         # type: () -> float | None
@@ -212,10 +235,14 @@ class Loop(object):
         except (OSError, socket.error):
             pass
 
+    def failed(self, error):
+        # type: (BaseException) -> None
+        log.error("the loop's wake-up failed: %s", error)
+
     def add(self, sock, handler):
         # type: (socket.socket, object) -> None
-        self._handlers[sock.fileno()] = handler
         self._poller.set(sock.fileno(), False)
+        self._handlers[sock.fileno()] = handler
 
     def later(self, seconds, function):
         # type: (float, object) -> None
@@ -229,6 +256,11 @@ class Loop(object):
         # type: (socket.socket) -> None
         self._handlers.pop(sock.fileno(), None)
         self._poller.drop(sock.fileno())
+
+    def left(self):
+        # type: () -> list
+        """After ``run`` has returned: (function, arguments) of the calls that it has not made."""
+        return list(self._calls)
 
     def join(self, participant):
         # type: (object) -> None
@@ -244,10 +276,46 @@ class Loop(object):
         """After ``run`` has returned: give the descriptors back."""
         for handler in list(self._handlers.values()):
             if handler is not self:
-                handler.close(None)
+                self.spare(_close, handler, _failed)
         self._waker.close()
         self._wakes.close()
         self._poller.close()
+
+
+def _readable(handler):
+    # type: (object) -> None
+    handler.readable()  # type: ignore[attr-defined]
+
+
+def _writable(handler):
+    # type: (object) -> None
+    handler.writable()  # type: ignore[attr-defined]
+
+
+def _close(handler):
+    # type: (object) -> None
+    handler.close(None)  # type: ignore[attr-defined]
+
+
+def _write(connection):
+    # type: (Connection) -> None
+    connection.write()
+
+
+def _failed(handler, error):
+    # type: (object, BaseException) -> None
+    handler.failed(error)  # type: ignore[attr-defined]
+
+
+def _call(asked):
+    # type: (tuple) -> None
+    function, arguments = asked
+    function(*arguments)
+
+
+def _call_failed(asked, error):
+    # type: (tuple, BaseException) -> None
+    log.exception("%r failed, and the rest goes on; please report this", asked[0])
 
 
 class Connection(object):
@@ -382,6 +450,12 @@ class Connection(object):
         if messages and self._open:
             self._owner.received(self, messages)  # type: ignore[attr-defined]
 
+    def failed(self, error):
+        # type: (BaseException) -> None
+        """What came or went here raised: it costs this connection."""
+        log.exception("the connection to %s is closed: %s", self.where, error)
+        self.close(ConnectionFailed("%s: %s" % (type(error).__name__, error)))
+
     def close(self, error=None):
         # type: (BaseException | None) -> None
         if not self._open:
@@ -417,10 +491,12 @@ class Listener(object):
                 return  # nobody (left) in the queue, or one that has gone again
             try:
                 prepare(sock)
-            except (OSError, socket.error):
-                sock.close()  # gone again
-                continue
-            self._accepted(sock, "%s:%d" % address[:2])  # type: ignore[operator]
+                self._accepted(sock, "%s:%d" % address[:2])  # type: ignore[operator]
+            except (OSError, socket.error) as error:
+                sock.close()  # gone again, or one too many
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
+                    return
 
     def _pause(self, error):
         # type: (BaseException) -> None
@@ -428,6 +504,10 @@ class Listener(object):
         log.error("port %d takes no connections for %.0f s: %s; running work goes on", self.port, PAUSE_SECONDS, error)
         self._loop.drop(self._socket)
         self._loop.later(PAUSE_SECONDS, self._go_on)
+
+    def failed(self, error):
+        # type: (BaseException) -> None
+        self._pause(error)
 
     def _go_on(self):
         # type: () -> None

@@ -31,7 +31,7 @@ HARMLESS = tuple(name for name in STRIKES if name not in LOSSES)
 #: These cost nothing either: with a journal, what runs when the master is killed is adopted by the next one.
 KILLS = ("master_kill", "master_kill_at_byte")
 ADOPTED = frozenset(KILLS + LATEST_STRIKES) | {
-    "drain", "raises", "cuts", "fetch", "twins", "wall_clock", "cancel", "interrupt"
+    "drain", "raises", "cuts", "fetch", "twins", "wall_clock", "cancel", "interrupt", "disk_hangs"
 }  # fmt: skip
 #: Faults that make two nodes hold the same tasks.
 COPIES = ("away", "child_crash", "drain")

@@ -13,12 +13,37 @@ class Session(object):
         # type: (Master, int, Link) -> None
         self.master, self.number, self.link = master, number, link
         self.node = None  # type: int | None
-        self.report = self.answered = 0
+        self.report = self.durable = self.answered = 0
+        self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
         self.owes_answer = self.draining = False
 
     def send(self, message):
         # type: (tuple) -> None
         self.master.send(self, message)
+
+
+class SlowDisk(object):
+    """disk.py as a function of virtual time: what it does may take long, and nobody waits for it."""
+
+    def __init__(self, master):
+        # type: (Master) -> None
+        self.master = master
+
+    def do(self, function, *arguments):
+        # type: (object, *object) -> None
+        world = self.master.world
+        world.at(world.now + world.disk_seconds(), self.done, function, arguments)
+
+    def done(self, function, arguments):
+        # type: (object, tuple) -> None
+        if self.master.alive:
+            function(*arguments)  # type: ignore[operator]
+
+    def call(self, function):
+        # type: (object) -> None
+        """The cluster's Loop.call."""
+        function()  # type: ignore[operator]
+        self.master.step_timer.set(self.master.world.now)
 
 
 class Master(object):
@@ -32,6 +57,8 @@ class Master(object):
         self.alive = True
         self.sessions = self._sessions = OrderedDict()  # type: dict # node id -> Session
         self.jobs = self._jobs = OrderedDict()  # type: dict # number -> Job
+        self._syncing = None  # type: list | None
+        self._disk = self._loop = SlowDisk(self)
         self._sync_at = 0.0  # the names with _ are those that Cluster._answer knows
         self.stale = []  # type: list # events of closed sessions, to be replayed
         self.inbox = deque()  # type: deque
@@ -77,7 +104,7 @@ class Master(object):
         for link in links:
             link.flush_master()
         due = self.scheduler.deadline()
-        if self._dirty_journals():
+        if self._syncing is None and self._dirty_journals():
             due = self._sync_at if due is None else min(due, self._sync_at)
         if due is not None and due <= self.world.now:
             self.world.fail("the scheduler's deadline %r has passed: the master would spin" % due)
@@ -86,6 +113,14 @@ class Master(object):
     def _dirty_journals(self):
         # type: () -> list
         return vars(cluster.Cluster)["_dirty_journals"](self)
+
+    def _durable(self, delivered):
+        # type: (list) -> None
+        vars(cluster.Cluster)["_durable"](self, delivered)
+
+    def _synced(self):
+        # type: () -> None
+        vars(cluster.Cluster)["_synced"](self)
 
     def died(self, silently):
         # type: (bool) -> None
@@ -199,20 +234,21 @@ class Master(object):
         link = session.link
         if link.master_open:
             if type(message) is protocol.Acknowledge:
-                self.check_durable()
+                self.check_durable(session, message.report)
             if not link.from_master:
                 self.links.append(link)
             link.from_master.extend(link.master_channel.frame(message))
 
-    def check_durable(self):
-        # type: () -> None
+    def check_durable(self, session, report):
+        # type: (Session, int) -> None
         """A node is about to forget results: they are on the disk, or the journal has said that it stopped."""
-        for job in self.world.jobs.values():
-            if job.journal is not None and job.durable < len(job.delivered):
-                disk = self.world.disks[job.path]
-                if disk.synced < len(disk.data) and job.journal.dirty and not disk.stopped:
+        for _, job, position, written in [each for each in session.outcomes if each[0] <= report]:
+            disk = self.world.disks[job.path]
+            if job.journal is not None:  # else it is closed
+                if disk.synced < written and not disk.stopped:
                     self.world.fail("job %d: results are acknowledged before they are on the disk" % job.number)
-                job.durable = len(job.delivered)
+                job.durable = max(job.durable, position)
+        session.outcomes = [each for each in session.outcomes if each[0] > report]
 
     def event(self, event):
         # type: (tuple) -> None
@@ -304,6 +340,9 @@ class Master(object):
         if job.outcomes[index] is not None:
             self.world.fail("task %d of job %d has a second outcome: %s, %s" % (index, job.number, job.outcomes[index], what))
         job.told(index, what)
+        if job.journal is not None:
+            session = self.sessions[self.acting.node]  # type: ignore[union-attr]
+            session.outcomes.append((session.report, job, len(job.delivered), len(self.world.disks[job.path].data)))
         if self.world.crashed_at is not None:
             self.world.master_recovery = max(self.world.master_recovery, self.world.now - self.world.crashed_at)
             self.world.crashed_at = None

@@ -152,10 +152,24 @@ class World(Faults):
             self.late_conditions.add("fetch")  # else there is nothing to drop
         self.cancels_journaled = apart() < 0.5
         self.short_of_memory = apart() < 0.3
+        apart = Random(self.seed * 8 + 5).random
+        self.disk_hangs = 0.2 * apart() if apart() < 0.3 else 0.0
+        self.disk_until = 0.0  # it is busy
+        self.disk_random = apart
 
     def delay(self):
         # type: () -> float
         return self.delay_seconds * (0.5 + self.random())
+
+    def disk_seconds(self):
+        # type: () -> float
+        """Of a sync. Hanging disks (row 58) cost time, and no task runs twice for them."""
+        seconds = 0.002 * self.disk_random()
+        if self.calm_at is None and self.disk_random() < self.disk_hangs:
+            self.count("disk_hangs")
+            seconds += 15 * self.disk_random() ** 2
+        self.disk_until = max(self.disk_until, self.now + seconds)
+        return seconds
 
     def next_number(self):
         # type: () -> int
@@ -395,7 +409,7 @@ class World(Faults):
             node = self.nodes[number]
             if not (node.alive and node.joined and self.calm_at is not None):
                 continue
-            if node.link.sound() and self.now > max(node.joined_at, self.calm_at) + QUIET_SECONDS:
+            if node.link.sound() and self.now > max(node.joined_at, self.calm_at, self.disk_until) + QUIET_SECONDS:
                 held = node.agent.snapshot()
                 if held["held"] or held["reports"] or held["jobs"]:
                     self.fail("all jobs have ended, and node %d holds %r" % (number, held))

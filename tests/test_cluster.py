@@ -1,13 +1,20 @@
 """Cluster: what a proved node may say, and what becomes of it when it says something else."""
 from __future__ import absolute_import, division, print_function
 
+import contextlib
+import os
+import socket
+import threading
 import time
 import unittest
 
 from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, leases, protocol, scheduler
 from minimalcluster.cluster import Cluster
+from minimalcluster.errors import InternalError
 from minimalcluster.jobs import End, Job, Outcomes
+from minimalcluster.node import Node
 from tests import support
+from tests.support import mistake
 
 IDENTITY = "f = lambda x: x"
 
@@ -130,6 +137,31 @@ class NodeMessagesTest(unittest.TestCase):
         node.send(done(again, [1, 2], 3))
         self.assertEqual(job.result(), {10: 1, 20: 2, 30: "third"})
 
+    def test_row_58_a_disk_that_hangs_holds_up_no_answer(self):
+        go, sync = threading.Event(), os.fsync
+
+        def slow(descriptor):
+            if threading.current_thread().name == "minimalcluster-disk":
+                go.wait(support.SECONDS)
+            sync(descriptor)
+
+        self.addCleanup(go.set)
+        node = self.node().join(slots=2)
+        with support.directory() as folder, support.patched(os, "fsync", slow):
+            job = self.execute([10, 20], chunksize=1, journal=os.path.join(folder, "journal"))
+            first, second = node.receive(protocol.Grant), node.receive(protocol.Grant)
+            node.send(done(first, ["a"]))
+            while not self.master._cluster._syncing:
+                node.send(protocol.Heartbeat({}))
+                self.assertEqual(0, node.receive(protocol.Acknowledge).report)
+            node.send(protocol.Heartbeat({}))
+            self.assertEqual(0, node.receive(protocol.Acknowledge).report)  # not on the disk
+            node.send(done(second, ["b"], 2))
+            go.set()
+            while node.receive(protocol.Acknowledge).report < 2:
+                pass
+            self.assertEqual({10: "a", 20: "b"}, job.result())
+
     def test_second_connection_of_a_node_replaces_the_first(self):
         first = self.node().join()
         job = self.execute([10])
@@ -246,6 +278,24 @@ class _Broken(_Fake):
         raise RuntimeError("a defect in a job")
 
 
+class _Spy(object):
+    """In place of a lock: counts who comes."""
+
+    def __init__(self, lock):
+        self._lock, self.entered = lock, 0
+
+    def __enter__(self):
+        self.entered += 1
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info):
+        self._lock.release()
+
+
+def throw(error):
+    raise error
+
+
 class ClusterTest(unittest.TestCase):
     def setUp(self):
         self.cluster = Cluster("127.0.0.1", 0, protocol.generate_key(b"k" * 32))
@@ -308,16 +358,91 @@ class ClusterTest(unittest.TestCase):
         first, broken, last = [job.all_of_it()[1].error for job in jobs]
         self.assertEqual((first, str(broken), last), (None, "a defect in a job", None))
 
-    def test_a_defect_is_told_to_whoever_waits(self):
+    def test_what_fails_in_its_thread_is_the_askers(self):
+        self.cluster.start()
+        for error in (OSError(24, "no descriptor is left"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()):
+            with self.assertRaises(type(error)) as caught:
+                self.cluster._ask(throw, error)
+            self.assertIs(error, caught.exception)
+        self.assertEqual([], self.cluster.workers())
+
+    def test_what_fails_there_and_was_asked_by_none_is_logged(self):
+        self.cluster.start()
+        with support.Log() as log:
+            self.cluster._loop.call(throw, KeyboardInterrupt())
+            self.cluster._loop.call(self.cluster._loop.later, 0.0, lambda: throw(SystemExit(3)))
+            support.wait_until(lambda: len(log.having("please report this")) == 2)
+        self.assertEqual([], self.cluster.workers())
+
+    def test_it_cannot_be_asked_nor_waited_for_in_its_own_thread(self):
+        """Garbage is collected there, and a __del__ method may do anything."""
+        self.cluster.start()
+        self.assertIn("in its own thread", str(mistake(self.cluster._ask, self.cluster.workers)))
+        self.cluster._ask(self.cluster.stop)
+        support.wait_until(lambda: not self.cluster._thread.is_alive(), what="the end")
+
+    def test_joining_with_no_descriptor_left_fails_for_who_asked(self):
+        self.cluster.start()
+        node = support.RawNode(self.cluster.port, protocol.generate_key(b"k" * 32)).join()
+        self.addCleanup(node.socket.close)
+        node.receive(protocol.Joined)
+        with support.patched(Node, "open", lambda node: throw(OSError(24, "Too many open files"))):
+            self.assertEqual(24, mistake(self.cluster.join_local).errno)
+        self.assertEqual(1, len(self.cluster.workers()))
+        self.cluster.join_local(1)
+        self.assertEqual(2, len(self.cluster.workers()))
+
+    def test_a_broken_invariant_ends_it_and_everybody_hears_why(self):
+        self.cluster.start()
+        waiting, late = _Fake(), _Fake()
+        number = self.cluster.submit(waiting)  # no node is there
+        with support.Log() as log:
+            self.cluster._loop.call(self.cluster._event, scheduler.JobSubmitted(number, 1, leases.DEFAULTS))
+            texts = [str(waiting.all_of_it()[1].error), str(mistake(self.cluster.workers))]
+            self.cluster.submit(late)
+            texts.append(str(late.all_of_it()[1].error))
+            support.wait_until(lambda: log.having("please report this"))
+        self.assertEqual(1, len(set(texts)), texts)
+        self.assertIn("the master failed: InternalError: job %d is submitted twice" % number, texts[0])
+
+    def test_an_error_inside_of_a_brain_is_a_broken_invariant(self):
         self.cluster.start()
         job = _Fake()
-        self.cluster.submit(job)  # no node is there: it waits
+        self.cluster.submit(job)
+        with support.Log():
+            self.cluster._loop.call(self.cluster._event, scheduler.TimePassed)  # the class, in place of one
+            error = job.all_of_it()[1].error
+        self.assertIsInstance(error.__cause__, InternalError)
+        self.assertIn("submitted", str(error))  # what happened before
+
+    def test_two_ends_at_once_both_come_after_the_end(self):
+        spy, order, close = _Spy(self.cluster._ending), [], self.cluster._library.close
+
+        def slow_close():
+            support.wait_until(lambda: spy.entered == 2, what="the second end")
+            close()
+            order.append("ended")
+
+        def stop():
+            self.cluster.stop()
+            order.append("returned")
+
+        self.cluster.start()
+        self.cluster._ending, self.cluster._library.close = spy, slow_close
+        for each in [support.Background(stop) for _ in range(2)]:
+            each.result()
+        self.assertEqual(["ended", "returned", "returned"], order)
+
+    def test_strangers_fill_no_log(self):
+        self.cluster.start()
         with support.Log() as log:
-            self.cluster._loop.call(_Broken().encode, 0, 1)
-            self.assertEqual(str(job.all_of_it()[1].error), "a defect in a job")
-            support.wait_until(lambda: log.having("please report this"))
-        self.assertRaises(StateError, self.cluster.workers)
-        support.wait_until(lambda: not support.descendants(), what="the end of the worker processes")
+            for number in range(1, 31):
+                with contextlib.closing(socket.create_connection(("127.0.0.1", self.cluster.port))) as stranger:
+                    stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                support.wait_until(lambda: self.cluster._strangers == number, what="a refusal")  # noqa: B023
+            self.assertEqual(20, len(log.having("was refused: ")))
+            self.cluster._loop.call(self.cluster._count_strangers)
+            support.wait_until(lambda: log.having("10 more connections were refused"))
 
 
 class SizeTest(unittest.TestCase):
