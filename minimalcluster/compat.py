@@ -14,6 +14,8 @@ import time
 from collections import deque
 from functools import partial
 
+from . import cgroups
+
 PY2 = sys.version_info[0] == 2
 WINDOWS = os.name == "nt"
 
@@ -167,7 +169,18 @@ def raise_from(error, cause):
 
 def cpu_count():
     # type: () -> int
-    """Processors this process may use (at least 1)."""
+    """Processors this process may use (at least 1): as Python was told, else by affinity and its container's quota."""
+    count = _processors()
+    if getattr(os, "process_cpu_count", _processors) is getattr(os, "cpu_count", None):
+        return count  # since 3.13 it can be told: -X cpu_count, PYTHON_CPU_COUNT
+    quota = cgroups.quota()
+    return count if quota is None else max(1, min(count, int(-(-quota // 1))))
+
+
+def _processors():
+    # type: () -> int
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1  # novm
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1  # novm
     if hasattr(os, "cpu_count"):

@@ -459,7 +459,7 @@ class WorkerNode(object):
         self._authkey = AUTHKEY
         processors = cpu_count()
         if not 1 <= nprocs <= processors:
-            log.warning("nprocs=%d changed to %d, the number of processors of this machine", nprocs, processors)
+            log.warning("nprocs=%d changed to %d, the processors that this process may use", nprocs, processors)
             nprocs = processors
         self.nprocs = nprocs
 

@@ -1,6 +1,7 @@
 """The same names do the same on every Python."""
 from __future__ import absolute_import, division, print_function
 
+import os
 import pickle as pickle_here
 import socket
 import subprocess
@@ -86,6 +87,22 @@ class Numbers(unittest.TestCase):
     def test_there_is_a_processor(self):
         self.assertIsInstance(compat.cpu_count(), compat.integer_types)
         self.assertGreaterEqual(compat.cpu_count(), 1)
+
+    def test_a_containers_quota_counts_rounded_up(self):
+        for processors, quota, count in ((4, None, 4), (4, 0.5, 1), (4, 1.0, 1), (4, 1.5, 2), (4, 2.01, 3), (4, 16.0, 4), (1, 0.01, 1)):
+            with support.patched(compat, "_processors", lambda processors=processors: processors):
+                with support.patched(compat.cgroups, "quota", lambda quota=quota: quota):
+                    self.assertEqual(count, compat.cpu_count())
+
+    @unittest.skipIf(sys.version_info < (3, 13), "Python could not be told before")
+    def test_what_python_was_told_counts_whatever_the_quota(self):
+        code = "from minimalcluster import compat; compat.cgroups.quota = lambda: 1.0; print(compat.cpu_count())"
+        ways = ((["-X", "cpu_count=5"], {}, "5"), ([], {"PYTHON_CPU_COUNT": "7"}, "7"), (["-X", "cpu_count=default"], {}, "1"))
+        for options, variables, count in ways:
+            output = subprocess.check_output(
+                [sys.executable] + options + ["-c", code], cwd=support.ROOT, env=dict(os.environ, **variables)
+            )
+            self.assertEqual(count, native(output).strip())
 
 
 class Containers(unittest.TestCase):
