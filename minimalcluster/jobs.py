@@ -385,8 +385,10 @@ class ListedJob(Job):
             raise errors.Interrupted(*self._parted())
         finally:
             cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
-            progress.end(self._done)  # type: ignore[attr-defined]
-            self.close_journal()
+            try:
+                progress.end(self._done)  # type: ignore[attr-defined]
+            finally:
+                self.close_journal()
         if end is None:
             raise self._too_late()
         return self._result(end.error)

@@ -189,8 +189,8 @@ class MasterNode(object):
         on_error: "finish" runs everything, then raises TaskError if a task failed; "stop" hands
         out nothing more after the first failure; "return" puts the exceptions into the dict.
         progress: None shows a line on a terminal when it takes long, True and False force it, a
-        function is called with (done, total) now and then. options: retries=, attempts_max=,
-        timeout=, deadline=, journal=, idempotent=, as in ``jobs.Terms``.
+        function is called with (done, total) now and then; what it raises ends the call. options: retries=,
+        attempts_max=, timeout=, deadline=, journal=, idempotent=, as in ``jobs.Terms``.
 
         Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C, or
         SIGTERM, Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.

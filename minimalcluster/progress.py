@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import sys
 
 from .compat import monotonic
+from .logs import log
 
 #: A job shorter than this needs no line.
 FIRST_SECONDS = 2.0
@@ -11,7 +12,11 @@ EVERY_SECONDS = 0.2
 
 
 class Progress(object):
-    """Somebody who wants to hear how far a job is: ``show`` may be called often, ``tell`` is called rarely."""
+    """Somebody who wants to hear how far a job is: ``show`` may be called often, ``tell`` is called rarely.
+
+    What a user's function raises while the job runs ends the job, as it would end a loop. When the job is over it is
+    only logged: the results are there.
+    """
 
     def __init__(self, tell, first_seconds):
         # type: (object, float) -> None
@@ -23,19 +28,23 @@ class Progress(object):
         # type: (int) -> None
         now = monotonic()
         if now >= self._next_at:
-            self._next_at = now + EVERY_SECONDS
+            self._next_at = float("inf")  # a function that raises is not called again
             self._tell(done, now - self._started_at)  # type: ignore[operator]
+            self._next_at = now + EVERY_SECONDS
 
     def end(self, done):
         # type: (int) -> None
         """The last word, also after an exception; nothing if the job was too short to speak of."""
         now = monotonic()
         if now >= self._next_at - EVERY_SECONDS:
-            self._tell(done, now - self._started_at)  # type: ignore[operator]
+            try:
+                self._tell(done, now - self._started_at)  # type: ignore[operator]
+            except Exception:
+                log.exception("the progress function failed when the job was over, which costs no result")
 
 
 class _Line(Progress):
-    """Progress as a line on standard error, drawn over itself."""
+    """Progress as a line on standard error, drawn over itself; nothing where that cannot be written."""
 
     def __init__(self, total, first_seconds):
         # type: (int, float) -> None
@@ -44,15 +53,13 @@ class _Line(Progress):
 
     def _draw(self, done, seconds):
         # type: (int, float) -> None
-        sys.stderr.write("\r%-70s" % line(done, self._total, seconds))
-        sys.stderr.flush()
+        _write("\r%-70s" % line(done, self._total, seconds))
 
     def end(self, done):
         # type: (int) -> None
         super(_Line, self).end(done)
         if monotonic() >= self._next_at - EVERY_SECONDS:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
+            _write("\n")
 
 
 class _Nobody(object):
@@ -70,9 +77,27 @@ def progress_for(wish, total):
         return Progress(lambda done, seconds: wish(done, total), 0.0)
     if wish:
         return _Line(total, 0.0)
-    if wish is None and hasattr(sys.stderr, "isatty") and sys.stderr.isatty():
+    if wish is None and _is_terminal():
         return _Line(total, FIRST_SECONDS)
     return _Nobody()
+
+
+def _is_terminal():
+    # type: () -> bool
+    try:
+        return bool(sys.stderr.isatty())
+    except Exception:  # there is none, it is closed, or the program has put something else there
+        return False
+
+
+def _write(text):
+    # type: (str) -> None
+    """No job fails for want of somebody who looks on."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except Exception:  # noqa: S110 # None, closed, full, an object without flush: there is nowhere to say it
+        pass
 
 
 def line(done, total, seconds):

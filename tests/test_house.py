@@ -39,7 +39,7 @@ ALLOWED = {
     "terminable": "",
     "contents": "functions imports shares values",
     "jobs": "contents values leases journal progress status terminable",
-    "progress": "",
+    "progress": "logs",
     "transport": "logs protocol",
     "scratch": "",
     "shares": "scratch",

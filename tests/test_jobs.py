@@ -63,6 +63,13 @@ def finish(unfit=None):
     return lambda job: job.finished(unfit)
 
 
+def raiser(error):
+    def raises(count):
+        raise error
+
+    return raises
+
+
 class Shown(object):
     def __init__(self):
         self.shown, self.ended = [], None
@@ -241,6 +248,15 @@ class Listed(unittest.TestCase):
         broken = errors.StateError("shut down")
         self.assertIs(broken, self.error_of([done(0, [1]), lambda job: job.crashed(broken)], errors.StateError))
         self.assertEqual(1, self.progress.ended)
+
+    def test_row_67_the_journal_is_closed_whatever_the_progress_function_raises(self):
+        for error in (ValueError("bar is closed"), SystemExit(1), KeyboardInterrupt()):
+            job, shown, closed = self.job(), Shown(), []
+            shown.show = shown.end = raiser(error)
+            job.close_journal = lambda closed=closed: closed.append(True)
+            with self.assertRaises(type(error)):
+                job.run(Cluster([done(0, [10])]), shown)
+            self.assertEqual([True], closed)
 
     def test_deadline(self):
         error = self.error_of([done(0, [10]), failed(1, ValueError("two"))], errors.DeadlineExceeded, deadline=0.01)

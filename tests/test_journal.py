@@ -698,6 +698,14 @@ def f(x):
         self.execute(self.source(), [0, 1, 2, 3], progress=lambda done, total: shown.append((done, total)))
         self.assertEqual(set(shown), set([(4, 4)]))
 
+    def test_row_67_a_progress_function_that_raises_leaves_the_journal_free(self):
+        def bar(done, total):
+            raise ValueError("bar is closed")
+
+        with self.assertRaises(ValueError):
+            self.execute(self.source(), range(4), progress=bar)
+        self.assertEqual(4, len(self.execute(self.source(), range(4))))
+
     def test_a_result_that_cannot_be_loaded_is_an_error(self):
         kept = journal.Journal(self.path)
         self.execute_known(kept, [b"E", values.dumps(Unloadable())])

@@ -8,6 +8,7 @@ import unittest
 from minimalcluster import progress
 from minimalcluster.compat import PY2
 from minimalcluster.progress import duration, line, progress_for
+from tests import support
 
 
 class Terminal(object):
@@ -25,6 +26,23 @@ class Terminal(object):
 
     def flush(self):
         pass
+
+
+class WriteOnly(object):
+    """What ``print`` is content with."""
+
+    text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+class Raising(object):
+    def isatty(self):
+        raise RuntimeError("no terminal, no answer")
+
+    def write(self, text):
+        raise RuntimeError("no terminal")
 
 
 class Line(unittest.TestCase):
@@ -119,6 +137,34 @@ class Moments(unittest.TestCase):
         for nothing in (None, io.StringIO() if not PY2 else io.BytesIO()):  # pythonw has None
             sys.stderr = nothing
             self.work(progress_for(None, 10), 10.0, 10)
+
+    def test_where_standard_error_cannot_be_written(self):
+        closed = io.StringIO()
+        closed.close()
+        for broken in (None, closed, object(), Raising()):
+            sys.stderr = broken
+            for wish in (True, None):
+                self.work(progress_for(wish, 10), 10.0, 10)
+
+    def test_an_object_with_write_alone_shows_the_line(self):
+        sys.stderr = WriteOnly()
+        self.work(progress_for(True, 10), 10.0, 10)
+        self.assertIn("10/10", sys.stderr.text)
+        self.assertTrue(sys.stderr.text.endswith("\n"))
+
+    def test_a_function_that_raises_is_not_called_again(self):
+        called = []
+        shown = progress_for(lambda done, total: called.append(done) or [][0], 10)
+        self.assertRaises(IndexError, shown.show, 1)
+        self.now += 10.0
+        shown.show(2)
+        shown.end(3)
+        self.assertEqual([1], called)
+
+    def test_a_function_that_raises_at_the_end_costs_nothing_and_is_told_of(self):
+        with support.Log() as log:
+            progress_for(lambda done, total: [][0], 10).end(10)
+            self.assertEqual(1, len(log.having("progress function")))
 
     def test_a_shorter_line_covers_a_longer_one(self):
         shown = progress_for(True, 10**9)
