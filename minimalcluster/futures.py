@@ -1,11 +1,12 @@
 """``ClusterFuture``, the standard's whose call may also be cancelled while it runs, and the errors it holds."""
 
+import os
 import sys
 from concurrent.futures import Future, TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Dict, Generic, Optional, Tuple, TypeVar
 
 from . import errors
-from .jobs import Failure
+from .jobs import Failure, check_process
 
 if sys.version_info >= (3, 7):
     from concurrent.futures import BrokenExecutor
@@ -74,6 +75,23 @@ class ClusterFuture(_Future[T]):
     _handed_out = False  # to a node, maybe before it runs
     _decided = False  # its outcome is on the way into it
     place: Optional[Tuple[Any, int]] = None  # the stream that it waits in, its task there
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+
+    def result(self, timeout: Optional[float] = None) -> T:
+        """As the standard's; in a forked process, which it never comes to, StateError instead of waiting."""
+        self._check_process()
+        return super().result(timeout)
+
+    def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
+        self._check_process()
+        return super().exception(timeout)
+
+    def _check_process(self) -> None:
+        if self._state not in ("FINISHED", "CANCELLED_AND_NOTIFIED"):
+            check_process(self._pid)
 
     def cancel(self) -> bool:
         """As the standard's; ``wait()`` returns for it at once, not when a worker would have got to it."""

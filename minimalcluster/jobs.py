@@ -84,6 +84,13 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
         )  # fmt: skip
 
 
+def check_process(pid):
+    # type: (int) -> None
+    """Nothing ever comes to a forked process: raise StateError instead of waiting for it."""
+    if pid != os.getpid():
+        raise errors.StateError("these results belong to the process that asked for them; a fork gets none")
+
+
 def seconds_until(moment):
     # type: (float) -> float
     """To be waited at once; whoever waits looks then whether the moment, of ``monotonic``, has come."""
@@ -253,8 +260,7 @@ class Job(object):
     def take(self, seconds=None):
         # type: (float | None) -> Outcomes | End | None
         """The next arrival, decoded; None when nothing comes within the time, StateError where nothing ever can."""
-        if self._pid != os.getpid():
-            raise errors.StateError("these results belong to the process that asked for them; a fork gets none")
+        check_process(self._pid)
         try:
             arrival = self._arrivals.get(True, seconds)
         except queue.Empty:

@@ -10,6 +10,7 @@ and a pool that was terminated answers what it had not done with an error instea
 """
 
 import multiprocessing
+import os
 import threading
 import warnings
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
@@ -20,7 +21,7 @@ from .calls import until
 from .compat import cpu_count, monotonic
 from .executor import ClusterExecutor
 from .futures import raisable, standard
-from .jobs import Failure
+from .jobs import Failure, check_process
 from .logs import log
 from .maps import MapJob, MapResults, NotYetError
 from .master import MasterNode
@@ -41,6 +42,7 @@ class AsyncResult(Generic[T]):
     ) -> None:
         self._callback, self._error_callback = callback, error_callback
         self._event = threading.Event()
+        self._pid = os.getpid()
         self._success = False
         self._value: Any = None
 
@@ -53,6 +55,8 @@ class AsyncResult(Generic[T]):
         return self._success
 
     def wait(self, timeout: Optional[float] = None) -> None:
+        if not self.ready():
+            check_process(self._pid)
         self._event.wait(timeout)
 
     def get(self, timeout: Optional[float] = None) -> T:
