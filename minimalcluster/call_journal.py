@@ -8,7 +8,7 @@ import logging
 from typing import Any, Dict, List, Tuple
 
 from . import journal, values
-from .contents import Contents
+from .contents import Contents, of_definition
 from .jobs import Failure, target_digest, with_failures
 
 log = logging.getLogger("minimalcluster")
@@ -66,7 +66,7 @@ class StreamJournal:
         self.sync = kept.file.sync
         info, buffers = definition
         self._content = Contents().of  # an edit makes a new stream
-        self._about = target_digest(info, map(self._content, buffers))
+        self._about = target_digest(info, of_definition(info, buffers))
 
     def key(self, data: bytes) -> bytes:
         """Of the call that ``data`` is the pickle of."""

@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
-from . import errors, functions, leases, shares
+from . import errors, functions, leases, shares, values
 from .call_journal import CallJournal
 from .cluster import Cluster
 from .compat import hexadecimal, monotonic
@@ -63,18 +63,19 @@ class Core:
     ) -> functions.Packed:
         """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
         if terms.journal is not None:  # what has come before must not change what a call is known by
-            return functions.pack((function, tuple(args), dict(keywords)))
+            return self.pack((function, tuple(args), dict(keywords)))
         large = self.repeats.swapped
-        return functions.pack((function, tuple(map(large, args)), {name: large(keywords[name]) for name in keywords}))
+        return self.pack((function, tuple(map(large, args)), {name: large(keywords[name]) for name in keywords}))
+
+    def pack(self, value: object) -> functions.Packed:
+        """As ``functions.pack``, for where its calls run."""
+        return functions.pack(value, self.cluster.runs_scripts)
 
     def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
-        wanted = {needs} if self._initializer is None else {needs, self._initializer.needs}
-        info: Dict[str, object] = {"kind": kind}
-        buffers: List[bytes] = []
-        for need in sorted(wanted):
-            more, brought = functions.requirements(need)
-            info.update(more)
-            buffers += brought
+        if self._initializer is not None:
+            needs = values.all_needs([needs, self._initializer.needs])
+        info, buffers = functions.requirements(needs, self.cluster.runs_scripts)
+        info["kind"] = kind
         if self._initializer is not None:
             info["initializer"] = self._token
             buffers.append(self._initializer.data)

@@ -203,6 +203,7 @@ class Worker(object):
             self._functions.clear()
         with _Caught(0) as caught:  # the user's source runs here
             function = self._function(grant.job)
+            functions.prepare(values.needs_of(grant.payload))
         if caught.failure is not None:
             self._send(protocol.Unfit(0, attempt.number, attempt.reported, caught.failure[0]))
             return

@@ -122,6 +122,9 @@ class _Answer(object):
 class Cluster(object):
     """See the module's text. ``start`` opens the port; ``stop`` gives everything back."""
 
+    #: Its worker processes are ours alone: they may run the user's script for its functions.
+    runs_scripts = True
+
     def __init__(self, host, port, authkey):
         # type: (str, int, object) -> None
         self._host, self.port, self._authkey = host, port, authkey

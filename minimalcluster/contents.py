@@ -10,15 +10,16 @@ import re
 import struct
 import sys
 
-from . import functions, imports, shares, values
+from . import by_value, functions, imports, script, shares, values
 from .compat import PY2, SCALARS, native
 
-_MAIN_NAMES = ("__main__", functions.MAIN_NAME)
 #: cloudpickle names each class that travels by value, anew in each process; joblib brings a copy of its own.
 _CLASS_NAME = re.compile(b"[0-9a-f]{32}")
 #: A shared object's name: its content, and which of its equals it is.
 _SHARED_NAME = re.compile(b"([0-9a-f]{32})-[0-9]+")
 _SHARES = shares.__name__.encode("ascii")
+#: What by_value.py writes in place of something of the script.
+_OF_SCRIPT = b"_of_script"
 _CLOUDPICKLES = ("cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle")
 
 
@@ -29,7 +30,7 @@ class Contents(object):
         # type: () -> None
         self._loaded = -1  # how many modules there were when these were looked for
         self._modules = []  # type: list[tuple[bytes, str]] # the project's: as pickles spell them, and their names
-        self._class_names = []  # type: list[dict] # those that cloudpickle has given
+        self._class_names = []  # type: list # those that cloudpickle has given
         self._codes = {}  # type: dict[str, bytes]
 
     def of(self, data):
@@ -37,9 +38,11 @@ class Contents(object):
         """Of a pickle: equal for equal ones, in any process, as long as no source behind them is edited."""
         if len(sys.modules) != self._loaded:
             self._loaded = len(sys.modules)
-            self._modules = [(_spelled(name), name) for name in imports.project_modules() + list(_MAIN_NAMES)]
+            self._modules = [(_spelled(name), name) for name in imports.project_modules() + list(script.NAMES)]
+            self._modules.append((_OF_SCRIPT, script.MAIN_NAME))
             loaded = [sys.modules[name] for name in _CLOUDPICKLES if name in sys.modules]
             self._class_names = [getattr(module, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}) for module in loaded]
+            self._class_names.append(by_value.tokens())
         if _SHARES in data:
             data = _SHARED_NAME.sub(_content_of_shared, data)
         if self._class_names:
@@ -52,9 +55,8 @@ class Contents(object):
     def _code_of(self, name):
         # type: (str) -> bytes
         if name not in self._codes:
-            if name in _MAIN_NAMES:  # its own source is in the pickle, or goes with it
-                package = getattr(sys.modules.get(name), "__package__", None)
-                self._codes[name] = code_imported(_script(), package or "")
+            if name in script.NAMES:
+                self._codes[name] = _code_of_script()
             else:
                 self._codes[name] = code_imported(("import " + name).encode("utf-8"))
         return self._codes[name]
@@ -114,12 +116,18 @@ def code_imported(source, package=""):
     return values.digest(parts).encode("ascii") if parts else b""
 
 
-def _script():
+def _code_of_script():
     # type: () -> bytes
-    """Source of the running script; b"" when there is none, as in a notebook."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None) or ""
-    try:
-        with open(path[:-1] if path.endswith(".pyc") else path, "rb") as file:
-            return file.read()
-    except (OSError, IOError):
+    """What a worker process runs of the script, and what that imports; what travels by value brings its own source."""
+    found = script.known()
+    if found is None:
         return b""
+    source = found.without_guarded()
+    own = values.digest([source]).encode("ascii") if script.findable() is not None else b""
+    return own + code_imported(found.data, found.module.rpartition(".")[0])
+
+
+def of_definition(info, buffers):
+    # type: (dict, list) -> list
+    """Of the pickles that a definition has; the script that comes with it counts where one of them names it."""
+    return list(map(Contents().of, buffers[1:] if "main" in info else buffers))

@@ -250,6 +250,8 @@ class RayEngine(Engine):
 class EngineCluster(Cluster):
     """A Cluster whose only node is an engine: no port, no key, no process of its own."""
 
+    runs_scripts = False
+
     def __init__(self, engine: Engine) -> None:
         super().__init__("", 0, b"")
         self._engine = engine

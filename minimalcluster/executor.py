@@ -30,7 +30,7 @@ from typing import (
     Union,
 )
 
-from . import functions, protocol
+from . import functions, protocol, script
 from .calls import TERMS, Core, changed, until
 from .cluster import Cluster
 from .compat import cpu_count, monotonic
@@ -98,8 +98,9 @@ class ClusterExecutor(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         _check_whole("max_tasks_per_child", max_tasks_per_child, 1)
-        functions.forbid_a_cluster_while_main_loads()
-        packed = None if initializer is None else functions.pack((initializer, tuple(initargs)))
+        script.starts_a_cluster()
+        runs_scripts = engine is None and (master is None or master._running().runs_scripts)
+        packed = None if initializer is None else functions.pack((initializer, tuple(initargs)), runs_scripts)
         self.authkey: object
         if master is not None:
             cluster, self.authkey, host = master._running(), master.AUTHKEY, master.HOST

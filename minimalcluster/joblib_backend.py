@@ -11,8 +11,6 @@ module pickles a batch, sends it as one call, and ends the running ones when job
 NumPy arrays in a batch, wherever they are, travel once to each node and call of Parallel.
 """
 
-import copyreg
-import io
 import logging
 import multiprocessing
 import os
@@ -24,7 +22,7 @@ from collections import ChainMap, OrderedDict
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
-from . import errors, functions, shares, values
+from . import by_value, errors, functions, shares, values
 from .calls import TERMS, changed, until
 from .compat import PICKLE_PROTOCOL, monotonic
 from .executor import ClusterExecutor
@@ -233,7 +231,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         arrays = self._arrays
         try:
             executor = self._cluster()
-            used, packed = _pack((run_batch, (func,), {}), arrays)
+            used, packed = _pack((run_batch, (func,), {}), arrays, executor._core.cluster.runs_scripts)
             future.add_done_callback(lambda _: arrays.release(used) if arrays is not None else None)
             future.add_done_callback(lambda _: self._done(future, callback))
             terms = executor._terms
@@ -328,7 +326,7 @@ def run_batch(batch: Callable[[], List[Any]]) -> List[Any]:
     """In the worker process. Nested calls may name this backend; results may be of classes that came by value."""
     global _batches
     register_joblib_backend()
-    values.by_value = values.by_value or cloudpickle
+    values.by_value = values.by_value or by_value.dumper(cloudpickle)
     with _lock:
         _batches += 1
     try:
@@ -338,30 +336,25 @@ def run_batch(batch: Callable[[], List[Any]]) -> List[Any]:
             _batches -= 1
 
 
-def _pack(call: object, arrays: "Optional[_Arrays]") -> Tuple[List[int], functions.Packed]:
-    """(the large arrays in it, the pickled call): by value what the worker processes cannot import."""
+def _pack(call: object, arrays: "Optional[_Arrays]", with_script: bool) -> Tuple[List[int], functions.Packed]:
+    """(the large arrays in it, the pickled call): by value what the worker processes cannot find."""
     used: List[int] = []
-    table = getattr(cloudpickle.CloudPickler, "dispatch_table", copyreg.dispatch_table)
+    table = None
     numpy = sys.modules.get("numpy")
     if arrays is not None and numpy is not None:
 
         def reduce_array(array: Any) -> Any:
             return arrays.reduce(array, used)
 
-        table = ChainMap({numpy.ndarray: reduce_array, numpy.memmap: reduce_array}, table)
-    # The pickler in C reads the table from its class.
-    pickler = type("_Pickler", (cloudpickle.CloudPickler,), {"dispatch_table": table})
-    file = io.BytesIO()
+        def table(others: Any) -> Any:
+            return ChainMap({numpy.ndarray: reduce_array, numpy.memmap: reduce_array}, others)
+
     try:
-        pickler(file, PICKLE_PROTOCOL).dump(call)
+        return used, functions.packed(by_value.dump(cloudpickle, call, with_script, table))
     except BaseException:
         if arrays is not None:
             arrays.release(used)
         raise
-    data = file.getvalue()
-    # What came by value is built by functions of cloudpickle.
-    by_value = b"cloudpickle" in data
-    return used, functions.Packed(data, functions.SAME_MINOR if by_value else functions.NOTHING)
 
 
 class _Shared:

@@ -571,13 +571,17 @@ def _spans(sorted_spans):
     return spans
 
 
+_NOT_OF_THE_JOB = ("main", "argv", "module", "is_code", "initializer")
+
+
 def target_digest(info, parts):
     # type: (dict, object) -> str
     """Whether it is still the same job, says a journal. parts: the contents of its definition's buffers.
 
-    How the script was called this time does not count, nor the token that an initializer has in each run.
+    How the script was called this time does not count, nor the token that an initializer has in each run. The script's
+    source counts with what names something of it.
     """
-    about = sorted((name, value) for name, value in info.items() if name not in ("argv", "initializer"))
+    about = sorted((name, value) for name, value in info.items() if name not in _NOT_OF_THE_JOB)
     return values.digest([repr(about).encode("utf-8")] + list(parts))  # type: ignore[call-overload]
 
 

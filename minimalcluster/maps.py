@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 from . import errors, functions, jobs, shares, values
 from .calls import AFTER_SHUTDOWN, Core, until
 from .compat import Mailbox, monotonic
-from .contents import Contents
+from .contents import of_definition
 from .futures import DeadlineExceededError, raisable, standard
 from .jobs import FINISH, RETURN, STOP, End, Failure, Job, Outcomes, Terms, target_digest, task_error
 from .status import JobStatus
@@ -95,13 +95,9 @@ class MapJob(Job):
         self.read_ahead()
         if self.input_error is not None and self._lazy:
             raise self.input_error
-        self._needs = functions.NOTHING
         try:
-            packed = functions.pack(function)
-            self._needs = packed.needs
-            if self._items and self._needs == functions.NOTHING:
-                self._needs = _needs_of(self._items[0])
-            info, buffers = self._core.definition("function", self._needs, timeout)
+            packed = self._core.pack(function)
+            info, buffers = self._core.definition("function", packed.needs, timeout)
             self._definition = dict(info, star=self.star), buffers + [packed.data]
         except Exception as error:
             self._definition = {}, []
@@ -114,7 +110,7 @@ class MapJob(Job):
         if self.input_error is not None:
             return  # there is no function to run
         info, buffers = self._definition
-        for outcomes in self.keep_journal(path, target_digest(info, map(Contents().of, buffers)), items):
+        for outcomes in self.keep_journal(path, target_digest(info, of_definition(info, buffers)), items):
             self._arrivals.put((Outcomes, *outcomes))
             if self.terms.on_error == STOP and Failure in map(type, outcomes.values):
                 self._has_failed = True
@@ -129,7 +125,13 @@ class MapJob(Job):
             items = self._items[first - self._base : first - self._base + count]
         if not self.star and values.all_scalars(items):
             return [b"P", values.dumps(items)]
-        return [b"E"] + [_packed_item(item, self._needs) for item in items]
+        return values.each([self._packed(item) for item in items])
+
+    def _packed(self, item: object) -> functions.Packed:
+        try:
+            return self._core.pack(item)
+        except BaseException as error:  # its class's own code runs here, in the cluster's thread
+            return functions.pack(_Unsendable(error))
 
     # -- in the cluster's thread ------------------------------------------------------------------
 
@@ -273,26 +275,6 @@ def _are_here(iterables: Tuple[Iterable[Any], ...]) -> bool:
 
 def _as_given(item: object) -> object:
     return item.get() if isinstance(item, shares.Shared) else item
-
-
-def _needs_of(item: object) -> str:
-    try:
-        return functions.pack(item).needs
-    except Exception:
-        return functions.NOTHING  # its own place will tell
-
-
-def _packed_item(item: object, needs: str) -> bytes:
-    try:
-        packed = functions.pack(item)
-        if packed.needs not in (functions.NOTHING, needs):
-            raise errors.ArgumentsError(
-                "an argument that refers to __main__, or travels by value, follows others that do not: %s"
-                % values.shortened(item)
-            )
-        return packed.data
-    except BaseException as error:  # its class's own code runs here, in the cluster's thread
-        return functions.pack(_Unsendable(error)).data
 
 
 class _Unsendable:

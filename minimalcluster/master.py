@@ -7,10 +7,10 @@ import os
 import threading
 import weakref
 
-from . import environment, errors, functions, protocol, values
+from . import environment, errors, functions, protocol, script, values
 from .cluster import Cluster
 from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
-from .contents import Contents, code_imported
+from .contents import code_imported, of_definition
 from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
 from .status import ClusterStatus  # noqa: F401 # in a type comment
@@ -35,7 +35,7 @@ class MasterNode(object):
         # type: (str, int, object, int | None, object) -> None
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
-        functions.forbid_a_cluster_while_main_loads()
+        script.starts_a_cluster()
         self.HOST, self.PORT = native(HOST), PORT
         self.AUTHKEY = protocol.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
         _check_key(self.HOST, as_bytes(self.AUTHKEY))
@@ -163,7 +163,7 @@ class MasterNode(object):
         what the pickling raises for a callable that cannot travel (see functions.py).
         """
         if not isinstance(function, (bytes, text_type)) and callable(function):
-            self._function, self._target = None, _packed_target(function)
+            self._function, self._target = None, self._packed_target(function)
             return
         if not isinstance(function, (str, text_type)):
             raise TypeError("the function must be its name in the environment, or a callable, not %r" % (function,))
@@ -179,7 +179,7 @@ class MasterNode(object):
         Raises ArgumentsError naming index and value; the arguments before the call are kept then.
         """
         checked = _checked_arguments(args)
-        self._arguments = values.arguments(checked)
+        self._arguments = values.arguments(checked, self._pack)
         self._values = checked
 
     def execute(self, on_error=FINISH, chunksize=None, progress=None, **options):
@@ -231,13 +231,23 @@ class MasterNode(object):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
         self._running()  # a fork may never get the turn
         items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
-        needs = set()  # type: set[str] # of the items; those of a script's classes need what its functions do
-        arguments = values.arguments(items, lambda item: _packed_item(item, needs))
-        target = _packed_target(function, needs)
+        arguments, target = values.arguments(items, self._pack), self._packed_target(function)
         with self._turn:
             cluster = self._running()  # first: a job opens its journal
             job = ListedJob(target, range(len(items)), arguments, terms, items)
             return list(job.run(cluster, progress_for(progress, job.total)).values())
+
+    def _pack(self, value):
+        # type: (object) -> values.Packed
+        return functions.pack(value, with_script=self._engine is None)
+
+    def _packed_target(self, function):
+        # type: (object) -> Target
+        packed = self._pack(function)
+        info, buffers = functions.requirements(packed.needs, with_script=self._engine is None)
+        name = getattr(function, "__name__", None) or type(function).__name__
+        info, buffers = dict(info, kind="function", star=False), buffers + [packed.data]
+        return Target(name, info, buffers, lambda: of_definition(info, buffers))
 
     def _terms(self, on_error, chunksize, options):
         # type: (str, int | None, dict) -> Terms
@@ -247,7 +257,7 @@ class MasterNode(object):
         # type: (Terms) -> ListedJob
         target = self._target
         if self._function is not None and self._source is not None:
-            target = _named_target(self._source, self._function)
+            target = _named_target(self._source, self._function, getattr(self._arguments, "needs", values.NOTHING))
         if target is None:
             missing = "load_envir()" if self._source is None else "register_target_function()"
             raise errors.StateError("nothing to run: call %s first" % missing)
@@ -256,33 +266,15 @@ class MasterNode(object):
         return ListedJob(target, self._values, self._arguments, terms)
 
 
-def _named_target(source, function):
-    # type: (environment.Source, str) -> Target
-    info = {
+def _named_target(source, function, needs):
+    # type: (environment.Source, str, str) -> Target
+    """needs: of the arguments; an environment has none."""
+    info, buffers = functions.requirements(needs, with_script=False)
+    info.update({
         "kind": "source", "module": source.module, "filename": as_text(source.filename),
         "is_text": source.is_text, "function": function,
-    }  # fmt: skip
-    return Target(function, info, [source.data], lambda: [source.data, code_imported(source.data)])
-
-
-def _packed_item(item, needs):
-    # type: (object, set) -> bytes
-    packed = functions.pack(item)
-    needs.add(packed.needs)
-    return packed.data
-
-
-def _packed_target(function, others=()):
-    # type: (object, object) -> Target
-    """others: what its arguments need, too."""
-    packed = functions.pack(function)
-    needs = {packed.needs}.union(others) - {functions.NOTHING}  # type: ignore[arg-type]
-    info, buffers = {}, []  # type: dict, list
-    for need in needs:  # one at most: with cloudpickle it is by value, without it with the script
-        info, buffers = functions.requirements(need)
-    name = getattr(function, "__name__", None) or type(function).__name__
-    info, buffers = dict(info, kind="function", star=False), buffers + [packed.data]
-    return Target(name, info, buffers, lambda: map(Contents().of, buffers))
+    })  # fmt: skip
+    return Target(function, info, buffers + [source.data], lambda: [source.data, code_imported(source.data)])
 
 
 def _checked_arguments(args):

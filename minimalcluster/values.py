@@ -4,14 +4,16 @@ Pickled once where a value is born, unpickled once where it is used. The first b
 
     b"R"  start and step of a range, as text: consecutive integers cost nothing
     b"P"  one pickle of a list: for scalars, which always survive the journey
-    b"E"  each value its own pickle: what cannot be pickled or unpickled harms nobody else
+    b"E"  each value its own pickle: what cannot be pickled or unpickled harms nobody else. Behind the letter stands
+          what the pickles need of the process that loads them: b"Es" the script, b"Ev3.11" the same minor version
 """
 from __future__ import absolute_import, division, print_function
 
 import hashlib
 import struct
+import sys
 import traceback
-import types  # noqa: F401 # in a type comment
+from collections import namedtuple
 
 from .compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, in_main_thread, native, pickle, range_type, text_type
 from .errors import ArgumentsError, RemoteError, RemoteTraceback, ResultError, TaskTimeout
@@ -27,8 +29,13 @@ MYPY = False  # mypy takes it for true: names for type comments
 TRACEBACK_CHARACTERS_MAX = 20000
 #: Of the causes behind an exception, so many travel with it.
 CHAIN_MAX = 10
-#: ``cloudpickle``, once it is known that the master runs the same minor version.
-by_value = None  # type: types.ModuleType | None
+#: What a pickle needs of the process that loads it: letters, for the script and for the same minor version.
+NOTHING, SCRIPT, SAME_MINOR = "", "s", "v"
+#: Pickles by value (by_value.py), once it is known that the master runs the same minor version.
+by_value = None  # type: object
+
+#: data: a pickle. needs: of those letters, in their order.
+Packed = namedtuple("Packed", "data needs")
 
 
 def dumps(value):
@@ -44,7 +51,7 @@ def dumps_by_value(value):
     except Exception:
         if by_value is None:
             raise
-        return by_value.dumps(value, PICKLE_PROTOCOL)
+        return by_value(value)  # type: ignore[operator]
 
 
 def loads(buffer):
@@ -108,23 +115,52 @@ class ScalarArguments(object):
 class ObjectArguments(object):
     """Anything else: pickled one by one at once, so that a misfit is named before anything is sent."""
 
-    def __init__(self, values, dump=dumps):
+    def __init__(self, values, pack):
         # type: (list | tuple, object) -> None
-        self._pickles = [_dump_argument(index, value, dump) for index, value in enumerate(values)]
+        self._packed = [_packed_argument(index, value, pack) for index, value in enumerate(values)]
 
     def __len__(self):
         # type: () -> int
-        return len(self._pickles)
+        return len(self._packed)
+
+    @property
+    def needs(self):
+        # type: () -> str
+        return all_needs(packed.needs for packed in self._packed)
 
     def encode(self, first, count):
         # type: (int, int) -> list
-        return [b"E"] + self._pickles[first : first + count]
+        return each(self._packed[first : first + count])
 
 
-def _dump_argument(index, value, dump):
-    # type: (int, object, object) -> bytes
+def each(packed):
+    # type: (list) -> list
+    """A chunk of single pickles: its form says what any of them needs."""
+    needs = all_needs([one.needs for one in packed])
+    return [b"E" + told(needs).encode("ascii")] + [one.data for one in packed]
+
+
+def all_needs(needs):
+    # type: (object) -> str
+    """What several pickles need, together."""
+    return "".join(sorted(set("".join(needs))))  # type: ignore[arg-type]
+
+
+def told(needs):
+    # type: (str) -> str
+    """The needs, with the minor version that they mean."""
+    return needs + minor() if SAME_MINOR in needs else needs
+
+
+def minor():
+    # type: () -> str
+    return "%d.%d" % sys.version_info[:2]
+
+
+def _packed_argument(index, value, pack):
+    # type: (int, object, object) -> Packed
     try:
-        return dump(value)  # type: ignore[operator]
+        return pack(value)  # type: ignore[operator]
     except Exception as error:
         raise ArgumentsError(
             "argument %d cannot be sent to another process: %s (%s: %s)"
@@ -136,12 +172,18 @@ if MYPY:
     AnyArguments = RangeArguments | ScalarArguments | ObjectArguments
 
 
-def arguments(values, dump=dumps):
+def arguments(values, pack=lambda value: Packed(dumps(value), NOTHING)):
     # type: (list | tuple | range, object) -> AnyArguments
-    """The cheapest form for a sequence. Raises ArgumentsError for what ``dump`` cannot pickle."""
+    """The cheapest form for a sequence. Raises ArgumentsError for what ``pack`` cannot pickle."""
     if isinstance(values, range_type):
         return RangeArguments(values)
-    return ScalarArguments(values) if all_scalars(values) else ObjectArguments(values, dump)
+    return ScalarArguments(values) if all_scalars(values) else ObjectArguments(values, pack)
+
+
+def needs_of(buffers):
+    # type: (list) -> str
+    """What a chunk's pickles need, as its form tells."""
+    return native(_raw(buffers[0])[1:])
 
 
 def decode_arguments(buffers, count):
@@ -258,8 +300,6 @@ def encode_exception(error, frames_to_skip=1):
     """(plain description, buffers): the exception's pickle, if it was seen to come back as itself, then its causes'."""
     trace = getattr(error, "__traceback__", None)
     if PY2:  # py2
-        import sys
-
         trace = sys.exc_info()[2]
     for _ in range(frames_to_skip):
         if trace is not None and trace.tb_next is not None:

@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import contextlib
 import glob
+import io
 import json
 import logging
 import os
@@ -16,11 +17,12 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 import unittest
 
 from minimalcluster import MasterNode
 
-from minimalcluster import logs, protocol, values
+from minimalcluster import logs, protocol, script, values
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Far beyond what anything here takes; only a hanging test ever waits so long.
@@ -123,6 +125,40 @@ def patched(module, name, value):
         yield
     finally:
         setattr(module, name, before)
+
+
+def keep_main(test):
+    """Undo at the test's end what it does to ``__main__``; from now on it is no script's."""
+    kept = sys.modules["__main__"], sys.argv, script._script, script._unguarded[:], script._ran[:]
+
+    def undo():
+        sys.modules["__main__"], sys.argv, script._script, script._unguarded[:], script._ran[:] = kept
+        sys.modules.pop(script.MAIN_NAME, None)
+
+    sys.modules.pop(script.MAIN_NAME, None)
+    script._unguarded[:] = script._ran[:] = []
+    test.addCleanup(undo)
+
+
+def be_script(text, folder, name="script.py"):
+    """Let ``__main__`` be this script; after ``keep_main``."""
+    path = write(os.path.join(folder, name), text)
+    main = types.ModuleType("__main__")
+    main.__file__ = path
+    sys.modules["__main__"] = main
+    script._script = script._found()
+    exec(compile(text, path, "exec"), main.__dict__)
+    return main
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """What is written there meanwhile, as a file of text."""
+    kept, sys.stderr = sys.stderr, io.StringIO() if sys.version_info[0] > 2 else io.BytesIO()
+    try:
+        yield sys.stderr
+    finally:
+        sys.stderr = kept
 
 
 @contextlib.contextmanager

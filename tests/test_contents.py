@@ -99,12 +99,21 @@ class Sources(unittest.TestCase):
         self.assertNotEqual(before, code_imported(b"import behind_more"))
 
     def test_of_the_script_what_it_imports(self):
-        with support.patched(sys.modules["__main__"], "__file__", os.path.join(self.folder, "script.py")):
-            self.module("script.py", "import behind_more\n")
-            data = pickle.dumps("__main__", 4 if PYTHON_3 else 2)
-            before = Contents().of(data)
-            self.module("behind_more.py", "z = 1\n")
-            self.assertNotEqual(before, Contents().of(data))
+        support.keep_main(self)
+        support.be_script("import behind_more\n", self.folder)
+        data = pickle.dumps("__main__", 4 if PYTHON_3 else 2)
+        before = Contents().of(data)
+        self.module("behind_more.py", "z = 1\n")
+        self.assertNotEqual(before, Contents().of(data))
+
+    def test_of_the_script_all_but_what_its_guard_hides(self):
+        support.keep_main(self)
+        found = []
+        for text in ("x = 1\nif __name__ == '__main__':\n    x = 2\n", "x = 1\nif __name__ == '__main__':\n    x = 3\n", "x = 2\n"):
+            support.be_script(text, self.folder)
+            found.append(Contents().of(pickle.dumps("__main__", 4 if PYTHON_3 else 2)))
+        self.assertEqual(found[0], found[1])
+        self.assertNotEqual(found[1], found[2])
 
 
 @unittest.skipIf(cloudpickle is None, "cloudpickle is not installed")

@@ -543,7 +543,7 @@ def state():
     return READY
 
 
-def check(ex):
+def check(ex, steady):
     assert ex.submit(shift, Point(1), by=2).result() == Point(3)
     assert list(ex.map(shift, [Point(1), Point(2)])) == [Point(2), Point(3)]
     assert list(ex.map(str.upper, ["a"])) == ["A"]
@@ -552,16 +552,16 @@ def check(ex):
         ex.submit(oops, 5).result()
     except Oops as error:
         assert error.args == (5,), error
-    assert ex.submit(state).result() in ([], ["steady"]), ex.submit(state).result()
+    assert ex.submit(state).result() == steady, ex.submit(state).result()
 %(lambdas)s
 
 
 if %(guard)s:
     assert ("cloudpickle" in sys.modules or True)
     with ClusterExecutor(1) as ex:
-        check(ex)
+        check(ex, [])
     with ClusterExecutor(1, initializer=ready, initargs=("steady",)) as ex:
-        check(ex)
+        check(ex, %(steady)s)
     print("all well")
 """
 
@@ -615,11 +615,11 @@ class Main(unittest.TestCase):
                 return process.output()
 
     def test_without_cloudpickle_the_script_travels(self):
-        text = _NO_CLOUDPICKLE + _MAIN % {"lambdas": _WITHOUT_LAMBDAS, "guard": "__name__ == '__main__'"}
+        text = _NO_CLOUDPICKLE + _MAIN % {"lambdas": _WITHOUT_LAMBDAS, "guard": "__name__ == '__main__'", "steady": ["steady"]}
         self.assertEqual("all well\n", self.run_script(text))
 
     def test_without_cloudpickle_and_guard_it_is_refused(self):
-        text = _NO_CLOUDPICKLE + _MAIN % {"lambdas": _WITHOUT_LAMBDAS, "guard": "True"}
+        text = _NO_CLOUDPICKLE + _MAIN % {"lambdas": _WITHOUT_LAMBDAS, "guard": "True", "steady": []}
         output = self.run_script(text)
         self.assertIn("if __name__ == '__main__'", output)
         self.assertNotIn("all well", output)
@@ -641,7 +641,7 @@ class Main(unittest.TestCase):
     @unittest.skipUnless(PYTHON_3 and _has_cloudpickle(), "cloudpickle is not installed here")
     def test_with_cloudpickle_by_value(self):
         # Neither a guard nor a file is needed.
-        text = _MAIN % {"lambdas": _WITH_LAMBDAS, "guard": "True"}
+        text = _MAIN % {"lambdas": _WITH_LAMBDAS, "guard": "True", "steady": []}
         self.assertEqual("all well\n", self.run_script(text))
         with support.Process(text) as process:
             process.wait()

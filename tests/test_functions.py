@@ -7,9 +7,9 @@ import threading
 import types
 import unittest
 
-from minimalcluster import environment, functions, values
-from minimalcluster.compat import PY2, pickle
-from minimalcluster.errors import InitializerError, TargetError, UsageError
+from minimalcluster import by_value, environment, functions, script, values
+from minimalcluster.compat import pickle
+from minimalcluster.errors import InitializerError, SourceError, TargetError, UsageError
 from tests import support
 
 ran = []
@@ -60,25 +60,18 @@ class WithoutCloudpickle(unittest.TestCase):
     """As on a machine that has only a Python; what is done to ``__main__`` is undone."""
 
     def setUp(self):
-        self._kept = functions._cloudpickle, values.by_value, sys.modules["__main__"], sys.argv
+        support.keep_main(self)
+        self._kept = functions._cloudpickle, values.by_value, functions.by_value
         functions._cloudpickle = lambda: None
         values.by_value = None
-        sys.modules.pop(functions.MAIN_NAME, None)
         functions._initialized.clear()
         del ran[:]
 
     def tearDown(self):
-        functions._cloudpickle, values.by_value, sys.modules["__main__"], sys.argv = self._kept
-        sys.modules.pop(functions.MAIN_NAME, None)
+        functions._cloudpickle, values.by_value, functions.by_value = self._kept
 
     def script(self, text, folder):
-        """Let ``__main__`` be this script."""
-        path = support.write(os.path.join(folder, "script.py"), text)
-        main = types.ModuleType("__main__")
-        main.__file__ = path
-        sys.modules["__main__"] = main
-        exec(compile(text, path, "exec"), main.__dict__)
-        return main
+        return support.be_script(text, folder)
 
 
 class Pack(WithoutCloudpickle):
@@ -118,52 +111,75 @@ class Pack(WithoutCloudpickle):
                 functions.pack(value)
             self.assertIn("(in %s)" % place, str(caught.exception))
 
-    def test_main_travels_with_its_script(self):
+    def test_what_the_script_has_travels_by_its_name(self):
         with support.directory() as folder:
             main = self.script("def f(x):\n    return x + 1\n", folder)
             found = functions.pack(main.f)
-            self.assertEqual(functions.MAIN_SCRIPT, found.needs)
+            self.assertEqual(functions.SCRIPT, found.needs)
             info, buffers = functions.requirements(found.needs)
-            self.assertEqual({"main": main.__file__, "argv": sys.argv}, info)
+            self.assertEqual({"main": main.__file__, "argv": sys.argv, "needs": "s"}, info)
             self.assertEqual([b"def f(x):\n    return x + 1\n"], buffers)
+
+    def test_the_script_comes_also_where_nothing_names_it(self):
+        with support.directory() as folder:
+            main = self.script("x = 1\n", folder)
+            self.assertEqual(main.__file__, functions.requirements(functions.NOTHING)[0]["main"])
+            self.assertEqual(({}, []), functions.requirements(functions.NOTHING, with_script=False))
 
     def test_what_the_script_made_elsewhere_is_known_here(self):
         with support.directory() as folder:
             main = self.script("class Point(object):\n    pass\n", folder)
             functions.pack(main.Point)
             # As a worker process pickles it: there the module has the other name.
-            elsewhere = pickle.dumps(main.Point, 2).replace(b"__main__", functions.MAIN_NAME.encode("ascii"))
+            elsewhere = pickle.dumps(main.Point, 2).replace(b"__main__", script.MAIN_NAME.encode("ascii"))
             self.assertIs(main.Point, pickle.loads(elsewhere))
 
+    def test_texts_are_no_names(self):
+        self.no_script()
+        pickled = pickle.dumps(sys.modules["__main__"].f, functions.PICKLE_PROTOCOL)
+        for value in ("__main__", ["if __name__ == '__main__':", u"__main__"], b"c__main__\nf\n", pickled, {"__main__": 1}):
+            self.assertEqual(functions.NOTHING, functions.pack(value).needs)
+
     def test_no_script_no_journey(self):
-        main = types.ModuleType("__main__")
-        sys.modules["__main__"] = main
-        exec("def f(x):\n    return x\n", main.__dict__)
+        main = self.no_script()
         for path in (None, "<stdin>", os.path.join(os.sep, "no", "such", "file.py")):
             if path is not None:
                 main.__file__ = path
-            with self.assertRaises(UsageError) as caught:
-                functions.pack(main.f)
-            self.assertIn("pip install cloudpickle", str(caught.exception))
-            self.assertIn("module", str(caught.exception))
+            for value in (main.f, [main.f], ["__main__", main.f], (double, (main.f,), {})):
+                with self.assertRaises(UsageError) as caught:
+                    functions.pack(value)
+                self.assertIn("pip install cloudpickle", str(caught.exception))
+                self.assertIn("module", str(caught.exception))
+
+    def no_script(self):
+        main = types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        script._script = None
+        exec("def f(x):\n    return x\n", main.__dict__)
+        return main
 
 
-class FakeCloudpickle(object):
-    """By value, as far as a test must see it."""
+class FakeByValue(object):
+    """by_value.py with a cloudpickle that pickles everything as a text, or raises."""
 
     def __init__(self):
-        self.sent = []
+        self.sent, self.error = [], None
 
-    def dumps(self, value, protocol):
-        self.sent.append((value, protocol))
-        return pickle.dumps("by value", 2)
+    def dump(self, cloudpickle, value, with_script=True):
+        self.sent.append(value)
+        if self.error is not None:
+            raise self.error
+        return by_value.Pickled(pickle.dumps("by value", 2), False, True)
+
+    def dumper(self, cloudpickle):
+        return lambda value: self.dump(cloudpickle, value).data
 
 
 class PackByValue(WithoutCloudpickle):
     def setUp(self):
         super(PackByValue, self).setUp()
-        self.fake = FakeCloudpickle()
-        functions._cloudpickle = lambda: self.fake
+        functions._cloudpickle = object
+        functions.by_value = self.fake = FakeByValue()
 
     def test_only_what_needs_it(self):
         self.assertEqual(functions.NOTHING, functions.pack(double).needs)
@@ -171,22 +187,38 @@ class PackByValue(WithoutCloudpickle):
         found = functions.pack(lambda: 1)
         self.assertEqual(functions.SAME_MINOR, found.needs)
         self.assertEqual("by value", pickle.loads(found.data))
-        self.assertEqual(({"minor": "%d.%d" % sys.version_info[:2]}, []), functions.requirements(found.needs))
+        told = "v%d.%d" % sys.version_info[:2]
+        self.assertEqual(told, functions.requirements(found.needs)[0]["needs"])
 
-    def test_main_goes_by_value(self):
+    def test_what_the_script_has_travels_by_its_name(self):
         with support.directory() as folder:
             main = self.script("def f(x):\n    return x\n", folder)
+            for value in (main.f, (double, (main.f,), {})):
+                self.assertEqual(functions.SCRIPT, functions.pack(value).needs)
+            # An engine's worker process may not run the script.
+            self.assertEqual(functions.SAME_MINOR, functions.pack(main.f, with_script=False).needs)
+
+    def test_a_script_without_its_guard_goes_by_value(self):
+        with support.directory() as folder:
+            main = self.script("def f(x):\n    return x\n", folder)
+            script._unguarded.append(3)
             self.assertEqual(functions.SAME_MINOR, functions.pack(main.f).needs)
-            self.assertEqual(functions.SAME_MINOR, functions.pack((double, (main.f,), {})).needs)
+            functions._cloudpickle = lambda: None
+            with self.assertRaises(UsageError) as caught:
+                functions.pack(main.f)
+            self.assertIn("in line 3, outside of  if __name__ == '__main__':", str(caught.exception))
 
-    def test_its_own_failure_is_the_error(self):
-        def fail(value, protocol):
-            raise TypeError("not even so")
+    def test_its_own_failure_is_the_error_and_the_place_is_told(self):
+        lock = threading.Lock()
 
-        self.fake.dumps = fail
+        def held():
+            return lock
+
+        self.fake.error = TypeError("not even so")
         with self.assertRaises(TypeError) as caught:
-            functions.pack(Holder(f=lambda: 1, lock=threading.Lock()))
+            functions.pack((held, (), {}))
         self.assertIn("not even so", str(caught.exception))
+        self.assertIn("(in the function, closure's lock)", str(caught.exception))
 
 
 class Target(WithoutCloudpickle):
@@ -209,18 +241,17 @@ class Target(WithoutCloudpickle):
         self.assertEqual([4, 5, 6], [run((double, (2,), {})), run((add, (2,), {"b": 3})), run((add, (6,), {}))])
 
     def test_another_minor_is_told(self):
-        info = {"kind": "calls", "minor": "3.0"}
-        with self.assertRaises(UsageError) as caught:
-            functions.target(info, [])
-        self.assertIn("Python 3.0", str(caught.exception))
-        self.assertIn("%d.%d" % sys.version_info[:2], str(caught.exception))
+        for what in (lambda: functions.target({"kind": "calls", "needs": "v3.0"}, []), lambda: functions.prepare("sv3.0")):
+            with self.assertRaises(UsageError) as caught:
+                what()
+            self.assertIn("Python 3.0", str(caught.exception))
+            self.assertIn("%d.%d" % sys.version_info[:2], str(caught.exception))
 
     def test_the_same_minor_may_answer_by_value(self):
-        fake = FakeCloudpickle()
-        functions._cloudpickle = lambda: fake
+        functions._cloudpickle, functions.by_value = object, FakeByValue()
         functions.target({"kind": "calls"}, [])
         self.assertRaises((pickle.PicklingError, AttributeError, TypeError), values.dumps_by_value, lambda: 1)
-        functions.target({"kind": "calls", "minor": functions.minor()}, [])
+        functions.target({"kind": "calls", "needs": values.told(functions.SAME_MINOR)}, [])
         self.assertEqual("by value", values.loads(values.dumps_by_value(lambda: 1)))
 
     def test_initializer_once(self):
@@ -245,57 +276,26 @@ class Target(WithoutCloudpickle):
         with support.directory() as folder:
             main = self.script("ready = []\ndef prepare(x): ready.append(x)\ndef f(x): return ready + [x]\n", folder)
             source = support.read(main.__file__).encode("ascii")
-            info = {"kind": "function", "star": False, "main": main.__file__, "argv": ["it"], "initializer": "t"}
+            info = {
+                "kind": "function", "star": False, "main": main.__file__, "argv": ["it"], "initializer": "t", "needs": "s",
+            }  # fmt: skip
             data = views(source, packed((main.prepare, (1,))), packed(main.f))
-            sys.modules.pop(functions.MAIN_NAME)  # as in another process
+            sys.modules.pop(script.MAIN_NAME)  # as in another process
             self.assertEqual([1, 2], functions.target(info, data)(2))
             # It was not the master's own that ran.
             self.assertEqual([], main.ready)
 
-
-class MainScript(WithoutCloudpickle):
-    def run_script(self, text, kind="calls"):
-        info = {"kind": kind, "main": "/somewhere/script.py", "argv": ["script.py", "-v"]}
-        return functions.target(info, views(text.encode("ascii")))
-
-    def test_its_guard_stays_closed(self):
-        self.run_script("import sys\nhere = __name__\nwhere = __file__\ntold = list(sys.argv)\nif __name__ == '__main__':\n    raise ValueError\n")
-        main = sys.modules["__main__"]
-        self.assertEqual((functions.MAIN_NAME, "/somewhere/script.py"), (main.here, main.where))
-        self.assertEqual(["script.py", "-v"], main.told)
-
-    def test_it_runs_once(self):
-        for _ in range(3):
-            self.run_script("import tests.test_functions as t\nt.ran.append(1)\n")
-        self.assertEqual([1], ran)
-
-    def test_one_that_raises_is_run_again(self):
-        for _ in range(2):
-            self.assertRaises(ZeroDivisionError, self.run_script, "import tests.test_functions as t\nt.ran.append(1)\n1 // 0\n")
-        self.assertEqual([1, 1], ran)
-        self.assertNotIn(functions.MAIN_NAME, sys.modules)
-        self.assertIs(self._kept[2], sys.modules["__main__"])
-
-    def test_no_cluster_while_it_loads(self):
-        functions.forbid_a_cluster_while_main_loads()
-        text = "from minimalcluster import functions\nfunctions.forbid_a_cluster_while_main_loads()\n"
-        with self.assertRaises(RuntimeError) as caught:
-            self.run_script(text)
-        self.assertIn("if __name__ == '__main__':", str(caught.exception))
-        self.assertIn("/somewhere/script.py", str(caught.exception))
-        functions.forbid_a_cluster_while_main_loads()
-        # Its functions may, later.
-        self.run_script(text.replace("functions.forb", "def later(): functions.forb"))
-        sys.modules["__main__"].later()
-
-    @unittest.skipIf(PY2, "classes of a worker process's script are pickled by the name 3.x gives them")
-    def test_a_nested_master_sends_it_on(self):
-        with support.directory() as folder:
-            path = support.write(os.path.join(folder, "script.py"), "def f(x):\n    return x\n")
-            functions.target({"kind": "calls", "main": path, "argv": [path]}, views(b"def f(x):\n    return x\n"))
-            found = functions.pack(sys.modules["__main__"].f)
-            self.assertEqual(functions.MAIN_SCRIPT, found.needs)
-            self.assertEqual(path, functions.requirements(found.needs)[0]["main"])
+    def test_a_script_that_cannot_run_here_fails_only_what_needs_it(self):
+        info = {"kind": "calls", "main": "/somewhere/script.py", "argv": []}
+        with support.quiet_stderr() as said:
+            functions.target(info, views(b"import no_such_module\n"))
+        self.assertIn("no_such_module", said.getvalue())
+        functions.prepare("")
+        for what in (lambda: functions.prepare("s"), lambda: sys.modules["__main__"].anything):
+            with self.assertRaises(SourceError) as caught:
+                what()
+            self.assertIn("/somewhere/script.py", str(caught.exception))
+            self.assertIn("no_such_module", str(caught.exception))
 
 
 if __name__ == "__main__":

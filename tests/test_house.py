@@ -34,10 +34,12 @@ ALLOWED = {
     "agent": "protocol stories",
     "environment": "",
     "values": "",
-    "functions": "environment values",
+    "functions": "environment values by_value script",
     "journal": "logs values protocol",
+    "script": "imports",
+    "by_value": "imports script",
     "terminable": "",
-    "contents": "functions imports shares values",
+    "contents": "by_value functions imports script shares values",
     "jobs": "contents values leases journal progress status terminable",
     "progress": "logs",
     "transport": "logs protocol",
@@ -49,25 +51,25 @@ ALLOWED = {
     "orphans": "",
     "node": "logs protocol agent transport shares orphans",
     "cluster": "logs disk protocol scheduler agent transport node library shares journal values status",
-    "master": "protocol scheduler cluster contents environment functions values jobs progress status",
+    "master": "protocol scheduler cluster contents environment functions values jobs progress status script",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
     "futures": "jobs",
     "call_journal": "contents journal values jobs",
     "streams": "logs call_journal values jobs",
-    "calls": "call_journal streams futures cluster leases functions imports jobs shares status",
+    "calls": "call_journal streams futures cluster leases functions imports jobs shares status values",
     "maps": "futures calls contents functions values jobs shares status terminable",
-    "executor": "futures calls maps master cluster protocol functions jobs status",
+    "executor": "futures calls maps master cluster protocol functions jobs status script",
     "pool": "logs futures calls maps executor master cluster scheduler protocol functions values jobs status",
     "engines": "logs calls cluster scheduler protocol agent node child values jobs shares imports",
-    "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares",
+    "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares by_value",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
 PURE = ("protocol", "leases", "policy", "status", "stories", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
-PICKLERS = ("compat", "values", "functions", "shares", "journal")
+PICKLERS = ("compat", "by_value", "script", "values", "functions", "shares", "journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count", "in_main_thread"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
