@@ -63,6 +63,7 @@ _HOMES = {
     "RemoteTraceback": "errors",
     "ResultError": "errors",
     "SourceError": "errors",
+    "StartError": "errors",
     "StateError": "errors",
     "TargetError": "errors",
     "TaskError": "errors",

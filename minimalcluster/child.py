@@ -26,7 +26,7 @@ import threading
 import time
 from itertools import islice
 
-from . import functions, protocol, shares, values
+from . import boot, functions, protocol, shares, values
 from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder, Edited
@@ -450,7 +450,7 @@ def main():
     told, lifeline = _take_standard_input()
     _die_with(lifeline)
     sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)
-    sys.path[:] = told["path"]
+    boot.take_paths(told["path"])
     connection, handshake = _connect(told)
     worker = Worker(connection, handshake.channel)
     for message in handshake.channel.feed(handshake.leftover()):

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections import OrderedDict, deque, namedtuple
 
-from . import agent, errors, protocol, scheduler, values
+from . import agent, boot, errors, protocol, scheduler, values
 from .compat import PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, hexadecimal, monotonic, native, text_type
 from .journal import SYNC_SECONDS
 from .disk import Disk
@@ -266,7 +266,8 @@ class Cluster(object):
 
     def join_local(self, slots=None):
         # type: (int | None) -> None
-        """Let this machine work; nothing happens when it does already."""
+        """Let this machine work; nothing happens when it does already. Raises StartError if it cannot, as far as is seen."""
+        boot.executable()
         self._ask(self._join_local, slots or cpu_count())
         if not STARTS_THREADS_AT_EXIT:
             self.settle()  # the worker processes are started when it returns, with the threads that watch them

@@ -15,6 +15,7 @@
     ├── TaskTimeout             your function took longer than the timeout you gave it
     ├── DeadlineExceeded        the job took longer than its deadline; .results and .errors have the rest
     ├── JournalError            the journal is foreign, changed or in use; it says which
+    ├── StartError              no worker process can be started; it says why
     ├── WorkerDied              the worker process died under this task, attempts_max times
     ├── RemoteError             stands for a remote exception that cannot be rebuilt here
     ├── ConnectionFailed        the network, or the program at the other end
@@ -125,6 +126,10 @@ class Interrupted(KeyboardInterrupt):
 
 class JournalError(ClusterError):
     """The journal cannot be used; nothing in it was changed, and nothing was run."""
+
+
+class StartError(ClusterError):
+    """No worker process can be started, here or on any node; the text says why."""
 
 
 class WorkerDied(ClusterError):

@@ -115,7 +115,7 @@ class ClusterExecutor(Executor):
             cluster = Cluster(host, port, self.authkey)
             cluster.start()
             if join:
-                cluster.join_local(max_workers or cpu_count())
+                _join_or_stop(cluster, max_workers or cpu_count())
         self.address = (host, cluster.port)
         self._terms = TERMS
         self._core = Core(cluster, master is None, packed, max_tasks_per_child)
@@ -265,6 +265,14 @@ class ClusterExecutor(Executor):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.get_event_loop().run_in_executor(None, self.shutdown)
+
+
+def _join_or_stop(cluster: Cluster, slots: int) -> None:
+    try:
+        cluster.join_local(slots)
+    except BaseException:
+        cluster.stop()
+        raise
 
 
 def _check_whole(name: str, value: Optional[int], least: int) -> None:

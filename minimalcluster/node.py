@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from . import agent as brain, errors, orphans, protocol
+from . import agent as brain, boot, errors, orphans, protocol
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
 from .logs import log
 from .shares import Files
@@ -59,8 +59,6 @@ if WINDOWS:
 else:
     _OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from minimalcluster.child import main; main()"
-_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def describe():
@@ -192,7 +190,7 @@ class Node(object):
                 if self._guardian is not None:
                     _thread("guardian", self._guardian.wait)
             process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, _PACKAGE_PARENT],
+                boot.command("child", "main", boot.options()),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -201,7 +199,7 @@ class Node(object):
                 bufsize=0,
                 **_OWN_SESSION
             )
-        except (OSError, IOError) as error:
+        except (OSError, IOError, errors.StartError) as error:
             info = {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}
             self.tell(brain.ChildExited(effect.slot, info))
             return
@@ -209,7 +207,7 @@ class Node(object):
         self._children[effect.slot] = child = _Child(effect.slot, process, family)
         output = _thread("output", self._read_output, child)
         child.waiter = _thread("waiter", self._wait, child, output)
-        told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": sys.path}
+        told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": boot.told_paths()}
         try:
             process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
         except (OSError, IOError):
@@ -470,8 +468,9 @@ class WorkerNode(object):
         A master that is not there yet or is lost is tried again and again, at growing, jittered
         intervals of up to 10 s. Raises AuthenticationError (another key), VersionMismatch
         (Python 2 with 3), ProtocolError or, when three connections in a row stay without an answer,
-        HandshakeTimeout (no master at that address).
+        HandshakeTimeout (no master at that address), and StartError when no worker process can be started.
         """
+        boot.executable()
         _Member(self).run()
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 
+from . import boot
 from .compat import PY2, WINDOWS, hexadecimal, native
 
 VARIABLE = "MINIMALCLUSTER_PROCESS"
@@ -31,8 +32,6 @@ GUARDIAN_LOOKS_SECONDS = 0.5
 SWEEPS_MAX = 200
 SWEEP_SECONDS = 0.02
 
-_GUARDIAN = "import sys; sys.path.insert(0, sys.argv[1]); from minimalcluster import orphans; orphans.guard()"
-_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def node_mark(node_id):
@@ -136,10 +135,9 @@ def start_guardian(node_id):
     """
     if WINDOWS:
         return None  # the job objects' handles close with the process
-    command = [sys.executable, "-S", "-E", "-c", _GUARDIAN, _PACKAGE_PARENT]
     with open(os.devnull, "r+b") as nothing:
         return subprocess.Popen(
-            command + [node_mark(node_id), str(os.getpid())],
+            boot.command("orphans", "guard", ["-S"], node_mark(node_id), str(os.getpid())),
             stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, close_fds=True, cwd="/",
             **({"preexec_fn": os.setsid} if PY2 else {"start_new_session": True})  # py2
         )  # fmt: skip
@@ -148,7 +146,7 @@ def start_guardian(node_id):
 def guard():
     # type: () -> None
     """The guardian's whole life."""
-    mark, node = sys.argv[2:]
+    mark, node = sys.argv[1:]
     if os.fork():
         os._exit(0)
     began = _began(node)

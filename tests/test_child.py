@@ -11,7 +11,7 @@ import sys
 import time
 import unittest
 
-from minimalcluster import child, environment, node, protocol, values
+from minimalcluster import boot, child, environment, node, protocol, values
 from minimalcluster.compat import PY2, joined
 from tests import support
 
@@ -38,7 +38,7 @@ class Child(object):
         listener.listen(1)
         listener.settimeout(support.SECONDS)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", node._BOOT, node._PACKAGE_PARENT],
+            boot.command("child", "main", []),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=POSIX,
         )  # fmt: skip
         key = protocol.generate_key(os.urandom(32))
@@ -521,7 +521,7 @@ class End(Gated):
 class Beginning(unittest.TestCase):
     def begin(self):
         process = subprocess.Popen(
-            [sys.executable, "-c", node._BOOT, node._PACKAGE_PARENT],
+            boot.command("child", "main", []),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=POSIX,
         )  # fmt: skip
         self.addCleanup(process.stdout.close)
