@@ -19,7 +19,7 @@ import weakref
 
 from . import script
 from .compat import PICKLE_PROTOCOL, PY2, hexadecimal, pickle
-from .imports import is_project_file
+from .imports import is_own_path
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -206,7 +206,7 @@ def _home(function, with_script):
     if name == "__main__":
         return name if with_script and script.findable() is not None else None
     path = about.get("__file__")
-    return name if about.get("__spec__") is not None and isinstance(path, str) and is_project_file(path) else None
+    return name if about.get("__spec__") is not None and isinstance(path, str) and is_own_path(path) else None
 
 
 def _not_there(module, used):

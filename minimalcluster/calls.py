@@ -6,17 +6,19 @@ import threading
 import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
-from . import errors, functions, leases, shares, values
+from . import errors, functions, leases, shares, sources, values
 from .call_journal import CallJournal
 from .cluster import Cluster
 from .compat import hexadecimal, monotonic
 from .futures import BrokenClusterExecutor
-from .imports import REFRESH_SECONDS
 from .jobs import FINISH, Job, Terms
 from .status import ClusterStatus
 from .streams import Given, Stream, Waiting
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+
+#: So often calls look for edited files of modules that this process has not imported.
+LOOK_SECONDS = 1.0
 
 #: A face's own terms. on_error None is the way of what the face stands in for: the standard's, multiprocessing's.
 TERMS = Terms.of()._replace(on_error=None)
@@ -52,7 +54,7 @@ class Core:
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
-        self._served, self._look_at = 0, 0.0
+        self._code, self._look_at = sources.loaded.current(), 0.0
         self._token = hexadecimal(os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
         self.repeats = shares.Repeats(cluster.share)
@@ -120,7 +122,7 @@ class Core:
         key = packed.needs, terms
         with self._lock:
             self.check()
-            self._notice_edits()
+            self._notice_reloads()
             stream = self._streams.get(key)
             if stream is None:
                 kept = None if terms.journal is None else self._journal(terms.journal)
@@ -135,15 +137,15 @@ class Core:
             self._journals[path] = CallJournal(path)
         return self._journals[path]
 
-    def _notice_edits(self) -> None:
-        """A definition tells nodes what was edited: later calls go into streams, and so definitions, of their own."""
+    def _notice_reloads(self) -> None:
+        """A job keeps its code: what is submitted after a reload goes into streams of its own."""
         now = monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + REFRESH_SECONDS
-        served = self.cluster.served()
-        if served != self._served:
-            self._served = served
+        look = now >= self._look_at
+        if look:
+            self._look_at = now + LOOK_SECONDS
+        code = sources.loaded.current(look)
+        if code is not self._code:
+            self._code = code
             streams, self._streams = self._streams, {}
             for stream in streams.values():
                 stream.close()

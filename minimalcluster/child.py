@@ -29,7 +29,7 @@ from itertools import islice
 from . import boot, functions, protocol, shares, values
 from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, perf_counter
 from .errors import StateError
-from .imports import ClusterFinder, Edited
+from .imports import ClusterFinder
 
 #: A block's aim.
 BLOCK_SECONDS = 0.005
@@ -87,7 +87,6 @@ class Worker(object):
         self._chunks = 0  # run for jobs that count them
         self._pid = os.getpid()
         self._finder = ClusterFinder(self.fetch)
-        self._edited = Edited()
         self._fetches = {}  # type: dict # request -> [event, answer]
         self._next_fetch = 1
         self._shared = {}  # type: dict # name -> object
@@ -146,6 +145,8 @@ class Worker(object):
     def fetch(self, what, name):
         # type: (str, str) -> tuple
         """Ask the master, through the node: (info, buffers). Waits as long as it takes."""
+        if os.getpid() != self._pid:
+            raise StateError("a process that a task has forked cannot ask the master for anything")
         waiting = [threading.Event(), None]  # type: list
         with self._lock:
             request = self._next_fetch
@@ -168,7 +169,7 @@ class Worker(object):
 
     def serve(self):
         # type: () -> None
-        sys.meta_path.append(self._finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self._finder)  # type: ignore[arg-type]
         shares.resolver, shares.in_worker_process = self._resolve, True
         _start_thread(self._watch, "minimalcluster-watch")
         while True:
@@ -180,13 +181,14 @@ class Worker(object):
                     return
                 self._run(message)
             elif isinstance(message, protocol.DefineJob):
-                self._finder.new_job(message.info.get("served"))
+                self._finder.new_job()
                 self._definitions[message.job] = message
                 self._functions.pop(message.job, None)
             elif isinstance(message, protocol.ForgetJob):
                 self._definitions.pop(message.job, None)
                 self._functions.pop(message.job, None)
                 self._task_seconds.pop(message.job, None)
+                self._finder.forget({each.info.get("code") for each in self._definitions.values()})
             message = None  # what was sent to us may be large
 
     def _is_last(self, job):
@@ -199,9 +201,8 @@ class Worker(object):
     def _run(self, grant):
         # type: (protocol.Grant) -> None
         attempt = _Attempt(grant)
-        if self._edited.refresh(grant.job not in self._functions):
-            self._functions.clear()
         with _Caught(0) as caught:  # the user's source runs here
+            self._use_code(grant.job)
             function = self._function(grant.job)
             functions.prepare(values.needs_of(grant.payload))
         if caught.failure is not None:
@@ -220,7 +221,13 @@ class Worker(object):
         finally:
             with self._lock:
                 self._attempt = None
-            self._edited.notice()
+
+    def _use_code(self, job):
+        # type: (int) -> None
+        """The project's modules as the master had loaded them when it was given this job."""
+        info = self._definitions[job].info
+        if self._finder.use(info.get("code"), info.get("tops", ())):
+            functions.forget_initializers()  # what they have set in those modules is not set any more
 
     def _function(self, job):
         # type: (int) -> object

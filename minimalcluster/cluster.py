@@ -21,7 +21,7 @@ import sys
 import threading
 from collections import OrderedDict, deque, namedtuple
 
-from . import agent, boot, errors, protocol, scheduler, values
+from . import agent, boot, errors, protocol, scheduler, sources, values
 from .compat import PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, hexadecimal, monotonic, native, text_type
 from .journal import SYNC_SECONDS
 from .disk import Disk
@@ -209,6 +209,7 @@ class Cluster(object):
         # type: (object) -> int
         """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
         self.check_process()
+        job.code = sources.loaded.current()  # type: ignore[attr-defined]
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
         if self._is_over:
@@ -285,11 +286,6 @@ class Cluster(object):
         """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
         self.check_process()
         return Shared(self._library.share(value), value, self._drop_shared)
-
-    def served(self):
-        # type: () -> int
-        """Another number whenever a module that a node got from here was edited since."""
-        return self._library.version()
 
     def _drop_shared(self, name):
         # type: (str) -> None
@@ -589,7 +585,8 @@ class Cluster(object):
     def _define(self, effect):
         # type: (scheduler.Define) -> None
         info, buffers = self._jobs[effect.job].definition()
-        info = dict(info, served=self._library.version())
+        code = self._jobs[effect.job].code
+        info = dict(info, code=code.number, tops=code.tops())
         self._sessions[effect.node].send(protocol.DefineJob(effect.job, info, buffers))
 
     def _grant(self, effect):

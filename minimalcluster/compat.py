@@ -67,7 +67,7 @@ __all__ = [
     "LOCKED", "NO_LOCKS", "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT",
     "TAKEN", "WINDOWS", "Mailbox", "as_bytes", "as_text", "cpu_count", "hexadecimal", "in_main_thread", "integer_types",
     "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
-    "range_type", "socketpair", "text_type", "unlock_file",
+    "range_type", "socketpair", "standard_library", "text_type", "unlock_file",
 ]  # fmt: skip
 
 
@@ -242,3 +242,15 @@ def socketpair():
         return ours, theirs
     finally:
         listener.close()
+
+
+def standard_library():
+    # type: () -> frozenset
+    """Names of its modules, without what lies below packages. Before 3.10: those that are there on this machine."""
+    names = getattr(sys, "stdlib_module_names", None)
+    if names is None:
+        folder = os.path.dirname(os.path.abspath(os.__file__))
+        names = set(sys.builtin_module_names)
+        for each in (folder, os.path.join(folder, "lib-dynload")):
+            names.update(name.partition(".")[0] for name in (os.listdir(each) if os.path.isdir(each) else ()))
+    return frozenset(names)

@@ -10,7 +10,7 @@ import re
 import struct
 import sys
 
-from . import by_value, functions, imports, script, shares, values
+from . import by_value, functions, script, shares, sources, values
 from .compat import PY2, SCALARS, native
 
 #: cloudpickle names each class that travels by value, anew in each process; joblib brings a copy of its own.
@@ -38,7 +38,7 @@ class Contents(object):
         """Of a pickle: equal for equal ones, in any process, as long as no source behind them is edited."""
         if len(sys.modules) != self._loaded:
             self._loaded = len(sys.modules)
-            self._modules = [(_spelled(name), name) for name in imports.project_modules() + list(script.NAMES)]
+            self._modules = [(_spelled(name), name) for name in sources.project_modules() + list(script.NAMES)]
             self._modules.append((_OF_SCRIPT, script.MAIN_NAME))
             loaded = [sys.modules[name] for name in _CLOUDPICKLES if name in sys.modules]
             self._class_names = [getattr(module, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}) for module in loaded]
@@ -111,7 +111,7 @@ def code_imported(source, package=""):
     # type: (bytes, str) -> bytes
     """A digest of the project's modules that a source imports, and that those import."""
     parts = []  # type: list[bytes]
-    for name, text in sorted(imports.project_sources(source, package).items()):
+    for name, text in sorted(sources.project_sources(source, package).items()):
         parts += [name.encode("utf-8"), text]
     return values.digest(parts).encode("ascii") if parts else b""
 

@@ -567,7 +567,7 @@ class _Courier:
         self._errands.put((errand, arguments))
 
     def knows(self, need: Need) -> bool:
-        # A module's file may change; an object that is shared cannot.
+        # A module that was missing may be there later; an object that is shared stays what it is.
         return need[0].startswith("share") and need in self._brought
 
     def _run(self) -> None:
@@ -688,18 +688,19 @@ class _Place:
         self.functions: Dict[int, Callable[..., Any]] = {}
         self.seconds: Dict[int, float] = {}
         self.shared: Dict[str, object] = {}
-        self.finder = ClusterFinder(_fetch)
+        self.finder = ClusterFinder(_fetch, first=False)
 
     def define(self, job: int, info: Dict[str, Any], buffers: List[memoryview]) -> None:
         if job in self.definitions:
             self.definitions.move_to_end(job)
             return
-        self.finder.new_job(info.get("served"))
+        self.finder.new_job()
         self.definitions[job] = protocol.DefineJob(job, info, buffers)
         while len(self.definitions) > DEFINITIONS_MAX:
             old, _ = self.definitions.popitem(last=False)
             self.functions.pop(old, None)
             self.seconds.pop(old, None)
+            self.finder.forget({each.info.get("code") for each in self.definitions.values()})
 
 
 _thread = threading.local()  # .worker: whose chunk this thread runs
@@ -745,16 +746,6 @@ class _Imports:
         return None if worker is None else worker._place.finder.find_spec(fullname, path, target)
 
 
-class _Unedited:
-    """An engine's process is not ours alone: modules it has imported stay as they are."""
-
-    def notice(self) -> None:
-        pass
-
-    def refresh(self, at_once: bool = False) -> bool:
-        return False
-
-
 class _EngineWorker(child.Worker):
     """child.py's worker for one chunk: what it would send is kept, what it would wait for ends the chunk."""
 
@@ -762,7 +753,7 @@ class _EngineWorker(child.Worker):
         super().__init__(None, None)  # type: ignore[arg-type]
         self._place = place
         self._definitions, self._functions, self._task_seconds = place.definitions, place.functions, place.seconds
-        self._shared, self._finder, self._edited = place.shared, place.finder, _Unedited()  # type: ignore[assignment]
+        self._shared, self._finder = place.shared, place.finder
         self._brought: Dict[Need, Tuple[Dict[str, Any], List[memoryview]]] = {}
         for need, info, buffers in brought:
             self._brought[need] = info, [memoryview(buffer) for buffer in buffers]
@@ -799,6 +790,10 @@ class _EngineWorker(child.Worker):
             raise errors.StateError("the shared object %s cannot be had: it was dropped" % name)
         self._shared[name] = shares.rebuilt(buffers) if buffers else shares.load(info)
         return self._shared[name]
+
+    def _use_code(self, job: int) -> None:
+        with self._place.loading:
+            super()._use_code(job)
 
     def _function(self, job: int) -> object:
         with self._place.loading:

@@ -198,6 +198,12 @@ def _call(call):
     return function(*arguments, **keywords)
 
 
+def forget_initializers():
+    # type: () -> None
+    """Each runs again before the next call that wants it."""
+    _initialized.clear()
+
+
 def _initialize(token, buffer):
     # type: (str, memoryview) -> None
     if token in _initialized:

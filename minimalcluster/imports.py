@@ -1,8 +1,9 @@
-"""A worker process's imports: what this machine lacks comes from the master; what was edited is read anew.
+"""A worker process's imports: the project's modules come from the master, as it had loaded them when the job was given.
 
-The finder stands last in ``sys.meta_path``: whatever the node has itself wins. The master serves
-pure-Python modules of the project only (and cloudpickle), never installed packages: whether
-those fit this machine is not its to say.
+The finder stands first in ``sys.meta_path``: a node's own file of such a name is another program's. It asks once for
+each name that is neither the standard library's nor below an installed package; the master serves pure-Python modules
+of the project only (and cloudpickle, where a node has none), never installed packages: whether those fit this machine
+is not its to say. When a job brings other code, the modules that differ are run anew in their places.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -10,143 +11,388 @@ import os
 import sys
 import types
 
-from .compat import PY2, WINDOWS, native, perf_counter
-from .environment import PREFIX as ENVIRONMENT_PREFIX
+from .compat import PY2, WINDOWS, native, standard_library
 
-REFRESH_SECONDS = 1.0
+if PY2:  # py2
+    SourceFileLoader = SourcelessFileLoader = object  # type: ignore[assignment,misc]
+else:
+    from importlib.machinery import SourceFileLoader, SourcelessFileLoader  # novm
+
+_OURS = __name__.split(".")[0]
 #: Where no project's module lies.
 _INSTALLED = ("site-packages", "dist-packages")
-_OURS = __name__.split(".")[0]
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+#: Of these the node's own are as good, and fit it better.
+FALLBACKS = ("cloudpickle",)
+
+
+def is_own_path(path):
+    # type: (str) -> bool
+    """Neither the standard library's nor an installed package's."""
+    if any(each in path for each in _INSTALLED) and any(each in _INSTALLED for each in path.replace("\\", "/").split("/")):
+        return False
+    if WINDOWS:
+        return not os.path.abspath(path).lower().startswith(_LIBRARY.lower())
+    return not (path if os.path.isabs(path) else os.path.abspath(path)).startswith(_LIBRARY)
 
 
 class ClusterFinder(object):
-    """Finds and loads modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
+    """Finds modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
 
-    One class for both import systems: find_spec/exec_module of 3.x, find_module/load_module of 2.7.
+    first: stand before all others. Else (an engine's process is not ours alone) it is asked for what no other has found.
+    One class for both import systems: find_spec of 3.x, find_module of 2.7.
     """
 
-    def __init__(self, fetch):
-        # type: (object) -> None
-        self._fetch = fetch
-        self._version = None  # type: object
-        self._missing = set()  # type: set[str]
-        self._known = {}  # type: dict[str, tuple] # name -> (info, source)
-        self.served = set()  # type: set[str] # modules in sys.modules that came this way
+    def __init__(self, fetch, first=True):
+        # type: (object, bool) -> None
+        self._fetch, self._first = fetch, first
+        self._pid, self._standard = os.getpid(), standard_library()
+        self._code = None  # type: object # names the master's code that is in use
+        self._tops = ()  # type: object # names that are the project's for certain
+        self._known = {}  # type: dict[str, Loader | None] # answers; None: not the master's
+        self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> which of them
+        self._variables = {}  # type: dict[tuple, dict] # (module, which of them) -> as other code has left it
+        self._tables = {}  # type: dict[object, dict] # code -> the modules' stamps in it
+        self.places = {}  # type: dict[str, types.ModuleType] # modules that are about to run anew
 
-    def new_job(self, version):
-        # type: (object) -> None
-        """What was missing may be there now; when the master's files have changed, all of them are read anew."""
-        self._missing.clear()
-        if version != self._version:
-            self._version = version
-            unload(self.served)
-            self.served.clear()
-            self._known.clear()
+    def new_job(self):
+        # type: () -> None
+        """What was missing may be there now."""
+        self._known = {name: loader for name, loader in self._known.items() if loader is not None}
+
+    def use(self, code, tops=()):
+        # type: (object, object) -> bool
+        """The master's code for what is run from now on. True if modules have been run anew, in place.
+
+        Raises what these raise; the next call tries again.
+        """
+        self._tops = tops
+        if code == self._code:
+            return False
+        former, self._code = self._code, code
+        self._known.clear()
+        try:
+            return self._change(former)
+        except BaseException:
+            self._code = None
+            raise
+
+    def forget(self, codes):
+        # type: (set) -> None
+        """Only these are in use by a job."""
+        self._tables = {code: self._tables[code] for code in self._tables if code in codes or code == self._code}
+        needed = {each for table in self._tables.values() for each in table.items()}
+        self._variables = {each: self._variables[each] for each in self._variables if each in needed}
+
+    def _change(self, former):
+        # type: (object) -> bool
+        """Let each module that was run here be what it is in this code: as it was left in it, or else run anew."""
+        if not self._stamps:
+            return False
+        if former is not None:
+            self._tables.setdefault(former, {}).update(self._stamps)
+        info, _ = self._ask_master("code", ",".join(sorted(self._stamps)))
+        told = {native(name): stamp for name, stamp in info.get("modules", {}).items()}
+        table = self._tables[self._code] = {name: tuple(told[name][:2]) for name in told}
+        others = [name for name in table if table[name] != self._stamps[name]]
+        fresh = sorted((name for name in others if not self._swap(name, table[name])), key=lambda name: told[name][2])
+        # Those that the master has imported once come in the order in which they import each other, reloaded ones in its.
+        self._run_anew([name for name in fresh if not table[name][1]], False)
+        for name in fresh:
+            if table[name][1]:
+                self._run_anew([name], True)
+        return bool(fresh)
+
+    def _run_anew(self, names, reloaded):
+        # type: (list, bool) -> None
+        """Each in its place. A reload keeps the variables that it does not set."""
+        taken = {name: sys.modules.pop(name, None) for name in names}
+        for name, module in taken.items():
+            if isinstance(module, types.ModuleType):  # else it has put something else in its place
+                self.places[name] = module
+                if not reloaded:
+                    self._replace(name, module, {"__name__": name})
+        try:
+            for name in names:
+                __import__(name)
+        except BaseException:
+            for name, module in taken.items():
+                sys.modules.setdefault(name, module)  # type: ignore[arg-type]
+            raise
+
+    def _swap(self, name, stamp):
+        # type: (str, tuple) -> bool
+        """Put the variables that the module had in the former code aside. True if it has been in this code before."""
+        module = sys.modules.get(name)
+        if isinstance(module, types.ModuleType):
+            self._variables[name, self._stamps[name]] = dict(module.__dict__)
+        self._stamps[name] = stamp
+        if (name, stamp) not in self._variables or not isinstance(module, types.ModuleType):
+            self._stamps[name] = ("", 0)  # until it has run to its end
+            return False
+        self._replace(name, module, self._variables.pop((name, stamp)))
+        return True
+
+    def _replace(self, name, module, variables):
+        # type: (str, types.ModuleType, dict) -> None
+        below = {each[len(name) + 1 :]: sys.modules[each] for each in list(sys.modules) if each.startswith(name + ".")}
+        module.__dict__.clear()
+        module.__dict__.update(below, **variables)
+
+    def _ask_master(self, what, name):
+        # type: (str, str) -> tuple
+        return self._fetch(what, "%s:%s" % (self._code, name))  # type: ignore[operator]
 
     def _ask(self, name):
-        # type: (str) -> tuple | None
-        if name in self._missing or name.split(".")[0] == _OURS:
+        # type: (str) -> Loader | None
+        top = name.partition(".")[0]
+        if top == _OURS or (top in self._standard and top not in self._tops):  # type: ignore[operator]
             return None
         if name not in self._known:
-            info, buffers = self._fetch("module", name)  # type: ignore[operator]
-            if not info.get("found"):
-                self._missing.add(name)
+            if os.getpid() != self._pid:
+                return None  # a task's fork has no line to the master
+            if name != top and self._ask(top) is None:
                 return None
-            self._known[name] = info, bytes(buffers[0].tobytes())
+            self._known[name] = self._asked(name)
         return self._known[name]
 
-    # -- Python 3 ---------------------------------------------------------------------------------
+    def _asked(self, name):
+        # type: (str) -> Loader | None
+        if self._first and name in FALLBACKS and _has_own_file(name):
+            return None
+        info, buffers = self._ask_master("module", name)
+        if not info.get("found"):
+            return None if info.get("foreign") is None or info["local"] else Loader(self, name, info, b"")
+        if info["kind"] == "folder" and not info["imported"] and "." not in name and _has_own_file(name):
+            return None  # it need not be meant as a package at all
+        return Loader(self, name, info, bytes(buffers[0].tobytes()))
+
+    def ran(self, loader):
+        # type: (Loader) -> None
+        self._stamps[loader.name] = tuple(loader.info["stamp"][:2])
 
     def find_spec(self, fullname, path=None, target=None):
         # type: (str, object, object) -> object
-        answer = self._ask(fullname)
-        if answer is None:
-            return None
+        loader = self._ask(fullname)
+        return None if loader is None else loader.spec()
+
+    def find_module(self, fullname, path=None):  # py2
+        # type: (str, object) -> Loader | None
+        return self._ask(fullname)
+
+    def resource(self, what, package, path):
+        # type: (str, str, str) -> tuple
+        """A file ("resource") of a package on the master, or the names in a folder of it ("contents")."""
+        if os.getpid() != self._pid:
+            return {"found": False}, []
+        return self._ask_master(what, "%s:%s" % (package, path))
+
+
+def _own(name):
+    # type: (str) -> tuple
+    """(spec, folders if it is a package) as this machine itself finds a module; (None, None) if it has none."""
+    from importlib.machinery import PathFinder  # novm
+
+    spec, folders = None, None  # type: object, list[str] | None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        above, part = folders, ".".join(parts[:count])
+        try:
+            spec = PathFinder.find_spec(part, above)
+        except KeyError:
+            spec = None
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else plain_folders(part, above)
+        if spec is None and not folders:
+            return None, None
+    return spec, folders
+
+
+def plain_folders(name, path):
+    # type: (str, list | None) -> list[str]
+    """Those of a package without __init__.py inside of another one, which lies in this path.
+
+    The interpreter finds such a package only (else KeyError) when the one above it is imported.
+    """
+    last = name.rpartition(".")[2]
+    return [os.path.join(each, last) for each in path or () if os.path.isdir(os.path.join(each, last))]
+
+
+def _has_own_file(name):
+    # type: (str) -> bool
+    """Of a top-level module: more than an empty folder."""
+    if PY2:  # py2
+        import imp
+
+        try:
+            return bool(imp.find_module(name))
+        except ImportError:
+            return False
+    spec, _ = _own(name)
+    return spec is not None and spec.has_location  # type: ignore[no-any-return,attr-defined]
+
+
+class Loader(SourceFileLoader):  # type: ignore[misc]
+    """Loads one module of the master's; for Python 3 with all that a file's own loader can do."""
+
+    def __init__(self, finder, name, info, data):
+        # type: (ClusterFinder, str, dict, bytes) -> None
+        self.name, self.path = name, native(info.get("filename", ""))
+        self.info, self._finder, self._data = info, finder, data
+
+    # -- Python 3 ---------------------------------------------------------------------------------
+
+    def spec(self):
+        # type: () -> object
         from importlib.machinery import ModuleSpec  # novm
 
-        info, _ = answer
-        spec = ModuleSpec(fullname, self, origin=info["filename"], is_package=info["package"])  # type: ignore[arg-type]
-        spec.has_location = True
+        info, name = self.info, self.name
+        if not info["found"]:
+            return self._own_extension()
+        if info["kind"] == "folder":
+            if info["local"]:
+                return None  # on the master's own machine it is what it is there, too
+            spec = ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+            folders = [native(each) for each in info["folders"]]
+            spec.submodule_search_locations = folders + [each for each in _own(name)[1] or () if each not in folders]
+            return spec
+        spec = ModuleSpec(name, self, origin=self.path, is_package=info["package"])  # type: ignore[arg-type]
+        spec.has_location = not self.path.startswith("<")
         if info["package"]:
-            spec.submodule_search_locations = [os.path.dirname(info["filename"])]
+            spec.submodule_search_locations = [os.path.dirname(self.path)]
         return spec
 
+    def _own_extension(self):
+        # type: () -> object
+        """A module that is no Python source cannot be served: this machine's own, or an error that says so."""
+        from importlib.machinery import EXTENSION_SUFFIXES  # novm
+
+        spec, _ = _own(self.name)
+        if spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES)):  # type: ignore[attr-defined]
+            return spec
+        text = "the module %s is no Python source on the master (%s), so this machine needs one of its own: install it here"
+        raise ImportError(text % (self.name, self.info["foreign"]), name=self.name)
+
     def create_module(self, spec):
-        # type: (object) -> None
-        return None
+        # type: (object) -> types.ModuleType | None
+        return self._finder.places.pop(self.name, None)
 
     def exec_module(self, module):
         # type: (types.ModuleType) -> None
-        self._run(module)
+        if self.info["kind"] == "folder":
+            return
+        module.__loader__ = self  # type: ignore[assignment] # also where it is run anew
+        self._show_lines()
+        super(Loader, self).exec_module(module)  # type: ignore[misc]
+        self._finder.ran(self)
+
+    def get_code(self, fullname):
+        # type: (str) -> object
+        if self.info["kind"] == "compiled":
+            return self._compiled(fullname)
+        if PY2:  # py2
+            return compile(self._data, self.path, "exec", dont_inherit=True)
+        return super(Loader, self).get_code(fullname)  # type: ignore[misc]
+
+    def path_stats(self, path):
+        # type: (str) -> dict
+        """So that on the master's own machine what it has compiled is used, if it is of this very source."""
+        if not self.info["local"] or self.info.get("mtime") is None:
+            raise IOError("%s is on the master" % path)
+        return {"mtime": self.info["mtime"], "size": len(self._data)}
 
     def get_resource_reader(self, fullname):
         # type: (str) -> object
-        return _ResourceReader(self._fetch, fullname)
+        if self._is_here(self.path) and hasattr(super(Loader, self), "get_resource_reader"):
+            return super(Loader, self).get_resource_reader(fullname)  # type: ignore[misc]
+        return _ResourceReader(self._finder.resource, fullname) if self.info["package"] else None
 
     # -- Python 2 ---------------------------------------------------------------------------------
 
-    def find_module(self, fullname, path=None):
-        # type: (str, object) -> ClusterFinder | None
-        return self if self._ask(fullname) is not None else None
-
     def load_module(self, fullname):
         # type: (str) -> types.ModuleType
-        if fullname in sys.modules:
-            return sys.modules[fullname]
-        info, _ = self._known[fullname]
-        module = types.ModuleType(fullname)
-        module.__file__, module.__loader__ = native(info["filename"]), self
-        if info["package"]:
-            module.__path__ = [os.path.dirname(module.__file__)]
-            module.__package__ = fullname
-        else:
-            module.__package__ = fullname.rpartition(".")[0]
-        sys.modules[fullname] = module
+        if not PY2:
+            return super(Loader, self).load_module(fullname)  # type: ignore[misc,no-any-return]
+        if not self.info["found"] or self.info["kind"] == "folder":  # py2
+            raise ImportError("the module %s is no Python source on the master (%s)" % (fullname, self.path))
+        is_new = fullname not in sys.modules
+        place = self._finder.places.pop(fullname, None) or types.ModuleType(fullname)
+        module = sys.modules.setdefault(fullname, place)
+        module.__file__, module.__loader__ = self.path, self
+        if self.info["package"]:
+            module.__path__ = [os.path.dirname(self.path)]
+        module.__package__ = fullname if self.info["package"] else fullname.rpartition(".")[0]
+        self._show_lines()
         try:
-            self._run(module)
+            exec(self.get_code(fullname), module.__dict__)
         except BaseException:
-            del sys.modules[fullname]
+            if is_new:
+                del sys.modules[fullname]
             raise
+        self._finder.ran(self)
         return sys.modules[fullname]
 
     # -- both -------------------------------------------------------------------------------------
 
-    def _run(self, module):
-        # type: (types.ModuleType) -> None
-        info, source = self._known[module.__name__]
-        self.served.add(module.__name__)
-        exec(compile(source, native(info["filename"]), "exec", dont_inherit=True), module.__dict__)
+    def _compiled(self, fullname):
+        # type: (str) -> object
+        theirs, ours = native(self.info["minor"]), "%d.%d" % sys.version_info[:2]
+        if PY2 or theirs != ours:
+            text = "the module %s is without its source on the master, compiled by Python %s (%s); this is Python %s"
+            raise ImportError(text % (self.name, theirs, self.path, ours))
+        return SourcelessFileLoader.get_code(self, fullname)  # type: ignore[arg-type]
+
+    def _show_lines(self):
+        # type: () -> None
+        """Let tracebacks show this source, whatever the file of that name says here and now."""
+        import linecache
+
+        source = self.get_source(self.name)
+        if source is not None:
+            linecache.cache[self.path] = (len(source), None, source.splitlines(True), self.path)
 
     def get_source(self, fullname):
         # type: (str) -> str | None
-        """For tracebacks: linecache asks the loader."""
-        answer = self._ask(fullname)
-        if answer is None:
+        if self.info["kind"] != "source":
             return None
         if PY2:  # py2
-            return answer[1]  # type: ignore[no-any-return]
+            return self._data  # type: ignore[return-value]
         from importlib.util import decode_source  # novm
 
-        return decode_source(answer[1])
+        try:
+            return decode_source(self._data)
+        except (SyntaxError, UnicodeDecodeError):  # running it says so
+            return None
 
     def is_package(self, fullname):
         # type: (str) -> bool
-        answer = self._ask(fullname)
-        return answer is not None and bool(answer[0]["package"])
+        return bool(self.info["package"])
+
+    def get_filename(self, fullname=None):
+        # type: (str | None) -> str
+        return self.path
+
+    def _is_here(self, path):
+        # type: (str) -> bool
+        return bool(self.info["local"]) and os.path.isfile(path)
 
     def get_data(self, path):
         # type: (str) -> bytes
-        """Package data by path, as ``pkgutil.get_data`` asks for it."""
-        for name, (info, _) in self._known.items():
-            folder = os.path.dirname(info["filename"])
-            if info["package"] and path.startswith(folder + os.sep):
-                return _resource(self._fetch, name, path[len(folder) + 1 :].replace(os.sep, "/"))
-        raise IOError("%s does not come from the master" % path)
+        """The module's own source, or a package's data by path, as ``pkgutil.get_data`` asks for it."""
+        if path == self.path:
+            return self._data
+        if self._is_here(path):
+            with open(path, "rb") as file:
+                return file.read()
+        folder = os.path.dirname(self.path)
+        package = self.name if self.info["package"] else self.name.rpartition(".")[0]
+        if not package or not path.startswith(folder + os.sep):
+            raise IOError("%s does not come from the master: the files in its packages do" % path)
+        return _resource(self._finder.resource, package, path[len(folder) + 1 :].replace(os.sep, "/"))
 
 
 def _resource(fetch, package, name):
     # type: (object, str, str) -> bytes
-    info, buffers = fetch("resource", "%s:%s" % (package, name))  # type: ignore[operator]
+    info, buffers = fetch("resource", package, name)  # type: ignore[operator]
     if not info.get("found"):
         raise IOError("package %s has no data file %r on the master" % (package, name))
     return bytes(buffers[0].tobytes())
@@ -180,12 +426,12 @@ class _ResourceReader(object):
 
     def is_resource(self, name):
         # type: (str) -> bool
-        info, _ = self._fetch("resource", "%s:%s" % (self._package, name))  # type: ignore[operator]
+        info, _ = self._fetch("resource", self._package, name)  # type: ignore[operator]
         return bool(info.get("found"))
 
     def contents(self):
         # type: () -> list[str]
-        info, _ = self._fetch("contents", self._package + ":")  # type: ignore[operator]
+        info, _ = self._fetch("contents", self._package, "")  # type: ignore[operator]
         return list(info.get("names", ()))
 
 
@@ -217,7 +463,7 @@ class _Resource(object):
 
     def _ask(self, what):
         # type: (str) -> dict
-        return self._fetch(what, "%s:%s" % (self._package, self._path))[0]  # type: ignore[operator]
+        return self._fetch(what, self._package, self._path)[0]  # type: ignore[operator]
 
     def read_bytes(self):
         # type: () -> bytes
@@ -236,186 +482,3 @@ class _Resource(object):
 
         data = io.BytesIO(self.read_bytes())
         return data if "b" in mode else io.TextIOWrapper(data, encoding, errors)
-
-
-# -- where modules come from ----------------------------------------------------------------------
-
-
-def source_file(name):
-    # type: (str) -> str | None
-    """The .py file of a module, imported here or not."""
-    module = sys.modules.get(name)
-    path = getattr(module, "__file__", None)
-    if module is None:
-        try:
-            from importlib import invalidate_caches  # novm
-            from importlib.util import find_spec  # novm
-        except ImportError:  # py2
-            path = _find_2(name)
-        else:
-            spec = find_spec(name)
-            if spec is None:
-                invalidate_caches()  # the file may be younger than what the finders remember of its folder
-                spec = find_spec(name)
-            path = spec.origin if spec is not None else None
-    if not isinstance(path, str):
-        return None
-    if path.endswith((".pyc", ".pyo")):
-        path = path[:-1]
-    return path if path.endswith(".py") and os.path.isfile(path) else None
-
-
-def _find_2(name):
-    # type: (str) -> str | None
-    import pkgutil
-
-    loader = pkgutil.find_loader(name)
-    return loader.get_filename() if loader is not None and hasattr(loader, "get_filename") else None
-
-
-def project_sources(source, package=""):
-    # type: (bytes, str) -> dict[str, bytes]
-    """By module: the sources of the project's own that a source of this package imports, and that those import."""
-    found, left = {}, [(source, package)]  # type: dict[str, bytes], list[tuple[bytes, str]]
-    while left:
-        text, package = left.pop()
-        for name in sorted(_imported_names(text, package).difference(found)):
-            # This package, too, lies beside a script that runs from a checkout.
-            path = None if name.split(".")[0] == _OURS else _found_quietly(name)
-            if path is not None and is_project_file(path):
-                with open(path, "rb") as file:
-                    found[name] = file.read()
-                is_package = os.path.basename(path) == "__init__.py"
-                left.append((found[name], name if is_package else name.rpartition(".")[0]))
-    return found
-
-
-def _imported_names(source, package):
-    # type: (bytes, str) -> set[str]
-    """Of what may be modules, anywhere in the source, with their packages."""
-    import ast  # not in every worker process
-
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError, TypeError, RuntimeError):  # no source: which it is differs between Pythons
-        return set()
-    names = set()  # type: set[str]
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join(above + ([node.module] if node.module else []))
-            names.add(base)
-            names.update("%s.%s" % (base, alias.name) for alias in node.names)
-    parts = [name.split(".") for name in names]
-    return {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)} - {""}
-
-
-def _found_quietly(name):
-    # type: (str) -> str | None
-    """As ``source_file``, but no package is imported to look into it."""
-    above, _, last = name.rpartition(".")
-    if name in sys.modules or not above:
-        try:
-            return source_file(name)
-        except Exception:  # a finder's own
-            return None
-    package = _found_quietly(above)
-    if package is None or os.path.basename(package) != "__init__.py":
-        return None
-    inside = os.path.join(os.path.dirname(package), last)
-    return next((path for path in (os.path.join(inside, "__init__.py"), inside + ".py") if os.path.isfile(path)), None)
-
-
-# -- modules of this machine that were edited -----------------------------------------------------
-
-
-def is_project_file(path):
-    # type: (str) -> bool
-    """A .py file that is neither the standard library's nor an installed package's."""
-    if not path.endswith(".py"):
-        return False
-    path = os.path.abspath(path)
-    parts = path.replace("\\", "/").split("/")
-    library = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
-    if WINDOWS:
-        path, library = path.lower(), library.lower()
-    return not any(part in _INSTALLED for part in parts) and not path.startswith(library)
-
-
-def _project_file(name, module):
-    # type: (str, object) -> str | None
-    """The source of an imported module, if it is the project's."""
-    path = getattr(module, "__file__", None)
-    if name.startswith((_OURS, "__")) or not isinstance(path, str):
-        return None
-    path = path[:-1] if path.endswith((".pyc", ".pyo")) else path  # py2
-    return path if is_project_file(path) else None
-
-
-def project_modules():
-    # type: () -> list[str]
-    """Names of the project's modules that are imported here."""
-    return sorted(name for name, module in list(sys.modules.items()) if _project_file(name, module) is not None)
-
-
-class Edited(object):
-    """Notices project modules whose files have changed since they were imported, and unloads all of them."""
-
-    def __init__(self):
-        # type: () -> None
-        self._times = {}  # type: dict[str, tuple] # module -> (file, its time when it was imported)
-        self._looked_at = set()  # type: set[str] # names of modules, the project's or not
-        self._count = 0
-        self._checked_at = 0.0
-
-    def notice(self):
-        # type: () -> None
-        """Remember the files of what has been imported since the last time. Call it soon after imports."""
-        if len(sys.modules) == self._count:
-            return
-        self._count = len(sys.modules)
-        for name, module in list(sys.modules.items()):
-            if name in self._looked_at:
-                continue
-            self._looked_at.add(name)
-            path = _project_file(name, module)
-            if path is not None:
-                self._times[name] = (path, _modified(path))
-
-    def refresh(self, at_once=False):
-        # type: (bool) -> bool
-        """At most once a second, or at once. True when something was unloaded: the next use imports it anew."""
-        now = perf_counter()
-        if not at_once and now - self._checked_at < REFRESH_SECONDS:
-            return False
-        self._checked_at = now
-        self.notice()
-        if not any(_modified(path) not in (None, modified) for path, modified in self._times.values()):
-            return False
-        unload(self._times)
-        self._looked_at.difference_update(self._times)
-        self._times.clear()
-        return True
-
-
-def _modified(path):
-    # type: (str) -> float | None
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return None
-
-
-_unloaded = []  # type: list[types.ModuleType] # 2.7 empties a module's globals when nobody holds it
-
-
-def unload(names):
-    # type: (object) -> None
-    """Let the next import read these modules anew, and the environments that may have imported them."""
-    for name in list(sys.modules):
-        if name in names or (name.startswith(ENVIRONMENT_PREFIX) and names):  # type: ignore[operator]
-            module = sys.modules.pop(name)
-            if PY2:  # py2
-                _unloaded.append(module)

@@ -1,24 +1,27 @@
 """The master's answers to what worker processes ask for: project modules, package data, shared objects.
 
+Questions about modules begin with the number of the code that the asker's job runs (``sources.Code``): "17:lab.shapes".
 It reads files and pickles, so it works in a thread of its own, started with the first question.
 """
 from __future__ import absolute_import, division, print_function
 
 import itertools
 import os
+import sys
 import threading
 from collections import deque
 
-from . import protocol, shares, values
-from .compat import PICKLE_PROTOCOL_MAX, as_text, hexadecimal, queue
-from .imports import is_project_file, source_file
+from . import protocol, shares, sources, values
+from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
+from .imports import FALLBACKS
 
-#: Installed packages that are served all the same: by-value functions need it on every node.
-SERVED_PACKAGES = ("cloudpickle",)
 #: Of a shared object's digest, 128 bits: enough to tell objects of one user apart.
 NAME_LETTERS = 32
 #: So long an answer that is being prepared is waited for at the end.
 CLOSE_SECONDS = 1.0
+
+if not shares.in_worker_process:  # a script that imports us there has its modules from here
+    sources.watch()
 
 
 class Library(object):
@@ -29,14 +32,10 @@ class Library(object):
         self._call = call  # runs a function in the cluster's thread
         self._questions = queue.Queue()  # type: queue.Queue
         self._thread = None  # type: threading.Thread | None
-        self._lock = threading.RLock()  # of what the cluster's thread asks for too: held for moments only
         self._names = threading.RLock()  # while a file is written or removed
         self._dropped = deque()  # type: deque # names whose files may go
-        self._served = {}  # type: dict[str, float] # file -> its time when it was served
         self._shared = {}  # type: dict[str, tuple] # name -> (value, {protocol: info})
         self._files = shares.Files()
-        # No two masters have a number in common: a node that outlives one asks the next for its modules.
-        self._version = int(hexadecimal(os.urandom(6)), 16)
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -92,15 +91,6 @@ class Library(object):
             self._thread.join(CLOSE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
         self._files.close()
 
-    def version(self):
-        # type: () -> int
-        """Another number whenever a served file has changed."""
-        with self._lock:
-            if any(_modified(path) != modified for path, modified in list(self._served.items())):
-                self._served.clear()
-                self._version += 1
-            return self._version
-
     # -- from the cluster's thread ----------------------------------------------------------------
 
     def ask(self, send, request, info, local):
@@ -134,50 +124,83 @@ class Library(object):
     def _answer(self, info, local):
         # type: (dict, bool) -> tuple
         what, name = info.get("what"), str(info.get("name"))
+        if what == "share":
+            return self._share(name, int(info.get("pickle", 2)), local)
+        number, _, name = name.partition(":")
+        code = sources.loaded.numbered(int(number) if number.isdigit() else 0)
         if what == "module":
-            return self._module(name)
+            return self._module(code, name, local)
+        if what == "code":
+            found = [(each, sources.loaded.of(code, each)) for each in name.split(",")]
+            return {"found": True, "modules": {each: _stamp(loaded) for each, loaded in found if loaded is not None}}, []
         if what in ("resource", "contents"):
             package, _, resource = name.partition(":")
             return (self._resource if what == "resource" else self._contents)(package, resource)
-        if what == "share":
-            return self._share(name, int(info.get("pickle", 2)), local)
         return {"found": False}, []
 
-    def _module(self, name):
-        # type: (str) -> tuple
-        path = source_file(name)
-        if path is None or not (is_project_file(path) or name.split(".")[0] in SERVED_PACKAGES):
+    def _module(self, code, name, local):
+        # type: (sources.Code, str, bool) -> tuple
+        if name.partition(".")[0] in FALLBACKS:
+            return self._fallback(name, local)
+        loaded = sources.loaded.of(code, name)
+        if loaded is None:
             return {"found": False}, []
-        with open(path, "rb") as file:
-            source = file.read()
-        self._served[path] = _modified(path)
-        return {"found": True, "filename": as_text(path), "package": os.path.basename(path) == "__init__.py"}, [source]
+        module = loaded.module
+        if module.kind == sources.FOREIGN:
+            return {"found": False, "foreign": as_text(module.filename), "local": local}, []
+        return _told(name, loaded, local), [loaded.data]
 
-    def _folder(self, package):
-        # type: (str) -> str | None
-        path = source_file(package)
-        if path is None or os.path.basename(path) != "__init__.py" or not is_project_file(path):
-            return None
-        return os.path.dirname(path)
+    def _fallback(self, name, local):
+        # type: (str, bool) -> tuple
+        """An installed package that is served all the same: by-value functions need it on every node."""
+        module = sources.find(name, False)
+        if module is None or module.kind != sources.SOURCE:
+            return {"found": False}, []
+        data, _ = sources.read(module, name)
+        return _told(name, sources.Loaded(module, data, values.digest([data]), None, 0, 0), local), [data]
+
+    def _folders(self, package):
+        # type: (str) -> list[str]
+        """Of a package; of a folder without __init__.py only if it is in use as one: any folder could be."""
+        module = sources.find(package)
+        if module is None or not module.package or (module.kind == sources.FOLDER and not sources.is_imported(package)):
+            return []
+        return module.folders if module.kind == sources.FOLDER else [os.path.dirname(module.filename)]
 
     def _below(self, package, resource):
         # type: (str, str) -> str | None
         """The path of package data. It lies below the package: nothing else of the master's files is to be had."""
-        folder = self._folder(package)
         parts = resource.split("/") if resource else []
-        if folder is None or not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
+        if not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
             return None
-        path = os.path.join(folder, *parts)
-        real, real_folder = os.path.realpath(path), os.path.realpath(folder)
-        return path if (real + os.sep).startswith(real_folder + os.sep) else None
+        for folder in self._folders(package):
+            path = os.path.join(folder, *parts)
+            real, real_folder = os.path.realpath(path), os.path.realpath(folder)
+            if (real + os.sep).startswith(real_folder + os.sep) and os.path.exists(path):
+                return path
+        return None
 
     def _resource(self, package, resource):
         # type: (str, str) -> tuple
         path = self._below(package, resource)
-        if path is None or not os.path.isfile(path):
+        if path is None:
+            return self._part_of_zip(package, resource)
+        if not os.path.isfile(path):
             return {"found": False}, []
         with open(path, "rb") as file:
             return {"found": True}, [file.read()]
+
+    def _part_of_zip(self, package, resource):
+        # type: (str, str) -> tuple
+        """Data of a package that lies in no folder: its own loader has it."""
+        module = sources.find(package)
+        if module is None or not module.package or os.path.exists(module.filename) or ".." in resource.split("/"):
+            return {"found": False}, []
+        path = os.path.join(os.path.dirname(module.filename), *resource.split("/"))
+        try:
+            return {"found": True}, [bytes(module.loader.get_data(path))]  # type: ignore[attr-defined]
+        except (AttributeError, OSError, IOError):
+            return {"found": False}, []
 
     def _contents(self, package, resource):
         # type: (str, str) -> tuple
@@ -198,9 +221,23 @@ class Library(object):
         return (info, []) if local else ({"found": True}, shares.read(info))
 
 
-def _modified(path):
-    # type: (str) -> float
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
+def _told(name, loaded, local):
+    # type: (str, sources.Loaded, bool) -> dict
+    """What a worker process must know of a module, besides its source."""
+    module = loaded.module
+    info = {
+        "found": True, "kind": module.kind, "filename": as_text(module.filename), "package": module.package,
+        "local": local, "stamp": _stamp(loaded),
+    }  # type: dict[str, object] # fmt: skip
+    if module.kind == sources.FOLDER:
+        info.update(folders=[as_text(each) for each in module.folders], imported=sources.is_imported(name))
+    elif module.kind == sources.COMPILED:
+        info["minor"] = "%d.%d" % sys.version_info[:2]
+    else:
+        info["mtime"] = loaded.mtime
+    return info
+
+
+def _stamp(loaded):
+    # type: (sources.Loaded) -> list
+    return [loaded.digest, loaded.loads, loaded.serial]

@@ -17,7 +17,7 @@ import types
 
 from .compat import PY2, as_text, native
 from .errors import SourceError, UsageError
-from .imports import is_project_file
+from .imports import is_own_path
 
 #: The name under which a script runs in a worker process, so that its guard stays closed.
 MAIN_NAME = "__minimalcluster_main__"
@@ -53,7 +53,7 @@ class Script(object):
         programs = os.path.dirname(sys.executable or ""), os.path.join(sys.prefix, "bin")
         installed = os.path.dirname(self.path) in programs
         is_ours = self.module.split(".")[0] == _OURS
-        return not installed and not is_ours and is_project_file(os.path.splitext(self.path)[0] + ".py")
+        return not installed and not is_ours and is_own_path(self.path)
 
     def tree(self):
         # type: () -> object

@@ -12,6 +12,9 @@ from minimalcluster.contents import Contents, code_imported
 from tests import commands, support
 from tests.sent import PYTHON_3
 
+if PYTHON_3:
+    from importlib import reload
+
 try:
     import cloudpickle
 except ImportError:
@@ -24,7 +27,7 @@ def of(value):
 
 class Sources(unittest.TestCase):
     def setUp(self):
-        self.folder = support.directory_for(self)
+        self.folder, self.time = support.directory_for(self), 1000000000
         sys.path.insert(0, self.folder)
         self.addCleanup(sys.path.remove, self.folder)
         os.mkdir(os.path.join(self.folder, "behind"))
@@ -38,7 +41,13 @@ class Sources(unittest.TestCase):
         self.shape, self.other = sys.modules["behind.shape"], sys.modules["behind_other"]
 
     def module(self, name, text):
-        support.write(os.path.join(self.folder, *name.split("/")), text)
+        path = support.write(os.path.join(self.folder, *name.split("/")), text)
+        self.time += 2  # Python takes two files of one size and second for the same
+        os.utime(path, (self.time, self.time))
+
+    def edit(self, name, text):
+        self.module(name, text)
+        reload(sys.modules[name[:-3].replace("/", ".")])
 
     def test_of_scalars_nothing_but_they_count(self):
         values = [1, True, 1.0, u"1", b"1", None, 2]
@@ -60,15 +69,19 @@ class Sources(unittest.TestCase):
         before = [of(each) for each in things]
         self.assertEqual(before, [of(each) for each in things])
         for name, text in (("behind/shape.py", "class Point(object): x = 1\n"), ("behind_more.py", "y = 1\n")):
-            self.module("behind/shape.py", "import behind_more\n")
+            self.edit("behind/shape.py", "import behind_more\nclass Point(object): pass\n")
+            things = [self.shape.Point(), [1, (self.shape.Point(),)], self.shape.Point]
             between = [of(each) for each in things]
             self.module(name, text)
+            self.assertEqual(between, [of(each) for each in things], "it has not been loaded")
+            self.edit(name, text)
+            things = [self.shape.Point(), [1, (self.shape.Point(),)], self.shape.Point]
             self.assertFalse(set(between) & {of(each) for each in things}, name)
 
     def test_no_edit_of_another_module(self):
         things = [self.shape.Point(), "behind_others"][: 2 if PYTHON_3 else 1]  # 2.7 finds it in there
         before, other = of(things), of(self.other.f)
-        self.module("behind_other.py", "def f(): return 1\n")
+        self.edit("behind_other.py", "def f(): return 1\n")
         self.assertEqual(before, of(things))
         self.assertNotEqual(other, of(self.other.f))
 
@@ -79,14 +92,14 @@ class Sources(unittest.TestCase):
         self.addCleanup(sys.modules.pop, "behind_late", None)
         late = __import__("behind_late").Late()
         before = contents.of_value(late)
-        self.module("behind_late.py", "class Late(object): x = 1\n")
-        self.assertNotEqual(before, of(late))
+        self.edit("behind_late.py", "class Late(object): x = 1\n")
+        self.assertNotEqual(before, of(sys.modules["behind_late"].Late()))
 
     def test_each_module_is_read_once(self):
         contents = Contents()
-        before = contents.of_value(self.shape.Point())
-        self.module("behind/shape.py", "")
-        self.assertEqual(before, contents.of_value(self.shape.Point()))
+        before = contents.of_value("behind.shape")
+        self.edit("behind/shape.py", "")
+        self.assertEqual(before, contents.of_value("behind.shape"))
 
     def test_what_cannot_be_pickled_equals_nothing(self):
         lock = threading.Lock()
@@ -95,7 +108,7 @@ class Sources(unittest.TestCase):
     def test_the_imports_of_a_source(self):
         before = code_imported(b"import behind_more")
         self.assertEqual((b"", before), (code_imported(b"import os"), code_imported(b"from behind_more import z\n")))
-        self.module("behind_more.py", "z = 1\n")
+        self.edit("behind_more.py", "z = 1\n")
         self.assertNotEqual(before, code_imported(b"import behind_more"))
 
     def test_of_the_script_what_it_imports(self):
@@ -103,7 +116,7 @@ class Sources(unittest.TestCase):
         support.be_script("import behind_more\n", self.folder)
         data = pickle.dumps("__main__", 4 if PYTHON_3 else 2)
         before = Contents().of(data)
-        self.module("behind_more.py", "z = 1\n")
+        self.edit("behind_more.py", "z = 1\n")
         self.assertNotEqual(before, Contents().of(data))
 
     def test_of_the_script_all_but_what_its_guard_hides(self):
@@ -143,10 +156,13 @@ class ByValue(unittest.TestCase):
             self.addCleanup(sys.path.remove, folder)
             self.addCleanup(sys.modules.pop, "behind_lambda", None)
             behind_lambda = __import__("behind_lambda")
-            before = of(lambda: behind_lambda.x)
-            self.assertEqual(functions.SAME_MINOR, functions.pack(lambda: behind_lambda.x).needs)
-            support.write(path, "x = 2\n")
-            self.assertNotEqual(before, of(lambda: behind_lambda.x))
+            function = lambda: behind_lambda.x  # noqa: E731
+            before = of(function)
+            self.assertEqual(functions.SAME_MINOR, functions.pack(function).needs)
+            support.write(path, "x = 22\n")
+            self.assertEqual(before, of(function))
+            reload(behind_lambda)
+            self.assertNotEqual(before, of(function))
 
 
 BY_VALUE = """

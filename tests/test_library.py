@@ -9,10 +9,20 @@ import tempfile
 import threading
 import unittest
 
-from minimalcluster import library
+from minimalcluster import library, sources
 from minimalcluster.compat import PY2
 from minimalcluster.library import Library
 from tests import support
+from tests.sent import PYTHON_3
+
+if PYTHON_3:
+    from importlib import reload
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+try:
+    import cloudpickle
+except ImportError:
+    cloudpickle = None
 
 
 class Collected(object):
@@ -30,16 +40,19 @@ class Collected(object):
 
 class LibraryTest(unittest.TestCase):
     def setUp(self):
+        before = set(sys.modules)
+        self.addCleanup(lambda: [sys.modules.pop(name) for name in set(sys.modules) - before if name.startswith("lib_")])
         self.folder = os.path.realpath(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         sys.path.insert(0, self.folder)
         self.addCleanup(sys.path.remove, self.folder)
-        self.addCleanup(sys.modules.pop, "lib_package", None)  # asking for a submodule imports it
         os.makedirs(os.path.join(self.folder, "lib_package", "sub"))
+        os.makedirs(os.path.join(self.folder, "lib_folder"))
         self.write("lib_package/__init__.py", "name = 1\n")
         self.write("lib_package/data.txt", "data")
         self.write("lib_package/sub/more.txt", "more")
         self.write("secret.txt", "secret")
+        sources.loaded.current()  # a job is given: what a former test had in its folder is gone
         self.library = Library(lambda function, message: function(message))
         self.addCleanup(self.library.close)
 
@@ -89,33 +102,70 @@ class LibraryTest(unittest.TestCase):
         self.assertEqual({}, self.library._shared)
 
     def test_project_modules(self):
-        info, buffers = self.ask("module", "lib_package")
+        info, buffers = self.ask("module", "5:lib_package")
         self.assertTrue(info["found"] and info["package"])
-        self.assertEqual(buffers, [b"name = 1\n"])
+        self.assertEqual((info["kind"], info["local"], buffers), ("source", False, [b"name = 1\n"]))
+        modules = self.ask("code", "5:lib_package,lib_none")[0]["modules"]
+        self.assertEqual(modules, {"lib_package": info["stamp"]})
+
+    def test_of_the_code_that_is_asked_for(self):
+        module = __import__("lib_package")
+        code = sources.loaded.current()
+        self.write("lib_package/__init__.py", "name = 22\n")
+        os.utime(os.path.join(self.folder, "lib_package", "__init__.py"), (5, 5))
+        reload(module)
+        now = sources.loaded.current()
+        self.assertNotEqual(code.number, now.number)
+        for number, text in ((code.number, b"name = 1\n"), (now.number, b"name = 22\n"), ("nonsense", b"name = 22\n")):
+            self.assertEqual([text], self.ask("module", "%s:lib_package" % number)[1])
+
+    def test_a_slow_package_is_not_imported_to_look_into_it(self):
+        self.write("lib_package/__init__.py", "raise RuntimeError('it was imported')\n")
+        self.write("lib_package/part.py", "x = 1\n")
+        self.assertEqual([b"x = 1\n"], self.ask("module", "5:lib_package.part")[1])
+        self.assertFalse(self.ask("module", "5:this.x")[0]["found"])
+        self.assertFalse({"lib_package", "this"} & set(sys.modules))
+
+    @unittest.skipUnless(PYTHON_3, "2.7 has no packages without __init__.py")
+    def test_files_of_a_folder_without_init_only_if_it_is_in_use_as_a_package(self):
+        self.write("lib_folder/part.py", "x = 1\n")
+        self.write("lib_folder/data.txt", "data")
+        info, buffers = self.ask("module", "5:lib_folder")
+        self.assertEqual(("folder", False, [b""]), (info["kind"], info["imported"], buffers))
+        self.assertFalse(self.ask("resource", "5:lib_folder:data.txt")[0]["found"])
+        __import__("lib_folder.part")
+        self.assertTrue(self.ask("module", "5:lib_folder")[0]["imported"])
+        self.assertEqual([b"data"], self.ask("resource", "5:lib_folder:data.txt")[1])
+
+    def test_an_extension_is_named_but_not_sent(self):
+        suffix = __import__("imp").get_suffixes()[0][0] if not PYTHON_3 else EXTENSION_SUFFIXES[0]
+        self.write("lib_fast" + suffix, "")
+        info, buffers = self.ask("module", "5:lib_fast", local=True)
+        self.assertFalse(info["found"] or buffers)
+        self.assertEqual(os.path.join(self.folder, "lib_fast" + suffix), info["foreign"])
+
+    @unittest.skipIf(cloudpickle is None, "cloudpickle is not installed")
+    def test_cloudpickle_is_served(self):
+        info, buffers = self.ask("module", "5:cloudpickle")
+        self.assertTrue(info["found"] and info["package"] and buffers)
+        self.assertTrue(self.ask("module", "5:cloudpickle.cloudpickle")[1])
 
     def test_neither_the_standard_library_nor_installed_packages_nor_nonsense(self):
         for name in ("json", "os", "pip", "setuptools", "sys", "no_such_module", "", "..", "lib_package.nothing", "a b"):
-            self.assertFalse(self.ask("module", name)[0]["found"], name)
+            self.assertFalse(self.ask("module", "5:" + name)[0]["found"], name)
 
     def test_package_data(self):
-        self.assertEqual(self.ask("resource", "lib_package:data.txt"), ({"found": True}, [b"data"]))
-        self.assertEqual(self.ask("resource", "lib_package:sub/more.txt"), ({"found": True}, [b"more"]))
-        self.assertEqual(self.ask("contents", "lib_package:")[0]["names"][:2], ["__init__.py", "data.txt"])
-        self.assertEqual(self.ask("contents", "lib_package:sub")[0]["names"], ["more.txt"])
-        self.assertFalse(self.ask("contents", "lib_package:..")[0]["found"])
+        self.assertEqual(self.ask("resource", "5:lib_package:data.txt"), ({"found": True}, [b"data"]))
+        self.assertEqual(self.ask("resource", "5:lib_package:sub/more.txt"), ({"found": True}, [b"more"]))
+        self.assertEqual(self.ask("contents", "5:lib_package:")[0]["names"][:2], ["__init__.py", "data.txt"])
+        self.assertEqual(self.ask("contents", "5:lib_package:sub")[0]["names"], ["more.txt"])
+        self.assertFalse(self.ask("contents", "5:lib_package:..")[0]["found"])
 
     def test_nothing_outside_of_the_package(self):
         os.symlink(os.path.join(self.folder, "secret.txt"), os.path.join(self.folder, "lib_package", "link.txt"))
         for name in ("../secret.txt", "sub/../../secret.txt", "/etc/passwd", "", "sub", "link.txt", "sub//more.txt"):
-            self.assertFalse(self.ask("resource", "lib_package:" + name)[0]["found"], name)
-        self.assertFalse(self.ask("resource", "json:decoder.py")[0]["found"])
-
-    def test_the_version_changes_with_a_served_file(self):
-        self.ask("module", "lib_package")
-        before = self.library.version()
-        self.assertEqual(self.library.version(), before)
-        os.utime(os.path.join(self.folder, "lib_package", "__init__.py"), (5, 5))
-        self.assertNotEqual(self.library.version(), before)
+            self.assertFalse(self.ask("resource", "5:lib_package:" + name)[0]["found"], name)
+        self.assertFalse(self.ask("resource", "5:json:decoder.py")[0]["found"])
 
     def test_shared_objects_by_path_here_and_by_value_elsewhere(self):
         name = self.library.share(list(range(100)))
@@ -137,17 +187,6 @@ class LibraryTest(unittest.TestCase):
         self.library.drop(names[0])
         self.assertTrue(self.ask("share", names[1], pickle=2)[0]["found"])
         self.assertEqual(self.library.share([1, 2]), names[0])
-
-    def test_a_slow_disk_does_not_hold_up_who_asks_for_the_version(self):
-        kept, going = threading.Event(), threading.Event()
-        keep = self.library._files.keep
-        self.library._files.keep = lambda *told: (going.set(), kept.wait(30), keep(*told))[2]
-        sharing = threading.Thread(target=self.library.share, args=([1],))
-        sharing.start()
-        self.assertTrue(going.wait(30))
-        self.library.version()  # the cluster's thread does: it would be taken for lost
-        kept.set()
-        sharing.join()
 
     def test_an_unknown_question(self):
         self.assertFalse(self.ask("nonsense", "n")[0]["found"])
