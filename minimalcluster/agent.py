@@ -14,6 +14,8 @@ Rules:
 * Without a master the work goes on for ``ALONE_SECONDS``; then everything held is dropped.
 * What a worker process asks the master for (a module, a shared object) is asked again after a
   reconnection; a shared object is kept in a file and asked for once per node.
+* A time limit is for the task's own code: it counts from the moment when the worker process says that this begins.
+  What it needs to get that far (imports, an initializer, unpickling) has a limit of its own, ``READY_SECONDS``.
 * Draining: what has not started is given back, what runs ends; then the node is finished.
 """
 from __future__ import absolute_import, division, print_function
@@ -31,12 +33,20 @@ ALONE_SECONDS = 60.0
 KILL_SECONDS = 0.5
 #: A new process that has not spoken by then (a hanging import, a full machine) is ended and tried again.
 START_SECONDS = 60.0
+#: How long a worker process may take from a chunk, or its last outcome, to the next task's own code, if tasks have a
+#: time limit; or as long as that is, if it is longer. Imports from a slow disk and initializers take minutes.
+READY_SECONDS = 600.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
 #: Letters of why a worker process does not start.
 TROUBLE_MAX = 300
 STORY_LENGTH = 500
+_TOO_LONG = "the call took longer than %g s and was ended"
+_NOT_READY = (
+    "the call was not begun within %g s and was ended: its worker process was not ready for it (imports, the script "
+    "or environment, an initializer, unpickling the function and its arguments)"
+)
 
 # -- events ---------------------------------------------------------------------------------------
 LinkUp = namedtuple("LinkUp", "")
@@ -68,7 +78,7 @@ EMPTY, STARTING, IDLE, RUNNING, LEAVING = "empty", "starting", "idle", "running"
 
 class _Slot(object):
     __slots__ = (
-        "attempt", "failures", "jobs", "kill_at", "last", "number", "start_at", "state", "timeout",
+        "attempt", "failures", "has_begun", "jobs", "kill_at", "last", "number", "start_at", "state", "timeout",
         "timeout_at",
     )  # fmt: skip
 
@@ -82,7 +92,8 @@ class _Slot(object):
         self.jobs = set()  # type: set # defined in this process
         self.kill_at = None  # type: float | None
         self.last = False  # its process leaves when this attempt ends
-        self.timeout = None  # type: float | None # seconds its attempt may take
+        self.timeout = None  # type: float | None # seconds a task of its attempt may take
+        self.has_begun = False  # the task's own code, which that is for
         self.timeout_at = None  # type: float | None
 
 
@@ -348,7 +359,17 @@ class Agent(Storied):
                 self._do(ToChild(slot.number, definition))
             self._do(ToChild(slot.number, grant))
             slot.timeout = definition.info.get("timeout")
-            slot.timeout_at = None if slot.timeout is None else self._now + slot.timeout
+            self._limit(slot, False)
+
+    def _limit(self, slot, has_begun):
+        # type: (_Slot, bool) -> None
+        """From now on the slot's time limit counts: that of the task's own code, or of what comes before it."""
+        slot.has_begun = has_begun
+        slot.timeout_at = None if slot.timeout is None else self._now + self._limit_of(slot)
+
+    def _limit_of(self, slot):
+        # type: (_Slot) -> float
+        return slot.timeout if slot.has_begun else max(slot.timeout, READY_SECONDS)  # type: ignore[return-value,type-var]
 
     def _child_said(self, event):
         # type: (ChildSaid) -> None
@@ -368,11 +389,15 @@ class Agent(Storied):
         if held is None or held.slot is not slot:
             return
         revoked = slot.kill_at is not None
+        if isinstance(message, protocol.Begun):
+            if not revoked:
+                self._limit(slot, True)
+            return
         ended = False
-        if isinstance(message, protocol.Done):
-            held.next = message.first + message.count
-        elif isinstance(message, protocol.Failed):
-            held.next = message.first + 1
+        if isinstance(message, (protocol.Done, protocol.Failed)):
+            held.next = message.first + (message.count if isinstance(message, protocol.Done) else 1)
+            if not revoked:
+                self._limit(slot, False)
         elif isinstance(message, protocol.Released):
             held.end = message.first
         else:  # Unfit
@@ -394,10 +419,10 @@ class Agent(Storied):
     def _time_out(self, slot):
         # type: (_Slot) -> None
         """The task has had its time (such jobs come in chunks of one): it ends with its process, nobody is blamed."""
-        held = self._held[slot.attempt]
-        info = {"type": "TaskTimeout", "text": "the call took longer than %g s and was ended" % slot.timeout}  # type: ignore[str-format]
+        held, seconds = self._held[slot.attempt], self._limit_of(slot)
+        info = {"type": "TaskTimeout", "text": (_TOO_LONG if slot.has_begun else _NOT_READY) % seconds}
         slot.last = True
-        self._report(protocol.Failed(0, slot.attempt, held.next, int(slot.timeout * 1e9), info, []))  # type: ignore[operator]
+        self._report(protocol.Failed(0, slot.attempt, held.next, int(seconds * 1e9), info, []))
         self._end(slot)
         self._do(KillChild(slot.number))
 

@@ -13,6 +13,7 @@
 * Tasks run in blocks that grow until they take some milliseconds, so that a trivial task costs
   no clock reading, message or lock of its own, and a long one is reported as soon as it ends.
   What a block holds before and behind a task that takes unexpectedly long does not wait for it.
+* Where tasks have a time limit, the node hears when each of them begins: behind its argument's unpickling.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -47,7 +48,8 @@ class _Attempt(object):
 
     def __init__(self, grant):
         # type: (protocol.Grant) -> None
-        self.number, self.job, self.careful = grant.attempt, grant.job, grant.careful
+        self.number, self.job, self.careful = grant.attempt, grant.job, bool(grant.careful)
+        self.limited = False  # the node wants to hear when a task's own code begins
         self.reported = self.claimed = grant.first
         self.end = grant.first + grant.count
         self.items = []  # type: list # the block's: what the main thread has not begun may be taken away
@@ -208,6 +210,8 @@ class Worker(object):
         if caught.failure is not None:
             self._send(protocol.Unfit(0, attempt.number, attempt.reported, caught.failure[0]))
             return
+        if "timeout" in self._definitions[grant.job].info:
+            attempt.limited = attempt.careful = True
         with self._lock:
             self._attempt = attempt
             if attempt.number in self._revoked:
@@ -270,6 +274,8 @@ class Worker(object):
         # type: (_Attempt, object, object) -> None
         while attempt.items:
             arguments = values.lazy_map(load, attempt.items) if load else attempt.items  # type: ignore[call-overload]
+            if attempt.limited:
+                arguments = values.lazy_map(lambda argument: self._begun(attempt, argument), arguments)  # type: ignore[call-overload]
             failure = _apply(function, arguments, attempt.results)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task forked and came back twice: only the first of them speaks
@@ -279,6 +285,11 @@ class Worker(object):
             if failure is not None:
                 self._flush(attempt, True)
                 self._fail(attempt, failure)
+
+    def _begun(self, attempt, argument):
+        # type: (_Attempt, object) -> object
+        self._send(protocol.Begun(attempt.number))
+        return argument
 
     def _flush(self, attempt, in_main_thread=False):
         # type: (_Attempt, bool) -> None

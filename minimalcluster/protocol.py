@@ -83,6 +83,7 @@ Unfit = namedtuple("Unfit", "report attempt first info")
 Output = namedtuple("Output", "info")
 Fetch = namedtuple("Fetch", "request info")
 Leaving = namedtuple("Leaving", "")  # a worker process: this chunk is its last
+Begun = namedtuple("Begun", "attempt")  # a worker process: a task's own code begins, and has a time limit
 
 # Wire number, how many integers lead, whether a JSON object follows, whether buffers follow.
 _Layout = namedtuple("_Layout", "number integers info payload")
@@ -106,6 +107,7 @@ _LAYOUTS = {
     Output: _Layout(23, 0, True, False),
     Fetch: _Layout(24, 1, True, False),
     Leaving: _Layout(25, 0, False, False),
+    Begun: _Layout(26, 1, False, False),
 }
 _KINDS = {layout.number: (kind, layout) for kind, layout in _LAYOUTS.items()}
 _INTEGERS = [struct.Struct(">%dq" % count) for count in range(6)]

@@ -235,6 +235,8 @@ class Child(object):
         self.revoked = set()  # type: set
         self.task_seconds = {}  # type: dict
         self.grant = None  # type: protocol.Grant | None # the attempt at hand
+        self.has_begun = False  # its tasks' own code
+        self.prepared = set()  # type: set # jobs whose initializer has run here
         self.first = self.stop = 0  # tasks [first, stop) run in this part of a block, since part_at
         self.got = set()  # type: set # names of what the master has sent
         self.asked, self.asks = None, 0  # type: tuple | None, int # (request, name) that the task waits for
@@ -254,7 +256,7 @@ class Child(object):
             return
         self.alive = False
         running = None
-        if self.grant is not None:
+        if self.grant is not None and self.has_begun:
             at, index = self.part_at, self.first
             while index < self.stop - 1 and at + self.seconds(index) <= self.world.now:
                 at += self.seconds(index)
@@ -338,7 +340,19 @@ class Child(object):
         seconds = self.task_seconds.get(grant.job)
         self.block = 1 if seconds is None or self.careful else _block_size(seconds)
         self.flushed_at = self.world.now
-        self.claim()
+        self.has_begun = False
+        if self.job.timeout is not None and grant.job not in self.prepared and (grant.job + self.slot) % 2:
+            # An initializer that takes longer than a task may, which is no business of the limit's.
+            self.world.count("slow_initializer")
+            self.world.at(self.world.now + 2 * self.job.timeout, self.is_prepared, grant)
+        else:
+            self.claim()
+
+    def is_prepared(self, grant):
+        # type: (protocol.Grant) -> None
+        if self.alive and self.grant is grant:
+            self.prepared.add(grant.job)
+            self.claim()
 
     def claim(self):
         # type: () -> None
@@ -360,7 +374,9 @@ class Child(object):
     def run(self):
         # type: () -> None
         """Up to the block's end, or to the first task that raises or kills, or asks for what is not here."""
-        job, stop, seconds = self.job, self.first, 0.0
+        job, stop, seconds, self.has_begun = self.job, self.first, 0.0, True
+        if job.timeout is not None:
+            self.send(protocol.Begun(self.grant.attempt))
         slow = max(self.slow, self.node.slow)
         if job.fetches and stop in job.fetches and self.wants(stop) not in self.got:
             self.part_at, self.stop, self.asks = self.world.now, stop + 1, self.asks + 1

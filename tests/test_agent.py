@@ -567,8 +567,88 @@ EVENTS = [
     a.MasterSaid(p.ForgetJob(JOB)), a.MasterSaid(p.ForgetJob(99)), a.MasterSaid(p.Acknowledge(0)), a.MasterSaid(p.Acknowledge(9)),
     a.MasterSaid(p.Farewell({})), a.MasterSaid(p.Heartbeat({})), a.Kept("name", {"found": True}),
     a.ChildSaid(0, p.Fetch(1, {"what": "module", "name": "m"})), a.MasterSaid(p.Fetched(1, {"found": False}, [])),
-    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0),
+    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0), a.ChildSaid(0, p.Begun(1)),
+    a.MasterSaid(DEFINITION._replace(info={"timeout": 3.0})),
 ]  # fmt: skip
+
+
+class TimeLimitTest(AgentTest):
+    """A task's time limit is for its own code."""
+
+    LIMITED = 9
+
+    def limited(self, seconds=3.0, count=1):
+        node = self.node()
+        node.master(p.DefineJob(self.LIMITED, {"timeout": seconds}, [b"source"]))
+        node.grant(1, count=count, job=self.LIMITED)
+        node.now += 1.0
+        return node
+
+    def tick(self, node, seconds):
+        """Time passes, and the master is heard of."""
+        node.master(p.Acknowledge(0))
+        return node.tick(seconds)
+
+    def failure(self, effects):
+        """The report that the task has had its time; its process is killed."""
+        self.assertIn(a.KillChild(0), effects)
+        report, = [message for message in said(effects) if isinstance(message, p.Failed)]
+        self.assertEqual("TaskTimeout", report.info["type"])
+        return report
+
+    def test_row_66_it_counts_from_the_beginning_of_the_tasks_own_code(self):
+        node = self.limited()
+        self.assertEqual([], only(a.KillChild, self.tick(node, 100.0)))
+        node.child(p.Begun(1))
+        self.assertEqual([], only(a.KillChild, self.tick(node, 2.9)))
+        report = self.failure(self.tick(node, 0.1))
+        self.assertEqual("the call took longer than 3 s and was ended", report.info["text"])
+        self.assertEqual((1, 0, 3000000000), report[1:4])
+        self.assertEqual([a.LEAVING], node.states())
+
+    def test_row_66_being_ready_has_a_limit_of_its_own(self):
+        for seconds, limit in ((3.0, a.READY_SECONDS), (2 * a.READY_SECONDS, 2 * a.READY_SECONDS)):
+            node = self.limited(seconds)
+            self.assertEqual([], only(a.KillChild, self.tick(node, limit - 1.5)))
+            text = self.failure(self.tick(node, 0.5)).info["text"]
+            self.assertIn("was not begun within %g s" % limit, text)
+            self.assertIn("initializer", text)
+
+    def test_row_66_each_task_of_a_chunk_has_its_own(self):
+        node = self.limited(count=3)
+        node.child(p.Begun(1))
+        self.tick(node, 2.0)
+        node.done(1, 0, 1)
+        self.tick(node, 2.0)  # its argument is unpickled
+        node.child(p.Begun(1))
+        self.assertEqual([], only(a.KillChild, self.tick(node, 2.9)))
+        self.assertEqual(1, self.failure(self.tick(node, 0.1)).first)
+
+    def test_what_is_given_back_changes_no_limit(self):
+        node = self.limited(count=3)
+        node.child(p.Begun(1))
+        node.master(p.Revoke(1, 0))
+        node.release(1, 1)
+        self.failure(self.tick(node, 3.0))
+
+    def test_what_is_being_ended_has_none(self):
+        node = self.limited()
+        node.master(p.Revoke(1, 1))
+        node.child(p.Begun(1))
+        self.assertEqual([], [report for report in said(node.tick(3.0)) if isinstance(report, p.Failed)])
+
+    def test_it_goes_on_while_the_master_is_away(self):
+        node = self.limited()
+        node.child(p.Begun(1))
+        node.do(a.LinkDown())
+        self.assertIn(a.KillChild(0), node.tick(3.0))
+        report, = [message for message in said(node.join()) if isinstance(message, p.Failed)]
+        self.assertIn("longer than 3 s", report.info["text"])
+
+    def test_jobs_without_one_have_none(self):
+        node = self.node()
+        node.grant(1)
+        self.assertEqual([], only(a.KillChild, self.tick(node, 2 * a.READY_SECONDS)))
 
 
 class EveryEventInEveryStateTest(AgentTest):

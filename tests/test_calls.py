@@ -8,6 +8,7 @@ import pickle
 import random
 import sys
 import threading
+import time
 import unittest
 import weakref
 
@@ -110,6 +111,12 @@ class Submit(Running):
             # The others do not pay for it, and in time it changes nothing.
             self.assertEqual(list(range(20)), list(self.executor.options(timeout=60).map(int, range(20))))
             self.assertEqual(4, self.executor.options(timeout=60).submit(mul, 2, 2).result(SECONDS))
+
+    def test_row_66_a_timeout_is_not_for_what_comes_before_the_call(self):
+        with ClusterExecutor(1, initializer=time.sleep, initargs=(1.5,)) as executor:
+            brief = executor.options(timeout=0.7, retries=0)
+            self.assertEqual([0, 1, 2], list(brief.map(abs, range(3))))
+            self.assertEqual(6, brief.submit(mul, 2, 3).result(SECONDS))
 
     def test_shared_objects(self):
         handle = self.executor.share(list(range(1000)))

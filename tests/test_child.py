@@ -29,6 +29,23 @@ class Unloadable(object):
         return fail_to_load, ()
 
 
+def load_slowly(source):
+    gates = {}
+    exec(source, gates)
+    gates["note"]("unpickling")
+    gates["wait_for"]("unpickled")
+
+
+class Slow(object):
+    """An argument whose unpickling the test holds."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __reduce__(self):
+        return load_slowly, (self.source,)
+
+
 class Child(object):
     """A worker process and the node's end of its connection."""
 
@@ -74,12 +91,13 @@ class Child(object):
                 return message
             self.send(protocol.Fetched(message.request, {"found": False}, []))
 
-    def define(self, text, name="f", job=1):
+    def define(self, text, name="f", job=1, **terms):
         source = environment.from_text(text)
         info = {
             "kind": "source", "module": source.module, "filename": source.filename, "is_text": source.is_text,
             "function": name,
         }  # fmt: skip
+        info.update(terms)
         self.send(protocol.DefineJob(job, info, [source.data]))
 
     def grant(self, arguments, careful=0, job=1, first=0):
@@ -336,6 +354,50 @@ class TakenAway(unittest.TestCase):
 
     def test_nothing_from_one_that_goes_on_in_this_moment(self):
         self.assertEqual((0, "abcdef"), self.taken(Growing(["before"])))
+
+
+class Limits(Gated):
+    """Where tasks have a time limit, the node hears when the code begins that it is for."""
+
+    def limited(self, body):
+        self.child.define(self.gates.source + "note('loading')\nwait_for('loaded')\n" + body, timeout=60.0)
+
+    def test_row_66_a_task_begins_when_its_environment_has_run(self):
+        self.limited("def f(x):\n    note('begun')\n    wait_for('open')\n    return x")
+        attempt = self.child.grant([5])
+        message = support.Background(self.child.receive)
+        self.gates.wait_for("loading")
+        self.assertFalse(message.done())
+        self.gates.open("loaded")
+        self.assertEqual(protocol.Begun(attempt), message.result())
+        self.gates.wait_for("begun")
+        self.gates.open("open")
+        self.assertEqual([5], outcomes(self.child.reports(attempt, 0, 1)))
+
+    def test_row_66_a_task_begins_when_its_argument_is_unpickled(self):
+        self.gates.open("loaded")
+        self.limited("def f(x):\n    return 1")
+        attempt = self.child.grant([Slow(self.gates.source)])
+        message = support.Background(self.child.receive)
+        self.gates.wait_for("unpickling")
+        self.assertFalse(message.done())
+        self.gates.open("unpickled")
+        self.assertEqual(protocol.Begun(attempt), message.result())
+        self.assertEqual([1], outcomes(self.child.reports(attempt, 0, 1)))
+
+    def test_row_66_each_task_of_a_chunk_begins_by_itself(self):
+        self.gates.open("loaded")
+        self.limited("def f(x):\n    if x == 2:\n        raise ValueError(x)\n    return x")
+        for _ in range(2):  # the second time it knows how fast they are
+            attempt, kinds = self.child.grant(range(4)), []
+            while len(kinds) < 8:
+                kinds.append(type(self.child.receive()))
+            begun, done, failed = protocol.Begun, protocol.Done, protocol.Failed
+            self.assertEqual([begun, done, begun, done, begun, failed, begun, done], kinds)
+
+    def test_without_a_limit_nothing_is_said(self):
+        self.child.define("def f(x): return x")
+        self.assertEqual([0, 1, 2], self.child.run(range(3)))
 
 
 class Revokes(Gated):
