@@ -140,8 +140,8 @@ class ClusterExecutor(Executor):
         and raises TaskError behind the last result, with ``.results`` and ``.errors`` by position; "stop" too,
         and hands out nothing more after the first.
         retries: how often a call that raises is tried again (0). attempts_max: how many worker processes a call
-        may kill before it is reported (3). timeout: seconds a call may take in its worker process; then it is
-        ended with that process and fails with TimeoutError. deadline: seconds for the whole of a ``map``, or
+        may kill before it is reported (3). timeout: seconds a call may take in its worker process, from where
+        its own code begins; then it is ended with that process and fails with TimeoutError. deadline: seconds for the whole of a ``map``, or
         from a ``submit`` to its result; then what is not done is cancelled with DeadlineExceeded.
         journal: a file for the outcomes: the same calls in a program that is run again are not made again. A
         ``map`` must be over a list, a tuple or a range, and has the file to itself meanwhile.

@@ -42,7 +42,7 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
     more after the first failure; "return" gives exceptions as results. chunksize: tasks shipped
     together, None lets the cluster measure. retries: how often a task that raises is tried again
     (0). attempts_max: how many worker processes a task may take with it (3). timeout: seconds for
-    each task (none); then its process is ended. deadline: seconds for the whole job (none).
+    each task's own code (none); then its process is ended. deadline: seconds for the whole job (none).
     journal: path of a file that keeps every outcome (none). idempotent: at the job's end a task that
     takes too long may run on a second node too (False). After a loss a task runs again either way.
     """
