@@ -16,6 +16,7 @@ Rules:
   reconnection; a shared object is kept in a file and asked for once per node.
 * A time limit is for the task's own code: it counts from the moment when the worker process says that this begins.
   What it needs to get that far (imports, an initializer, unpickling) has a limit of its own, ``READY_SECONDS``.
+* Any byte of the master's is a sign of life, and both sides beat unasked: what is slow is not taken for dead.
 * Draining: what has not started is given back, what runs ends; then the node is finished.
 """
 from __future__ import absolute_import, division, print_function
@@ -26,7 +27,7 @@ from . import protocol
 from .stories import Storied
 
 HEARTBEAT_SECONDS = 2.0
-#: The master answers every heartbeat; five unanswered ones mean that it is gone (FAULTS.md 16, 28).
+#: The master beats as often; of five beats not one byte has come: it is gone (FAULTS.md 16, 28).
 MASTER_LOST_SECONDS = 10.0
 ALONE_SECONDS = 60.0
 #: A revoked task that does not end by itself within this time is ended with its process.
@@ -52,6 +53,7 @@ _NOT_READY = (
 LinkUp = namedtuple("LinkUp", "")
 LinkDown = namedtuple("LinkDown", "")
 MasterSaid = namedtuple("MasterSaid", "message")
+MasterHeard = namedtuple("MasterHeard", "")  # a part of a message, perhaps
 ChildReady = namedtuple("ChildReady", "slot")
 ChildSaid = namedtuple("ChildSaid", "slot message")
 ChildExited = namedtuple("ChildExited", "slot info")
@@ -129,6 +131,7 @@ class Agent(Storied):
         self._joined = False  # and the master has taken us in
         self._heard_at = 0.0
         self._beat_at = 0.0
+        self._due = None  # type: float | None # when time was to pass next
         self._alone_at = None  # type: float | None
         self._serving = False  # worker processes are wanted
         self._draining = False
@@ -136,7 +139,7 @@ class Agent(Storied):
         self._effects = []  # type: list
         self._handlers = {
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
-            ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
+            MasterHeard: self._master_heard, ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
             DrainAsked: self._drain_asked, TimePassed: self._time_passed, Kept: self._kept,
             LeftBehind: self._left_behind,
         }  # type: dict # fmt: skip
@@ -238,6 +241,10 @@ class Agent(Storied):
             self._finish("left", None)
 
     # -- what the master says ---------------------------------------------------------------------
+
+    def _master_heard(self, event):
+        # type: (MasterHeard) -> None
+        self._heard_at = self._now
 
     def _master_said(self, event):
         # type: (MasterSaid) -> None
@@ -507,7 +514,10 @@ class Agent(Storied):
 
     def _time_passed(self, event):
         # type: (TimePassed) -> None
+        late = 0.0 if self._due is None else max(0.0, self._now - self._due)
         for slot in self._slots:
+            if slot.state == STARTING:
+                slot.kill_at += late  # this process was held up, not the one that starts
             if slot.timeout_at is not None and self._now >= slot.timeout_at:
                 self._time_out(slot)
             if slot.kill_at is not None and self._now >= slot.kill_at:
@@ -524,6 +534,8 @@ class Agent(Storied):
         elif self._alone_at is not None and self._now >= self._alone_at:
             self._alone_at = None
             self._drop_everything()
+        due = self.deadline()
+        self._due = None if due is None else max(due, self._now)
 
     def _keep_in_touch(self):
         # type: () -> None

@@ -67,8 +67,8 @@ _EVENTS = {
 #: How long nodes that bring a former master's work wait for the first job, which may resume it. So long they would
 #: have kept it without any master, too.
 PARK_SECONDS = 60.0
-#: Nodes take a master for lost that says nothing for 10 s.
-PARKED_BEAT_SECONDS = 2.0
+#: Nodes take a master for lost of which no byte comes for 10 s: it says something unasked, whatever else goes on.
+BEAT_SECONDS = 2.0
 
 
 class _Session(object):
@@ -82,7 +82,7 @@ class _Session(object):
         self.report = 0  # the last one received
         self.durable = 0  # the last one that may be acknowledged: what it brought is where it shall be
         self.answered = 0  # the last one acknowledged
-        self.owes_answer = False
+        self.under_way = lambda: ([], 0)  # type: object # what is being sent, and how much of a message has come
         self.starting = (0, "")  # how many worker processes are not there, said its last heartbeat, and why
 
     @property
@@ -136,7 +136,8 @@ class Cluster(object):
         self._sessions = {}  # type: dict # node id -> _Session
         self._proved = set()  # type: set # sessions that have not joined yet
         self._parked = OrderedDict()  # type: OrderedDict # those that bring a former master's work -> their Join
-        self._park_until = self._parked_beat_at = None  # type: float | None
+        self._park_until = None  # type: float | None
+        self._beat_at = 0.0
         self._next_session = 1
         self._jobs = {}  # type: dict # id -> job
         self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
@@ -397,13 +398,15 @@ class Cluster(object):
             while self._inbox:
                 session, message = self._inbox.popleft()
                 self._said(session, message)
-            self._mind_parked(now)
+            if self._park_until is not None and now >= self._park_until:
+                self._unpark()
             local = self._local_session
             if local is not None and local.node is not None:
                 # Never silent: when this process was held up (suspended, in a long call of C code), so was its node.
                 self._handle(scheduler.NodeHeard(local.node, local.number), now)
             self._handle(scheduler.TimePassed(), now)
             self._answer(now)
+            self._beat(now)
             if self._local is not None:
                 self._local.step(now)
             if not self._inbox:
@@ -415,7 +418,9 @@ class Cluster(object):
         if self._syncing is None and self._dirty_journals():
             deadlines.append(self._sync_at)
         if self._parked:
-            deadlines += [self._park_until, self._parked_beat_at]
+            deadlines.append(self._park_until)
+        if self._parked or self._sessions:
+            deadlines.append(self._beat_at)
         moments = [moment for moment in deadlines if moment is not None]
         return min(moments) if moments else None
 
@@ -453,8 +458,8 @@ class Cluster(object):
                 self._syncing = delivered
                 self._disk.do(_sync, dirty, self._loop.call, self._synced)
         for session in self._sessions.values():
-            if session.durable > session.answered or session.owes_answer:
-                session.answered, session.owes_answer = session.durable, False
+            if session.durable > session.answered:
+                session.answered = session.durable
                 session.send(protocol.Acknowledge(session.durable))
 
     def _durable(self, delivered):
@@ -466,6 +471,15 @@ class Cluster(object):
         # type: () -> None
         delivered, self._syncing = self._syncing, None
         self._durable(delivered)  # type: ignore[arg-type]
+
+    def _beat(self, now):
+        # type: (float) -> None
+        """Unasked, and passing what is large: what the nodes know already, as a sign of life."""
+        if now < self._beat_at:
+            return
+        self._beat_at = now + BEAT_SECONDS
+        for session in itertools.chain(self._sessions.values(), self._parked):
+            session.send(protocol.Acknowledge(session.answered))  # type: ignore[attr-defined]
 
     def _dirty_journals(self):
         # type: () -> list
@@ -497,7 +511,6 @@ class Cluster(object):
                 session.close(errors.ProtocolError("%s before Join" % kind.__name__))  # type: ignore[operator]
         elif kind in _EVENTS:
             if kind is protocol.Heartbeat:
-                session.owes_answer = True
                 self._heard_of_starting(session, message.info)  # type: ignore[attr-defined]
             else:
                 session.report = max(session.report, message.report)  # type: ignore[attr-defined]
@@ -561,16 +574,6 @@ class Cluster(object):
         for name in shared:
             if not self._library.has(name):  # dropped while the node was away, or a former master's
                 session.send(protocol.Drop({"name": name}))  # type: ignore[operator]
-
-    def _mind_parked(self, now):
-        # type: (float) -> None
-        """A silent master is a lost one: say something until they have joined."""
-        if self._park_until is not None and now >= self._park_until:
-            self._unpark()
-        if self._parked and (self._parked_beat_at is None or now >= self._parked_beat_at):
-            self._parked_beat_at = now + PARKED_BEAT_SECONDS
-            for session in self._parked:
-                session.send(protocol.Acknowledge(0))
 
     def _unpark(self):
         # type: () -> None
@@ -684,14 +687,14 @@ class Cluster(object):
     # -- connections ------------------------------------------------------------------------------
 
     def _accepted(self, sock, where):
-        # type: (socket.socket, str) -> None
+        # type: (socket.socket, str) -> Connection
         number = self._next_session
         self._next_session += 1
         handshake = protocol.ServerHandshake(
             self._authkey, self._salt, os.urandom(32), number, self._epoch, self._proof_key,
             pickle_protocol=PICKLE_PROTOCOL,
         )  # fmt: skip
-        Connection(self._loop, sock, handshake, self, where)
+        return Connection(self._loop, sock, handshake, self, where)
 
     def opened(self, connection):
         # type: (Connection) -> None
@@ -700,14 +703,18 @@ class Cluster(object):
             connection.close(errors.ProtocolError("%s is no node" % connection.where))
             return
         connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]
+        connection.about.under_way = connection.under_way  # type: ignore[attr-defined]
         self._proved.add(connection.about)
         if self._stopped:
             connection.send(protocol.Farewell({}))
 
     def received(self, connection, messages):
         # type: (Connection, list) -> None
+        session = connection.about  # type: _Session # type: ignore[assignment]
+        if session.node is not None:
+            self._event(scheduler.NodeHeard(session.node, session.number))  # a part of a message is a sign of life, too
         for message in messages:
-            self._said(connection.about, message)  # type: ignore[arg-type]
+            self._said(session, message)
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None

@@ -30,7 +30,7 @@ from typing import (
     Union,
 )
 
-from . import functions, protocol, script
+from . import addresses, functions, protocol, script
 from .calls import TERMS, Core, changed, until
 from .cluster import Cluster
 from .compat import cpu_count, monotonic
@@ -70,8 +70,8 @@ class ClusterExecutor(Executor):
     """An executor on this machine's processors and on every node that joins at ``address`` with ``authkey``.
 
     max_workers: worker processes on this machine, also beyond its processors; None: one per
-    processor. host, port: where other nodes join (port 0: any free one). authkey: None makes a
-    strong one. master: ride on a running MasterNode instead. join=False: no worker processes on
+    processor. host, port: where other nodes join (None or "": on all networks; port 0: any free one).
+    authkey: None makes a strong one. master: ride on a running MasterNode instead. join=False: no worker processes on
     this machine. engine: work on Dask, Ray or another Executor (``minimalcluster.engines``) instead of
     worker processes of ours. initializer(*initargs) runs once in every worker process before its first call.
     max_tasks_per_child: chunks (a submitted call is one) after which a worker process is replaced.
@@ -82,7 +82,7 @@ class ClusterExecutor(Executor):
     def __init__(
         self,
         max_workers: Optional[int] = None,
-        host: str = "127.0.0.1",
+        host: Optional[str] = "127.0.0.1",
         port: int = 0,
         authkey: Union[str, bytes, None] = None,
         *,
@@ -102,6 +102,7 @@ class ClusterExecutor(Executor):
         runs_scripts = engine is None and (master is None or master._running().runs_scripts)
         packed = None if initializer is None else functions.pack((initializer, tuple(initargs)), runs_scripts)
         self.authkey: object
+        host = addresses.checked_host(host, "host", everywhere=True)
         if master is not None:
             cluster, self.authkey, host = master._running(), master.AUTHKEY, master.HOST
         elif engine is not None:
@@ -116,7 +117,7 @@ class ClusterExecutor(Executor):
             cluster.start()
             if join:
                 _join_or_stop(cluster, max_workers or cpu_count())
-        self.address = (host, cluster.port)
+        self.address = (addresses.reachable(host), cluster.port)
         self._terms = TERMS
         self._core = Core(cluster, master is None, packed, max_tasks_per_child)
         self._finalizer = weakref.finalize(self, self._core.shutdown, False, False)

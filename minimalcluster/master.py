@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 
-from . import environment, errors, functions, protocol, script, values
+from . import addresses, environment, errors, functions, protocol, script, values
 from .cluster import Cluster
 from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
 from .contents import code_imported, of_definition
@@ -17,14 +17,14 @@ from .status import ClusterStatus  # noqa: F401 # in a type comment
 
 log = logging.getLogger("minimalcluster")
 
-_LOOPBACK = ("127.", "localhost", "::1")
 _KEY_BYTES_MIN = 16
 
 
 class MasterNode(object):
     """The master of a cluster; see README.md for the calls in their usual order.
 
-    HOST: the address to listen on ('127.0.0.1': this machine only; '0.0.0.0': all networks).
+    HOST: the address to listen on ('127.0.0.1': this machine only; '' or None: all networks; a name: all of its
+    addresses). ``.address`` is what nodes join at.
     PORT: 0 takes a free one; ``.PORT`` tells it. AUTHKEY: text or bytes; None makes a strong
     random key, to be read from ``.AUTHKEY``. chunksize: tasks shipped together; None lets the
     cluster measure. engine: work on Dask, Ray or an Executor instead (``minimalcluster.engines``,
@@ -36,7 +36,7 @@ class MasterNode(object):
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
         script.starts_a_cluster()
-        self.HOST, self.PORT = native(HOST), PORT
+        self.HOST, self.PORT = addresses.checked_host(HOST, "HOST", everywhere=True), PORT
         self.AUTHKEY = protocol.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
         _check_key(self.HOST, as_bytes(self.AUTHKEY))
         self.chunksize = checked_chunksize(chunksize)
@@ -71,6 +71,12 @@ class MasterNode(object):
             self._cluster, self.PORT = cluster, cluster.port
         if if_join_as_worker and self._engine is None:
             self.join_as_worker()
+
+    @property
+    def address(self):
+        # type: () -> tuple
+        """(host, port) at which nodes join: for all networks, this machine's own address."""
+        return addresses.reachable(self.HOST), self.PORT
 
     def join_as_worker(self):
         # type: () -> None
@@ -314,10 +320,11 @@ def _check_key(host, key):
     # type: (str, bytes) -> None
     if not key:
         raise ValueError("AUTHKEY is empty; AUTHKEY=None makes a strong one, to be read from .AUTHKEY")
+    protocol.warn_of_odd_key(key, log.warning)
     if len(key) >= _KEY_BYTES_MIN:
         return
     text = "AUTHKEY has %d bytes, at least %d are needed; AUTHKEY=None makes a strong one, to be read from .AUTHKEY"
-    if not host.startswith(_LOOPBACK):
+    if not addresses.is_loopback(host):
         raise ValueError((text + " (HOST %r can be reached from other machines)") % (len(key), _KEY_BYTES_MIN, host))
     log.warning(text, len(key), _KEY_BYTES_MIN)
 

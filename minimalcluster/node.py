@@ -29,10 +29,11 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 from . import agent as brain, boot, errors, orphans, protocol
+from .addresses import checked_host, dial, in_words, resolve
 from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
 from .logs import log
 from .shares import Files
-from .transport import Connection, Listener, Loop, dial
+from .transport import Connection, Listener, Loop
 
 KEY_VARIABLE = "MINIMALCLUSTER_KEY"
 #: One thread each for BLAS and OpenMP in a worker process with a core to itself; the user's settings win.
@@ -46,6 +47,8 @@ LINE_CHARACTERS_MAX = 1000
 OUTPUT_BYTES_PER_SECOND = 256 << 10
 READ_BYTES = 1 << 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
+#: Where a name has more addresses, one that answers nothing shall not hold up the next for long.
+FIRST_PATIENCE_SECONDS = 2.0
 #: A master that many nodes join at once may be late with an answer; three times late, it is none.
 UNANSWERED_MAX = 3
 #: SIGKILL needs no more; a task's own child may hold the output open for 0.2 s.
@@ -128,7 +131,7 @@ class Node(object):
         # type: () -> None
         """Worker processes can come. Raises OSError where there is nothing left for that."""
         if self._listener is None:
-            self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted)
+            self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted, expected=self._slots)
 
     def tell(self, event):
         # type: (tuple) -> None
@@ -256,11 +259,12 @@ class Node(object):
             self.tell(brain.LeftBehind(child.slot))
 
     def _accepted(self, sock, where):
-        # type: (socket.socket, str) -> None
+        # type: (socket.socket, str) -> Connection
         handshake = protocol.ServerHandshake(
             self._key, os.urandom(16), os.urandom(32), 0, 0, tagged=False, pickle_protocol=PICKLE_PROTOCOL
         )
-        Connection(self._loop, sock, handshake, self, where)
+        # The agent ends what does not begin in time; on a full machine an answer alone may take longer than a stranger gets.
+        return Connection(self._loop, sock, handshake, self, where, patience=brain.START_SECONDS)
 
     def opened(self, connection):
         # type: (Connection) -> None
@@ -453,8 +457,9 @@ class WorkerNode(object):
             raise ValueError("AUTHKEY must be the master's key; it is %r" % (AUTHKEY,))
         if not isinstance(nprocs, integer_types):
             raise TypeError("nprocs must be a whole number, not %r" % (nprocs,))
-        self.IP, self.PORT, self.quiet = native(IP), PORT, quiet
+        self.IP, self.PORT, self.quiet = checked_host(IP, "IP"), PORT, quiet
         self._authkey = AUTHKEY
+        protocol.warn_of_odd_key(AUTHKEY, log.warning)
         processors = cpu_count()
         if not 1 <= nprocs <= processors:
             log.warning("nprocs=%d changed to %d, the processors that this process may use", nprocs, processors)
@@ -466,7 +471,7 @@ class WorkerNode(object):
         """Work until the master shuts down, then return.
 
         A master that is not there yet or is lost is tried again and again, at growing, jittered
-        intervals of up to 10 s. Raises AuthenticationError (another key), VersionMismatch
+        intervals of up to 10 s, at each of its addresses. Raises AuthenticationError (another key), VersionMismatch
         (Python 2 with 3), ProtocolError or, when three connections in a row stay without an answer,
         HandshakeTimeout (no master at that address), and StartError when no worker process can be started.
         """
@@ -480,11 +485,13 @@ class _Member(object):
     def __init__(self, worker):
         # type: (WorkerNode) -> None
         self._worker = worker
-        self._where = "%s:%d" % (worker.IP, worker.PORT)
+        self._where = in_words((worker.IP, worker.PORT))
         self._loop = Loop()
         self._node = Node(self._loop, worker.nprocs, self._send, self._drop, self._on_finished)
         self._connection = None  # type: Connection | None
         self._retry_at = 0.0  # type: float | None # None while a connection is there or on its way
+        self._addresses = []  # type: list # of the master's name, those that this try has not come to
+        self._failures = []  # type: list # what came of the others
         self._tries = 0
         self._been_in = False
         self._unanswered = 0
@@ -536,17 +543,55 @@ class _Member(object):
 
     def _dial(self):
         # type: () -> None
-        self._retry_at = None
+        self._retry_at, self._failures = None, []
         try:
-            sock = dial(self._worker.IP, self._worker.PORT)
+            self._addresses = resolve(self._worker.IP, self._worker.PORT)
         except errors.ConnectionFailed as error:
             self._try_again(error)
             return
-        handshake = protocol.ClientHandshake(
-            self._worker._authkey, os.urandom(32), protocol.NODE, self._node.id, sys.version_info[:2], self._where,
-            PICKLE_PROTOCOL,
-        )  # fmt: skip
-        self._connection = Connection(self._loop, sock, handshake, self, self._where, connecting=True)
+        self._dial_next()
+
+    def _dial_next(self):
+        # type: () -> None
+        while self._addresses:
+            found = self._addresses.pop(0)
+            patience = FIRST_PATIENCE_SECONDS if self._addresses else None
+            where = in_words(found[4]) if self._addresses or self._failures else self._where
+            handshake = protocol.ClientHandshake(
+                self._worker._authkey, os.urandom(32), protocol.NODE, self._node.id, sys.version_info[:2], where,
+                PICKLE_PROTOCOL,
+            )  # fmt: skip
+            try:
+                sock = dial(found)
+            except errors.ConnectionFailed as error:
+                self._failures.append(error)
+                continue
+            try:
+                self._connection = Connection(self._loop, sock, handshake, self, where, True, patience)
+                return
+            except (OSError, socket.error) as error:
+                sock.close()
+                self._failures.append(errors.ConnectionFailed("cannot connect to %s: %s" % (where, error)))
+        self._all_failed()
+
+    def _all_failed(self):
+        # type: () -> None
+        """At none of its addresses. What no other try can change ends it."""
+        fatal = [error for error in self._failures if self._is_fatal(error)]
+        if fatal:
+            self._error = fatal[0]
+            self._loop.stop()
+            return
+        text = "; ".join(map(str, self._failures))
+        if self._where not in text:  # its name
+            text = "%s: %s" % (self._where, text)
+        self._try_again(errors.ConnectionFailed(text))
+
+    def _is_fatal(self, error):
+        # type: (BaseException) -> bool
+        if isinstance(error, errors.HandshakeTimeout):
+            return self._is_unheard()
+        return isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError))
 
     def _try_again(self, error):
         # type: (BaseException | None) -> None
@@ -566,6 +611,7 @@ class _Member(object):
 
     def received(self, connection, messages):
         # type: (Connection, list) -> None
+        self._node.tell(brain.MasterHeard())
         for message in messages:
             self._ending = self._ending or isinstance(message, protocol.Farewell)
             self._node.tell(brain.MasterSaid(message))
@@ -577,13 +623,10 @@ class _Member(object):
             return
         if connection.peer is not None:
             self._node.tell(brain.LinkDown())
-        elif isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError)) or (
-            isinstance(error, errors.HandshakeTimeout) and self._is_unheard()
-        ):
-            self._error = error
-            self._loop.stop()
-            return
-        self._try_again(error)
+            self._try_again(error)
+        else:
+            self._failures.append(error)
+            self._dial_next()
 
     def _is_unheard(self):
         # type: () -> bool

@@ -6,35 +6,42 @@
       HELLO  ------------------------->            who I am, a salt, a nonce; nothing keyed
              <-------------------------  AUTH      the client proves the key first
       OK     ------------------------->            then the server proves it, to a member only
-      frame  <------------------------>  frame     type(1) length(8) body tag(16)
+      frame  <------------------------>  frame     type(1) length(8) check(4) body tag(16)
 
 Rules:
 
 * Nothing keyed is sent to a peer that has not proved itself; a refusal is one byte.
 * A frame's tag covers its sequence number (never sent), type, length and body, with one key per
   direction, and is checked before the body is looked at. Under ``tagged=False`` (a node and its
-  own child on loopback, where nobody but the kernel is between them) it is left out.
+  own child on loopback, where nobody but the kernel is between them) it is left out. The check is the CRC-32 of
+  type and length: since all bytes are a sign of life, a length that was changed by accident would be waited for.
 * A message is plain data: signed 64-bit integers, then one JSON object where the layout has one,
   then opaque buffers where it has them. No pickle is read here.
+* A message larger than ``PIECE_BYTES`` travels in pieces, each a frame with a tag of its own: type ``PIECE`` while
+  more is to come, then the message's type + ``LAST``. One large message is on its way at a time; between its
+  pieces others pass it, so that a beat or a small task does not wait for 30 MB. ``order`` says which may not:
+  a part of a job stays behind the job's definition, a revocation behind its grant, the end of a job behind both,
+  a report behind reports, Joined and Drop behind all. The receiver has an unfinished message's bytes, and no more.
 * There is one way to a ``Channel``: a handshake that ran the proof.
 
 The handshake is that of SECURITY.md; HMAC is RFC 2104, HKDF RFC 5869, PBKDF2 RFC 8018.
 """
 from __future__ import absolute_import, division, print_function
 
+import binascii
 import hashlib
 import hmac
 import json
 import re
 import struct
-from collections import namedtuple
+from collections import deque, namedtuple
 
 from . import errors
 from .compat import as_bytes, hexadecimal
 
 # Read as a multiprocessing length this is 1.8 GB: an old peer fails at once instead of hanging.
 MAGIC = b"minicl1\n"
-VERSION = 1
+VERSION = 2
 NODE, CHILD = 1, 2  # roles
 REFUSED_KEY, REFUSED_VERSION = 1, 2
 
@@ -47,12 +54,17 @@ FRAME_BYTES_MAX = 2 << 30
 #: What one argument or result may have: a frame's head needs some room.
 OBJECT_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 BUFFERS_MAX = 1 << 24
+#: What has to pass waits for one piece at most: a second at 1 Mbit/s. Smaller ones would cost on fast links.
+PIECE_BYTES = 128 << 10
+PIECE, LAST = 0, 128  # a frame's type: more is to come; added to the message's: its last piece
 UNTAGGED = 1  # flag in HELLO
 
 _HELLO = struct.Struct(">8sBB16sI32s")
 _AUTH = struct.Struct(">8sB32sB16sBBB")
 _OK = struct.Struct(">QIB32s")
 _FRAME = struct.Struct(">BQ")
+_CHECK = struct.Struct(">I")
+_HEAD_BYTES = _FRAME.size + _CHECK.size
 _SEQUENCE = struct.Struct(">Q")
 _COUNT = struct.Struct(">I")
 _TAG_BYTES = 16
@@ -190,36 +202,170 @@ def _buffers(body, at):
     return buffers, start
 
 
+# -- what may pass what ---------------------------------------------------------------------------
+
+_ANYTHING = "anything"
+_REPORTS = frozenset([Done, Failed, Released, Died, Unfit])
+
+
+def order(message):
+    # type: (tuple) -> tuple
+    """(names of what this message is, while it waits; names of what it must not pass)."""
+    kind = type(message)
+    if kind in _REPORTS:  # an acknowledgement is for all up to a number
+        return ["report"], ["report"]
+    if kind is DefineJob:
+        return [("job", message.job)], [("job", message.job)]  # type: ignore[attr-defined]
+    if kind is Grant:
+        attempt, job = message.attempt, message.job  # type: ignore[attr-defined]
+        return [("attempt", attempt), ("part of", job)], [("job", job)]
+    if kind is Revoke:
+        return [("attempt", message.attempt)], [("attempt", message.attempt)]  # type: ignore[attr-defined]
+    if kind is ForgetJob:
+        job = message.job  # type: ignore[attr-defined]
+        return [("job", job)], [("job", job), ("part of", job)]
+    if kind is Output:
+        return ["output"], ["output"]
+    # What a node is told before Joined is for what it held; and a dropped object may be the one that is on its way.
+    return [], [_ANYTHING] if kind in (Joined, Drop) else []
+
+
+class _Outgoing(object):
+    """A message that waits for its turn: its buffers, of which ``sent`` bytes have gone."""
+
+    __slots__ = ("buffers", "message", "names", "number", "sent", "size")
+
+    def __init__(self, message, number, buffers, size):
+        # type: (tuple, int, list, int) -> None
+        self.number, self.size, self.sent = number, size, 0
+        self.buffers = deque(buffers)  # type: deque
+        # Of a grant what is said about it, but not its arguments: they go with their buffers.
+        self.message = message._replace(payload=()) if hasattr(message, "payload") else message  # type: ignore[attr-defined]
+        self.names = order(message)[0] + [_ANYTHING]
+
+    def take(self, size):
+        # type: (int) -> tuple
+        """(type, buffers) of a frame with the next bytes, so many at most."""
+        left, taken, whole = size, [], self.sent == 0 and self.size <= size
+        while left and self.buffers:
+            buffer = self.buffers.popleft()
+            if len(buffer) > left:
+                view = memoryview(buffer)
+                self.buffers.appendleft(view[left:])
+                buffer = view[:left]
+            left -= len(buffer)
+            taken.append(buffer)
+        self.sent += size - left
+        if self.sent < self.size:
+            return PIECE, taken
+        taken.extend(self.buffers)  # empty ones
+        return self.number if whole else self.number + LAST, taken
+
+
 # -- frames ---------------------------------------------------------------------------------------
 
 
+def head(number, size):
+    # type: (int, int) -> bytes
+    """A frame's first bytes."""
+    told = _FRAME.pack(number, size)
+    return told + _CHECK.pack(binascii.crc32(told) & 0xFFFFFFFF)
+
+
 class Channel(object):
-    """Both directions of one proved connection: messages to buffers, bytes to messages."""
+    """Both directions of one proved connection: messages to buffers, bytes to messages.
+
+    ``send`` takes a message, ``pull`` gives what is to be written next; who writes everything at once uses
+    ``frame`` instead. Without tags, which is within one machine, nothing is cut.
+    """
 
     def __init__(self, send_key, receive_key, tagged=True, frame_bytes_max=FRAME_BYTES_MAX):
         # type: (bytes, bytes, bool, int) -> None
         self._send_tag = hmac.new(send_key, None, hashlib.sha256)
         self._receive_tag = hmac.new(receive_key, None, hashlib.sha256)
+        self.tagged = tagged
         self._tag_bytes = _TAG_BYTES if tagged else 0
         self._frame_bytes_max = frame_bytes_max
+        self._piece_bytes = PIECE_BYTES if tagged else frame_bytes_max
         self._sent = 0
         self._received = 0
         self._buffer = bytearray()
+        self._parts = bytearray()  # of the large message that is coming in
+        self._ready = deque()  # type: deque # (number, buffers, size): what passes
+        self._waiting = deque()  # type: deque # _Outgoing: large ones, and what must not pass them
+        self._names = {}  # type: dict # of those that wait -> how many
+
+    # -- out --------------------------------------------------------------------------------------
 
     def frame(self, message):
         # type: (tuple) -> list
-        """The buffers that put this message on the wire, in order."""
+        """The buffers that put this message on the wire, in order, in one frame."""
+        number, buffers, _ = self._encoded(message)
+        return self._framed(number, buffers)
+
+    def send(self, message):
+        # type: (tuple) -> None
+        """It goes with the next ``pull``, or, if it is large or must not pass what waits, when its turn comes."""
+        number, buffers, size = self._encoded(message)
+        if size <= self._piece_bytes and not (self._waiting and self._must_wait(message)):
+            self._ready.append((number, buffers))
+            return
+        outgoing = _Outgoing(message, number, buffers, size)
+        self._waiting.append(outgoing)
+        for name in outgoing.names:
+            self._names[name] = self._names.get(name, 0) + 1
+
+    def pull(self):
+        # type: () -> list
+        """The buffers to write next: all that may pass, then one piece of what waits. Empty: there is nothing."""
+        buffers = []  # type: list
+        while self._ready:
+            buffers += self._framed(*self._ready.popleft())
+        if self._waiting:
+            outgoing = self._waiting[0]
+            buffers += self._framed(*outgoing.take(self._piece_bytes))
+            if outgoing.sent == outgoing.size:
+                self._waiting.popleft()
+                for name in outgoing.names:
+                    self._names[name] -= 1
+                    if not self._names[name]:
+                        del self._names[name]
+        return buffers
+
+    def sending(self):
+        # type: () -> list
+        """(message without its payload, bytes sent, bytes in all) of each that waits for its turn."""
+        return [(each.message, each.sent, each.size) for each in self._waiting]
+
+    @property
+    def receiving(self):
+        # type: () -> int
+        """Bytes that have come of a large message that is not complete."""
+        return len(self._parts)
+
+    def _must_wait(self, message):
+        # type: (tuple) -> bool
+        return any(name in self._names for name in order(message)[1])
+
+    def _encoded(self, message):
+        # type: (tuple) -> tuple
         number, buffers = encode(message)
         size = sum(map(len, buffers))
         if size > self._frame_bytes_max:
             raise errors.FrameTooLarge(
                 "%s of %d bytes, limit %d" % (type(message).__name__, size, self._frame_bytes_max)
             )
-        buffers.insert(0, _FRAME.pack(number, size))
+        return number, buffers, size
+
+    def _framed(self, number, buffers):
+        # type: (int, list) -> list
+        framed = [head(number, sum(map(len, buffers)))] + buffers
         if self._tag_bytes:
-            buffers.append(_tag(self._send_tag, self._sent, buffers))
+            framed.append(_tag(self._send_tag, self._sent, framed))
             self._sent += 1
-        return buffers
+        return framed
+
+    # -- in ---------------------------------------------------------------------------------------
 
     def feed(self, data):
         # type: (bytes) -> list
@@ -228,22 +374,37 @@ class Channel(object):
         messages = []
         start = 0
         buffer = self._buffer
-        while len(buffer) - start >= _FRAME.size:
+        while len(buffer) - start >= _HEAD_BYTES:
             number, size = _FRAME.unpack_from(buffer, start)
-            if size > self._frame_bytes_max:
-                raise errors.FrameTooLarge("a frame of %d bytes is announced, limit %d" % (size, self._frame_bytes_max))
-            body_end = start + _FRAME.size + size
+            if buffer[start : start + _HEAD_BYTES] != head(number, size):
+                raise errors.ProtocolError("the head of frame %d was changed on the way" % self._received)
+            whole = size if PIECE < number < LAST else size + len(self._parts)
+            if whole > self._frame_bytes_max:
+                raise errors.FrameTooLarge("a message of %d bytes is announced, limit %d" % (whole, self._frame_bytes_max))
+            body_end = start + _HEAD_BYTES + size
             if len(buffer) < body_end + self._tag_bytes:
                 break
             view = memoryview(buffer)
             if self._tag_bytes:
                 self._check(view, start, body_end)
-            messages.append(decode(number, view[start + _FRAME.size : body_end]))
+            body = view[start + _HEAD_BYTES : body_end]
+            if number == PIECE:
+                self._parts += body
+            elif number < LAST:
+                messages.append(decode(number, body))
+            else:
+                messages.append(self._completed(number - LAST, body))
             start = body_end + self._tag_bytes
         if start:
             # The views above keep the old buffer alive; what is left starts a new one.
             self._buffer = bytearray(memoryview(buffer)[start:])
         return messages
+
+    def _completed(self, number, body):
+        # type: (int, memoryview) -> tuple
+        self._parts += body
+        parts, self._parts = self._parts, bytearray()
+        return decode(number, memoryview(parts))
 
     def _check(self, view, start, body_end):
         # type: (memoryview, int, int) -> None
@@ -271,6 +432,31 @@ def generate_key(random_bytes):
     if len(random_bytes) != 32:
         raise ValueError("a generated key needs 32 random bytes, not %d" % len(random_bytes))
     return "mck-" + hexadecimal(random_bytes)
+
+
+def oddness(authkey):
+    # type: (object) -> str
+    """What a key has around it that may be meant for no key (an editor's, a shell's), in words; "" if nothing."""
+    key = as_bytes(authkey)
+    found = []
+    if key.startswith(b"\xef\xbb\xbf") or key[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        found.append("a byte order mark (BOM) before it")
+    if key[-1:] in (b"\n", b"\r"):
+        found.append("a line end behind it")
+    stripped = key.strip()
+    if stripped != key.strip(b"\r\n"):
+        found.append("white space around it")
+    if len(stripped) > 1 and stripped[:1] == stripped[-1:] and stripped[:1] in (b"'", b'"'):
+        found.append("quotes around it")
+    return " and ".join(found)
+
+
+def warn_of_odd_key(authkey, warn):
+    # type: (object, object) -> None
+    """Said at once, on the side that has it: the other side's refusal cannot know."""
+    odd = oddness(authkey)
+    if odd:
+        warn("AUTHKEY has %s, which counts: the other side's key must have it, too", odd)  # type: ignore[operator]
 
 
 _STRETCHED_MAX = 8  # salts come from the other side: bounded
@@ -466,8 +652,10 @@ class ClientHandshake(_Handshake):
     def _refused(self, reason):
         # type: (int) -> errors.ConnectionFailed
         if reason == REFUSED_KEY:
+            odd = oddness(self.authkey)
             return errors.AuthenticationError(
-                "the master at %s refused our key. Is AUTHKEY the same on both sides?" % self._where
+                "the master at %s refused our key. Is AUTHKEY the same on both sides?%s"
+                % (self._where, " Ours has %s." % odd if odd else "")
             )
         if reason == REFUSED_VERSION:
             return errors.VersionMismatch(_wire_versions(self._where, None))

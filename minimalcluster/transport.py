@@ -12,6 +12,10 @@ That order makes batches by itself: whatever came in together is decided and ans
 
 What fails is that connection, that call, that step: it is closed or logged, and the loop goes on. Only a brain's broken
 invariant (InternalError) ends it; and in the main thread what is no Exception: Ctrl-C, a signal handler's SystemExit.
+
+A connection's owner hears of all bytes that arrive, also of a part of a message: they are a sign of life. A peer that
+takes no bytes for ``STUCK_SECONDS`` is given up here. Limits for strangers count only the time that was spent waiting
+for them, never what this process was held up by itself.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -19,25 +23,41 @@ import errno
 import os
 import select
 import socket
+import sys
 import threading
-from collections import deque
+from collections import Counter, deque
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from . import protocol  # noqa: F401 # in type comments
+from .addresses import BACKLOG, WOULD_BLOCK, listen, prepare
 from .compat import WINDOWS, in_main_thread, joined, monotonic, socketpair
 from .errors import ConnectionFailed, HandshakeTimeout, InternalError
 from .logs import log
 
 HANDSHAKE_SECONDS = 5.0
-#: Peers that have not proved themselves yet; the oldest goes first (SECURITY.md, "Limits").
-HALF_OPEN_MAX = 64
+#: Peers of one listener that have not proved themselves yet; of too many the oldest goes, of the address that has most.
+#: 1,000 strangers a second leave each a quarter of a second: a round trip, and time to spare.
+HALF_OPEN_MAX = 256
+#: And no more than this part of the descriptors that the process may have.
+HALF_OPEN_SHARE = 4
+#: New connections a cycle, so that strangers who call without end do not keep us from the rest.
+ACCEPTS_PER_CYCLE = 64
+#: A peer that takes nothing for so long is gone, though its own words may still arrive.
+STUCK_SECONDS = 10.0
 RECEIVE_BYTES = 1 << 18
 RECEIVES_PER_CYCLE = 8
 #: Buffers a single call may write; POSIX promises at least 16 (IOV_MAX), Linux and macOS have 1024.
 BUFFERS_PER_WRITE = 64
 JOIN_BYTES_MAX = 1 << 16
-BACKLOG = 128
-#: Keepalive behind the heartbeats: idle time, interval, probes.
-KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
+#: The kernel may hold so much that is not on its way yet; more would only stand before what has to pass.
+UNSENT_BYTES_MAX = 128 << 10
+_TCP_NOTSENT_LOWAT = {"linux": 25, "linux2": 25, "darwin": 0x201}.get(sys.platform)  # unnamed before 3.12
+#: A program may have set SIGPIPE to end it, as for "| head": that is not for our connections.
+_NO_SIGPIPE = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform.startswith("linux") else 0)
 
 #: How long a listener rests when the process has no descriptor or memory left (FAULTS.md 22).
 PAUSE_SECONDS = 1.0
@@ -45,8 +65,6 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 #: FD_SETSIZE: of Windows' Pythons a number of sockets, elsewhere one that no descriptor reaches.
 SELECT_SOCKETS_MAX, SELECT_DESCRIPTOR_MAX = 512, 1024
-
-_WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", -1))
 
 
 class _Poller(object):
@@ -133,6 +151,8 @@ class Loop(object):
         self._later = []  # type: list # (moment, function)
         self._dirty = set()  # type: set # connections with something to write
         self._half_open = []  # type: list # connections before their proof, oldest first
+        self._writing = set()  # type: set # connections whose peer has not taken all yet
+        self.waited = 0.0  # seconds spent waiting so far: the clock of limits for strangers
         self._waker, self._wakes = socketpair()
         self._waker.setblocking(False)
         self._wakes.setblocking(False)
@@ -151,7 +171,7 @@ class Loop(object):
         if not self._awake and self._thread != threading.current_thread().ident:
             self._awake = True
             try:
-                self._waker.send(b"w")
+                self._waker.send(b"w", _NO_SIGPIPE)
             except (OSError, socket.error):
                 pass  # full: it is awake; closed: nobody is there to be woken
             except BaseException:  # Ctrl-C: whoever calls next must wake it
@@ -189,7 +209,7 @@ class Loop(object):
     def cycle(self):
         # type: () -> None
         self._awake = False
-        ready = self._poller.wait(self._seconds_to_wait())
+        ready = self._wait(self._seconds_to_wait())
         self._awake = True
         for descriptor, readable, writable in ready:
             handler = self._handlers.get(descriptor)
@@ -208,24 +228,37 @@ class Loop(object):
             self.spare(_call, (participant.step, (now,)), _call_failed)
         while self._dirty:
             self.spare(_write, self._dirty.pop(), _failed)
+        self.spare(_call, (self._expire_stuck, (now,)), _call_failed)
+
+    def _wait(self, seconds):
+        # type: (float | None) -> list
+        began_at = monotonic()
+        ready = self._poller.wait(seconds)
+        passed = monotonic() - began_at
+        self.waited += passed if seconds is None else min(passed, seconds)  # longer: this process was stopped
+        return ready
 
     def _seconds_to_wait(self):
         # type: () -> float | None
         if self._calls or self._stopping:
             return 0.0
         moments = [participant.deadline() for participant in self._participants]
-        moments += [connection.expires_at for connection in self._half_open]
         moments += [moment for moment, _ in self._later]
+        moments += [connection.taken_at + STUCK_SECONDS for connection in self._writing]
         moments = [moment for moment in moments if moment is not None]
-        return max(0.0, min(moments) - monotonic()) if moments else None
+        lengths = [min(moments) - monotonic()] if moments else []
+        lengths += [connection.expires_at - self.waited for connection in self._half_open]
+        return max(0.0, min(lengths)) if lengths else None
 
     def _expire_half_open(self):
         # type: () -> None
-        now = monotonic()
-        while len(self._half_open) > HALF_OPEN_MAX:
-            self._half_open[0].close(ConnectionFailed("too many connections that have not proved themselves"))
-        for connection in [each for each in self._half_open if now >= each.expires_at]:
-            connection.close(HandshakeTimeout("no answer from %s in %.0f s" % (connection.where, HANDSHAKE_SECONDS)))
+        for connection in [each for each in self._half_open if self.waited >= each.expires_at]:
+            connection.close(HandshakeTimeout("no answer from %s in %.0f s" % (connection.where, connection.patience)))
+
+    def _expire_stuck(self, now):
+        # type: (float) -> None
+        for connection in [each for each in self._writing if now >= each.taken_at + STUCK_SECONDS]:
+            connection.close(ConnectionFailed("%s has taken nothing for %.0f s" % (connection.where, STUCK_SECONDS)))
 
     def readable(self):
         # type: () -> None
@@ -241,6 +274,7 @@ class Loop(object):
 
     def add(self, sock, handler):
         # type: (socket.socket, object) -> None
+        """Raises OSError when the system watches no more."""
         self._poller.set(sock.fileno(), False)
         self._handlers[sock.fileno()] = handler
 
@@ -321,12 +355,13 @@ def _call_failed(asked, error):
 class Connection(object):
     """One TCP connection: handshake, then messages both ways.
 
-    The owner has ``opened(connection)``, ``received(connection, messages)`` and
-    ``closed(connection, error)``; error is None when we closed it on purpose.
+    The owner has ``opened(connection)``, ``received(connection, messages)``, also with none of them when only a part
+    of one has come, and ``closed(connection, error)``; error is None when we closed it on purpose.
+    patience: seconds that we wait for the proof.
     """
 
-    def __init__(self, loop, sock, handshake, owner, where, connecting=False):
-        # type: (Loop, socket.socket, object, object, str, bool) -> None
+    def __init__(self, loop, sock, handshake, owner, where, connecting=False, patience=None):
+        # type: (Loop, socket.socket, object, object, str, bool, float | None) -> None
         self._loop, self._socket, self._handshake, self._owner = loop, sock, handshake, owner
         self.where = where
         self.peer = None  # type: protocol.Peer | None
@@ -336,7 +371,9 @@ class Connection(object):
         self._connecting = connecting
         self._writing = False
         self._open = True
-        self.expires_at = monotonic() + HANDSHAKE_SECONDS
+        self.taken_at = 0.0  # when the peer last took something of what waits
+        self.patience = HANDSHAKE_SECONDS if patience is None else patience
+        self.expires_at = loop.waited + self.patience
         loop.add(sock, self)
         loop._half_open.append(self)
         if connecting:
@@ -348,8 +385,18 @@ class Connection(object):
     def send(self, message):
         # type: (tuple) -> None
         if self._open and self._channel is not None:
-            self._out.extend(self._channel.frame(message))
+            self._channel.send(message)
             self._loop._dirty.add(self)
+
+    def under_way(self):
+        # type: () -> tuple
+        """(what waits to be sent, as ``Channel.sending``; bytes that have come of a large message)."""
+        return (self._channel.sending(), self._channel.receiving) if self._channel is not None else ([], 0)
+
+    @property
+    def unproved(self):
+        # type: () -> bool
+        return self._open and self._channel is None
 
     def _send_raw(self, data):
         # type: (bytes) -> None
@@ -362,26 +409,34 @@ class Connection(object):
         if not self._open or self._connecting:
             return
         try:
-            while self._out:
+            while self._has_more():
                 self._sent(self._send_some())
         except (OSError, socket.error) as error:
-            if error.errno not in _WOULD_BLOCK:
+            if error.errno not in WOULD_BLOCK:
                 self.close(ConnectionFailed("the connection to %s broke: %s" % (self.where, error)))
                 return
         self._set_writing(bool(self._out))
 
+    def _has_more(self):
+        # type: () -> bool
+        """What has to pass is taken when the last piece has gone, no earlier: then nothing stands before it."""
+        if not self._out and self._channel is not None:
+            self._out.extend(self._channel.pull())
+        return bool(self._out)
+
     def _send_some(self):
         # type: () -> int
         if len(self._out) == 1 or len(self._out[0]) > JOIN_BYTES_MAX:
-            return self._socket.send(self._out[0])
+            return self._socket.send(self._out[0], _NO_SIGPIPE)
         if hasattr(self._socket, "sendmsg"):
-            return self._socket.sendmsg([self._out[n] for n in range(min(len(self._out), BUFFERS_PER_WRITE))])
+            some = [self._out[n] for n in range(min(len(self._out), BUFFERS_PER_WRITE))]
+            return self._socket.sendmsg(some, [], _NO_SIGPIPE)
         small = []
         for buffer in self._out:  # 2.7 and Windows
             if len(buffer) > JOIN_BYTES_MAX:
                 break
             small.append(buffer)
-        return self._socket.send(joined(small))
+        return self._socket.send(joined(small), _NO_SIGPIPE)
 
     def _sent(self, count):
         # type: (int) -> None
@@ -389,12 +444,23 @@ class Connection(object):
             count -= len(self._out.popleft())
         if count:
             self._out[0] = memoryview(self._out[0])[count:]
+        self.taken_at = monotonic()
 
     def _set_writing(self, wanted):
         # type: (bool) -> None
         if wanted is not self._writing:
             self._writing = wanted
             self._loop.want_write(self._socket, wanted)
+            self._watch_for_stuck(wanted)
+
+    def _watch_for_stuck(self, wanted):
+        # type: (bool) -> None
+        """Of a node's link; a worker process may be busy for longer."""
+        if wanted and self._channel is not None and self._channel.tagged:
+            self.taken_at = monotonic()
+            self._loop._writing.add(self)
+        else:
+            self._loop._writing.discard(self)
 
     # -- in ---------------------------------------------------------------------------------------
 
@@ -427,7 +493,7 @@ class Connection(object):
             self.write()
             self.close(error)
         except (OSError, socket.error) as error:
-            if error.errno not in _WOULD_BLOCK:
+            if error.errno not in WOULD_BLOCK:
                 text = "cannot connect to %s: %s" if self._connecting else "the connection to %s broke: %s"
                 self.close(ConnectionFailed(text % (self.where, error)))
         return False
@@ -435,9 +501,7 @@ class Connection(object):
     def _feed(self, data):
         # type: (bytes) -> None
         if self._channel is None:
-            began_at = monotonic()
             self._send_raw(self._handshake.receive(data))  # type: ignore[attr-defined]
-            self.expires_at += monotonic() - began_at  # stretching a key (seconds on 2.7) is not the peer's delay
             self._channel = self._handshake.channel  # type: ignore[attr-defined]
             if self._channel is None:
                 return
@@ -445,9 +509,12 @@ class Connection(object):
             data = self._handshake.leftover()  # type: ignore[attr-defined]
             self._handshake = None
             self._loop._half_open.remove(self)
+            self._keep_little_unsent()
             self._owner.opened(self)  # type: ignore[attr-defined]
+        if not data:
+            return  # the handshake's end came alone
         messages = self._channel.feed(data)
-        if messages and self._open:
+        if self._open:
             self._owner.received(self, messages)  # type: ignore[attr-defined]
 
     def failed(self, error):
@@ -456,11 +523,20 @@ class Connection(object):
         log.exception("the connection to %s is closed: %s", self.where, error)
         self.close(ConnectionFailed("%s: %s" % (type(error).__name__, error)))
 
+    def _keep_little_unsent(self):
+        # type: () -> None
+        if _TCP_NOTSENT_LOWAT is not None and self._channel.tagged:  # type: ignore[union-attr]
+            try:
+                self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+            except (OSError, socket.error):
+                pass  # an old kernel: what has to pass takes longer there
+
     def close(self, error=None):
         # type: (BaseException | None) -> None
         if not self._open:
             return
         self._open = False
+        self._loop._writing.discard(self)
         if self in self._loop._half_open:
             self._loop._half_open.remove(self)
         self._loop.drop(self._socket)
@@ -470,39 +546,71 @@ class Connection(object):
 
 
 class Listener(object):
-    """Accepts on one port; ``accepted(sock, where)`` makes a Connection of each."""
+    """Accepts on one port; ``accepted(sock, where)`` makes a Connection of each, and returns it.
 
-    def __init__(self, loop, host, port, accepted):
-        # type: (Loop, str, int, object) -> None
-        self._loop, self._accepted = loop, accepted
+    expected: so many peers of our own may come at once, beside strangers.
+    """
+
+    def __init__(self, loop, host, port, accepted, expected=0):
+        # type: (Loop, str, int, object, int) -> None
+        self._loop, self._accepted, self._expected = loop, accepted, expected
         self._open = True
-        self._socket = listen(host, port)
-        self.port = self._socket.getsockname()[1]
-        loop.add(self._socket, self)
+        self._unproved = []  # type: list # connections, oldest first, and some that have proved themselves since
+        self._sockets = listen(host, port, max(BACKLOG, 2 * expected))
+        self.port = self._sockets[0].getsockname()[1]
+        self._watch()
+
+    def _watch(self):
+        # type: () -> None
+        for sock in self._sockets:
+            self._loop.add(sock, self)
 
     def readable(self):
         # type: () -> None
-        while True:
-            try:
-                sock, address = self._socket.accept()
-            except (OSError, socket.error) as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                return  # nobody (left) in the queue, or one that has gone again
-            try:
-                prepare(sock)
-                self._accepted(sock, "%s:%d" % address[:2])  # type: ignore[operator]
-            except (OSError, socket.error) as error:
-                sock.close()  # gone again, or one too many
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                    return
+        for sock in self._sockets:
+            for _ in range(ACCEPTS_PER_CYCLE):
+                try:
+                    accepted, address = sock.accept()
+                except (OSError, socket.error) as error:
+                    if error.errno in _EXHAUSTED:
+                        self._pause(error)
+                        return
+                    break  # nobody (left) in the queue, or one that has gone again
+                self._take(accepted, "%s:%d" % address[:2])
+
+    def _take(self, sock, where):
+        # type: (socket.socket, str) -> None
+        try:
+            prepare(sock)
+            connection = self._accepted(sock, where)  # type: ignore[operator]
+        except (OSError, socket.error) as error:
+            sock.close()  # gone again, or one too many
+            if error.errno in _EXHAUSTED:
+                self._pause(error)
+            return
+        if connection is not None:
+            self._unproved.append(connection)
+            self._keep_room()
+
+    def _keep_room(self):
+        # type: () -> None
+        """Strangers of one address push out one another, and no member that comes from elsewhere."""
+        most = _half_open_max() + self._expected
+        if len(self._unproved) <= most:
+            return
+        self._unproved = [each for each in self._unproved if each.unproved]
+        while len(self._unproved) > most:
+            crowd = Counter(_host_of(each) for each in self._unproved).most_common(1)[0][0]
+            oldest = next(each for each in self._unproved if _host_of(each) == crowd)
+            self._unproved.remove(oldest)
+            oldest.close(ConnectionFailed("too many connections that have not proved themselves"))
 
     def _pause(self, error):
         # type: (BaseException) -> None
         """What waits stays readable: without a pause the loop would spin, and the running work starve."""
         log.error("port %d takes no connections for %.0f s: %s; running work goes on", self.port, PAUSE_SECONDS, error)
-        self._loop.drop(self._socket)
+        for sock in self._sockets:
+            self._loop.drop(sock)
         self._loop.later(PAUSE_SECONDS, self._go_on)
 
     def failed(self, error):
@@ -512,73 +620,26 @@ class Listener(object):
     def _go_on(self):
         # type: () -> None
         if self._open:
-            self._loop.add(self._socket, self)
+            self._watch()
 
     def close(self, error=None):
         # type: (BaseException | None) -> None
         if self._open:
             self._open = False
-            self._loop.drop(self._socket)
-            self._socket.close()
+            for sock in self._sockets:
+                self._loop.drop(sock)
+                sock.close()
 
 
-def listen(host, port):
-    # type: (str, int) -> socket.socket
-    """A listening socket. Raises OSError (socket.error on 2.7) that names address and remedy."""
-    try:
-        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-        family, kind, number, _, address = found[0]
-        sock = socket.socket(family, kind, number)
-    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no name at all, such as "a..b"
-        number = getattr(error, "errno", socket.EAI_NONAME)
-        raise socket.error(number, "the name %r of HOST cannot be resolved: %s" % (host, error))
-    try:
-        if os.name == "nt":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-        return sock
-    except (OSError, socket.error) as error:
-        sock.close()
-        remedy = {
-            errno.EADDRINUSE: "another program listens there; PORT=0 takes a free port",
-            errno.EADDRNOTAVAIL: "no address of this machine; '0.0.0.0' means all of them",
-            errno.EACCES: "ports below 1024 are reserved",
-        }.get(error.errno or 0, "")
-        raise socket.error(error.errno, "cannot listen on %s:%d: %s (%s)" % (host, port, error.strerror, remedy))
+def _half_open_max():
+    # type: () -> int
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 0
+    return min(HALF_OPEN_MAX, max(1, soft // HALF_OPEN_SHARE)) if soft > 0 else HALF_OPEN_MAX
 
 
-def dial(host, port):
-    # type: (str, int) -> socket.socket
-    """A socket that is connecting. Raises ConnectionFailed when the name cannot be resolved."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
-    except (OSError, socket.error, UnicodeError) as error:
-        raise ConnectionFailed("the name %r cannot be resolved: %s" % (host, error))
-    sock = socket.socket(family, kind, number)
-    prepare(sock)
-    code = sock.connect_ex(address)
-    if code and code not in _WOULD_BLOCK:
-        sock.close()
-        raise ConnectionFailed("cannot connect to %s:%d: %s" % (host, port, os.strerror(code)))
-    return sock
+def _host_of(connection):
+    # type: (Connection) -> str
+    return connection.where.rpartition(":")[0]
 
 
-def prepare(sock):
-    # type: (socket.socket) -> None
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-__all__ = ["Connection", "Listener", "Loop", "dial", "listen", "prepare"]
+__all__ = ["Connection", "Listener", "Loop"]

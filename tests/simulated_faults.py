@@ -22,9 +22,11 @@ LATEST_STRIKES = ("pause", "drop_shared")
 CONDITIONS = ("bit_flip", "cuts", "slow_link", "poison", "raises", "unfit", "failing_start", "late_nodes", "slow_node")
 #: More of them, drawn apart: a property of a job, but for twins (nodes of one name).
 LATE_CONDITIONS = ("hang", "fetch", "twins")
+#: The newest: links whose bandwidth is small for what some arguments, results and definitions have.
+LATEST_CONDITIONS = ("thin_link",)
 #: What makes the cluster run a task again. A reset does not: the node is back in time, with what it holds.
 LOSSES = frozenset(STRIKES) - {"reset", "slow_child", "drain", "cancel", "stale_replay"} | {
-    "bit_flip", "slow_link", "cancel_task", "master_power_cut", "disk_full"
+    "bit_flip", "slow_link", "thin_link", "cancel_task", "master_power_cut", "disk_full"
 }  # fmt: skip
 #: Faults that cost nothing: with these alone every task runs once.
 HARMLESS = tuple(name for name in STRIKES if name not in LOSSES)
@@ -65,6 +67,8 @@ class Faults(object):
         link = self.pick([link for link in self.links if link.node.joined])
         if link is not None:
             self.count("reset")
+            if self.thin:  # what it has to say first may come too late
+                self.count("thin_link")
             link.to_master.cut()
             link.to_node.cut()
 

@@ -50,6 +50,9 @@ class Job(object):
         self.hangs, self.fetches, self.timeout = set(), set(), None  # type: set, set, float | None
         if self.total:
             self._late_conditions(world, apart)
+        self.large, self.source = {}, b"source"  # type: dict, bytes # task -> bytes that its argument and its result have more
+        if world.thin:
+            self._large(world, Random(world.seed * 8 + number + 5).random)
         self.journal = None  # type: journal.Journal | None
         self.journaled = apart() < 0.6 and not self.grows  # a list of arguments: execute(), map()
         self.path = "journal %d" % number
@@ -75,6 +78,31 @@ class Job(object):
         elif "fetch" in world.late_conditions and apart() < 0.7:
             self.fetches = set(int(apart() * self.total) for _ in range(1 + int(apart() * 20)))
             world.count("fetch")
+
+    def _large(self, world, apart):
+        # type: (World, object) -> None
+        """Arguments, results and definitions that take a while on a thin link."""
+        for _ in range(int(1 + 2 * apart()) if self.total else 0):
+            self.large[int(apart() * self.total)] = int(world.rate * 15 ** apart())
+        if apart() < 0.3:
+            self.source += b"x" * int(world.rate * 8 ** apart())
+
+    def arguments(self, first, count):
+        # type: (int, int) -> list
+        return [struct.pack(">qq", first, count)] + self.padding(first, count)
+
+    def padding(self, first, count):
+        # type: (int, int) -> list
+        return [b"x" * self.large[index] for index in sorted(self.large) if first <= index < first + count]
+
+    def sizes(self, first, count):
+        # type: (int, int) -> list
+        return [8 * count] + [len(buffer) for buffer in self.padding(first, count)]
+
+    def bytes(self):
+        # type: () -> int
+        """About so many go to a node and back when each task runs once."""
+        return 400 * self.total + 2 * sum(self.large.values()) + len(self.source)
 
     def work(self):
         # type: () -> list
@@ -110,4 +138,5 @@ class Job(object):
 
     def values(self, first, count):
         # type: (int, int) -> list
-        return [struct.pack(">%dq" % count, *[index * 7 + self.number for index in range(first, first + count)])]
+        values = struct.pack(">%dq" % count, *[index * 7 + self.number for index in range(first, first + count)])
+        return [values] + self.padding(first, count)

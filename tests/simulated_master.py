@@ -15,7 +15,7 @@ class Session(object):
         self.node = None  # type: int | None
         self.report = self.durable = self.answered = 0
         self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
-        self.owes_answer = self.draining = False
+        self.draining = False
 
     def send(self, message):
         # type: (tuple) -> None
@@ -59,7 +59,8 @@ class Master(object):
         self.jobs = self._jobs = OrderedDict()  # type: dict # number -> Job
         self._syncing = None  # type: list | None
         self._disk = self._loop = SlowDisk(self)
-        self._sync_at = 0.0  # the names with _ are those that Cluster._answer knows
+        self._sync_at = self._beat_at = 0.0  # the names with _ are those that Cluster._answer and _beat know
+        self._parked = OrderedDict()  # type: dict # none here: jobs come first
         self.stale = []  # type: list # events of closed sessions, to be replayed
         self.inbox = deque()  # type: deque
         self.next_session = 1
@@ -100,12 +101,15 @@ class Master(object):
             self.receive(*self.inbox.popleft())
         self.event(scheduler.TimePassed())
         vars(cluster.Cluster)["_answer"](self, self.world.now)
+        vars(cluster.Cluster)["_beat"](self, self.world.now)
         links, self.links = self.links, []
         for link in links:
             link.flush_master()
         due = self.scheduler.deadline()
         if self._syncing is None and self._dirty_journals():
             due = self._sync_at if due is None else min(due, self._sync_at)
+        if self.sessions:
+            due = self._beat_at if due is None else min(due, self._beat_at)
         if due is not None and due <= self.world.now:
             self.world.fail("the scheduler's deadline %r has passed: the master would spin" % due)
         self.step_timer.set(due)
@@ -140,6 +144,9 @@ class Master(object):
         if data is None:
             self.close(session)
             return
+        link.node_heard_at = self.world.now
+        if session.node is not None:
+            self.event(scheduler.NodeHeard(session.node, session.number))
         try:
             messages = link.master_channel.feed(data)
         except errors.ProtocolError:
@@ -180,7 +187,6 @@ class Master(object):
             self.world.at(self.world.now + 0.5 * self.world.random() ** 3, self.fetched, session, message)
             return
         if kind is protocol.Heartbeat:
-            session.owes_answer = True
             event = scheduler.NodeHeard(node, number)
         else:
             if message.report <= session.report:
@@ -235,9 +241,10 @@ class Master(object):
         if link.master_open:
             if type(message) is protocol.Acknowledge:
                 self.check_durable(session, message.report)
-            if not link.from_master:
+            if not link.dirty:
+                link.dirty = True
                 self.links.append(link)
-            link.from_master.extend(link.master_channel.frame(message))
+            link.master_channel.send(message)
 
     def check_durable(self, session, report):
         # type: (Session, int) -> None
@@ -287,7 +294,7 @@ class Master(object):
         # type: (scheduler.Define) -> None
         self.live_job(effect.job)
         info = {"job": effect.job, "timeout": self.jobs[effect.job].timeout}
-        self.send(self.sessions[effect.node], protocol.DefineJob(effect.job, info, [b"source"]))
+        self.send(self.sessions[effect.node], protocol.DefineJob(effect.job, info, [self.jobs[effect.job].source]))
 
     def grant(self, effect):
         # type: (scheduler.Grant) -> None
@@ -318,7 +325,7 @@ class Master(object):
             self.sessions[effect.node],
             protocol.Grant(
                 effect.attempt, effect.job, effect.first, effect.count, int(effect.careful),
-                [struct.pack(">qq", effect.first, effect.count)],
+                job.arguments(effect.first, effect.count),
             ),
         )  # fmt: skip
 
@@ -352,7 +359,9 @@ class Master(object):
         job = self.live_job(effect.job)
         if job.journal is not None:
             job.journal.done(effect.first, effect.count, effect.payload)
-        data = b"".join(buffer.tobytes() for buffer in effect.payload)
+        if [len(buffer) for buffer in effect.payload] != job.sizes(effect.first, effect.count):
+            self.world.fail("the results of %r have other sizes than they had" % (effect[:4],))
+        data = effect.payload[0].tobytes()
         values = struct.unpack(">%dq" % (len(data) // 8), data)[effect.skip : effect.count]
         if len(values) != effect.count - effect.skip or not values:
             self.world.fail("%d values for %r" % (len(values), effect[:4]))
@@ -428,6 +437,9 @@ class Master(object):
         self.world.note("disconnect", *effect[:2])
         session = self.sessions.get(effect.node)
         if session is not None and session.number == effect.session:
+            if effect.reason.startswith("silent"):
+                link = session.link
+                self.world.check_silence(link, link.to_master, link.node_heard_at, scheduler.NODE_LOST_SECONDS)
             self.close(session)
 
     def explain(self, effect):

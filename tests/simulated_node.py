@@ -116,6 +116,8 @@ class Node(object):
         if data is None:
             self.closed()
             return
+        link.heard_at = self.world.now
+        self.event(agent.MasterHeard())
         try:
             messages = link.node_channel.feed(data)
         except errors.ProtocolError:
@@ -140,7 +142,7 @@ class Node(object):
     def to_master(self, effect):
         # type: (agent.ToMaster) -> None
         if self.link is not None:
-            self.link.from_node.extend(self.link.node_channel.frame(effect.message))
+            self.link.node_channel.send(effect.message)
 
     def warn(self, effect):
         # type: (agent.Warn) -> None
@@ -166,6 +168,8 @@ class Node(object):
         # type: (agent.DropLink) -> None
         if "silent" not in effect.reason:
             self.world.fail("node %d gives the master up: %s" % (self.number, effect.reason))
+        if self.link is not None:
+            self.world.check_silence(self.link, self.link.to_node, self.link.heard_at, agent.MASTER_LOST_SECONDS)
         if self.link is not None:
             self.closed()
 
@@ -326,7 +330,10 @@ class Child(object):
         if self.node.unfit or grant.job not in self.definitions:
             self.send(protocol.Unfit(0, grant.attempt, grant.first, {"text": "no numpy here", "type": "ImportError"}))
             return
-        if grant.payload[0].tobytes() != struct.pack(">qq", grant.first, grant.count):
+        arguments = self.world.by_id[grant.job].arguments(grant.first, grant.count)
+        if [len(buffer) for buffer in grant.payload] != [len(buffer) for buffer in arguments]:
+            self.world.fail("the arguments of %r have other sizes than they had" % (grant[:5],))
+        if grant.payload[0].tobytes() != arguments[0]:
             self.world.fail("the arguments of %r are not its own" % (grant,))
         self.grant, self.job = grant, self.world.by_id[grant.job]
         self.careful = grant.careful

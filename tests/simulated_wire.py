@@ -4,13 +4,20 @@ from __future__ import absolute_import, division, print_function
 from collections import deque
 
 from minimalcluster import protocol
+from minimalcluster.compat import joined
 
 class Pipe(object):
-    """One direction of a connection: an ordered stream of bytes, and its end (None)."""
+    """One direction of a connection: an ordered stream of bytes, and its end (None).
 
-    def __init__(self, world, arrive, stalled_until):
-        # type: (World, object, float) -> None
+    A thin one takes time for each byte, and more bytes only while its sender's kernel has room for them.
+    """
+
+    def __init__(self, world, arrive, stalled_until, rate, buffer_seconds):
+        # type: (World, object, float, float | None, float) -> None
         self.world, self.arrive, self.stalled_until = world, arrive, stalled_until
+        self.rate, self.buffer_seconds = rate, buffer_seconds
+        self.free_at = 0.0  # when all is on its way that it was given
+        self.waiting = False  # for room
         self.queue = deque()  # type: deque # (time, data)
         self.last = 0.0
         self.lost = False  # silently: both ends believe it is there
@@ -46,7 +53,9 @@ class Pipe(object):
     def _put(self, data):
         # type: (bytes) -> None
         world = self.world
-        self.last = max(self.last, world.now + world.delay())
+        if self.rate is not None and data:
+            self.free_at = max(self.free_at, world.now) + len(data) / self.rate
+        self.last = max(self.last, max(self.free_at, world.now) + world.delay())
         self.queue.append((self.last, data))
         if not self.busy:
             self.busy = True
@@ -62,6 +71,10 @@ class Pipe(object):
         if queue:
             self.busy = True
             self.world.at(max(queue[0][0], self.stalled_until), self._pump)
+
+    def has_room(self):
+        # type: () -> bool
+        return self.rate is None or self.free_at <= self.world.now + self.buffer_seconds
 
     def flow(self):
         # type: () -> None
@@ -84,12 +97,29 @@ class Link(object):
         self.node = node
         self.node_channel = protocol.Channel(b"node", b"master")
         self.master_channel = protocol.Channel(b"master", b"node")
-        self.to_master = Pipe(world, self._at_master, node.stalled_until)
-        self.to_node = Pipe(world, self._at_node, node.stalled_until)
-        self.from_node, self.from_master = [], []  # type: list, list
+        rate, piece_bytes = world.thinness(node)
+        for channel in (self.node_channel, self.master_channel):
+            channel._piece_bytes = piece_bytes
+        self.to_master = Pipe(world, self._at_master, node.stalled_until, rate, world.buffer_seconds)
+        self.to_node = Pipe(world, self._at_node, node.stalled_until, rate, world.buffer_seconds)
+        self.dirty = False  # the master has something to write
+        self.opened_at = self.heard_at = self.node_heard_at = world.now  # the master's last bytes came here, the node's
         self.node_open = self.master_open = True
         self.session = None  # type: Session | None
         self.world, self.master = world, world.master
+
+    def quiet_for(self, seconds, pipe):
+        # type: (float, Pipe) -> bool
+        """Whether nothing may have come through this pipe for so long: the link is new, or was disturbed."""
+        since = self.world.now - seconds
+        disturbed = max(self.opened_at, pipe.stalled_until, self.node.frozen_until, self.node.stalled_until)
+        return not self.sound() or disturbed > since - 1.0
+
+    def busy(self):
+        # type: () -> bool
+        """More than a beat is on its way."""
+        pipes = (self.to_master, self.to_node)
+        return self.sound() and any(pipe.waiting or pipe.free_at > self.world.now + 0.5 for pipe in pipes)
 
     def _at_master(self, data):
         # type: (bytes) -> None
@@ -107,15 +137,37 @@ class Link(object):
 
     def flush_node(self):
         # type: () -> None
-        if self.from_node:
-            data, self.from_node = b"".join(self.from_node), []
-            self.to_master.send(data)
+        self._flush(self.node_channel, self.to_master)
 
     def flush_master(self):
         # type: () -> None
-        if self.from_master:
-            data, self.from_master = b"".join(self.from_master), []
-            self.to_node.send(data)
+        self.dirty = False
+        self._flush(self.master_channel, self.to_node)
+
+    def _flush(self, channel, pipe):
+        # type: (protocol.Channel, Pipe) -> None
+        """As transport.Connection: what has to pass is taken when there is room, not earlier."""
+        data = b""
+        while not pipe.waiting:
+            if not pipe.has_room():
+                pipe.waiting = True
+                self.world.at(pipe.free_at - 0.9 * pipe.buffer_seconds, self._go_on, channel, pipe)
+                break
+            more = joined(channel.pull())
+            if not more:
+                break
+            if pipe.rate is None:
+                data += more
+            else:
+                pipe.send(more)
+        if data:
+            pipe.send(data)
+
+    def _go_on(self, channel, pipe):
+        # type: (protocol.Channel, Pipe) -> None
+        pipe.waiting = False
+        if self.node_open if pipe is self.to_master else self.master_open and self.master.alive:
+            self._flush(channel, pipe)
 
     def close_node(self):
         # type: () -> None
@@ -128,7 +180,6 @@ class Link(object):
         # type: () -> None
         if self.master_open:
             self.master_open = False
-            self.from_master = []
             self.to_node.send(None)
 
 

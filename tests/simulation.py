@@ -37,7 +37,7 @@ import zlib
 from collections import deque, namedtuple
 from random import Random
 
-from minimalcluster import cluster, errors, jobs, journal, scheduler
+from minimalcluster import cluster, errors, jobs, journal, protocol, scheduler
 from tests import simulated_disk
 from tests.simulated_faults import (
     ADOPTED, CONDITIONS, COPIES, HARMLESS, KILLS, LATE_CONDITIONS, LATE_STRIKES, LATEST_STRIKES, LOSSES, STRIKES, Faults,
@@ -156,6 +156,33 @@ class World(Faults):
         self.disk_hangs = 0.2 * apart() if apart() < 0.3 else 0.0
         self.disk_until = 0.0  # it is busy
         self.disk_random = apart
+        self.draw_thinness(Random(self.seed * 8 + 4).random)
+
+    def draw_thinness(self, apart):
+        # type: (object) -> None
+        """How fast links are, how much of what they are given is only in a kernel's buffer, how large the pieces are."""
+        self.thin = apart() < 0.35
+        self.rate, self.buffer_seconds, self.piece_bytes = None, 0.0, protocol.PIECE_BYTES
+        if self.thin:
+            self.count("thin_link")
+            self.rate = 1000 * 30 ** apart()
+            self.buffer_seconds = 0.1 * 200 ** apart()
+            self.piece_bytes = int(self.rate * 0.1 * 5 ** apart())
+
+    def thinness(self, node):
+        # type: (Node) -> tuple
+        """(bytes a second or None, bytes of a piece) of a link of this node."""
+        if not self.thin or node.number % 4 == 0:
+            return None, self.piece_bytes
+        return self.rate * (1 + node.number % 3), self.piece_bytes  # type: ignore[operator]
+
+    def check_silence(self, link, pipe, heard_at, seconds):
+        # type: (Link, Pipe, float, float) -> None
+        """Only a peer of which nothing has come is given up; and over a link that works something always comes."""
+        if self.now < heard_at + seconds:
+            self.fail("node %d's link is given up %.1f s after its last bytes" % (link.node.number, self.now - heard_at))
+        if not link.quiet_for(seconds, pipe):
+            self.fail("node %d's link is sound and silent for %.1f s" % (link.node.number, self.now - heard_at))
 
     def delay(self):
         # type: () -> float
@@ -398,6 +425,9 @@ class World(Faults):
             for job in self.jobs.values()
         )
         self.limit = self.now + CALM_SECONDS + 3 * work
+        if self.thin:
+            most = sum(job.bytes() * (2 + job.retries + 3 * len(job.poison)) for job in self.jobs.values())
+            self.limit += 3 * most / self.rate + 4 * self.buffer_seconds
 
     def quiet(self):
         # type: () -> None
@@ -468,7 +498,10 @@ class World(Faults):
                 call(*arguments)  # type: ignore[operator]
             except simulated_disk.MasterDied:
                 self.master_down(False)
-            if ended_at is None:
+            if ended_at is not None:
+                if self.thin and any(link.busy() for link in self.links) and self.now < self.limit:
+                    ended_at = self.now
+            else:
                 if not self.unfinished:
                     ended_at = self.now
                 elif self.now > self.limit:

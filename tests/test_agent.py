@@ -39,6 +39,14 @@ class Node(object):
         self.now += seconds
         return self.do(a.TimePassed())
 
+    def wait(self, seconds):
+        """As a shell does: time passes from one deadline to the next."""
+        effects, until = [], self.now + seconds
+        while self.now < until:
+            due = self.brain.deadline()
+            effects += self.tick(until - self.now if due is None else min(max(0.0, due - self.now), until - self.now))
+        return effects
+
     def master(self, message):
         return self.do(a.MasterSaid(message))
 
@@ -342,8 +350,24 @@ class DeathTest(AgentTest):
         node = self.node()
         node.exit()
         self.assertEqual(node.tick(), [a.StartChild(0)])
-        self.assertIn(a.KillChild(0), node.tick(a.START_SECONDS))
+        self.assertNotIn(a.KillChild(0), node.wait(a.START_SECONDS - 1))
+        self.assertIn(a.KillChild(0), node.wait(1))
         self.assertIn("could not start", node.exit(how="killed by signal 9 (SIGKILL)")[0].text)
+
+    def test_row_52_a_process_that_starts_is_not_blamed_for_our_own_delay(self):
+        node = self.node()
+        node.exit()
+        self.assertEqual(node.tick(), [a.StartChild(0)])
+        self.assertNotIn(a.KillChild(0), node.tick(5 * a.START_SECONDS))  # this process was stopped meanwhile
+        self.assertNotIn(a.KillChild(0), node.wait(a.START_SECONDS - 10))
+        self.assertIn(a.KillChild(0), node.wait(10))
+
+    def test_row_51_a_part_of_a_message_is_a_sign_of_life(self):
+        node = self.node()
+        for _ in range(20):
+            node.do(a.MasterHeard())
+            self.assertFalse([effect for effect in node.wait(a.MASTER_LOST_SECONDS - 1) if type(effect) is a.DropLink])
+        self.assertTrue([effect for effect in node.wait(1.5) if type(effect) is a.DropLink])
 
     def test_the_next_process_is_told_of_the_job_again(self):
         node = self.node()
@@ -567,7 +591,7 @@ EVENTS = [
     a.MasterSaid(p.ForgetJob(JOB)), a.MasterSaid(p.ForgetJob(99)), a.MasterSaid(p.Acknowledge(0)), a.MasterSaid(p.Acknowledge(9)),
     a.MasterSaid(p.Farewell({})), a.MasterSaid(p.Heartbeat({})), a.Kept("name", {"found": True}),
     a.ChildSaid(0, p.Fetch(1, {"what": "module", "name": "m"})), a.MasterSaid(p.Fetched(1, {"found": False}, [])),
-    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0), a.ChildSaid(0, p.Begun(1)),
+    a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0), a.MasterHeard(), a.ChildSaid(0, p.Begun(1)),
     a.MasterSaid(DEFINITION._replace(info={"timeout": 3.0})),
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import unittest
 
-import minimalcluster.transport
+import minimalcluster.addresses
 from minimalcluster import (
     ArgumentsError,
     MasterNode,
@@ -429,7 +429,7 @@ class NodeFaults(unittest.TestCase):
         try:
             error = mistake(MasterNode("no.such.host.invalid", 0).start_master_server)
             self.assertIn("no.such.host.invalid", str(error))
-            error = mistake(minimalcluster.transport.dial, "no.such.host.invalid", 8888)
+            error = mistake(minimalcluster.addresses.resolve, "no.such.host.invalid", 8888)
             self.assertIn("no.such.host.invalid", str(error))
         finally:
             socket.getaddrinfo = before

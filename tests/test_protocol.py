@@ -415,17 +415,17 @@ class Frames(Refused):
     def test_a_frame_too_large_to_take(self):
         for size in (101, 2**31 - 1, 2**63, 2**64 - 1):
             receiver = channels(frame_bytes_max=100)[1]
-            error = self.refused(errors.FrameTooLarge, receiver.feed, struct.pack(">BQ", 2, size))
+            error = self.refused(errors.FrameTooLarge, receiver.feed, protocol.head(2, size))
             self.assertIn(str(size), str(error))
 
     def test_a_length_within_the_limit_takes_no_memory_in_advance(self):
         receiver = channels()[1]
-        self.assertEqual([], receiver.feed(struct.pack(">BQ", 2, protocol.FRAME_BYTES_MAX)))
+        self.assertEqual([], receiver.feed(protocol.head(2, protocol.FRAME_BYTES_MAX)))
         self.assertLess(len(receiver._buffer), 100)
 
     def test_a_length_too_short_for_the_message(self):
         untagged = channels(tagged=False)[1]
-        self.refused(errors.ProtocolError, untagged.feed, struct.pack(">BQ", 2, 0))
+        self.refused(errors.ProtocolError, untagged.feed, protocol.head(2, 0))
 
 
 class Bodies(Refused):

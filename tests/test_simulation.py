@@ -13,7 +13,7 @@ from tests import mutants, simulated_faults, simulation
 SEEDS = int(os.environ.get("MINIMALCLUSTER_SEEDS", "2000" if sys.version_info[:2] == (3, 13) else "200"))
 FAULTS = (
     simulated_faults.STRIKES + simulated_faults.LATE_STRIKES + simulated_faults.LATEST_STRIKES
-    + simulated_faults.CONDITIONS + simulated_faults.LATE_CONDITIONS
+    + simulated_faults.CONDITIONS + simulated_faults.LATE_CONDITIONS + simulated_faults.LATEST_CONDITIONS
 )  # fmt: skip
 REGRESSIONS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "regressions.txt")
 

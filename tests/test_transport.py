@@ -9,7 +9,7 @@ import socket
 import threading
 import unittest
 
-from minimalcluster import protocol, transport
+from minimalcluster import addresses, protocol, transport
 from minimalcluster.compat import monotonic
 from minimalcluster.errors import AuthenticationError, ConnectionFailed, FrameTooLarge, HandshakeTimeout, ProtocolError
 from tests import support
@@ -49,6 +49,10 @@ def in_loop(loop, function, *arguments):
     return value
 
 
+def dial(host, port):
+    return addresses.dial(addresses.resolve(host, port)[0])
+
+
 class Owner(object):
     """Keeps what it is told of; ``then`` is called with each connection and its messages, in the loop."""
 
@@ -82,7 +86,7 @@ def serve(loop, owner, key=KEY):
 
     def accepted(sock, where):
         handshake = protocol.ServerHandshake(key, os.urandom(16), os.urandom(32), 1, 1)
-        transport.Connection(loop, sock, handshake, owner, where)
+        return transport.Connection(loop, sock, handshake, owner, where)
 
     return in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, accepted).port
 
@@ -90,7 +94,7 @@ def serve(loop, owner, key=KEY):
 def connect(loop, port, owner, key=KEY):
     def run():
         handshake = protocol.ClientHandshake(key, os.urandom(32), protocol.NODE, b"i" * 16, (3, 6), "the master")
-        return transport.Connection(loop, transport.dial("127.0.0.1", port), handshake, owner, "the master", True)
+        return transport.Connection(loop, dial("127.0.0.1", port), handshake, owner, "the master", True)
 
     return in_loop(loop, run)
 
@@ -133,7 +137,7 @@ class Loop(unittest.TestCase):
 
     def test_ctrl_c_while_it_is_woken_does_not_leave_it_asleep(self):
         class Interrupted(object):
-            def send(self, data):
+            def send(self, data, flags):
                 raise KeyboardInterrupt
 
         with running() as loop:
@@ -383,6 +387,14 @@ class Ends(unittest.TestCase):
 
 
 class Strangers(unittest.TestCase):
+    def test_nobody_listens(self):
+        client = Owner()
+        with running() as loop:
+            connect(loop, support.free_port(), client)
+            self.assertIsInstance(client.end(), ConnectionFailed)
+            self.assertIn("cannot connect to the master: ", str(client.end()))
+            self.assertIn("refused", str(client.end()))
+
     def test_a_wrong_key_is_told_on_both_sides(self):
         server, client = Owner(), Owner()
         with running() as loop:
@@ -408,7 +420,7 @@ class Strangers(unittest.TestCase):
 
     def test_a_peer_that_says_nothing_is_dropped_in_time(self):
         server, client = Owner(), Owner()
-        mute = transport.listen("127.0.0.1", 0)
+        mute = addresses.listen("127.0.0.1", 0)[0]
         self.addCleanup(mute.close)
         with patched(transport, "HANDSHAKE_SECONDS", 0.1), running() as loop:
             sock = silent(serve(loop, server))
@@ -474,7 +486,8 @@ class Exhaustion(unittest.TestCase):
         with running() as loop, patched(transport, "PAUSE_SECONDS", 0.05), support.Log() as log:
             accepted = []
             listener = in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, lambda sock, where: accepted.append(sock))
-            exhausted = listener._socket = _Exhausted(listener._socket)
+            exhausted = _Exhausted(listener._sockets[0])
+            listener._sockets[:] = [exhausted]
             with contextlib.closing(socket.create_connection(("127.0.0.1", listener.port))):
                 wait_until(lambda: len(log.having("takes no connections")) >= 2, what="two pauses")
                 # It is asked once a pause, not as fast as the loop can turn.
@@ -482,83 +495,6 @@ class Exhaustion(unittest.TestCase):
                 exhausted.left = True
                 wait_until(lambda: accepted, what="the connection that waited")
                 accepted[0].close()
-
-
-class Addresses(unittest.TestCase):
-    def error_of(self, function, *arguments):
-        try:
-            function(*arguments).close()
-        except (OSError, socket.error) as error:
-            return error
-        raise AssertionError("it worked")
-
-    def test_a_busy_port(self):
-        sock = transport.listen("127.0.0.1", 0)
-        self.addCleanup(sock.close)
-        port = sock.getsockname()[1]
-        error = self.error_of(transport.listen, "127.0.0.1", port)
-        self.assertEqual(errno.EADDRINUSE, error.errno)
-        for part in ("127.0.0.1:%d" % port, "PORT=0"):
-            self.assertIn(part, str(error))
-
-    def test_an_address_of_another_machine(self):
-        error = self.error_of(transport.listen, "192.0.2.1", 0)  # RFC 5737: nobody's
-        self.assertIn("192.0.2.1", str(error))
-        self.assertIn("0.0.0.0", str(error))
-
-    def test_a_port_is_free_again_at_once(self):
-        server, client = Owner(), Owner()
-        with running() as loop:
-            port = serve(loop, server)
-            connected(loop, server, client, port)
-        transport.listen("127.0.0.1", port).close()
-
-    def test_a_name_that_cannot_be_resolved(self):
-        def getaddrinfo(*arguments):
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-        # Nobody is asked: a resolver's answer, and its patience, differ from machine to machine.
-        before = socket.getaddrinfo
-        socket.getaddrinfo = getaddrinfo
-        try:
-            for function in (transport.listen, transport.dial):
-                with self.assertRaises((OSError, socket.error, ConnectionFailed)) as caught:
-                    function("no-such-host", 8888)
-                self.assertIn("'no-such-host'", str(caught.exception))
-                self.assertIn("resolved", str(caught.exception))
-        finally:
-            socket.getaddrinfo = before
-
-    def test_a_name_that_is_none(self):
-        # Python 3 refuses it before it asks anybody, with a UnicodeError.
-        for function, kind in ((transport.listen, (OSError, socket.error)), (transport.dial, ConnectionFailed)):
-            with self.assertRaises(kind) as caught:
-                function("x" * 64 + ".invalid", 8888)
-            self.assertIn("resolved", str(caught.exception))
-
-    def test_nobody_listens(self):
-        client = Owner()
-        with running() as loop:
-            connect(loop, support.free_port(), client)
-            self.assertIsInstance(client.end(), ConnectionFailed)
-            self.assertIn("cannot connect to the master: ", str(client.end()))
-            self.assertIn("refused", str(client.end()))
-
-    def test_ipv6(self):
-        try:
-            probe = socket.socket(socket.AF_INET6)
-            probe.bind(("::1", 0))
-            probe.close()
-        except (OSError, socket.error, AttributeError):
-            self.skipTest("this machine has no IPv6 loopback")
-        seen = []
-        with running() as loop:
-            listener = in_loop(loop, transport.Listener, loop, "::1", 0, lambda sock, where: seen.append((sock, where)))
-            sock = transport.dial("::1", listener.port)
-            self.addCleanup(sock.close)
-            wait_until(lambda: seen, what="a connection")
-            seen[0][0].close()
-            self.assertIn("::1", seen[0][1])
 
 
 def heard(sock):
