@@ -89,7 +89,7 @@ class Worker(object):
         self._chunks = 0  # run for jobs that count them
         self._pid = os.getpid()
         self._finder = ClusterFinder(self.fetch)
-        self._fetches = {}  # type: dict # request -> [event, answer]
+        self._fetches = {}  # type: dict # request -> the Mailbox for its answer
         self._next_fetch = 1
         self._shared = {}  # type: dict # name -> object
 
@@ -106,9 +106,7 @@ class Worker(object):
                     if isinstance(message, protocol.Revoke):
                         self._give_back(message.attempt)
                     elif isinstance(message, protocol.Fetched):
-                        waiting = self._fetches.pop(message.request)
-                        waiting[1] = message
-                        waiting[0].set()
+                        self._fetches.pop(message.request).put(message)
                     elif isinstance(message, protocol.Drop):
                         self._shared.pop(message.info["name"], None)
                     else:
@@ -149,14 +147,14 @@ class Worker(object):
         """Ask the master, through the node: (info, buffers). Waits as long as it takes."""
         if os.getpid() != self._pid:
             raise StateError("a process that a task has forked cannot ask the master for anything")
-        waiting = [threading.Event(), None]  # type: list
+        answer = Mailbox()
         with self._lock:
             request = self._next_fetch
             self._next_fetch += 1
-            self._fetches[request] = waiting
+            self._fetches[request] = answer
         self._send(protocol.Fetch(request, {"what": what, "name": name, "pickle": PICKLE_PROTOCOL_MAX}))
-        waiting[0].wait()
-        return waiting[1].info, waiting[1].payload
+        fetched = answer.get()  # type: protocol.Fetched # type: ignore[assignment]
+        return fetched.info, fetched.payload
 
     def _resolve(self, name):
         # type: (str) -> object

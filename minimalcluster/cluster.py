@@ -22,7 +22,9 @@ import threading
 from collections import OrderedDict, deque, namedtuple
 
 from . import agent, boot, errors, protocol, scheduler, sources, values
-from .compat import PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, hexadecimal, monotonic, native, text_type
+from .compat import (
+    PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, forbid_patched_threads, hexadecimal, monotonic, native, text_type,
+)  # fmt: skip
 from .journal import SYNC_SECONDS
 from .disk import Disk
 from .library import Library
@@ -127,6 +129,7 @@ class Cluster(object):
 
     def __init__(self, host, port, authkey):
         # type: (str, int, object) -> None
+        forbid_patched_threads()
         self._host, self.port, self._authkey = host, port, authkey
         self._epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
         self._scheduler = scheduler.Scheduler(self._epoch)

@@ -15,6 +15,7 @@ from collections import deque
 from functools import partial
 
 from . import cgroups
+from .errors import StateError
 
 PY2 = sys.version_info[0] == 2
 WINDOWS = os.name == "nt"
@@ -63,11 +64,19 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, getattr(errno, "ENOTS
 #: Types whose values always survive a pickle, one by one or by the thousand.
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
+#: What replaces parts of the standard library with its own, how it is asked, and with which of them we do not work.
+_PATCHERS = (
+    ("gevent", "gevent.monkey", "is_module_patched", ("threading", "select", "subprocess", "queue", "socket", "os")),
+    ("eventlet", "eventlet.patcher", "is_monkey_patched", ("thread",)),
+)
+#: Taken here, so that no task's monkey_patch changes what a worker process waits with.
+_allocate_lock = threading.Lock
+
 __all__ = [
     "LOCKED", "NO_LOCKS", "PICKLE_PROTOCOL", "PICKLE_PROTOCOL_MAX", "PY2", "SCALARS", "STARTS_THREADS_AT_EXIT",
-    "TAKEN", "WINDOWS", "Mailbox", "as_bytes", "as_text", "cpu_count", "hexadecimal", "in_main_thread", "integer_types",
-    "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter", "pickle", "queue", "raise_from",
-    "range_type", "socketpair", "standard_library", "text_type", "unlock_file",
+    "TAKEN", "WINDOWS", "Mailbox", "as_bytes", "as_text", "cpu_count", "forbid_patched_threads", "hexadecimal",
+    "in_main_thread", "integer_types", "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter",
+    "pickle", "queue", "raise_from", "range_type", "socketpair", "standard_library", "text_type", "unlock_file",
 ]  # fmt: skip
 
 
@@ -81,7 +90,7 @@ class _Mailbox(object):
     def __init__(self):
         # type: () -> None
         self._items = deque()  # type: deque
-        self._news = threading.Lock()  # free: something may have come
+        self._news = _allocate_lock()  # free: something may have come
         self._news.acquire()
 
     def put(self, item):
@@ -165,6 +174,19 @@ def raise_from(error, cause):
     """``raise error from cause``, which 2.7 cannot parse."""
     error.__cause__ = cause
     raise error
+
+
+def forbid_patched_threads():
+    # type: () -> None
+    """Of gevent and eventlet: with their threads no master's or node's loop ever comes to its turn."""
+    for library, module, question, needed in _PATCHERS:
+        patcher = sys.modules.get(module)
+        patched = [name for name in needed if patcher is not None and getattr(patcher, question)(name)]
+        if patched:
+            raise StateError(
+                "%s has replaced what a cluster's threads need (%s): make the cluster in a process of its own, or leave "
+                "these out of its monkey_patch" % (library, ", ".join(patched))
+            )
 
 
 def cpu_count():

@@ -9,7 +9,7 @@ import weakref
 
 from . import addresses, environment, errors, functions, protocol, script, values
 from .cluster import Cluster
-from .compat import PY2, as_bytes, as_text, integer_types, native, text_type
+from .compat import PY2, as_bytes, as_text, forbid_patched_threads, integer_types, native, text_type
 from .contents import code_imported, of_definition
 from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
@@ -33,6 +33,7 @@ class MasterNode(object):
 
     def __init__(self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None):
         # type: (str, int, object, int | None, object) -> None
+        forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
         script.starts_a_cluster()

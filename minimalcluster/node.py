@@ -30,7 +30,9 @@ except ImportError:  # Windows
 
 from . import agent as brain, boot, errors, orphans, protocol
 from .addresses import checked_host, dial, in_words, resolve
-from .compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, integer_types, monotonic, native
+from .compat import (
+    PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, forbid_patched_threads, hexadecimal, integer_types, monotonic, native,
+)  # fmt: skip
 from .logs import log
 from .shares import Files
 from .transport import Connection, Listener, Loop
@@ -451,6 +453,7 @@ class WorkerNode(object):
 
     def __init__(self, IP, PORT, AUTHKEY, nprocs, quiet=False):
         # type: (str, int, object, int, bool) -> None
+        forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 < PORT < 65536:
             raise ValueError("PORT must be a port of the master (1 to 65535), not %r" % (PORT,))
         if not AUTHKEY:

@@ -16,6 +16,31 @@ TEXT = u"\u00e4\u4e2d"
 UTF_8 = b"\xc3\xa4\xe4\xb8\xad"
 
 
+class _Patcher(object):
+    """gevent.monkey, or eventlet.patcher, that have patched these."""
+
+    def __init__(self, *patched):
+        self.is_module_patched = self.is_monkey_patched = lambda name: name in patched
+
+
+class Patched(unittest.TestCase):
+    def test_what_we_cannot_work_with_is_named(self):
+        for module, patched, named in (
+            ("gevent.monkey", ("threading", "time", "socket"), "gevent has replaced what a cluster's threads need (threading, socket)"),
+            ("gevent.monkey", ("time", "ssl"), None), ("eventlet.patcher", ("thread", "os"), "eventlet has replaced"),
+            ("eventlet.patcher", ("os", "select"), None),
+        ):  # fmt: skip
+            former = sys.modules.get(module)
+            sys.modules[module] = _Patcher(*patched)
+            try:
+                error = support.mistake(compat.forbid_patched_threads) if named else compat.forbid_patched_threads()
+            finally:
+                sys.modules.pop(module)
+                if former is not None:
+                    sys.modules[module] = former
+            self.assertIn(named or "None", str(error))
+
+
 class Strings(unittest.TestCase):
     def test_as_bytes(self):
         for value in (TEXT, UTF_8, bytearray(UTF_8)):
