@@ -160,13 +160,15 @@ class Agent(Storied):
         # What a worker process printed may wait behind the Farewell that finished us.
         if not self._finished or isinstance(getattr(event, "message", None), protocol.Output):
             self._handlers[type(event)](event)
+        else:
+            self._after_the_end(event)
         return self._effects
 
     def deadline(self):
         # type: () -> float | None
-        if self._finished:
-            return None
         moments = [slot.kill_at for slot in self._slots if slot.kill_at is not None]
+        if self._finished:
+            return min(moments) if moments else None
         moments += [slot.timeout_at for slot in self._slots if slot.timeout_at is not None]
         if self._serving:
             moments += [slot.start_at for slot in self._slots if slot.state == EMPTY]
@@ -216,15 +218,34 @@ class Agent(Storied):
 
     def _on_farewell(self, message):
         # type: (protocol.Farewell) -> None
-        self._finish("the master shut down", message.info.get("refused"))
+        self._finish("the master shut down", message.info.get("refused"), bool(message.info.get("at_once")))
 
-    def _finish(self, reason, refused):
-        # type: (str, str | None) -> None
+    def _finish(self, reason, refused, at_once=False):
+        # type: (str, str | None, bool) -> None
+        """Worker processes with nothing to do end as programs do: exit handlers run, open files are flushed."""
         self._finished = True
         for slot in self._slots:
-            if slot.state != EMPTY:
+            slot.timeout_at = None
+            if slot.state == IDLE and not at_once:
+                slot.state, slot.kill_at = LEAVING, self._now + LEAVE_SECONDS
+                self._do(ToChild(slot.number, protocol.Farewell({})))
+            elif slot.state != EMPTY and (at_once or slot.state != LEAVING):
+                slot.kill_at = self._now + KILL_SECONDS
                 self._do(KillChild(slot.number))
         self._do(Finished(reason, refused))
+
+    def _after_the_end(self, event):
+        # type: (tuple) -> None
+        """Worker processes leave. What their exit handlers ask for is not to be had; who is late is ended."""
+        if isinstance(event, ChildExited):
+            slot = self._slots[event.slot]
+            self._held.pop(slot.attempt, None)
+            slot.state, slot.attempt, slot.kill_at = EMPTY, None, None
+        elif isinstance(event, TimePassed):
+            self._kill_who_is_late()
+        elif isinstance(event, ChildSaid) and isinstance(event.message, protocol.Fetch):
+            info = {"found": False, "error": "the cluster has ended"}
+            self._do(ToChild(event.slot, protocol.Fetched(event.message.request, info, [])))
 
     def _drain_asked(self, event):
         # type: (DrainAsked) -> None
@@ -507,10 +528,18 @@ class Agent(Storied):
     def _answer(self, askers, info, payload):
         # type: (list, dict, list) -> None
         for number, request in askers:
-            if self._slots[number].state in (IDLE, RUNNING):
+            if self._slots[number].state in (IDLE, RUNNING, LEAVING):
                 self._do(ToChild(number, protocol.Fetched(request, info, payload)))
 
     # -- time -------------------------------------------------------------------------------------
+
+    def _kill_who_is_late(self):
+        # type: () -> None
+        for slot in self._slots:
+            if slot.kill_at is not None and self._now >= slot.kill_at:
+                slot.last = True  # its last words may still be on their way; it gets nothing more
+                self._do(KillChild(slot.number))
+                slot.kill_at = self._now + KILL_SECONDS
 
     def _time_passed(self, event):
         # type: (TimePassed) -> None
@@ -520,10 +549,8 @@ class Agent(Storied):
                 slot.kill_at += late  # this process was held up, not the one that starts
             if slot.timeout_at is not None and self._now >= slot.timeout_at:
                 self._time_out(slot)
-            if slot.kill_at is not None and self._now >= slot.kill_at:
-                slot.last = True  # its last words may still be on their way; it gets nothing more
-                self._do(KillChild(slot.number))
-                slot.kill_at = self._now + KILL_SECONDS
+        self._kill_who_is_late()
+        for slot in self._slots:
             if self._serving and slot.state == EMPTY and self._now >= slot.start_at:
                 slot.state, slot.kill_at = STARTING, self._now + START_SECONDS
                 self._do(StartChild(slot.number))

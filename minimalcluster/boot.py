@@ -1,12 +1,12 @@
 """Another Python process of ours: its interpreter, the options it gets, and how it finds this package.
 
-A new interpreter looks for modules in the current folder, in ``PYTHONPATH`` and in site-packages, and there a ``json.py``
-or a backport of ``enum`` may lie. So the code it begins with (``command``) puts the folders first from which *we* have the
-standard library, leaves the current folder out, and takes this package by its place. What the program has in ``sys.path``
-comes later, by ``told_paths`` and ``take_paths``.
+A new interpreter looks for modules in the current folder, in ``PYTHONPATH`` and in site-packages, and there a
+``json.py`` or a backport of ``enum`` may lie. So the code it begins with (``command``) puts the folders first from
+which *we* have the standard library, leaves the current folder out, and takes this package by its place. What the
+program has in ``sys.path`` comes later, by ``told_paths`` and ``take_paths``.
 
-The options are those that multiprocessing hands on (``subprocess._args_from_interpreter_flags``), every ``-X``, and 2.7's
-``-Q``, ``-t`` and ``-R``.
+The options are those that multiprocessing hands on (``subprocess._args_from_interpreter_flags``), every ``-X``, and
+2.7's ``-Q``, ``-t`` and ``-R``.
 """
 from __future__ import absolute_import, division, print_function
 

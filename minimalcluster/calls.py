@@ -53,6 +53,7 @@ class Core:
         self._over = threading.Event()  # all is done, and the worker processes have left
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
+        self._at_once = False  # worker processes are killed at the end
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
         self._code, self._look_at = sources.loaded.current(), 0.0
         self._token = hexadecimal(os.urandom(8))
@@ -212,6 +213,7 @@ class Core:
         with self._lock:
             if self.broken is None:
                 self.broken = BrokenClusterExecutor(why)
+            self._at_once = True
             streams, maps = list(self.delivering), list(self.maps)
         for job in maps:
             job.cancel()
@@ -230,7 +232,7 @@ class Core:
             self._finish(streams, maps)
         finally:
             if self._owned:
-                self.cluster.stop()
+                self.cluster.stop(self._at_once)
             _open_cores.discard(self)
             self._over.set()
 

@@ -180,6 +180,8 @@ class Worker(object):
                     self._run(message)
                     return
                 self._run(message)
+            elif isinstance(message, protocol.Farewell):
+                return
             elif isinstance(message, protocol.DefineJob):
                 self._finder.new_job()
                 self._definitions[message.job] = message
@@ -190,6 +192,14 @@ class Worker(object):
                 self._task_seconds.pop(message.job, None)
                 self._finder.forget({each.info.get("code") for each in self._definitions.values()})
             message = None  # what was sent to us may be large
+
+    def let_go(self):
+        # type: () -> None
+        """Of the user's objects: a file in a global is flushed at the interpreter's end if only that global has it."""
+        self._functions.clear()
+        self._definitions.clear()
+        self._shared.clear()
+        self._attempt = None
 
     def _is_last(self, job):
         # type: (int) -> bool
@@ -473,3 +483,4 @@ def main():
         worker._inbox.put(message)
     _start_thread(worker.read, "minimalcluster-reader")
     worker.serve()
+    worker.let_go()

@@ -39,6 +39,8 @@ DRAIN_SECONDS = 5.0
 #: So often it is looked whether who shall answer is still there.
 ANSWER_SECONDS = 1.0
 STOP_SECONDS = 5.0
+#: Worker processes have 10 s for their exit handlers (agent.py), and a moment to be killed after that.
+LEAVE_SECONDS = 15.0
 FAREWELL_SECONDS = 2.0
 PRINTED_LINES_MAX = 10000
 #: Arguments of a chunk below this size are not worth the scheduler's while.
@@ -271,7 +273,7 @@ class Cluster(object):
 
     def join_local(self, slots=None):
         # type: (int | None) -> None
-        """Let this machine work; nothing happens when it does already. Raises StartError if it cannot, as far as is seen."""
+        """Let this machine work; nothing happens when it does already. Raises StartError if it clearly cannot."""
         boot.executable()
         self._ask(self._join_local, slots or cpu_count())
         if not STARTS_THREADS_AT_EXIT:
@@ -283,7 +285,7 @@ class Cluster(object):
         self._ask(self._drain_local)
         if not self._local_gone.wait(drain_seconds):
             self._ask(self._end_local)
-            self._local_gone.wait(STOP_SECONDS)
+            self._local_gone.wait(LEAVE_SECONDS)
 
     def share(self, value):
         # type: (object) -> Shared
@@ -316,32 +318,34 @@ class Cluster(object):
         """How far the jobs are, all of them or those with these numbers. Raises StateError if this is not running."""
         return self._ask(self._status, numbers)  # type: ignore[return-value]
 
-    def stop(self):
-        # type: () -> None
+    def stop(self, at_once=False):
+        # type: (bool) -> None
         """Tell the nodes, end the local processes, free the port. Idempotent; a fork's copy ends nothing.
+
+        at_once: worker processes are killed; else those with nothing to do end by themselves, with their exit handlers.
 
         Whoever calls it, and who calls it at the same time, returns after the end.
         """
         if self._thread is None or not self.is_ours():
             return
         if self.in_own_thread():  # a __del__ method runs here: it cannot wait for this thread
-            threading.Thread(target=self.stop, name="minimalcluster-stop").start()
+            threading.Thread(target=self.stop, args=(at_once,), name="minimalcluster-stop").start()
             return
         with self._ending:
             if not self._has_ended:
-                self._end()
+                self._end(at_once)
                 self._has_ended = True
 
-    def _end(self):
-        # type: () -> None
+    def _end(self, at_once):
+        # type: (bool) -> None
         self._stopped = True
         if self._thread.is_alive():  # type: ignore[union-attr]
             try:
-                self._ask(self._say_farewell)
+                self._ask(self._say_farewell, at_once)
             except errors.StateError:
                 pass  # it has failed meanwhile
             self._all_left.wait(FAREWELL_SECONDS)  # so that all have heard it, and their last lines have come
-            self._local_gone.wait(STOP_SECONDS)
+            self._local_gone.wait(LEAVE_SECONDS)
             self._loop.stop()
             self._thread.join(STOP_SECONDS)  # type: ignore[union-attr]
         self._disk.close(STOP_SECONDS)
@@ -802,15 +806,15 @@ class Cluster(object):
 
     # -- the rest ---------------------------------------------------------------------------------
 
-    def _say_farewell(self):
-        # type: () -> None
+    def _say_farewell(self, at_once):
+        # type: (bool) -> None
         if self._listener is not None:
             self._listener.close()
         for number, job in list(self._jobs.items()):
             self._tell_end(job, job.crashed, self._why_over())
             self._event(scheduler.JobCancelled(number))
         for session in list(self._sessions.values()) + list(self._proved):
-            session.send(protocol.Farewell({}))
+            session.send(protocol.Farewell({"at_once": True} if at_once else {}))
         self._notice_all_left()
 
     def _status(self, numbers):

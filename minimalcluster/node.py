@@ -44,6 +44,8 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
 LAST_LINES = 20
+#: What no later try changes; all else (no process, thread, descriptor or memory is left) may pass.
+_NEVER = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.EISDIR, errno.EPERM)
 LINE_CHARACTERS_MAX = 1000
 #: What the tasks of one worker process may print a second before lines are dropped (and counted).
 OUTPUT_BYTES_PER_SECOND = 256 << 10
@@ -186,35 +188,66 @@ class Node(object):
 
     def _start_child(self, effect):
         # type: (brain.StartChild) -> None
-        self.open()
+        try:
+            self.open()
+            self._watch_over()
+            process, family = self._new_process()
+            child = self._children[effect.slot] = _Child(effect.slot, process, family)
+            try:
+                self._accompany(child)
+            except threading.ThreadError:
+                del self._children[effect.slot]
+                _end_half_started(process)
+                raise
+        except (EnvironmentError, socket.error, threading.ThreadError, errors.StartError) as error:
+            self.tell(brain.ChildExited(effect.slot, _why_not_started(error)))
+        else:
+            self._tell_start(child)
+
+    def _watch_over(self):
+        # type: () -> None
+        """The guardian, unless there is one: all that is started from now on ends with us."""
+        if self._guardian is None:
+            self._guardian = guardian = orphans.start_guardian(self.id)
+            if guardian is not None:
+                try:
+                    _thread("guardian", self._wait_for_guardian, guardian)
+                except threading.ThreadError:
+                    self._wait_for_guardian(guardian)  # it forks and ends
+
+    def _wait_for_guardian(self, guardian):
+        # type: (subprocess.Popen) -> None
+        if guardian.wait() != 0:  # no process or memory was left for it: the next worker process brings another
+            self._loop.call(setattr, self, "_guardian", None)
+
+    def _new_process(self):
+        # type: () -> tuple
         self._started += 1
         family = orphans.Family(self.id, self._started)
-        try:
-            if self._guardian is None:
-                self._guardian = orphans.start_guardian(self.id)
-                if self._guardian is not None:
-                    _thread("guardian", self._guardian.wait)
-            process = subprocess.Popen(
-                boot.command("child", "main", boot.options()),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(child_environment(self._slots), **family.variable()),
-                close_fds=not (PY2 and WINDOWS),
-                bufsize=0,
-                **_OWN_SESSION
-            )
-        except (OSError, IOError, errors.StartError) as error:
-            info = {"exit": "cannot start %s: %s" % (sys.executable, error), "lines": []}
-            self.tell(brain.ChildExited(effect.slot, info))
-            return
+        process = subprocess.Popen(
+            boot.command("child", "main", boot.options()),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(child_environment(self._slots), **family.variable()),
+            close_fds=not (PY2 and WINDOWS),
+            bufsize=0,
+            **_OWN_SESSION
+        )
         family.has(process)
-        self._children[effect.slot] = child = _Child(effect.slot, process, family)
+        return process, family
+
+    def _accompany(self, child):
+        # type: (_Child) -> None
+        """Its threads. Raises ThreadError where there can be no more."""
         output = _thread("output", self._read_output, child)
         child.waiter = _thread("waiter", self._wait, child, output)
-        told = {"port": self._listener.port, "key": self._key, "slot": effect.slot, "path": boot.told_paths()}
+
+    def _tell_start(self, child):
+        # type: (_Child) -> None
+        told = {"port": self._listener.port, "key": self._key, "slot": child.slot, "path": boot.told_paths()}
         try:
-            process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
+            child.process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
         except (OSError, IOError):
             pass  # it has ended already; the waiter tells
 
@@ -236,7 +269,10 @@ class Node(object):
         # type: (_Child, threading.Thread) -> None
         code, peak = _wait_for(child.process)
         _kill_group(child.process.pid)
-        child.family.end()  # what its tasks had started and left behind, wherever it is now
+        try:
+            child.family.end()  # what its tasks had started and left behind, wherever it is now
+        except (EnvironmentError, threading.ThreadError) as error:  # no descriptor is left to look for it
+            log.warning("what worker process %d has left behind cannot be looked for: %s", child.process.pid, error)
         output.join(0.2)  # what was not found may hold the pipe open for ever
         self._loop.call(self._exited, child, code, peak)
 
@@ -249,11 +285,14 @@ class Node(object):
     def _look(self, children, known):
         # type: (list, list) -> None
         """Which of these worker processes have others below them; most jobs leave none, which one look shows."""
-        if set(orphans.marked(orphans.node_mark(self.id))) <= set(known):
-            return
-        for child in children:
-            if set(orphans.marked(child.family.mark)) - {child.process.pid}:
-                self._loop.call(self._left_behind, child)
+        try:
+            if set(orphans.marked(orphans.node_mark(self.id))) <= set(known):
+                return
+            for child in children:
+                if set(orphans.marked(child.family.mark)) - {child.process.pid}:
+                    self._loop.call(self._left_behind, child)
+        except EnvironmentError as error:  # no descriptor is left for it
+            log.warning("what tasks have left behind cannot be looked for: %s", error)
 
     def _left_behind(self, child):
         # type: (_Child) -> None
@@ -425,6 +464,22 @@ def _kill(process):
             process.kill()
     except (OSError, AttributeError):
         pass  # it is gone already
+
+
+def _why_not_started(error):
+    # type: (BaseException) -> dict
+    if isinstance(error, errors.StartError):
+        return {"exit": str(error), "lines": [], "shortage": False}
+    text = "cannot start %s: %s" % (sys.executable, error)
+    return {"exit": text, "lines": [], "shortage": getattr(error, "errno", None) not in _NEVER}
+
+
+def _end_half_started(process):
+    # type: (subprocess.Popen) -> None
+    """There is no thread that could watch it."""
+    _kill(process)
+    process.wait()
+    process.stdin.close()  # type: ignore[union-attr] # who reads its output closes that
 
 
 def _kill_group(pid):

@@ -297,6 +297,8 @@ class Child(object):
         if isinstance(message, protocol.Drop):
             self.got.discard(message.info["name"])
             return
+        if isinstance(message, protocol.Farewell):  # it ends with its node
+            return
         self.inbox.append(message)
         if self.grant is None:
             self.serve()

@@ -195,8 +195,16 @@ class LinkTest(AgentTest):
         node = self.node(2)
         node.grant(1)
         effects = node.master(p.Farewell({}))
-        self.assertEqual(effects, [a.KillChild(0), a.KillChild(1), a.Finished("the master shut down", None)])
+        leave = a.ToChild(1, p.Farewell({}))  # it has nothing to do: it may run its exit handlers
+        self.assertEqual(effects, [a.KillChild(0), leave, a.Finished("the master shut down", None)])
+        node.do(a.ChildExited(0, {"exit": "killed"}))
+        self.assertEqual(node.tick(a.LEAVE_SECONDS - 0.1), [])
+        self.assertEqual(node.tick(0.2), [a.KillChild(1)])
+        node.do(a.ChildExited(1, {"exit": "killed"}))
         self.assertEqual((node.tick(100.0), node.brain.deadline()), ([], None))
+        in_haste = self.node(2)
+        effects = in_haste.master(p.Farewell({"at_once": True}))
+        self.assertEqual(effects, [a.KillChild(0), a.KillChild(1), a.Finished("the master shut down", None)])
         refused = Node()
         refused.do(a.LinkUp())
         self.assertEqual(refused.master(p.Farewell({"refused": "2 and 3"}))[-1].refused, "2 and 3")
@@ -472,7 +480,7 @@ class DrainTest(AgentTest):
         effects = self.node().do(a.DrainAsked())
         self.assertEqual(said(effects), [p.Farewell({"draining": True}), p.Farewell({"left": True})])
         self.assertEqual(effects[-1], a.Finished("left", None))
-        self.assertIn(a.KillChild(0), effects)
+        self.assertIn(a.ToChild(0, p.Farewell({})), effects)
 
     def test_what_runs_ends_and_is_acknowledged_before_the_node_leaves(self):
         node = self.node()
@@ -703,7 +711,9 @@ class EveryEventInEveryStateTest(AgentTest):
             node = self.node()
             node.master(p.Farewell({}))
             effects = node.do(event)
-            if event != a.ChildSaid(0, p.Output({"lines": []})):  # what tasks last printed is passed on
+            if type(event) is a.ChildSaid and type(event.message) is p.Fetch:  # an exit handler imports something
+                self.assertEqual([(0, False)], [(each.slot, each.message.info["found"]) for each in effects])
+            elif event != a.ChildSaid(0, p.Output({"lines": []})):  # what tasks last printed is passed on
                 self.assertEqual(effects, [])
 
     def test_validate_finds_what_is_broken(self):

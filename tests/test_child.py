@@ -11,7 +11,7 @@ import sys
 import time
 import unittest
 
-from minimalcluster import boot, child, environment, node, protocol, values
+from minimalcluster import boot, child, environment, protocol, values
 from minimalcluster.compat import PY2, joined
 from tests import support
 

@@ -1,15 +1,18 @@
 """WorkerNode: joining, refusals, lost masters, dying worker processes."""
 from __future__ import absolute_import, division, print_function
 
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 
-from minimalcluster import MasterNode, WorkerNode, node, transport
+from minimalcluster import MasterNode, WorkerNode, agent, node, transport
 from minimalcluster.compat import cpu_count
 from minimalcluster.errors import HandshakeTimeout
 from minimalcluster.node import KEY_VARIABLE, THREAD_VARIABLES, child_environment, exit_in_words
@@ -99,6 +102,110 @@ class WorkerProcessTest(unittest.TestCase):
         self.assertEqual(exit_in_words(3), "exit code 3")
         self.assertEqual(exit_in_words(-signal.SIGTERM), "killed by signal 15 (SIGTERM)")
         self.assertEqual(exit_in_words(-200), "killed by signal 200")
+
+
+class ShortageTest(unittest.TestCase):
+    """What the system refuses once is tried again; what was half started is ended; running work goes on."""
+
+    def refuse(self, where, name, error, times):
+        """The next calls of this function in a master's thread raise the error."""
+        real, left = getattr(where, name), [times]
+
+        def refusing(*arguments, **named):
+            if left[0] and threading.current_thread().name == "minimalcluster-master":
+                left[0] -= 1
+                raise error
+            return real(*arguments, **named)
+
+        return support.patched(where, name, refusing), left
+
+    def check(self, where, name, error, times=3):
+        started = []
+        real = node._Child.__init__
+
+        def noted(child, slot, process, family):
+            started.append(process)
+            real(child, slot, process, family)
+
+        patch, left = self.refuse(where, name, error, times)
+        with support.patched(node._Child, "__init__", noted), patch:
+            with MasterNode("127.0.0.1", 0) as master:
+                master.start_master_server()
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                support.wait_until(lambda: not left[0], what="all refusals")
+        for process in started:
+            self.assertIsNotNone(process.poll(), "a half started process was left")
+
+    def test_row_61_no_thread_for_its_output(self):
+        self.check(node, "_thread", threading.ThreadError("can't start new thread"))
+
+    def test_row_61_no_process(self):
+        self.check(node.subprocess, "Popen", OSError(errno.EAGAIN, "Resource temporarily unavailable"))
+
+    def test_row_61_no_descriptor(self):
+        self.check(node.orphans, "start_guardian", OSError(errno.EMFILE, "Too many open files"))
+
+    def test_row_61_no_thread_for_its_end(self):
+        real = node._thread
+
+        def refusing(name, function, *arguments):
+            if name == "waiter" and not refused:
+                refused.append(name)
+                raise threading.ThreadError("can't start new thread")
+            return real(name, function, *arguments)
+
+        refused = []
+        with support.patched(node, "_thread", refusing):
+            with MasterNode("127.0.0.1", 0) as master:
+                master.start_master_server()
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+        self.assertEqual(["waiter"], refused)
+
+    def test_row_61_a_guardian_that_fails_is_followed_by_another(self):
+        loop = transport.Loop()
+        self.addCleanup(loop.close)
+        worker = node.Node(loop, 1, None, None, None)
+        code = "import sys; sys.exit(1)"
+        worker._guardian = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+        self.addCleanup(worker._guardian.stdin.close)
+        worker._wait_for_guardian(worker._guardian)
+        loop.cycle()
+        self.assertIsNone(worker._guardian)
+
+
+class LeavingTest(unittest.TestCase):
+    """Worker processes with nothing to do end as programs do, and what does not end is killed."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.path = os.path.join(self.folder, "notes")
+
+    def run_and_read(self, source, **named):
+        with MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            support.run(master, source % self.path, "f", [1, 2, 3], **named)
+        with open(self.path) as file:
+            return sorted(file.read().split())
+
+    def test_row_62_a_file_that_a_global_has_open_is_flushed(self):
+        source = "log = open(%r, 'a')\ndef f(x): log.write('%%d\\n' %% x)"
+        self.assertEqual(["1", "2", "3"], self.run_and_read(source))
+
+    def test_row_62_exit_handlers_run(self):
+        source = (
+            "import atexit, os\n"
+            "def end(): os.write(os.open(%r, os.O_CREAT | os.O_WRONLY | os.O_APPEND), b'end\\n')\n"
+            "def f(x):\n"
+            "    if not globals().get('once'): atexit.register(end)\n"
+            "    globals()['once'] = True"
+        )
+        self.assertIn("end", self.run_and_read(source))
+
+    def test_row_62_one_that_does_not_end_is_killed(self):
+        source = "import atexit, time\nwith open(%r, 'w') as file: file.write('begun')\ndef f(x): atexit.register(time.sleep, 1000)"
+        with support.patched(agent, "LEAVE_SECONDS", 0.2):
+            self.assertEqual(["begun"], self.run_and_read(source))
 
 
 class JoinTest(unittest.TestCase):
