@@ -18,7 +18,7 @@ import types
 import weakref
 
 from . import script
-from .compat import PICKLE_PROTOCOL, PY2, hexadecimal, pickle
+from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, hexadecimal, pickle
 from .imports import is_own_path
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -43,16 +43,34 @@ class Pickled(object):
         self.data, self.names_script, self.by_value = data, names_script, by_value
 
 
-def dump(cloudpickle, value, with_script=True, table=None):
-    # type: (types.ModuleType, object, bool, object) -> Pickled
+def plain(value, buffers=None):
+    # type: (object, list | None) -> bytes
+    """As pickle alone does it. buffers: takes large ones in as they are, where there is a protocol for that."""
+    if buffers is None:
+        return pickle.dumps(value, PICKLE_PROTOCOL)
+    del buffers[:]
+    return pickle.dumps(value, PICKLE_PROTOCOL_MAX, **_apart(buffers))
+
+
+def _apart(buffers):
+    # type: (list | None) -> dict
+    return {} if buffers is None or PICKLE_PROTOCOL_MAX < 5 else {"buffer_callback": buffers.append}
+
+
+def dump(cloudpickle, value, with_script=True, table=None, buffers=None):
+    # type: (types.ModuleType, object, bool, object, list | None) -> Pickled
     """with_script: the script's functions and classes go by their names. table: reducers by type, beside cloudpickle's.
+    buffers: as ``plain``'s.
 
     Raises what the pickling raises.
     """
     if PY2:  # py2
         return Pickled(cloudpickle.dumps(value, PICKLE_PROTOCOL), False, True)
     file = io.BytesIO()
-    pickler = _pickler(cloudpickle, table)(file, PICKLE_PROTOCOL)
+    protocol = PICKLE_PROTOCOL if buffers is None else PICKLE_PROTOCOL_MAX
+    if buffers is not None:
+        del buffers[:]
+    pickler = _pickler(cloudpickle, table)(file, protocol, **_apart(buffers))
     pickler.with_script = with_script
     pickler.dump(value)
     return Pickled(file.getvalue(), pickler.names_script, pickler.by_value)

@@ -4,7 +4,7 @@ import atexit
 import os
 import threading
 import weakref
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import errors, functions, leases, shares, sources, values
 from .call_journal import CallJournal
@@ -58,7 +58,7 @@ class Core:
         self._code, self._look_at = sources.loaded.current(), 0.0
         self._token = hexadecimal(os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
-        self.repeats = shares.Repeats(cluster.share)
+        self.repeats = shares.Repeats(cluster.share_unasked)
         _open_cores.add(self)
 
     def packed_call(
@@ -67,8 +67,23 @@ class Core:
         """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
         if terms.journal is not None:  # what has come before must not change what a call is known by
             return self.pack((function, tuple(args), dict(keywords)))
-        large = self.repeats.swapped
-        return self.pack((function, tuple(map(large, args)), {name: large(keywords[name]) for name in keywords}))
+        given = tuple(args)
+
+        def call(swapped: Sequence[Any]) -> object:
+            return function, tuple(swapped[: len(given)]), dict(zip(keywords, swapped[len(given) :]))
+
+        return self._packed([*given, *keywords.values()], call)
+
+    def packed_item(self, item: Any, star: bool) -> functions.Packed:
+        """The same for an item of a map; star: it is the tuple of its call's arguments."""
+        return self._packed(item if star else [item], tuple if star else (lambda given: given[0]))
+
+    def _packed(self, arguments: Sequence[Any], call: Callable[[List[Any]], object]) -> functions.Packed:
+        swapped, held = self.repeats.swapped(arguments)
+        packed = self.pack(call(swapped))
+        if len(packed.data) >= shares.LARGE_BYTES:
+            self.repeats.count(arguments, held, lambda value: len(self.pack(value).data))
+        return packed._replace(held=held) if held else packed
 
     def pack(self, value: object) -> functions.Packed:
         """As ``functions.pack``, for where its calls run."""
@@ -129,7 +144,7 @@ class Core:
                 kept = None if terms.journal is None else self._journal(terms.journal)
                 stream = self._streams[key] = Stream(self, packed.needs, terms, kept)
                 self.delivering.add(stream)
-            stream.add(waiting, packed.data, until, given)
+            stream.add(waiting, packed, until, given)
 
     def _journal(self, path: str) -> CallJournal:
         """One for all streams: two could not write the same file."""

@@ -28,7 +28,7 @@ import time
 from itertools import islice
 
 from . import boot, functions, protocol, shares, values
-from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, perf_counter
+from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, native, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder
 
@@ -162,6 +162,7 @@ class Worker(object):
             info, _ = self.fetch("share", name)
             if not info.get("found"):
                 raise StateError("the shared object %s cannot be had: %s" % (name, info.get("error", "it was dropped")))
+            functions.prepare(native(info.get("needs", "")))
             self._shared[name] = shares.load(info)
         return self._shared[name]
 

@@ -21,16 +21,16 @@ import sys
 import threading
 from collections import OrderedDict, deque, namedtuple
 
-from . import agent, boot, errors, protocol, scheduler, sources, values
+from . import agent, boot, errors, functions, protocol, scheduler, sources, values
 from .compat import (
     PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, forbid_patched_threads, hexadecimal, monotonic, native, text_type,
 )  # fmt: skip
-from .journal import SYNC_SECONDS
 from .disk import Disk
+from .journal import SYNC_SECONDS
 from .library import Library
 from .logs import log
 from .node import Node
-from .shares import Shared
+from .shares import Shared, Unasked
 from .status import ClusterStatus
 from .transport import Connection, Listener, Loop
 
@@ -291,7 +291,14 @@ class Cluster(object):
         # type: (object) -> Shared
         """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
         self.check_process()
-        return Shared(self._library.share(value), value, self._drop_shared)
+        buffers, needs = functions.pack_apart(value, self.runs_scripts)
+        return Shared(self._library.share(buffers, needs), value, self._drop_shared)
+
+    def share_unasked(self, value):
+        # type: (object) -> Unasked
+        """The same for what nobody can change, until nobody has the handle. Its name costs no digest."""
+        buffers, needs = functions.pack_apart(value, self.runs_scripts)
+        return Unasked(self._library.share(buffers, needs, hexadecimal(os.urandom(16))), value, self._drop_shared)
 
     def _drop_shared(self, name):
         # type: (str) -> None

@@ -30,7 +30,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set, Tuple, Type, Union
 
-from . import agent, calls, child, errors, protocol, scheduler, shares, values
+from . import agent, calls, child, errors, functions, protocol, scheduler, shares, values
 from .cluster import STOP_SECONDS, Cluster, _Session
 from .compat import PICKLE_PROTOCOL_MAX, monotonic, queue
 from .imports import ClusterFinder
@@ -788,6 +788,7 @@ class _EngineWorker(child.Worker):
             info, buffers = self.fetch("share bytes", name)
         if not info.get("found"):
             raise errors.StateError("the shared object %s cannot be had: it was dropped" % name)
+        functions.prepare(info.get("needs", ""))
         self._shared[name] = shares.rebuilt(buffers) if buffers else shares.load(info)
         return self._shared[name]
 

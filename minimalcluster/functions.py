@@ -14,7 +14,7 @@ import sys
 import types
 
 from . import by_value, environment, script, values
-from .compat import PICKLE_PROTOCOL, native, pickle, raise_from
+from .compat import native, pickle, raise_from
 from .errors import InitializerError, UsageError
 from .values import NOTHING, SAME_MINOR, SCRIPT, Packed
 
@@ -27,21 +27,34 @@ def pack(value, with_script=True):
 
     with_script=False: whoever loads it, an engine's worker process, may not run the script: by value, if that can be.
     """
+    return _pack(value, with_script, None)
+
+
+def pack_apart(value, with_script=True):
+    # type: (object, bool) -> tuple[list, str]
+    """(a pickle, then its large buffers as they are, where the newest protocol has them (5: Python 3.8); its needs)."""
+    buffers = []  # type: list
+    packed = _pack(value, with_script, buffers)
+    return [packed.data] + [buffer.raw() for buffer in buffers], packed.needs
+
+
+def _pack(value, with_script, buffers):
+    # type: (object, bool, list | None) -> Packed
     try:
-        data = pickle.dumps(value, PICKLE_PROTOCOL)
+        data = by_value.plain(value, buffers)
     except Exception as error:
         cloudpickle = _cloudpickle()
         if cloudpickle is None:
             hint = _HINT if _BY_VALUE.search(str(error)) else ""
-            raise _explained(error, value, lambda part: pickle.dumps(part, PICKLE_PROTOCOL), hint)
-        return _packed_by_value(cloudpickle, value, with_script)
+            raise _explained(error, value, by_value.plain, hint)
+        return _packed_by_value(cloudpickle, value, with_script, buffers)
     if not script.may_be_named_in(data):
         return Packed(data, NOTHING)
-    return _packed_of_main(value, data, with_script)
+    return _packed_of_main(value, data, with_script, buffers)
 
 
-def _packed_of_main(value, data, with_script):
-    # type: (object, bytes, bool) -> Packed
+def _packed_of_main(value, data, with_script, buffers):
+    # type: (object, bytes, bool, list | None) -> Packed
     """Of a value whose pickle looks as if it named something of ``__main__``."""
     found = script.findable()
     if not (with_script and found is not None and found.surely_defines(data)):
@@ -51,17 +64,17 @@ def _packed_of_main(value, data, with_script):
         there = found is not None and found.defines(names)
         cloudpickle = None if there and with_script else _cloudpickle()
         if cloudpickle is not None:
-            return _packed_by_value(cloudpickle, value, with_script)
+            return _packed_by_value(cloudpickle, value, with_script, buffers)
         if not there:
             raise UsageError(script.why_not(names))
     _know_what_comes_back()
     return Packed(data, SCRIPT)
 
 
-def _packed_by_value(cloudpickle, value, with_script):
-    # type: (types.ModuleType, object, bool) -> Packed
+def _packed_by_value(cloudpickle, value, with_script, buffers):
+    # type: (types.ModuleType, object, bool, list | None) -> Packed
     try:
-        made = by_value.dump(cloudpickle, value, with_script)
+        made = by_value.dump(cloudpickle, value, with_script, buffers=buffers)
     except Exception as error:
         raise _explained(error, value, lambda part: by_value.dump(cloudpickle, part, with_script), "")
     _know_what_comes_back()

@@ -34,27 +34,27 @@ class Library(object):
         self._thread = None  # type: threading.Thread | None
         self._names = threading.RLock()  # while a file is written or removed
         self._dropped = deque()  # type: deque # names whose files may go
-        self._shared = {}  # type: dict[str, tuple] # name -> (value, {protocol: info})
+        self._shared = {}  # type: dict[str, dict] # name -> {protocol: info}, the newest protocol first
         self._files = shares.Files()
 
     # -- from any thread --------------------------------------------------------------------------
 
-    def share(self, value):
-        # type: (object) -> str
-        """Keep an object for the nodes, under the name that is returned. Raises what its pickling raises.
+    def share(self, buffers, needs, name=None):
+        # type: (list, str, str | None) -> str
+        """Keep an object, pickled, for the nodes, under the name that is returned.
 
         The name tells the content, and which of its equals it is: the script's next run calls the same
         object by the same name, so that a journal knows its tasks again. (A set of texts has another each time.)
         """
         protocol_ = PICKLE_PROTOCOL_MAX
-        buffers = shares.dump(value, protocol_)
-        content = values.digest(buffers)[:NAME_LETTERS]
+        content = values.digest(buffers)[:NAME_LETTERS] if name is None else name
         with self._names:
             names = ("%s-%d" % (content, number) for number in itertools.count())
             name = next(name for name in names if not self.has(name))
-            self._shared[name] = (value, {})  # taken: garbage may be collected in here, whose ``__del__`` shares its equal
+            self._shared[name] = {}  # taken: garbage may be collected in here, whose ``__del__`` shares its equal
             try:
-                self._shared[name][1][protocol_] = self._files.keep("%s.%d" % (name, protocol_), buffers)
+                info = self._files.keep("%s.%d" % (name, protocol_), buffers)
+                self._shared[name][protocol_] = dict(info, needs=values.told(needs))
             except BaseException:
                 del self._shared[name]
                 raise
@@ -78,8 +78,7 @@ class Library(object):
             try:
                 while self._dropped:
                     name = self._dropped.popleft()
-                    _, infos = self._shared.pop(name, (None, {}))
-                    for protocol_ in infos:
+                    for protocol_ in self._shared.pop(name, {}):
                         self._files.discard("%s.%d" % (name, protocol_))
             finally:
                 self._names.release()
@@ -213,12 +212,14 @@ class Library(object):
         # type: (str, int, bool) -> tuple
         if name not in self._shared:
             return {"found": False}, []
-        value, infos = self._shared[name]
+        infos = self._shared[name]
         protocol_ = min(protocol_, PICKLE_PROTOCOL_MAX)
         if protocol_ not in infos:
-            infos[protocol_] = self._files.keep("%s.%d" % (name, protocol_), shares.dump(value, protocol_))
+            first = infos[PICKLE_PROTOCOL_MAX]
+            made = self._files.keep("%s.%d" % (name, protocol_), shares.in_older_protocol(first, protocol_))
+            infos[protocol_] = dict(made, needs=first["needs"])
         info = infos[protocol_]
-        return (info, []) if local else ({"found": True}, shares.read(info))
+        return (info, []) if local else ({"found": True, "needs": info["needs"]}, shares.read(info))
 
 
 def _told(name, loaded, local):

@@ -65,6 +65,7 @@ class MapJob(Job):
         self.total = 0
         self.taken = 0
         self._bytes = 0
+        self._held: List[Any] = []
         self._read_lock = threading.Lock()
         self._items_lock = threading.Lock()
         if not self.star and isinstance(iterables[0], range) and window is None:
@@ -73,7 +74,7 @@ class MapJob(Job):
             self.total, self.closed = len(given), True
         elif window is None and _are_here(iterables):
             given = list(self._source)
-            self._items = self._swapped(given)
+            self._items = list(given)
             self.total, self.closed = len(self._items), True
         self.function_name = getattr(function, "__name__", None) or type(function).__name__
         self.name = "map of %s" % self.function_name
@@ -129,7 +130,9 @@ class MapJob(Job):
 
     def _packed(self, item: object) -> functions.Packed:
         try:
-            return self._core.pack(item)
+            packed = self._core.packed_item(item, self.star)
+            self._held += packed.held
+            return packed
         except BaseException as error:  # its class's own code runs here, in the cluster's thread
             return functions.pack(_Unsendable(error))
 
@@ -201,20 +204,12 @@ class MapJob(Job):
         except Exception as error:
             self.input_error, ended = error, True
         finally:
-            items = self._swapped(items)
             self._bytes += sum(map(sys.getsizeof, items))
             with self._items_lock:
                 self._items += items
             self.total += len(items)
         if ended:  # else it stays as it is: another thread may have closed it meanwhile
             self.closed = True
-
-    def _swapped(self, items: List[Any]) -> List[Any]:
-        """Large arguments that repeat are shared objects from then on."""
-        if _NUMBERS.issuperset(map(type, items)):
-            return items
-        large = self._core.repeats.swapped
-        return [tuple(map(large, item)) for item in items] if self.star else list(map(large, items))
 
     def delivered(self, upto: int) -> None:
         """Arguments below ``upto`` are needed no more, whatever dies."""

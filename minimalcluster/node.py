@@ -362,7 +362,7 @@ class Node(object):
         info = effect.info
         try:
             if "path" not in info:
-                info = self._files.keep(effect.name, effect.payload)
+                info = dict(self._files.keep(effect.name, effect.payload), needs=info.get("needs", ""))
         except (OSError, IOError) as error:
             info = {"found": False, "error": "it cannot be kept on this node: %s" % error}
         self.tell(brain.Kept(effect.name, info))

@@ -1,30 +1,36 @@
 """Objects that many tasks use: sent once to each node, kept there in a file, mapped by its worker processes.
 
-A ``Shared`` handle pickles as its name. In a worker process the name becomes the object again: its
-buffers (NumPy's arrays, with pickle protocol 5) are read-only views of the file, the same memory in
+A ``Shared`` handle pickles as its name. In a worker process the name becomes the object again, as it was when it was
+shared: its buffers (NumPy's arrays, with pickle protocol 5) are read-only views of the file, the same memory in
 every process; the rest of it is unpickled once per process.
+
+Unasked only what nobody can change is shared, and only the very same object again: see ``Repeats``.
 """
 from __future__ import absolute_import, division, print_function
 
 import errno
-import hashlib
+import logging
 import mmap
 import os
+import sys
 import threading
 import weakref
-from collections import OrderedDict
 
-from .compat import PY2, pickle, text_type
+from .compat import PY2, SCALARS, pickle, text_type
 from .errors import StateError
 from .scratch import ENDING, PART_ENDING, Scratch
 
 #: A cache line; NumPy likes its data aligned.
 ALIGNMENT = 64
-#: An argument from this size on is looked at for repetition (joblib's max_nbytes); hashing it costs about 1 ms.
+#: An argument from this size on is looked at for repetition (joblib's max_nbytes).
 LARGE_BYTES = 1 << 20
-#: How much is shared unasked at most, and how many different large arguments are remembered.
+#: How much is shared unasked at most, at a time; and how large an object is kept for the case that it comes again.
 REPEATS_BYTES_MAX = 1 << 30
-REPEATS_REMEMBERED_MAX = 256
+KEPT_BYTES_MAX = 64 << 20
+#: After so many journeys of one large object its owner is told of ``share``.
+JOURNEYS_MAX = 8
+
+log = logging.getLogger("minimalcluster")
 
 #: Set by the worker process, and by an engine's tasks, which may run in the master's own process: name -> object.
 resolver = None  # type: object
@@ -83,14 +89,29 @@ def resolve(name):
     raise StateError("the shared object %s is not known here; was it dropped?" % name)
 
 
-def dump(value, protocol):
-    # type: (object, int) -> list
-    """One pickle, then its buffers out of band where the protocol has them (5: Python 3.8)."""
-    if protocol < 5:
-        return [pickle.dumps(value, min(protocol, pickle.HIGHEST_PROTOCOL))]
-    found = []  # type: list
-    data = pickle.dumps(value, 5, buffer_callback=found.append)  # novm
-    return [data] + [buffer.raw() for buffer in found]
+class Unasked(Shared):
+    """For an argument that came again: lives as long as the calls that have it. Each call gets what it may write to."""
+
+    def __del__(self):
+        # type: () -> None
+        self.drop()
+
+    def __reduce__(self):
+        # type: () -> tuple
+        return resolve_own, Shared.__reduce__(self)[1]
+
+
+def resolve_own(name):
+    # type: (str) -> object
+    """What an ``Unasked`` becomes: text and bytes as they are, an array as a copy of the call's own."""
+    value = resolve(name)
+    return value if isinstance(value, (bytes, text_type)) else value.copy("K")  # type: ignore[attr-defined]
+
+
+def in_older_protocol(info, protocol):
+    # type: (dict, int) -> list
+    """The buffers of a kept object for a Python that cannot read them: of what was shared, not of what it is now."""
+    return [pickle.dumps(load(info), protocol)]
 
 
 def load(info):
@@ -126,72 +147,119 @@ def _aligned(size):
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-class Repeats(object):
-    """Large arguments that come a second time: from then on they are shared, and travel once to each node.
+class _Seen(object):
+    """A large argument of calls that are under way; as long as it lives, no other object has this one's id."""
 
-    Equal is what has equal type, shape and bytes, so a changed array is another one. Shared
-    arrays arrive read-only, as ``share`` says.
+    journeys = 1
+
+    def __init__(self, value):
+        # type: (object) -> None
+        self._value = value
+
+    def get(self):
+        # type: () -> object
+        return self._value
+
+
+class Repeats(object):
+    """Large arguments that come again while calls with them are under way: then they are shared, unasked.
+
+    Only what nobody can change: bytes, text and read-only arrays of just these types; and by identity, not by content.
     """
 
     def __init__(self, share):
         # type: (object) -> None
-        self._share = share
-        self._lock = threading.Lock()
-        self._seen = OrderedDict()  # type: OrderedDict # key -> None, or the handle
-        self._bytes = 0
+        self._share = share  # value -> Unasked
+        self._lock = threading.RLock()  # garbage may be collected in here, whose ``__del__`` makes a call
+        self._known = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # id -> _Seen or Unasked
+        self._latest = None  # type: object
+        self._told = False
 
-    def swapped(self, value):
-        # type: (object) -> object
-        """The value, or a handle that stands for it."""
-        size = _size(value)
-        if size < LARGE_BYTES:
-            return value
-        try:
-            key = _content(value)
-        except (TypeError, ValueError, BufferError, NotImplementedError):
-            return value  # not one run of plain bytes
+    def swapped(self, arguments):
+        # type: (object) -> tuple
+        """(the arguments, handles in place of those that come again; what to keep until the call is over)."""
+        held, large = [], {}  # type: list, dict # by id: what comes twice in one call is one object there, too
+        for each in arguments:  # type: ignore[attr-defined]
+            if _is_large(each) and id(each) not in large:
+                large[id(each)] = self._swapped(each, held)
+        return [large.get(id(each), each) for each in arguments] if large else arguments, held  # type: ignore[attr-defined]
+
+    def _swapped(self, value, held):
+        # type: (object, list) -> object
         with self._lock:
-            if self._seen.get(key) is not None:
-                return self._seen[key]
-            if key in self._seen and self._bytes + size <= REPEATS_BYTES_MAX:
+            known = self._known.get(id(value))
+            if known is None:
+                known = _Seen(value)
+            elif isinstance(known, _Seen) and _size(value) + self._bytes() <= REPEATS_BYTES_MAX:
                 try:
-                    self._seen[key] = self._share(value)  # type: ignore[operator]
+                    known = self._share(value)  # type: ignore[operator]
                 except (OSError, IOError):
-                    return value  # no room on the disk: it travels as it is
-                self._bytes += size
-                return self._seen[key]
-            self._seen[key] = None
-            while len(self._seen) > REPEATS_REMEMBERED_MAX:
-                oldest = next(iter(self._seen))
-                if self._seen[oldest] is not None:
-                    break  # a task may still need it
-                del self._seen[oldest]
-        return value
+                    pass  # no room on the disk: it travels as it is
+            self._known[id(value)] = known
+            held.append(known)
+            self._latest = known if _size(value) <= KEPT_BYTES_MAX else None
+            return known if isinstance(known, Unasked) else value
+
+    def _bytes(self):
+        # type: () -> int
+        return sum(_size(known.get()) for known in list(self._known.values()) if isinstance(known, Unasked))
+
+    def count(self, arguments, held, packed_size):
+        # type: (object, list, object) -> None
+        """Say once that ``share`` exists if one of these, of a large call, goes on many journeys at a time.
+
+        packed_size: tells how many bytes an argument has as a pickle.
+        """
+        if self._told:
+            return
+        with self._lock:
+            for value in arguments:  # type: ignore[attr-defined]
+                if type(value) in SCALARS or callable(value):
+                    continue
+                known = self._known.setdefault(id(value), _Seen(value))
+                held.append(known)
+                known.journeys = getattr(known, "journeys", 0) + 1
+                if known.journeys > JOURNEYS_MAX and not self._told and isinstance(known, _Seen):
+                    self._tell(value, packed_size(value))  # type: ignore[operator]
+
+    def _tell(self, value, size):
+        # type: (object, int) -> None
+        if size >= LARGE_BYTES:
+            self._told = True
+            text = "the same %s of %.1f MB was sent %d times: with share(it) in its place it is sent once to each node"
+            log.warning(text, type(value).__name__, size / 1e6, JOURNEYS_MAX)
 
     def drop(self):
         # type: () -> None
-        """No task needs them any more."""
-        with self._lock:
-            for handle in self._seen.values():
-                if handle is not None:
-                    handle.drop()
-            self._seen.clear()
+        """No call needs them any more."""
+        self._latest = None
+
+
+def _is_large(value):
+    # type: (object) -> bool
+    """Large, and never another one later."""
+    kind = type(value)
+    if kind is bytes or kind is text_type:
+        return len(value) >= LARGE_BYTES  # type: ignore[arg-type]
+    return kind.__name__ == "ndarray" and _is_constant_array(value)
+
+
+def _is_constant_array(value):
+    # type: (object) -> bool
+    kind = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if kind is None or type(value) is not kind or _size(value) < LARGE_BYTES or value.dtype.hasobject:  # type: ignore[attr-defined]
+        return False
+    base = value  # a read-only view of what can be written changes, too
+    while type(base) is kind:
+        if base.flags.writeable:  # type: ignore[attr-defined]
+            return False
+        base = base.base  # type: ignore[attr-defined]
+    return base is None or type(base) is bytes
 
 
 def _size(value):
     # type: (object) -> int
-    if isinstance(value, (bytes, bytearray, text_type)):
-        return len(value)
-    size = getattr(value, "nbytes", 0)
-    return size if isinstance(size, int) else 0
-
-
-def _content(value):
-    # type: (object) -> tuple
-    data = value.encode("utf-8", "surrogatepass") if isinstance(value, text_type) else value
-    view = memoryview(data)  # type: ignore[arg-type]
-    digest = hashlib.sha256(view if view.ndim == 1 and view.itemsize == 1 else view.cast("B")).digest()  # novm
-    return type(value), str(getattr(value, "dtype", "")), getattr(value, "shape", None), digest
+    return len(value) if isinstance(value, (bytes, text_type)) else value.nbytes  # type: ignore[attr-defined]
 
 
 class Files(object):

@@ -13,7 +13,7 @@ from collections import namedtuple
 from concurrent.futures import CancelledError
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import errors
+from . import errors, values
 from .call_journal import CallJournal, StreamJournal
 from .compat import monotonic
 from .jobs import End, Failure, Job, Outcomes, Terms, seconds_until
@@ -32,6 +32,9 @@ Given = Tuple[Any, Any]
 Waiting = Any
 
 
+_NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values.NOTHING), ((), {}))
+
+
 class Stream(Job):
     """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
 
@@ -47,7 +50,7 @@ class Stream(Job):
         if kept is not None:
             self.journal: Optional[StreamJournal] = StreamJournal(kept, self._definition)  # type: ignore[assignment]
         self._deadlines: List[Tuple[float, int]] = []  # a heap
-        self._waiting: Dict[int, Tuple[Waiting, bytes, Given]] = {}
+        self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
@@ -55,17 +58,17 @@ class Stream(Job):
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
 
-    def add(self, waiting: Waiting, data: bytes, until: Optional[float], given: Given) -> None:
+    def add(self, waiting: Waiting, packed: values.Packed, until: Optional[float], given: Given) -> None:
         """Under the core's lock."""
         if self.journal is not None:
-            key = self.journal.key(data)
+            key = self.journal.key(packed.data)
             known = self.journal.kept.take(key)
             if known:
                 self._arrivals.put((_Known, waiting, given, known[0]))
                 return
             self.journal.keys[self.total] = key
         waiting.place = self, self.total
-        self._waiting[self.total] = waiting, data, given
+        self._waiting[self.total] = waiting, packed, given
         if until is not None:
             self._arrivals.put((_Until, until, self.total))
         self.total += 1
@@ -74,9 +77,9 @@ class Stream(Job):
     def encode(self, first: int, count: int) -> List[bytes]:
         buffers = [b"E"]
         for index in range(first, first + count):
-            waiting, data, _ = self._waiting.get(index, (None, b"", None))
+            waiting, packed, _ = self._waiting.get(index, _NOBODY)
             # Of one that was cancelled there is nothing to run.
-            buffers.append(data if waiting is not None and waiting.hand_out() else b"")
+            buffers.append(packed.data if waiting is not None and waiting.hand_out() else b"")
         return buffers
 
     def close(self) -> None:
@@ -155,7 +158,7 @@ class Stream(Job):
             index += 1
 
     def _resolve(self, index: int, outcome: object) -> None:
-        waiting, _, given = self._waiting.pop(index, (None, b"", None))
+        waiting, _, given = self._waiting.pop(index, _NOBODY)
         if waiting is not None:
             _tell(waiting, outcome, given)
 

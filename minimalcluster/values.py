@@ -34,8 +34,15 @@ NOTHING, SCRIPT, SAME_MINOR = "", "s", "v"
 #: Pickles by value (by_value.py), once it is known that the master runs the same minor version.
 by_value = None  # type: object
 
-#: data: a pickle. needs: of those letters, in their order.
-Packed = namedtuple("Packed", "data needs")
+
+class Packed(namedtuple("Packed", "data needs held")):
+    """data: a pickle. needs: of those letters, in their order. held: what must live as long as the pickle is used."""
+
+    __slots__ = ()
+
+    def __new__(cls, data, needs, held=()):
+        # type: (bytes, str, object) -> Packed
+        return super(Packed, cls).__new__(cls, data, needs, held)
 
 
 def dumps(value):

@@ -8,7 +8,7 @@ import types
 import unittest
 
 from minimalcluster import by_value, environment, functions, script, values
-from minimalcluster.compat import pickle
+from minimalcluster.compat import PICKLE_PROTOCOL, pickle
 from minimalcluster.errors import InitializerError, SourceError, TargetError, UsageError
 from tests import support
 
@@ -136,7 +136,7 @@ class Pack(WithoutCloudpickle):
 
     def test_texts_are_no_names(self):
         self.no_script()
-        pickled = pickle.dumps(sys.modules["__main__"].f, functions.PICKLE_PROTOCOL)
+        pickled = pickle.dumps(sys.modules["__main__"].f, PICKLE_PROTOCOL)
         for value in ("__main__", ["if __name__ == '__main__':", u"__main__"], b"c__main__\nf\n", pickled, {"__main__": 1}):
             self.assertEqual(functions.NOTHING, functions.pack(value).needs)
 
@@ -165,7 +165,9 @@ class FakeByValue(object):
     def __init__(self):
         self.sent, self.error = [], None
 
-    def dump(self, cloudpickle, value, with_script=True):
+    plain = staticmethod(by_value.plain)
+
+    def dump(self, cloudpickle, value, with_script=True, buffers=None):
         self.sent.append(value)
         if self.error is not None:
             raise self.error

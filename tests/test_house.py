@@ -53,7 +53,7 @@ ALLOWED = {
     "boot": "",
     "orphans": "boot",
     "node": "addresses boot logs protocol agent transport shares orphans",
-    "cluster": "boot logs disk protocol scheduler agent transport node library shares sources journal values status",
+    "cluster": "boot logs disk protocol scheduler agent transport node library shares sources journal values status functions",
     "master": "addresses protocol scheduler cluster contents environment functions values jobs progress status script",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
@@ -64,7 +64,7 @@ ALLOWED = {
     "maps": "futures calls contents functions values jobs shares status terminable",
     "executor": "addresses futures calls maps master cluster protocol functions jobs status script",
     "pool": "logs futures calls maps executor master cluster scheduler protocol functions values jobs status",
-    "engines": "logs calls cluster scheduler protocol agent node child values jobs shares imports",
+    "engines": "logs functions calls cluster scheduler protocol agent node child values jobs shares imports",
     "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares by_value",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }

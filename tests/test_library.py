@@ -9,7 +9,7 @@ import tempfile
 import threading
 import unittest
 
-from minimalcluster import library, sources
+from minimalcluster import library, sources, values
 from minimalcluster.compat import PY2
 from minimalcluster.library import Library
 from tests import support
@@ -30,11 +30,11 @@ class Collected(object):
 
     def __init__(self, shared):
         self.shared = shared
-        self.name = shared.share(b"collected")
+        self.name = shared.share([values.dumps(b"collected")], "")
         self.me = self  # a cycle
 
     def __del__(self):
-        self.shared.drop(self.shared.share(b"collected"))
+        self.shared.drop(self.shared.share([values.dumps(b"collected")], ""))
         self.shared.drop(self.name)
 
 
@@ -73,17 +73,17 @@ class LibraryTest(unittest.TestCase):
         return answers[0].info, [bytes(memoryview(each).tobytes()) for each in answers[0].payload]
 
     def test_what_is_dropped_in_the_middle_of_a_share_goes_behind_it(self):
-        first, keep = self.library.share(b"first"), self.library._files.keep
+        first, keep = self.library.share([values.dumps(b"first")], ""), self.library._files.keep
 
         def keep_and_drop(name, buffers):
             self.library._files.keep = keep  # the nested one is as ever
             self.library.drop(first)
-            inner.append(self.library.share(b"second"))
+            inner.append(self.library.share([values.dumps(b"second")], ""))
             return keep(name, buffers)
 
         inner = []
         with support.patched(self.library._files, "keep", keep_and_drop):
-            outer = support.Background(self.library.share, b"second").result()
+            outer = support.Background(self.library.share, [values.dumps(b"second")], "").result()
         self.assertFalse(self.library.has(first))
         self.assertEqual([True, True], [self.library.has(name) for name in inner + [outer]])
         self.assertNotEqual(inner, [outer])
@@ -94,7 +94,7 @@ class LibraryTest(unittest.TestCase):
             for number in range(300):
                 gc.set_threshold(1 + number % 40)
                 Collected(self.library)
-                self.library.drop(self.library.share(b"%d" % number))
+                self.library.drop(self.library.share([values.dumps(b"%d" % number)], ""))
 
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         support.Background(work).result()
@@ -168,7 +168,7 @@ class LibraryTest(unittest.TestCase):
         self.assertFalse(self.ask("resource", "5:json:decoder.py")[0]["found"])
 
     def test_shared_objects_by_path_here_and_by_value_elsewhere(self):
-        name = self.library.share(list(range(100)))
+        name = self.library.share([values.dumps(list(range(100)))], "")
         info, buffers = self.ask("share", name, local=True, pickle=2)
         self.assertTrue(os.path.exists(info["path"]))
         self.assertEqual(buffers, [])
@@ -179,14 +179,14 @@ class LibraryTest(unittest.TestCase):
         self.assertFalse(self.ask("share", name, pickle=2)[0]["found"])
 
     def test_a_shared_objects_name_is_its_content_and_its_place_among_equals(self):
-        names = [self.library.share(value) for value in ([1, 2], [1, 2], [1, 2, 3], [1, 2])]
+        names = [self.library.share([values.dumps(value)], "") for value in ([1, 2], [1, 2], [1, 2, 3], [1, 2])]
         self.assertEqual(len(set(names)), 4)
         again = Library(None)
         self.addCleanup(again.close)
-        self.assertEqual([again.share(value) for value in ([1, 2], [1, 2], [1, 2, 3], [1, 2])], names)
+        self.assertEqual([again.share([values.dumps(value)], "") for value in ([1, 2], [1, 2], [1, 2, 3], [1, 2])], names)
         self.library.drop(names[0])
         self.assertTrue(self.ask("share", names[1], pickle=2)[0]["found"])
-        self.assertEqual(self.library.share([1, 2]), names[0])
+        self.assertEqual(self.library.share([values.dumps([1, 2])], ""), names[0])
 
     def test_an_unknown_question(self):
         self.assertFalse(self.ask("nonsense", "n")[0]["found"])
