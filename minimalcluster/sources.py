@@ -29,6 +29,8 @@ _OURS = __name__.split(".")[0]
 #: A reload makes another object of this; 2.7 has no specs.
 _MARK = "__file__" if PY2 else "__spec__"  # py2
 
+_AUTORELOAD = "IPython.extensions.autoreload"
+
 #: Kinds of modules: Python text; a .pyc file alone; a folder without __init__.py; anything else (an extension).
 SOURCE, COMPILED, FOLDER, FOREIGN = "source", "compiled", "folder", "foreign"
 
@@ -221,6 +223,7 @@ class Sources(object):
         self._looked_at = {}  # type: dict[str, object] # every name in sys.modules -> the module it was
         self._last = None  # type: str | None # of those
         self._serial = itertools.count(1)
+        self._imports = {}  # type: dict[str, set[str]] # by the source's digest
         self._changed = 0  # the last reload that brought something else
         # No two masters have a number in common: a node that outlives one asks the next for its modules.
         self._code = Code(int(hexadecimal(os.urandom(6)), 16), {})
@@ -293,11 +296,13 @@ class Sources(object):
             if looked_at.get(name) is not module or told.get(_MARK) is not mark:
                 changed.add(name)
         order = {name: place for place, name in enumerate(list(self._begun))}
-        news = {}
+        news, changed_before = {}, self._changed
         for name in sorted(changed, key=lambda name: order.get(name, -1)):
             loaded = self._noticed(name, looked_at.get(name))
             if loaded is not None:
                 news[name] = loaded
+        if self._changed != changed_before and _AUTORELOAD in sys.modules:
+            news.update(self._above(set(news)))
         self._looked_at, self._last = looked_at, _last(looked_at)  # after all else: Ctrl-C may come before
         return news
 
@@ -318,6 +323,31 @@ class Sources(object):
             return None
         self._changed = loaded.serial
         return loaded
+
+    def _above(self, changed):
+        # type: (set) -> dict[str, Loaded]
+        """The modules that import these, to be run again too.
+
+        IPython's autoreload does not: it changes functions and classes that they have taken from the old ones.
+        """
+        news, last = {}, changed  # type: dict[str, Loaded], set
+        while last:
+            last = {name for name in self._imported if name not in changed and not last.isdisjoint(self._imports_of(name))}
+            for name in sorted(last.intersection(self._code.known)):
+                before = self._code.known[name]
+                news[name] = before._replace(loads=before.loads + 1, serial=next(self._serial))
+            changed = changed | last
+        return news
+
+    def _imports_of(self, name):
+        # type: (str) -> set[str]
+        found = self._code.known.get(name)
+        if found is None or found.module.kind != SOURCE:
+            return set()
+        if found.digest not in self._imports:
+            package = name if found.module.package else name.rpartition(".")[0]
+            self._imports[found.digest] = _imported_names(found.data, package)
+        return self._imports[found.digest]
 
     def _edited(self):
         # type: () -> dict[str, Loaded]

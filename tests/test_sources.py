@@ -187,6 +187,24 @@ class Jobs(ProjectTest):
         self.write("so_again.py", "x = 333\n")
         self.assertEqual("x = 22", self.now("so_again")[0])
 
+    def test_modules_above_a_reloaded_one_only_where_ipython_changes_what_they_have_from_it(self):
+        self.write("so_low.py", "x = 1\n")
+        self.write("so_middle.py", "def f():\n    from so_low import x\n")
+        self.write("so_high.py", "import so_middle\n")
+        self.write("so_aside.py", "x = 1\n")
+        names = ["so_low", "so_middle", "so_high", "so_aside"]
+        modules = [__import__(name) for name in reversed(names)]
+        found = []
+        for text, loaded in (("x = 22\n", {}), ("x = 333\n", {sources._AUTORELOAD: types.ModuleType("autoreload")})):
+            sources.loaded.current()
+            self.write("so_low.py", text)
+            with support.patched(sys, "modules", dict(sys.modules, **loaded)):
+                reload(modules[-1])
+                code = sources.loaded.current()
+            found.append([sources.loaded.of(code, name) for name in names])
+        self.assertEqual([[1, 0, 0, 0], [2, 1, 1, 0]], [[each.loads for each in row] for row in found])
+        self.assertEqual(sorted(each.serial for each in found[1][:3]), [each.serial for each in found[1][:3]])
+
     def test_a_reload_that_failed_has_changed_nothing(self):
         self.write("so_broken.py", "x = 1\n")
         module = __import__("so_broken")
