@@ -24,6 +24,8 @@ except OSError:  # it has been removed
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _HOMES = [os.path.dirname(os.path.abspath(each.__file__)) for each in (os, _socket) if hasattr(each, "__file__")]
 
+KEY_VARIABLE = "MINIMALCLUSTER_KEY"
+
 _CODE = """\
 def boot():
     import sys
@@ -82,6 +84,14 @@ def _literal(value):
     # type: (object) -> str
     """As source: ASCII, whatever the locale."""
     return repr(value) if PY2 else ascii(value)
+
+
+def variables():
+    # type: () -> dict
+    """The environment variables of any process that we start: ours, without the key, which is nobody else's."""
+    found = dict(os.environ)
+    found.pop(KEY_VARIABLE, None)
+    return found
 
 
 def options():

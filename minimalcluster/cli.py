@@ -198,7 +198,7 @@ def _as_json(value):
 def _key(arguments):
     # type: (argparse.Namespace) -> str
     """The key from the first source that is named; a named source that cannot be read is fatal."""
-    from .node import KEY_VARIABLE
+    from .boot import KEY_VARIABLE
 
     if arguments.key_file is not None:
         try:

@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import os
-import platform
 import random
 import signal
 import socket
@@ -37,7 +36,6 @@ from .logs import log
 from .shares import Files
 from .transport import Connection, Listener, Loop
 
-KEY_VARIABLE = "MINIMALCLUSTER_KEY"
 #: One thread each for BLAS and OpenMP in a worker process with a core to itself; the user's settings win.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
@@ -75,7 +73,8 @@ def describe():
         "hostname": native(socket.gethostname()),
         "pid": os.getpid(),
         "python": "%d.%d.%d" % sys.version_info[:3],
-        "platform": platform.system() or sys.platform,
+        # As platform.system(), which starts a process for it, with the key in its environment.
+        "platform": os.uname()[0] if hasattr(os, "uname") else "Windows" if WINDOWS else sys.platform,
     }
 
 
@@ -217,7 +216,7 @@ class Node(object):
 
     def _wait_for_guardian(self, guardian):
         # type: (subprocess.Popen) -> None
-        if guardian.wait() != 0:  # no process or memory was left for it: the next worker process brings another
+        if not orphans.seen_off(guardian):  # no process or memory was left: the next worker process brings another
             self._loop.call(setattr, self, "_guardian", None)
 
     def _new_process(self):
@@ -419,8 +418,7 @@ class Node(object):
 def child_environment(slots):
     # type: (int) -> dict
     """A worker process's environment variables: ours, without the key, with thread caps."""
-    variables = dict(os.environ)
-    variables.pop(KEY_VARIABLE, None)
+    variables = boot.variables()
     for name in THREAD_VARIABLES:
         variables.setdefault(name, str(max(1, cpu_count() // slots)))
     return variables

@@ -22,6 +22,7 @@ import time
 
 from . import boot
 from .compat import PY2, WINDOWS, hexadecimal, native
+from .logs import log
 
 VARIABLE = "MINIMALCLUSTER_PROCESS"
 _VARIABLE = VARIABLE.encode("ascii") + b"="
@@ -116,7 +117,7 @@ def _marked_of_ps(wanted):
     # type: (bytes) -> list
     """macOS and BSD; untested."""
     try:
-        process = subprocess.Popen(["/bin/ps", "-axww", "-E", "-o", "pid=,command="], stdout=subprocess.PIPE)
+        process = subprocess.Popen(["/bin/ps", "-axww", "-E", "-o", "pid=,command="], stdout=subprocess.PIPE, env=boot.variables())
     except (OSError, IOError):
         return []
     lines = process.communicate()[0].splitlines()
@@ -131,16 +132,28 @@ def start_guardian(node_id):
     # type: (bytes) -> subprocess.Popen | None
     """Ends what this process's node has started when this process ends or closes the guardian's standard input.
 
-    What is returned ends at once, and wants to be waited for: the guardian is its child, and so becomes nobody's.
+    What is returned ends at once, and wants to be seen off: the guardian is its child, and so becomes nobody's.
     """
     if WINDOWS:
         return None  # the job objects' handles close with the process
     with open(os.devnull, "r+b") as nothing:
         return subprocess.Popen(
             boot.command("orphans", "guard", ["-S"], node_mark(node_id), str(os.getpid())),
-            stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, close_fds=True, cwd="/",
+            stdin=subprocess.PIPE, stdout=nothing, stderr=subprocess.PIPE, close_fds=True, cwd="/", env=boot.variables(),
             **({"preexec_fn": os.setsid} if PY2 else {"start_new_session": True})  # py2
         )  # fmt: skip
+
+
+def seen_off(process):
+    # type: (subprocess.Popen) -> bool
+    """Wait for what ``start_guardian`` has returned; False, and a line in the log, if the guardian could not start."""
+    with process.stderr as pipe:  # type: ignore[union-attr] # the guardian itself has closed its end when it has begun
+        words = native(pipe.read()).strip()
+    code = process.wait()
+    if code:
+        text = "if this process is killed, what its tasks have started stays: its guardian could not start: %s"
+        log.warning(text, words.splitlines()[-1] if words else "exit code %d" % code)
+    return not code
 
 
 def guard():
@@ -149,6 +162,7 @@ def guard():
     mark, node = sys.argv[1:]
     if os.fork():
         os._exit(0)
+    os.dup2(1, 2)  # whoever waits for our last words has heard that there are none
     began = _began(node)
     if began is None and looks_are_cheap():  # it was quicker
         sweep(mark)

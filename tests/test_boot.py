@@ -148,7 +148,7 @@ class Places(unittest.TestCase):
         try:
             process = orphans.start_guardian(os.urandom(16))
             self.addCleanup(process.stdin.close)
-            self.assertEqual(0, process.wait())  # it has forked: it is up
+            self.assertTrue(orphans.seen_off(process))  # it has forked: it is up
         finally:
             os.environ.pop("PYTHONPATH")
             os.environ.update({"PYTHONPATH": before[0]} if before[0] else {})

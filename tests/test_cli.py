@@ -9,7 +9,7 @@ import unittest
 
 import minimalcluster
 from minimalcluster import MasterNode, cli, journal
-from minimalcluster.node import KEY_VARIABLE
+from minimalcluster.boot import KEY_VARIABLE
 from tests import commands, support
 
 KEY = "mck-" + "0123456789abcdef" * 4

@@ -51,7 +51,7 @@ ALLOWED = {
     "library": "protocol shares imports sources values",
     "child": "boot protocol functions environment values shares imports",
     "boot": "",
-    "orphans": "boot",
+    "orphans": "boot logs",
     "node": "addresses boot logs protocol agent transport shares orphans",
     "cluster": "boot logs disk protocol scheduler agent transport node library shares sources journal values status functions",
     "master": "addresses protocol scheduler cluster contents environment functions values jobs progress status script",

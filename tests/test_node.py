@@ -15,7 +15,8 @@ import unittest
 from minimalcluster import MasterNode, WorkerNode, agent, node, transport
 from minimalcluster.compat import cpu_count
 from minimalcluster.errors import HandshakeTimeout
-from minimalcluster.node import KEY_VARIABLE, THREAD_VARIABLES, child_environment, exit_in_words
+from minimalcluster.boot import KEY_VARIABLE
+from minimalcluster.node import THREAD_VARIABLES, child_environment, exit_in_words
 from tests import support
 
 DOUBLE = "f = lambda x: x * 2"

@@ -3,10 +3,11 @@ from __future__ import absolute_import, division, print_function
 
 import os
 import signal
+import sys
 import threading
 import unittest
 
-from minimalcluster import MasterNode, node, orphans
+from minimalcluster import MasterNode, boot, node, orphans
 from tests import support
 
 CODE = "import time; time.sleep(1000)"
@@ -162,6 +163,53 @@ class LitterTest(unittest.TestCase):
             os.kill(driver.pid, signal.SIGTERM)
             driver.wait()
             self.assert_gone()
+
+
+@unittest.skipIf(os.name == "nt", "job objects stand in for it")
+class GuardianTest(unittest.TestCase):
+    def start(self, **variables):
+        before = dict(os.environ)
+        os.environ.update(variables)
+        try:
+            process = orphans.start_guardian(self.node_id)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        self.addCleanup(process.stdin.close)
+        return process
+
+    def setUp(self):
+        self.node_id = os.urandom(16)
+
+    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "this system has no /proc to find processes in")
+    def test_row_78_it_has_no_key(self):
+        process = self.start(**{boot.KEY_VARIABLE: "secret"})
+        with support.Log() as log:
+            self.assertTrue(orphans.seen_off(process))
+        mark = orphans.node_mark(self.node_id)
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in command(pid)]
+        self.assertEqual(1, len(found))
+        self.assertNotIn("secret", support.read("/proc/%d/environ" % found[0]))
+        self.assertEqual([], log.messages)
+
+    def test_row_78_one_that_cannot_start_is_no_secret(self):
+        real = boot.command
+        for code, words in (("raise OSError('no memory')", "no memory"), ("import os; os._exit(3)", "exit code 3")):
+            with support.patched(boot, "command", lambda *arguments: [sys.executable, "-c", code]):  # noqa: B023
+                process = self.start()
+            with support.Log() as log:
+                self.assertFalse(orphans.seen_off(process))
+                support.wait_until(lambda: log.having(words), what="a word of it")  # noqa: B023
+            self.assertTrue(log.having("what its tasks have started stays"))
+        self.assertIs(real, boot.command)
+
+    def test_row_78_it_starts_beside_a_backport_that_is_no_match_for_python(self):
+        folder = support.directory_for(self)
+        support.write(os.path.join(folder, "enum.py"), "class Enum(object):\n    pass\n")
+        support.write(os.path.join(folder, "socket.py"), "raise ImportError('an old one')\n")
+        with support.Log() as log:
+            self.assertTrue(orphans.seen_off(self.start(PYTHONPATH=folder)))
+        self.assertEqual([], log.messages)
 
 
 class MarkTest(unittest.TestCase):
