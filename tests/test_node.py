@@ -167,7 +167,7 @@ class ShortageTest(unittest.TestCase):
         self.addCleanup(loop.close)
         worker = node.Node(loop, 1, None, None, None)
         code = "import sys; sys.exit(1)"
-        worker._guardian = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+        worker._guardian = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(worker._guardian.stdin.close)
         worker._wait_for_guardian(worker._guardian)
         loop.cycle()
