@@ -109,6 +109,17 @@ class _Held(object):
         self.end = grant.first + grant.count
         self.slot = None  # type: _Slot | None
 
+    def fits(self, message):
+        # type: (tuple) -> bool
+        """Outcomes come in order, and none for other tasks."""
+        first = message.first  # type: ignore[attr-defined]
+        if isinstance(message, protocol.Released):
+            return self.next <= first <= self.end
+        if isinstance(message, protocol.Unfit):
+            return first == self.next
+        count = message.count if isinstance(message, protocol.Done) else 1
+        return first == self.next and first + count <= self.end
+
 
 class Agent(Storied):
     """See the module's text. ``about`` is what the node tells of itself when it joins (plain data)."""
@@ -420,6 +431,9 @@ class Agent(Storied):
         if isinstance(message, protocol.Begun):
             if not revoked:
                 self._limit(slot, True)
+            return
+        if not held.fits(message):
+            self._do(KillChild(slot.number))  # it tells of other tasks than it has: nothing it says can be taken
             return
         ended = False
         if isinstance(message, (protocol.Done, protocol.Failed)):

@@ -27,7 +27,7 @@ import threading
 import time
 from itertools import islice
 
-from . import boot, functions, protocol, shares, values
+from . import boot, checks, functions, protocol, shares, values
 from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, native, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder
@@ -103,6 +103,7 @@ class Worker(object):
                 if not data:
                     break
                 for message in self._channel.feed(data):
+                    checks.check(message, checks.MASTER)
                     if isinstance(message, protocol.Revoke):
                         self._give_back(message.attempt)
                     elif isinstance(message, protocol.Fetched):

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections import OrderedDict, deque, namedtuple
 
-from . import agent, boot, errors, functions, protocol, scheduler, sources, values
+from . import agent, boot, checks, errors, functions, protocol, scheduler, sources, values
 from .compat import (
     PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, forbid_patched_threads, hexadecimal, monotonic, native,
     text_type,
@@ -58,10 +58,10 @@ WorkerInfo = namedtuple(
 
 _EVENTS = {
     protocol.Done: lambda node, session, m: scheduler.TasksDone(
-        node, session, m.attempt, m.first, m.count, m.elapsed_ns / 1e9, m.payload
+        node, session, m.attempt, m.first, m.count, max(0, m.elapsed_ns) / 1e9, m.payload
     ),
     protocol.Failed: lambda node, session, m: scheduler.TaskFailed(
-        node, session, m.attempt, m.first, m.elapsed_ns / 1e9, m.info, m.payload
+        node, session, m.attempt, m.first, max(0, m.elapsed_ns) / 1e9, m.info, m.payload
     ),
     protocol.Released: lambda node, session, m: scheduler.AttemptReleased(node, session, m.attempt, m.first),
     protocol.Died: lambda node, session, m: scheduler.AttemptDied(node, session, m.attempt, m.first, m.info),
@@ -541,12 +541,12 @@ class Cluster(object):
             if left:
                 session.close(None)  # type: ignore[operator]
         else:
-            session.close(errors.ProtocolError("%s from a node" % kind.__name__))  # type: ignore[operator]
+            session.close(errors.ProtocolError("a second %s" % kind.__name__))  # type: ignore[operator]
 
     def _heard_of_starting(self, session, info):
         # type: (_Session, dict) -> None
         said = info.get("starting", 0), info.get("trouble", "")
-        if said == session.starting or not isinstance(said[0], int) or not isinstance(said[1], (str, text_type)):
+        if said == session.starting:
             return
         session.starting = said
         self._event(scheduler.NodeStarting(session.node, session.number, said[0], native(said[1])))
@@ -562,13 +562,7 @@ class Cluster(object):
             log.warning("node %s is refused: %s", info.get("hostname"), text)
             session.send(protocol.Farewell({"refused": text}))  # type: ignore[operator]
             return
-        try:
-            node, slots = native(info["id"]), int(info["slots"])
-            held = [int(attempt) for attempt in info["held"]]
-            shared = [str(name) for name in info.get("shared", ())]
-        except (KeyError, TypeError, ValueError) as error:
-            session.close(errors.ProtocolError("a malformed Join: %s" % error))  # type: ignore[operator]
-            return
+        node, slots, held = native(info["id"]), info["slots"], info["held"]
         session.info = info
         if held and self._park_until is not None:
             self._parked[session] = info
@@ -586,7 +580,7 @@ class Cluster(object):
             older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
         log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
         session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
-        for name in shared:
+        for name in info.get("shared", ()):
             if not self._library.has(name):  # dropped while the node was away, or a former master's
                 session.send(protocol.Drop({"name": name}))  # type: ignore[operator]
 
@@ -729,7 +723,10 @@ class Cluster(object):
         if session.node is not None:
             self._event(scheduler.NodeHeard(session.node, session.number))  # a part of a message is a sign of life, too
         for message in messages:
+            checks.check(message, checks.NODE)
             self._said(session, message)
+            if not connection.is_open:
+                return
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None

@@ -43,6 +43,12 @@ class Piece(object):
         # type: () -> bool
         return self.queue is not None
 
+    def is_of_another(self, attempt, node):
+        # type: (int, Node) -> bool
+        """Another node holds that attempt: what this one says of it is not so."""
+        lease = self.leases.get(attempt)
+        return lease is not None and lease.node is not node
+
     def enqueue(self):
         # type: () -> None
         """To be handed out next."""

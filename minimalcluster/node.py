@@ -27,7 +27,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from . import agent as brain, boot, errors, orphans, protocol
+from . import agent as brain, boot, checks, errors, orphans, protocol
 from .addresses import checked_host, dial, in_words, resolve
 from .compat import (
     PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, forbid_patched_threads, hexadecimal, integer_types, monotonic, native,
@@ -320,6 +320,7 @@ class Node(object):
     def received(self, connection, messages):
         # type: (Connection, list) -> None
         for message in messages:
+            checks.check(message, checks.CHILD)
             self.tell(brain.ChildSaid(connection.about.slot, message))  # type: ignore[attr-defined]
 
     def closed(self, connection, error):
@@ -669,6 +670,7 @@ class _Member(object):
         # type: (Connection, list) -> None
         self._node.tell(brain.MasterHeard())
         for message in messages:
+            checks.check(message, checks.MASTER)
             self._ending = self._ending or isinstance(message, protocol.Farewell)
             self._node.tell(brain.MasterSaid(message))
 

@@ -335,7 +335,7 @@ class Scheduler(Storied):
                 self._lose(node.leases[attempt])
         for attempt in sorted(held):
             piece = self._attempts.get(attempt)
-            if piece is None:
+            if piece is None or piece.is_of_another(attempt, node):
                 self._do(Revoke(node.id, attempt, True))
                 continue
             if attempt not in node.leases:
@@ -466,7 +466,7 @@ class Scheduler(Storied):
         # type: (Node, TasksDone | TaskFailed) -> Piece | None
         """The piece this result belongs to; None for a fenced attempt."""
         piece = self._attempts.get(event.attempt)
-        if piece is None:
+        if piece is None or piece.is_of_another(event.attempt, node):
             return None
         lease = node.leases.get(event.attempt)
         if lease is not None:

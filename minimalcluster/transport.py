@@ -382,6 +382,11 @@ class Connection(object):
 
     # -- out --------------------------------------------------------------------------------------
 
+    @property
+    def is_open(self):
+        # type: () -> bool
+        return self._open
+
     def send(self, message):
         # type: (tuple) -> None
         if self._open and self._channel is not None:

@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster import agent, cluster, journal, policy, scheduler
+from minimalcluster import agent, checks, cluster, journal, policy, scheduler
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.
@@ -113,6 +113,9 @@ MUTANTS = [
     ("a result is acknowledged before it is on the disk", _C, "_answer", "if not dirty:", "if True:"),
     ("what waits for the disk is acknowledged meanwhile", _C, "_answer", "if self._syncing is None:", "if True:"),
     ("what came while the disk wrote is taken for written", _C, "_synced", "delivered, self._syncing = self._syncing, None", "delivered, self._syncing = [(each, each.report) for each in self._sessions.values()], None"),
+    ("a field of an odd message is not looked at", checks, "_check_info", "if not rule.holds(info[name]):", "if False:"),
+    ("the numbers of an odd message are not looked at", checks, "check", "if not least <= message[at] <= most:", "if False:"),
+    ("results that are none are taken", checks, "_has_results", "if len(payload) != ", "if False and len(payload) != "),
     ("a full journal is not written to the disk", _J, "sync", "os.fsync(self._file.fileno())", "pass"),
     ("grants are not in the journal", _J, "grant", "self._append(GRANT, ", "(GRANT, "),
     ("failures are not in the journal", _J, "failed", "self._append(FAILED, ", "(FAILED, "),

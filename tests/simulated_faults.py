@@ -26,7 +26,7 @@ LATE_CONDITIONS = ("hang", "fetch", "twins")
 LATEST_CONDITIONS = ("thin_link",)
 #: What makes the cluster run a task again. A reset does not: the node is back in time, with what it holds.
 LOSSES = frozenset(STRIKES) - {"reset", "slow_child", "drain", "cancel", "stale_replay"} | {
-    "bit_flip", "slow_link", "thin_link", "cancel_task", "master_power_cut", "disk_full"
+    "bit_flip", "slow_link", "thin_link", "cancel_task", "master_power_cut", "disk_full", "odd"
 }  # fmt: skip
 #: Faults that cost nothing: with these alone every task runs once.
 HARMLESS = tuple(name for name in STRIKES if name not in LOSSES)

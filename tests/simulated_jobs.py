@@ -139,4 +139,4 @@ class Job(object):
     def values(self, first, count):
         # type: (int, int) -> list
         values = struct.pack(">%dq" % count, *[index * 7 + self.number for index in range(first, first + count)])
-        return [values] + self.padding(first, count)
+        return [b"P", b"".join([values] + self.padding(first, count))]

@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import struct
 from collections import OrderedDict, deque
 
-from minimalcluster import cluster, errors, protocol, scheduler
+from minimalcluster import checks, cluster, errors, protocol, scheduler
 from minimalcluster.compat import native
 from tests.simulated_wire import Timer
 
@@ -152,18 +152,25 @@ class Master(object):
         except errors.ProtocolError:
             if "bit_flip" not in self.world.conditions:
                 raise
-            self.close(session)
+            self.close(session, scheduler.NodeLeft)
             return
         for message in messages:
             if link.master_open:
+                try:
+                    checks.check(message, checks.NODE)
+                except errors.ProtocolError as error:
+                    self.world.expected_odd(message, error)
+                    self.close(session, scheduler.NodeLeft)
+                    return
+                self.world.is_not_odd(message)
                 self.said(session, message)
 
-    def close(self, session):
-        # type: (Session) -> None
+    def close(self, session, event=scheduler.NodeDisconnected):
+        # type: (Session, object) -> None
         if session.link.master_open:
             session.link.close_master()
             if session.node is not None:
-                self.event(scheduler.NodeDisconnected(session.node, session.number))
+                self.event(event(session.node, session.number))  # type: ignore[operator]
                 if self.sessions.get(session.node) is session:
                     del self.sessions[session.node]
 
@@ -223,11 +230,11 @@ class Master(object):
 
     def joined(self, session, info):
         # type: (Session, dict) -> None
-        older = self.sessions.get(info["id"])
+        older = self.sessions.get(int(info["id"]))
         if older is not None and older.number > session.number:
             self.close(session)
             return
-        session.node = info["id"]
+        session.node = int(info["id"])
         self.sessions[session.node] = session
         name = native("%s/%s" % (info["hostname"], info["pid"]))
         self.event(scheduler.NodeJoined(session.node, session.number, info["slots"], name, info["held"]))
@@ -244,7 +251,7 @@ class Master(object):
             if not link.dirty:
                 link.dirty = True
                 self.links.append(link)
-            link.master_channel.send(message)
+            link.master_channel.send(self.world.maybe_odd(message))
 
     def check_durable(self, session, report):
         # type: (Session, int) -> None
@@ -359,9 +366,9 @@ class Master(object):
         job = self.live_job(effect.job)
         if job.journal is not None:
             job.journal.done(effect.first, effect.count, effect.payload)
-        if [len(buffer) for buffer in effect.payload] != job.sizes(effect.first, effect.count):
+        if [len(buffer) for buffer in effect.payload] != [1, sum(job.sizes(effect.first, effect.count))]:
             self.world.fail("the results of %r have other sizes than they had" % (effect[:4],))
-        data = effect.payload[0].tobytes()
+        data = effect.payload[1].tobytes()[: 8 * effect.count]
         values = struct.unpack(">%dq" % (len(data) // 8), data)[effect.skip : effect.count]
         if len(values) != effect.count - effect.skip or not values:
             self.world.fail("%d values for %r" % (len(values), effect[:4]))

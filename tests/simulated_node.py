@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import struct
 from collections import deque
 
-from minimalcluster import agent, errors, protocol
+from minimalcluster import agent, checks, errors, protocol
 from minimalcluster.compat import native
 from tests.simulated_wire import Link, Timer
 
@@ -19,7 +19,7 @@ class Node(object):
         # type: (World, int, int) -> None
         self.world, self.number, self.slots = world, number, slots
         name = 1 if "twins" in world.late_conditions else number
-        about = {"id": number, "hostname": "n%d" % name, "pid": name}
+        about = {"id": "%d" % number, "hostname": "n%d" % name, "pid": name}
         self.agent = agent.Agent(slots, about)
         self.children = {}  # type: dict # slot -> Child
         self.files = set()  # type: set # names of the shared objects it keeps
@@ -126,7 +126,14 @@ class Node(object):
             self.closed()
             return
         for message in messages:
-            if self.alive:
+            if self.alive and self.link is link:
+                try:
+                    checks.check(message, checks.MASTER)
+                except errors.ProtocolError as error:
+                    self.world.expected_odd(message, error)
+                    self.closed()
+                    return
+                self.world.is_not_odd(message)
                 if type(message) is protocol.Joined:
                     self.joined, self.joined_at = True, self.world.now
                 self.event(agent.MasterSaid(message))
@@ -142,7 +149,7 @@ class Node(object):
     def to_master(self, effect):
         # type: (agent.ToMaster) -> None
         if self.link is not None:
-            self.link.node_channel.send(effect.message)
+            self.link.node_channel.send(self.world.maybe_odd(effect.message))
 
     def warn(self, effect):
         # type: (agent.Warn) -> None
@@ -234,6 +241,7 @@ class Child(object):
         # type: (Node, int) -> None
         self.node, self.slot, self.world = node, slot, node.world
         self.alive, self.slow = True, 1.0
+        self.odd = False  # it has said what cannot be; nothing more is heard of it
         self.inbox = deque()  # type: deque
         self.definitions = set()  # type: set
         self.revoked = set()  # type: set
@@ -252,6 +260,17 @@ class Child(object):
 
     def send(self, message):
         # type: (tuple) -> None
+        if self.odd:
+            return
+        message = self.world.maybe_odd(message)
+        try:
+            checks.check(message, checks.CHILD)
+        except errors.ProtocolError as error:
+            self.world.expected_odd(message, error)
+            self.odd = True
+            self.world.at(self.world.now, self.die, "killed by its node")
+            return
+        self.world.is_not_odd(message)
         self.node.tell(agent.ChildSaid(self.slot, message))
 
     def die(self, how):
@@ -266,7 +285,7 @@ class Child(object):
                 at += self.seconds(index)
                 index += 1
             self.ran(self.first, index + 1)
-            running = [self.job.number, index]
+            running = None if self.odd else [self.job.number, index]  # else its node does not know how far it was
             if self.job.timeout is not None and self.world.now >= self.part_at + 0.99 * self.job.timeout:
                 self.job.raised[index] += 1  # that was a try
         info = {"exit": how, "lines": [], "death": self.world.next_number(), "running": running}

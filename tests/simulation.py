@@ -38,7 +38,7 @@ from collections import deque, namedtuple
 from random import Random
 
 from minimalcluster import cluster, errors, jobs, journal, protocol, scheduler
-from tests import simulated_disk
+from tests import odd_messages, simulated_disk
 from tests.simulated_faults import (
     ADOPTED, CONDITIONS, COPIES, HARMLESS, KILLS, LATE_CONDITIONS, LATE_STRIKES, LATEST_STRIKES, LOSSES, STRIKES, Faults,
 )
@@ -157,6 +157,8 @@ class World(Faults):
         self.disk_until = 0.0  # it is busy
         self.disk_random = apart
         self.draw_thinness(Random(self.seed * 8 + 4).random)
+        self.odd_random = Random(self.seed * 8 + 3).random
+        self.odd_rate = 0.02 * self.odd_random() ** 2 if self.odd_random() < 0.15 else 0.0
 
     def draw_thinness(self, apart):
         # type: (object) -> None
@@ -197,6 +199,28 @@ class World(Faults):
             seconds += 15 * self.disk_random() ** 2
         self.disk_until = max(self.disk_until, self.now + seconds)
         return seconds
+
+    def maybe_odd(self, message):
+        # type: (tuple) -> tuple
+        """What a member says that has the key, and may be out of its mind."""
+        if not self.odd_rate or self.calm_at is not None or self.odd_random() >= self.odd_rate:
+            return message
+        changes = odd_messages.ODD.get(type(message))
+        if not changes:
+            return message
+        self.count("odd")
+        return odd_messages.made_odd(message, changes[int(self.odd_random() * len(changes))])
+
+    def expected_odd(self, message, error):
+        # type: (tuple, Exception) -> None
+        self.note("odd", type(message).__name__)
+        if not odd_messages.looks_odd(message):
+            self.fail("a good message is refused: %s" % error)
+
+    def is_not_odd(self, message):
+        # type: (tuple) -> None
+        if self.odd_rate and odd_messages.looks_odd(message):
+            self.fail("an odd message is taken: %r" % (message,))
 
     def next_number(self):
         # type: () -> int
@@ -266,7 +290,7 @@ class World(Faults):
         # type: (Job, Known) -> None
         """A journal knows nothing that its user was not told."""
         for index, (buffers, offset) in known.done.items():
-            data = b"".join(buffer.tobytes() for buffer in buffers)
+            data = buffers[1].tobytes()
             if struct.unpack(">q", data[8 * offset : 8 * offset + 8])[0] != job.value(index):
                 self.fail("the journal has a wrong value for task %d of job %d" % (index, job.number))
             self.told_so(job, index, "value")

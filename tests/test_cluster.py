@@ -8,12 +8,12 @@ import threading
 import time
 import unittest
 
-from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, leases, protocol, scheduler
+from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, leases, protocol, scheduler, values
 from minimalcluster.cluster import Cluster
-from minimalcluster.errors import InternalError
+from minimalcluster.errors import InternalError, RemoteError
 from minimalcluster.jobs import End, Job, Outcomes
 from minimalcluster.node import Node
-from tests import support
+from tests import odd_messages, support
 from tests.support import mistake
 
 IDENTITY = "f = lambda x: x"
@@ -183,8 +183,6 @@ class NodeMessagesTest(unittest.TestCase):
         node = self.node().join()
         job = self.execute([1, 2])
         support.wait_until(lambda: self.master.status().jobs and self.master.status().jobs[0].running)
-        for odd in ({"starting": "1"}, {"starting": 1, "trouble": 5}):
-            node.send(protocol.Heartbeat(odd))
         node.send(protocol.Heartbeat({"held": [], "starting": 1, "trouble": u"no room"}))
         support.wait_until(lambda: "no room" in self.master.status().jobs[0].why, what="the reason in status()")
         self.assertIn("worker processes cannot start", str(self.master.status()))
@@ -198,10 +196,38 @@ class NodeMessagesTest(unittest.TestCase):
         support.wait_until(lambda: self.log.having("Heartbeat before Join"))
 
     def test_malformed_join(self):
-        for changes in ({"id": None}, {"slots": "many"}, {"held": 5}, {"held": ["x"]}, {"shared": 5}):
-            self.closed(self.node().join(**changes))
-        support.wait_until(lambda: len(self.log.having("malformed Join")) == 5)
+        for name, value in odd_messages.ODD[protocol.Join] + [("id", None), ("slots", None)]:
+            self.closed(self.node().join(**{name: value}))
+            support.wait_until(lambda: self.log.having("a malformed Join: "))
         self.assertEqual(self.master.list_workers(), [])
+
+    def test_row_59_an_odd_message_costs_its_connection_and_no_more(self):
+        good, job = self.node().join(), self.execute(range(100, 140), chunksize=1)
+        good.receive(protocol.Joined)
+        for kind, about in (
+            (protocol.Done, (0, 1, [b"P", b"no pickle"])), (protocol.Failed, (0, {}, [])), (protocol.Died, ({},)), (protocol.Unfit, ({},)),
+        ):  # fmt: skip
+            for change in odd_messages.ODD[kind]:
+                odd = self.node().join()
+                grant = odd.receive(protocol.Grant)
+                message = kind(1, grant.attempt, grant.first, *about) if kind is not protocol.Done else kind(1, grant.attempt, grant.first, 1, 0, about[2])  # fmt: skip
+                odd.send(odd_messages.made_odd(message, change))
+                self.closed(odd)
+        # What they had is done by the other.
+        number = 0
+        while not job.done():
+            message = good.receive((protocol.Grant, protocol.ForgetJob))
+            if isinstance(message, protocol.Grant):
+                number += 1
+                good.send(done(message, [message.first], number))
+        self.assertEqual(dict((100 + index, index) for index in range(40)), job.result())
+
+    def test_an_odd_answer_is_that_tasks_error(self):
+        node, job = self.node().join(), self.execute([10, 20, 30], chunksize=1, on_error="return")
+        for number, payload in enumerate(([b"P", b"no pickle"], [b"P", values.dumps([])], [b"E", b"no pickle"]), 1):
+            grant = node.receive(protocol.Grant)
+            node.send(protocol.Done(number, grant.attempt, grant.first, 1, 0, payload))
+        self.assertEqual([RemoteError] * 3, [type(each) for each in job.result().values()])
 
     def test_message_of_a_master(self):
         node = self.node().join()

@@ -26,6 +26,7 @@ ALLOWED = {
     "logs": "",
     "disk": "logs",
     "protocol": "",
+    "checks": "protocol",
     "leases": "",
     "policy": "leases",
     "status": "leases",
@@ -49,11 +50,11 @@ ALLOWED = {
     "imports": "",
     "sources": "environment imports",
     "library": "protocol shares imports sources values",
-    "child": "boot protocol functions environment values shares imports",
+    "child": "checks boot protocol functions environment values shares imports",
     "boot": "",
     "orphans": "boot logs",
-    "node": "addresses boot logs protocol agent transport shares orphans",
-    "cluster": "boot logs disk protocol scheduler agent transport node library shares sources journal values status functions",
+    "node": "checks addresses boot logs protocol agent transport shares orphans",
+    "cluster": "checks boot logs disk protocol scheduler agent transport node library shares sources journal values status functions",
     "master": "addresses protocol scheduler cluster contents environment functions values jobs progress status script",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
@@ -69,7 +70,7 @@ ALLOWED = {
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
-PURE = ("protocol", "leases", "policy", "status", "stories", "scheduler", "agent")
+PURE = ("protocol", "checks", "leases", "policy", "status", "stories", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
 PICKLERS = ("compat", "by_value", "script", "values", "functions", "shares", "journal")
