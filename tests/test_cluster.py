@@ -344,7 +344,7 @@ class ClusterTest(unittest.TestCase):
 
     def test_each_job_has_a_number_of_its_own_whatever_thread_submits_it(self):
         with support.switching_often(), support.patched(self.cluster._loop, "call", lambda *event: None):
-            threads = [support.Background(lambda: [self.cluster.submit(None) for _ in range(2000)]) for _ in range(4)]
+            threads = [support.Background(lambda: [self.cluster.submit(_Fake()) for _ in range(2000)]) for _ in range(4)]
             numbers = [number for thread in threads for number in thread.result()]
         self.assertEqual(8000, len(set(numbers)))
 
