@@ -14,6 +14,7 @@ below, so dropping it closes it: what was submitted is finished, then the worker
 """
 
 import asyncio
+import logging
 import os
 import weakref
 from concurrent.futures import Executor
@@ -60,6 +61,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+log = logging.getLogger("minimalcluster")
+
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
@@ -101,6 +104,11 @@ class ClusterExecutor(Executor):
         script.starts_a_cluster()
         runs_scripts = engine is None and (master is None or master._running().runs_scripts)
         packed = None if initializer is None else functions.pack((initializer, tuple(initargs)), runs_scripts)
+        if packed is not None and functions.SAME_MINOR in packed.needs and functions.globals_set(initializer):
+            log.warning(
+                "the initializer sets the global variables %s, and travels by value: functions that travel so have globals "
+                "of their own and do not see that; put it and them into a module", functions.globals_set(initializer)
+            )  # fmt: skip
         self.authkey: object
         host = addresses.checked_host(host, "host", everywhere=True)
         if master is not None:

@@ -156,6 +156,18 @@ def _cloudpickle():
     return cloudpickle
 
 
+def globals_set(function):
+    # type: (object) -> list[str]
+    """Names of the global variables that it sets by ``global``."""
+    import dis
+
+    code = getattr(function, "__code__", None)
+    if code is None or not hasattr(dis, "get_instructions"):
+        return []
+    found = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}  # novm
+    return sorted(found)
+
+
 def requirements(needs, with_script=True):
     # type: (str, bool) -> tuple[dict[str, object], list[bytes]]
     """What a definition must say and bring for pickles with these needs; the script of the user's comes anyway."""

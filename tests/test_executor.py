@@ -647,6 +647,12 @@ class Main(unittest.TestCase):
             process.wait()
             self.assertEqual("all well\n", process.output())
 
+    @unittest.skipUnless(PYTHON_3 and _has_cloudpickle(), "cloudpickle is not installed here")
+    def test_an_initializer_by_value_says_what_it_cannot_do(self):
+        text = "import logging\nlogging.basicConfig()\n" + _MAIN.replace("    READY.append(what)", "    global READY\n    READY = [what]")
+        text %= {"lambdas": "", "guard": "True", "steady": []}
+        self.assertIn("sets the global variables ['READY'], and travels by value", self.run_script(text))
+
     def test_an_executor_inside_of_a_task(self):
         with ClusterExecutor(1) as executor:
             self.assertEqual([1, 2], executor.submit(nested, [-1, -2]).result(SECONDS))
