@@ -88,6 +88,7 @@ class _Session(object):
         self.durable = 0  # the last one that may be acknowledged: what it brought is where it shall be
         self.answered = 0  # the last one acknowledged
         self.under_way = lambda: ([], 0)  # type: object # what is being sent, and how much of a message has come
+        self.busy = ((), 0)  # type: tuple # the same, as the scheduler has been told
         self.starting = (0, "")  # how many worker processes are not there, said its last heartbeat, and why
 
     @property
@@ -495,6 +496,10 @@ class Cluster(object):
         self._beat_at = now + BEAT_SECONDS
         for session in itertools.chain(self._sessions.values(), self._parked):
             session.send(protocol.Acknowledge(session.answered))  # type: ignore[attr-defined]
+            busy = _busy(*session.under_way())  # type: ignore[attr-defined]
+            if busy != session.busy and session.node is not None:  # type: ignore[attr-defined]
+                session.busy = busy  # type: ignore[attr-defined]
+                self._event(scheduler.LinkBusy(session.node, session.number, *busy))  # type: ignore[attr-defined]
 
     def _dirty_journals(self):
         # type: () -> list
@@ -849,6 +854,17 @@ def _sync(journals, then, argument):
             journal.sync()
     finally:
         then(argument)  # type: ignore[operator]
+
+
+def _busy(sending, received):
+    # type: (list, int) -> tuple
+    """What is on its way, as the scheduler knows it."""
+    told = []
+    for message, sent, size in sending:
+        kind = type(message)
+        name = "attempt" if kind is protocol.Grant else "job" if kind is protocol.DefineJob else ""
+        told.append((name, getattr(message, name, 0), sent, size))
+    return tuple(told), received
 
 
 def _worker(node, session):

@@ -7,6 +7,8 @@ from __future__ import absolute_import, division, print_function
 import binascii
 import errno
 import os
+import select
+import signal
 import socket
 import sys
 import threading
@@ -77,6 +79,7 @@ __all__ = [
     "TAKEN", "WINDOWS", "Mailbox", "as_bytes", "as_text", "cpu_count", "forbid_patched_threads", "hexadecimal",
     "in_main_thread", "integer_types", "joined", "lock_file", "monotonic", "native", "ordered_dict", "perf_counter",
     "pickle", "queue", "raise_from", "range_type", "socketpair", "standard_library", "text_type", "unlock_file",
+    "write_quietly",
 ]  # fmt: skip
 
 
@@ -167,6 +170,28 @@ def joined(buffers):
     if PY2:  # py2
         return b"".join([each.tobytes() if isinstance(each, memoryview) else bytes(each) for each in buffers])  # type: ignore[attr-defined]
     return b"".join(buffers)  # type: ignore[arg-type]
+
+
+def write_quietly(file, data):
+    # type: (object, bytes) -> None
+    """Write to a pipe whose reader may be gone. Raises OSError then, and no SIGPIPE, which a program may let end it."""
+    write = file.write  # type: ignore[attr-defined]
+    if WINDOWS:
+        write(data)
+    elif PY2:  # py2: no masks there; who looks first meets a reader that ends in this very moment only
+        poll = select.poll()
+        poll.register(file, select.POLLOUT)  # type: ignore[arg-type]
+        if any(mask & select.POLLERR for _, mask in poll.poll(0)):
+            raise IOError(errno.EPIPE, os.strerror(errno.EPIPE))
+        write(data)
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])  # novm
+        try:
+            write(data)
+        finally:
+            if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():  # novm
+                signal.sigwait([signal.SIGPIPE])  # novm
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # novm
 
 
 def raise_from(error, cause):

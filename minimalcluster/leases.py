@@ -99,8 +99,8 @@ class Speed(object):
 
 class Node(object):
     __slots__ = (
-        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "reserved",
-        "session", "slots", "speeds", "starting", "tasks_done", "trouble",
+        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "name", "received",
+        "reserved", "sending", "session", "slots", "speeds", "starting", "tasks_done", "trouble",
     )  # fmt: skip
 
     def __init__(self, node_id, session, slots, name, now):
@@ -113,6 +113,7 @@ class Node(object):
         self.reserved = None  # type: Piece | None # an apart one: nothing else is handed out here
         self.jobs = set()  # type: set # defined there in this session
         self.speeds = {}  # type: dict # job id -> Speed
+        self.sending, self.received = (), 0  # type: tuple, int # large messages on their way, as LinkBusy has them
         self.starting, self.trouble = 0, ""  # its worker processes that are not there yet, and why not
         self.tasks_done = 0
         self.busy_seconds = 0.0

@@ -31,6 +31,7 @@ from . import agent as brain, boot, checks, errors, orphans, protocol
 from .addresses import checked_host, dial, in_words, resolve
 from .compat import (
     PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, forbid_patched_threads, hexadecimal, integer_types, monotonic, native,
+    write_quietly,
 )  # fmt: skip
 from .logs import log
 from .shares import Files
@@ -246,7 +247,7 @@ class Node(object):
         # type: (_Child) -> None
         told = {"port": self._listener.port, "key": self._key, "slot": child.slot, "path": boot.told_paths()}
         try:
-            child.process.stdin.write(json.dumps(told).encode("ascii") + b"\n")  # type: ignore[union-attr]
+            write_quietly(child.process.stdin, json.dumps(told).encode("ascii") + b"\n")
         except (OSError, IOError):
             pass  # it has ended already; the waiter tells
 

@@ -61,6 +61,7 @@ TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
 NodeStarting = namedtuple("NodeStarting", "node session starting trouble")
+LinkBusy = namedtuple("LinkBusy", "node session sending received")  # for people: what is on its way
 NodeDraining = namedtuple("NodeDraining", "node session")
 NodeDisconnected = namedtuple("NodeDisconnected", "node session")
 NodeLeft = namedtuple("NodeLeft", "node session")
@@ -117,6 +118,7 @@ class Scheduler(Storied):
         self._session_handlers = {
             NodeHeard: self._node_heard,
             NodeStarting: self._node_starting,
+            LinkBusy: self._link_busy,
             NodeDraining: self._node_draining,
             NodeDisconnected: self._node_disconnected,
             NodeLeft: self._node_left,
@@ -314,7 +316,7 @@ class Scheduler(Storied):
             node.session, node.slots, node.name = event.session, event.slots, event.name
             node.heard_at, node.gone_at = self._now, None
             node.connected, node.draining = True, False
-            node.starting, node.trouble = 0, ""
+            node.starting, node.trouble, node.sending, node.received = 0, "", (), 0
         self._tell("node", node.id, "joined", event.session)
         self._count_slots()
         self._reconcile(node, event.held)
@@ -359,6 +361,11 @@ class Scheduler(Storied):
     def _node_starting(self, node, event):
         # type: (Node, NodeStarting) -> None
         node.starting, node.trouble = event.starting, event.trouble
+
+    def _link_busy(self, node, event):
+        # type: (Node, LinkBusy) -> None
+        """sending: ("attempt" or "job" and its number, or "" and 0; bytes sent; bytes in all) of each large message."""
+        node.sending, node.received = event.sending, event.received
 
     def _node_draining(self, node, event):
         # type: (Node, NodeDraining) -> None

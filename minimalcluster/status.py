@@ -5,6 +5,7 @@
     no node can take its tasks        none is connected, all are leaving, none can run them
     a former master's nodes           may come back with what they run
     who has its tasks is in trouble   silent, cannot start worker processes, is starting them
+    a slow link                       what its tasks need, or a result, is on its way
     it was killed for its memory      perhaps; now it waits for a node of its own
     others have all worker processes
     its tasks run                     for long
@@ -21,7 +22,7 @@ SILENT_SECONDS = 6.0
 NAMES_MAX = 5
 
 #: Kinds of waiting.
-NODES, FORMER, SILENT, STARTING = "nodes", "former", "silent", "starting"
+NODES, FORMER, SILENT, STARTING, LINK = "nodes", "former", "silent", "starting", "link"
 APART, BUSY, RUNNING, IDLE = "apart", "busy", "running", "idle"
 
 #: kind: one of those above. text: for people. since: the moment it began.
@@ -78,7 +79,7 @@ def wait_of(job, nodes, now, lost_seconds):
     found = None
     if job.paused:  # whoever paused it knows why
         return None
-    for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_apart, _for_busy, _for_running):
+    for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_link, _for_apart, _for_busy, _for_running):
         found = found or look(job, nodes, now, lost_seconds)
     return found
 
@@ -133,6 +134,38 @@ def _for_starting(job, nodes, now, lost_seconds):
     else:
         text = "worker processes are still starting on %s" % _listed([node.name for node in having])
     return Wait(STARTING, text, job.moved_at)
+
+
+def _for_link(job, nodes, now, lost_seconds):
+    # type: (leases.Job, list, float, float) -> Wait | None
+    """Large arguments, results, definitions and shared objects: bytes move, and so far that is all that does."""
+    said, count = [], 0
+    for node in nodes:
+        tasks = _tasks_on(job, node)
+        moving = [each for each in node.sending if tasks and _concerns(each, job, node)]
+        if moving:
+            sent, size = sum(each[2] for each in moving), sum(each[3] for each in moving)
+            said.append("%s of %s sent to node %s" % (_in_megabytes(sent), _in_megabytes(size), node.name))
+        elif tasks and node.received:
+            said.append("%s of a result have come from node %s" % (_in_megabytes(node.received), node.name))
+        count += tasks if moving or node.received else 0
+    if not said:
+        return None
+    return Wait(LINK, "%d tasks wait for what is on its way: %s" % (count, _listed(said)), job.moved_at)
+
+
+def _concerns(moving, job, node):
+    # type: (tuple, leases.Job, leases.Node) -> bool
+    """A shared object or a module is for whoever works there."""
+    kind, number = moving[:2]
+    if kind == "attempt":
+        return number in node.leases and node.leases[number].piece.job is job
+    return kind == "" or number == job.id
+
+
+def _in_megabytes(size):
+    # type: (int) -> str
+    return "%.1f MB" % (size / 1e6)
 
 
 def _for_apart(job, nodes, now, lost_seconds):

@@ -14,13 +14,14 @@ import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster import agent, checks, cluster, journal, policy, scheduler
+from minimalcluster import agent, checks, cluster, journal, policy, protocol, scheduler
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.
 SEEDS_MAX = 2000
 
 _S, _A, _C, _J = scheduler.Scheduler, agent.Agent, cluster.Cluster, journal.Journal
+_W, _W2 = protocol._Outgoing, protocol.Channel
 
 #: (what is wrong, class or module, function, text, its replacement)
 MUTANTS = [
@@ -95,6 +96,16 @@ MUTANTS = [
     ("draining ends with the connection", _A, "_link_down", "self._finish_if_drained()", "self._draining and self._finish('left', None)"),
     ("heartbeats stop", _A, "_keep_in_touch", "self._do(ToMaster(protocol.Heartbeat", "(ToMaster(protocol.Heartbeat"),
     ("a silent master is waited for without end", _A, "_keep_in_touch", "self._heard_at + MASTER_LOST_SECONDS", "self._heard_at + 1e9"),
+    ("a part of a message is no sign of life for a node", _A, "_master_heard", "self._heard_at = self._now", "pass"),
+    ("neither bytes nor beats are a sign of life for the master", _S, "handle", "node.heard_at = now", "node.heard_at = node.heard_at if type(event) is NodeHeard else now"),
+    ("the master does not beat", _C, "_beat", "session.send(protocol.Acknowledge(session.answered))", "pass"),
+    ("the master beats too late", _C, "_beat", "now + BEAT_SECONDS", "now + 6 * BEAT_SECONDS"),
+    ("a part of a job passes the job's definition", protocol, "order", '[("attempt", attempt), ("part of", job)], [("job", job)]', '[("attempt", attempt), ("part of", job)], []'),
+    ("the end of a job passes what is left of it", protocol, "order", '[("job", job), ("part of", job)]', "[]"),
+    ("a small report passes a large one", protocol, "order", 'return ["report"], ["report"]', "return [], []"),
+    ("what is dropped passes what brings it", protocol, "order", "kind in (Joined, Drop)", "False"),
+    ("a large message's last piece is taken for all of it", _W, "take", "self.number if whole else self.number + LAST", "self.number"),
+    ("what waits is forgotten when its first piece has gone", _W2, "pull", "if outgoing.sent == outgoing.size:", "if outgoing.sent:"),
     ("a process that died leaves its slot empty", _A, "_child_exited", "= EMPTY, None", "= STARTING, None"),
     ("the next master does not hear what an attempt gave back", _A, "_on_acknowledge", "if not isinstance(report, protocol.Released) or", "if True or"),
     ("a task may take as long as it likes", _A, "_limit", "self._now + self._limit_of(slot)", "self._now + 1e9"),

@@ -16,10 +16,15 @@ class Session(object):
         self.report = self.durable = self.answered = 0
         self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
         self.draining = False
+        self.busy = ((), 0)
 
     def send(self, message):
         # type: (tuple) -> None
         self.master.send(self, message)
+
+    def under_way(self):
+        # type: () -> tuple
+        return self.link.master_channel.sending(), self.link.master_channel.receiving
 
 
 class SlowDisk(object):
@@ -263,6 +268,10 @@ class Master(object):
                     self.world.fail("job %d: results are acknowledged before they are on the disk" % job.number)
                 job.durable = max(job.durable, position)
         session.outcomes = [each for each in session.outcomes if each[0] > report]
+
+    def _event(self, event):
+        # type: (tuple) -> None
+        self.event(event)
 
     def event(self, event):
         # type: (tuple) -> None

@@ -428,6 +428,136 @@ class Frames(Refused):
         self.refused(errors.ProtocolError, untagged.feed, protocol.head(2, 0))
 
 
+LARGE = [b"x" * 10, bytearray(b"y" * 3 * protocol.PIECE_BYTES), b"", b"z"]
+
+
+def grant(attempt, job=7, payload=(b"",)):
+    return protocol.Grant(attempt, job, 0, 1, 0, list(payload))
+
+
+class Pieces(Refused):
+    """Large messages, and what passes them."""
+
+    def wire(self, channel, pulls=10**6):
+        """What so many pulls give, as one stream."""
+        data = b""
+        for _ in range(pulls):
+            more = joined(channel.pull())
+            if not more:
+                break
+            data += more
+        return data
+
+    def arrived(self, messages):
+        """As they come out of the other end when all were sent before anything could be written."""
+        ours, theirs = channels()
+        for message in messages:
+            ours.send(message)
+        got = [plain(message) for message in theirs.feed(self.wire(ours))]
+        self.assertEqual([], ours.sending())
+        self.assertEqual(0, theirs.receiving)
+        return got
+
+    def test_row_51_it_arrives_as_it_was(self):
+        sizes = [0, 1, protocol.PIECE_BYTES - 1, protocol.PIECE_BYTES, protocol.PIECE_BYTES + 1, 5 * protocol.PIECE_BYTES]
+        for size in sizes:
+            message = grant(1, payload=[os.urandom(size), b"", os.urandom(size // 2)])
+            self.assertEqual([message], self.arrived([message]))
+
+    def test_row_51_in_reads_of_any_size_with_others_between_its_pieces(self):
+        for size in (1000, 65536, 1 << 20):
+            ours, theirs = channels()
+            ours.send(grant(1, payload=LARGE))
+            data, small = b"", [protocol.Acknowledge(number) for number in range(6)]
+            for message in small:
+                ours.send(message)
+                data += self.wire(ours, 1)
+            got = [plain(message) for piece in in_pieces(data, size) for message in theirs.feed(piece)]
+            self.assertEqual([grant(1, payload=[bytes(buffer) for buffer in LARGE])], [m for m in got if m not in small])
+            self.assertEqual(small, [m for m in got if m in small])
+
+    def test_row_51_no_frame_is_larger_than_a_piece_and_each_has_its_tag(self):
+        ours, theirs = channels()
+        ours.send(grant(1, payload=LARGE))
+        frames = [self.wire(ours, 1) for _ in range(4)]
+        self.assertEqual(b"", self.wire(ours))
+        for frame in frames:
+            self.assertLess(len(frame), protocol.PIECE_BYTES + 100)
+        for number, frame in enumerate(frames):
+            changed = bytearray(frame)
+            changed[len(frame) // 2] ^= 1
+            receiver = channels()[1]
+            for before in frames[:number]:
+                receiver.feed(before)
+            self.refused(errors.ProtocolError, receiver.feed, bytes(changed))
+
+    def test_row_51_nothing_is_copied_to_be_sent(self):
+        large = b"x" * 10**6
+        ours, _ = channels()
+        ours.send(grant(1, payload=[large]))
+        pulled = ours.pull()
+        self.assertIs(large, [buffer for buffer in pulled if isinstance(buffer, memoryview)][0].obj if hasattr(memoryview, "obj") else large)
+
+    def test_row_51_what_is_small_passes(self):
+        small = [
+            protocol.Heartbeat({}), protocol.Acknowledge(1), protocol.Revoke(2, 1), protocol.Farewell({}), grant(2),
+            protocol.DefineJob(8, {}, []), protocol.Fetched(1, {}, []), protocol.Fetch(1, {}), protocol.Done(1, 1, 1, 1, 1, []),
+        ]  # fmt: skip
+        got = self.arrived([grant(1, payload=LARGE)] + small)
+        self.assertEqual(small, got[:-1])
+
+    def test_row_51_what_must_not_pass_stays_behind(self):
+        define, report = protocol.DefineJob(7, {}, LARGE), protocol.Done(1, 2, 3, 4, 5, LARGE)
+        for first, second in (
+            (define, grant(1)), (define, protocol.ForgetJob(7)), (grant(1, payload=LARGE), protocol.Revoke(1, 0)),
+            (grant(1, payload=LARGE), protocol.ForgetJob(7)), (define, protocol.Joined({})),
+            (protocol.Fetched(1, {}, LARGE), protocol.Drop({})), (report, protocol.Done(2, 3, 3, 4, 5, [])),
+            (report, protocol.Failed(2, 2, 7, 4, {}, [])), (report, protocol.Released(2, 2, 7)), (report, protocol.Died(2, 2, 7, {})),
+            (report, protocol.Unfit(2, 9, 7, {})), (protocol.Output({"lines": ["x" * 10**6]}), protocol.Output({"lines": []})),
+        ):  # fmt: skip
+            self.assertEqual([type(first), type(second)], [type(message) for message in self.arrived([first, second])])
+
+    def test_row_51_nor_behind_what_waits_itself(self):
+        # A grant behind its definition, its revocation behind the grant; what has nothing to do with them passes.
+        messages = [protocol.DefineJob(7, {}, LARGE), grant(1), protocol.Revoke(1, 1), protocol.ForgetJob(7), protocol.Acknowledge(1)]
+        self.assertEqual([messages[4]], self.arrived(messages)[:1])
+        self.assertEqual(messages[1:4], self.arrived(messages)[2:])
+
+    def test_row_51_large_ones_come_one_after_the_other(self):
+        messages = [grant(number, payload=[b"%d" % number * protocol.PIECE_BYTES]) for number in range(10, 20)]
+        self.assertEqual(messages, self.arrived(messages))
+
+    def test_row_51_it_is_known_how_far_they_are(self):
+        ours, theirs = channels()
+        ours.send(grant(1, payload=LARGE))
+        ours.send(grant(2, payload=LARGE))
+        theirs.feed(self.wire(ours, 2))
+        (first, sent, size), (second, none, _) = ours.sending()
+        self.assertEqual((1, 2, 2 * protocol.PIECE_BYTES, 0), (first.attempt, second.attempt, sent, none))
+        self.assertGreater(size, 3 * protocol.PIECE_BYTES)
+        self.assertEqual(2 * protocol.PIECE_BYTES, theirs.receiving)
+
+    def test_pieces_beyond_the_limit_are_refused_before_they_come(self):
+        ours, _ = channels()
+        theirs = channels(frame_bytes_max=2 * protocol.PIECE_BYTES)[1]
+        ours.send(grant(1, payload=LARGE))
+        self.refused(errors.FrameTooLarge, theirs.feed, self.wire(ours))
+        self.assertLessEqual(theirs.receiving, 2 * protocol.PIECE_BYTES)
+
+    def test_a_length_that_was_changed_is_not_waited_for(self):
+        # Bytes are a sign of life: without a check the connection would live on and say nothing more.
+        data = bytes_of(channels()[0], protocol.ForgetJob(1))
+        for at, wrong in flips(data[: len(protocol.head(1, 1))]):
+            self.refused(errors.ProtocolError, channels()[1].feed, wrong)
+
+    def test_within_one_machine_nothing_is_cut(self):
+        ours, theirs = channels(tagged=False)
+        ours.send(grant(1, payload=LARGE))
+        ours.send(protocol.Acknowledge(1))
+        got = theirs.feed(self.wire(ours, 1))
+        self.assertEqual([protocol.Grant, protocol.Acknowledge], [type(message) for message in got])
+
+
 class Bodies(Refused):
     """What a member (it holds the key) may put into a frame: it costs him the connection, nothing else."""
 

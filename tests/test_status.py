@@ -52,6 +52,38 @@ class WaitTest(unittest.TestCase):
         self.master.submit(5, ONE)
         self.assertIn("5 tasks wait: all nodes are leaving", self.said_and_told())
 
+    def test_row_51_an_argument_on_a_slow_link(self):
+        grant = self.start(1)[0]
+        self.master.say(s.LinkBusy, "a", (("attempt", grant.attempt, 30 * 10**6, 40 * 10**6),), 0)
+        self.assertEqual(self.said_and_told(), "1 tasks wait for what is on its way: 30.0 MB of 40.0 MB sent to node a")
+
+    def test_row_51_a_definition_and_a_shared_object_on_a_slow_link(self):
+        self.start(1)
+        for kind, number in (("job", JOB), ("", 0)):
+            self.master.say(s.LinkBusy, "a", ((kind, number, 10**6, 2 * 10**6),), 0)
+            self.pass_time(3.0)
+            self.assertIn("1.0 MB of 2.0 MB sent to node a", self.status().why)
+
+    def test_row_51_a_result_on_a_slow_link(self):
+        self.start(1)
+        self.master.say(s.LinkBusy, "a", (), 12500000)
+        self.assertEqual(self.said_and_told(), "1 tasks wait for what is on its way: 12.5 MB of a result have come from node a")
+
+    def test_row_51_what_is_on_its_way_for_another_job_is_no_reason(self):
+        self.start(1)
+        for moving in (("attempt", 77, 1, 2), ("job", JOB + 1, 1, 2)):
+            self.master.say(s.LinkBusy, "a", (moving,), 0)
+            self.pass_time(3.0)
+            self.assertNotIn("on its way", self.status().why)
+
+    def test_row_51_a_link_that_is_made_anew_has_nothing_on_its_way(self):
+        grant = self.start(1)[0]
+        self.master.say(s.LinkBusy, "a", (("attempt", grant.attempt, 1, 2),), 3)
+        self.master.say(s.NodeDisconnected, "a")
+        self.master.join("a", held=[grant.attempt])
+        self.pass_time(3.0)
+        self.assertNotIn("on its way", self.status().why)
+
     def test_a_task_waits_for_a_node_of_its_own(self):
         grants = self.start(2, nodes=("a",), slots=2)
         self.master.submit(50, ONE, job=JOB + 1)
