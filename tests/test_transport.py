@@ -5,8 +5,10 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import socket
 import threading
+import time
 import unittest
 
 from minimalcluster import addresses, protocol, transport
@@ -463,6 +465,151 @@ class Strangers(unittest.TestCase):
                 self.assertIn("too many", str(error))
             connect(loop, port, client)
             wait_until(lambda: client.connections, what="a member's connection")
+
+
+    def test_row_52_strangers_push_out_strangers_of_their_address(self):
+        server, client = Owner(), Owner()
+        with patched(transport, "HALF_OPEN_MAX", 4), running() as loop:
+            port = serve(loop, server)
+            elsewhere = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0))
+            self.addCleanup(elsewhere.close)
+            wait_until(lambda: loop._half_open, what="a peer of another address")
+            for _ in range(20):
+                self.addCleanup(silent(port).close)
+            wait_until(lambda: len(server.ends) == 17, what="the ends of too many")
+            handshake = protocol.ClientHandshake(KEY, os.urandom(32), protocol.NODE, b"i" * 16, (3, 6), "the master")
+            answer = handshake.receive(elsewhere.recv(1000))
+            elsewhere.sendall(answer)
+            wait_until(lambda: server.connections, what="its proof, though it was the oldest")
+
+    def test_row_52_our_own_peers_have_room_beside_strangers(self):
+        server = Owner()
+        with patched(transport, "HALF_OPEN_MAX", 4), running() as loop:
+
+            def accepted(sock, where):
+                handshake = protocol.ServerHandshake(KEY, os.urandom(16), os.urandom(32), 1, 1)
+                return transport.Connection(loop, sock, handshake, server, where)
+
+            listener = in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, accepted, 20)
+            for _ in range(24):
+                self.addCleanup(silent(listener.port).close)
+            wait_until(lambda: len(loop._half_open) == 24, what="24 peers")
+            self.assertEqual([], server.ends)
+
+    def test_row_52_our_own_delay_is_not_the_peers(self):
+        server, clients = Owner(), [Owner() for _ in range(60)]
+        with patched(transport, "HANDSHAKE_SECONDS", 0.3), running() as loop, running() as other:
+            port = serve(loop, server)
+            for client in clients:
+                connect(other, port, client)
+            loop.call(time.sleep, 1.0)  # between their call and our HELLO, or their answer
+            wait_until(lambda: len(server.connections) == 60, what="all of them")
+            self.assertEqual([], server.ends)
+
+    def test_row_52_a_stopped_process_is_not_the_peers_delay(self):
+        server, client = Owner(), Owner()
+        with patched(transport, "HANDSHAKE_SECONDS", 0.3), running() as loop, running() as other:
+            port = serve(loop, server)
+
+            def stopped(seconds):  # SIGSTOP strikes in the wait, most likely
+                time.sleep(1.0)
+                return wait(seconds)
+
+            wait, loop._poller.wait = loop._poller.wait, stopped
+            connect(other, port, client)
+            wait_until(lambda: server.connections, what="its proof")
+            loop._poller.wait = wait
+            self.assertEqual([], server.ends)
+
+    def test_row_52_a_listener_takes_so_many_a_cycle_and_then_looks_after_the_rest(self):
+        with patched(transport, "ACCEPTS_PER_CYCLE", 3):
+            loop, accepted, turns = transport.Loop(), [], []
+            listener = transport.Listener(loop, "127.0.0.1", 0, lambda sock, where: accepted.append(sock))
+            for _ in range(10):
+                self.addCleanup(silent(listener.port).close)
+            wait_until(lambda: turns.append(loop.cycle()) or len(accepted) == 10, what="ten connections")
+            self.assertGreaterEqual(len(turns), 4)
+            for sock in accepted:
+                sock.close()
+            loop.close()
+
+
+class Life(unittest.TestCase):
+    def test_row_51_a_part_of_a_message_is_told(self):
+        class Hearing(Owner):
+            heard = 0
+
+            def received(self, connection, messages):
+                self.heard += 1
+                Owner.received(self, connection, messages)
+
+        server, client = Hearing(), Owner()
+        message = protocol.Done(1, 2, 3, 4, 5, [os.urandom(1 << 20)])
+        with running() as loop, support.Proxy(serve(loop, server)) as proxy:
+            _, far = connected(loop, server, client, proxy.port)
+            proxy.piece_bytes = 10000
+            loop.call(far.send, message)
+            wait_until(lambda: server.heard > 3 and not server.messages or server.messages, what="a part of it")
+            wait_until(lambda: server.messages, what="all of it")
+        self.assertGreater(server.heard, 3)
+        self.assertEqual([message], server.messages)
+
+    def test_row_51_small_messages_pass_a_large_one(self):
+        server, client = Owner(), Owner()
+        large = protocol.Grant(1, 2, 3, 4, 5, [os.urandom(1 << 20) * 64])
+        with running() as loop, running() as other, support.Proxy(serve(loop, server)) as proxy:
+            connect(other, proxy.port, client)
+            wait_until(lambda: server.connections, what="a connection")
+            near = server.connections[0]
+            proxy.stall()
+            loop.call(near.send, large)
+            wait_until(lambda: in_loop(loop, lambda: near._writing), what="a full link")
+            loop.call(near.send, protocol.Acknowledge(1))
+            proxy.flow()
+            wait_until(lambda: len(client.messages) == 2, what="both messages")
+        self.assertEqual([protocol.Acknowledge(1), large], client.messages)
+
+    def test_row_51_a_peer_that_takes_nothing_is_given_up(self):
+        server, client = Owner(), Owner()
+        large = protocol.Grant(1, 2, 3, 4, 5, [b"x" * (64 << 20)])
+        with running() as loop, running() as other, support.Proxy(serve(loop, server)) as proxy:
+            connect(other, proxy.port, client)
+            wait_until(lambda: server.connections, what="a connection")
+            proxy.stall()
+            with patched(transport, "STUCK_SECONDS", 0.5):
+                loop.call(server.connections[0].send, large)
+                self.assertIn("has taken nothing", str(server.end()))
+
+    def test_row_51_one_that_takes_little_is_not(self):
+        server, client = Owner(), Owner()
+        large = protocol.Grant(1, 2, 3, 4, 5, [b"x" * (8 << 20)])
+        with running() as loop, running() as other, support.Proxy(serve(loop, server)) as proxy:
+            connect(other, proxy.port, client)
+            wait_until(lambda: server.connections, what="a connection")
+            with patched(transport, "STUCK_SECONDS", 1.0):
+                loop.call(server.connections[0].send, large)
+                while not client.messages:  # in all longer than that
+                    proxy.stall()
+                    time.sleep(0.2)
+                    proxy.flow()
+                    time.sleep(0.002)
+            self.assertEqual(([], True), (server.ends, client.messages == [large]))
+
+    @unittest.skipUnless(hasattr(signal, "SIGPIPE"), "this system has no SIGPIPE")
+    def test_row_54_a_peer_that_has_gone_does_not_end_a_program_that_lets_sigpipe_end_it(self):
+        before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        self.addCleanup(signal.signal, signal.SIGPIPE, before)
+        for size in (10, 1 << 20):
+            server, client = Owner(), Owner()
+            with running() as loop, running() as other:
+                far = connect(other, serve(loop, server), client)
+                wait_until(lambda: server.connections, what="a connection")
+                in_loop(loop, loop.drop, server.connections[0]._socket)  # its end is not noticed
+                in_loop(other, far.close)
+                for _ in range(20):
+                    in_loop(loop, server.connections[0].send, protocol.Done(1, 2, 3, 4, 5, [b"x" * size]))
+                    in_loop(loop, server.connections[0].write)
+                self.assertIn("broke", str(server.end()))
 
 
 class _Exhausted(object):
