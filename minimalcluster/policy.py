@@ -6,12 +6,14 @@ taking back what has not started, and by second copies of what has.
 """
 from __future__ import absolute_import, division, print_function
 
-from collections import OrderedDict
+from itertools import islice
 
 from . import leases  # noqa: F401 # in type comments
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
 CHUNK_SECONDS = 0.05
+#: Not even near a job's end is a chunk smaller than this: handing it out costs a tenth of a millisecond.
+CHUNK_SECONDS_MIN = 0.001
 #: Growth from one chunk to the next, so that one unusual task cannot make a huge chunk.
 CHUNK_GROWTH = 16
 CHUNK_BYTES = 4 << 20
@@ -36,13 +38,18 @@ def chunk_size(node, job, slots):
     """How many tasks this node gets next; slots: the worker processes of all nodes."""
     if job.options.chunksize:
         return job.options.chunksize
-    speed = node.speeds.get(job.id)
+    speed = job.speeds.get(node.id)
     if speed is None or speed.seconds is None:
         return 1
+    seconds = max(speed.seconds, 1e-9)
+    if job.closed:
+        share = max(job.queued / (2.0 * slots), CHUNK_SECONDS_MIN / seconds)
+    else:
+        share = job.queued / (OPEN_JOB_SHARES * slots)
     size = min(
-        CHUNK_SECONDS / max(speed.seconds, 1e-9),
+        CHUNK_SECONDS / seconds,
         CHUNK_BYTES / max(speed.bytes, 1.0),
-        job.queued / ((2.0 if job.closed else OPEN_JOB_SHARES) * slots),
+        share,
         speed.largest * CHUNK_GROWTH,
         CHUNK_TASKS_MAX,
     )
@@ -52,21 +59,23 @@ def chunk_size(node, job, slots):
 def is_worth_prefetching(node, job):
     # type: (leases.Node, leases.Job) -> bool
     """Is the round trip long, beside this job's tasks on this node?"""
-    speed = node.speeds.get(job.id)
+    speed = job.speeds.get(node.id)
     return speed is not None and speed.seconds is not None and speed.seconds <= PREFETCH_TASK_SECONDS
 
 
 # -- tasks that run apart -------------------------------------------------------------------------
 
 
+def may_reserve(reserved, serving):
+    # type: (int, int) -> bool
+    """So many of so many nodes are reserved: may one more? Half of the nodes stay for other work."""
+    return reserved < max(1, serving // 2)
+
+
 def to_reserve(piece, nodes):
     # type: (leases.Piece, list) -> leases.Node | None
-    """The node that will have this piece alone, if none has it yet. Half of the nodes stay for other work."""
-    serving = [node for node in nodes if node.serving]
-    reserved = [node.reserved for node in nodes if node.reserved is not None]
-    if piece in reserved or len(reserved) >= max(1, len(serving) // 2):
-        return None
-    fit = [node for node in serving if node.reserved is None and node.id not in piece.job.unfit]
+    """The node that will have this piece alone: the one with the least to do."""
+    fit = [node for node in nodes if node.serving and node.reserved is None and node.id not in piece.job.unfit]
     return min(fit, key=lambda node: len(node.leases)) if fit else None
 
 
@@ -84,20 +93,26 @@ def stays_reserved(node, piece):
 # -- taking back ----------------------------------------------------------------------------------
 
 
-def to_take_back(nodes, now):
-    # type: (list, float) -> tuple[list, float | None]
-    """(leases of which idle slots may get something, when to look again or None)."""
-    idle = _idle(nodes)
-    if not idle:
-        return [], None
-    candidates = []
-    for node in nodes:
+def to_take_back(idle, givers, now):
+    # type: (list, list, float) -> tuple[list, float | None]
+    """(leases of which idle slots may get something, when to look again or None).
+
+    idle: the nodes with such slots. givers: those that may have something to give, in their order.
+    """
+    candidates, fit = [], {}  # type: list, dict
+    for node in givers if idle else ():
         waiting = len(node.leases) - node.slots
         for lease in reversed(list(node.leases.values())):
             piece = lease.piece
-            if _may_give_back(lease, waiting > 0) and any(other.id not in piece.job.unfit for other in idle):
-                candidates.append((waiting > 0, piece.size * _seconds_each(lease), lease))
+            if _may_give_back(lease, waiting > 0):
+                job = piece.job
+                if job not in fit:
+                    fit[job] = any(other.id not in job.unfit for other in idle)
+                if fit[job]:
+                    candidates.append((waiting > 0, piece.size * _seconds_each(lease), lease))
             waiting -= 1
+    if not candidates:
+        return [], None
     candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
     chosen, again_at = [], None  # type: list, float | None
     for _, _, lease in candidates[: sum(node.slots - len(node.leases) for node in idle)]:
@@ -126,49 +141,62 @@ def copies_max(job):
     return max(1, job.total // COPY_SHARE)
 
 
-def to_copy(job, nodes, now):
+def to_copy(job, idle, now):
     # type: (leases.Job, list, float) -> tuple[list, float | None]
-    """([(lease, node for its copy)], when to look again or None): what takes too long, the oldest first."""
-    free = OrderedDict((node, node.slots - len(node.leases)) for node in _idle(nodes) if node.id not in job.unfit)
-    if not free or job.options.attempts_max == 1:
+    """([(lease, node for its copy)], when to look again or None): what takes too long, the oldest first.
+
+    idle: the nodes with idle slots, in their order. A copy goes to the one that will have it done first.
+    """
+    left, middle = copies_max(job) - job.copied, _middle_seconds(job)
+    if middle is None or left < 1:
         return [], None
-    candidates = []
-    for node in nodes:
-        for place, lease in enumerate(node.leases.values()):
-            if lease.settled_at is not None and now < lease.settled_at:  # unstarted tasks go first
-                return [], lease.settled_at
-            started = lease.piece.size == 1 and place < node.slots
-            if lease.piece.job is job and (started or lease.settled_at is not None):
-                candidates.append(lease)
-    candidates.sort(key=lambda lease: (lease.moved_at, lease.attempt))
-    chosen, again_at, left = [], None, copies_max(job) - job.copied  # type: list, float | None, int
-    for lease in candidates:
-        piece = lease.piece
-        if piece.copied or len(piece.leases) > 1 or piece.deaths or piece.size > left:
+    own = [(node, _own_seconds(node, job)) for node in idle if node.id not in job.unfit]
+    seconds = {node: middle if each is None else each for node, each in own}
+    free = {node: node.slots - len(node.leases) for node in seconds}
+    fastest = sorted(seconds, key=lambda node: (seconds[node], node.rank))
+    chosen, again_at = [], None  # type: list, float | None
+    for lease in sorted(filter(_may_be_copied, job.leases.values()), key=lambda lease: (lease.moved_at, lease.attempt)):
+        if not fastest or left < 1:
+            break
+        if lease.piece.size > left:
             continue
-        # Another node than its own, if there is one: what is slow there is slow there again.
-        for node in sorted(free, key=lambda node: node is lease.node):
-            due = _copy_due_at(lease, node, nodes, now)
-            if due is None:
-                continue
+        for node in _targets(fastest, lease.node, free):
+            due = _copy_due_at(lease, seconds[node], now)
             if now < due:
                 again_at = earlier(again_at, due)
                 continue
             chosen.append((lease, node))
-            left -= piece.size
+            left -= lease.piece.size
             free[node] -= 1
             if not free[node]:
                 del free[node]
+                fastest.remove(node)
             break
     return chosen, again_at
 
 
-def _copy_due_at(lease, node, nodes, now):
-    # type: (leases.Lease, leases.Node, list, float) -> float | None
-    """From when on the node is likely to have it done much earlier; None: there is nothing to compare with."""
-    size, seconds = lease.piece.size, _copy_seconds_each(node, lease.piece.job, nodes)
-    if seconds is None:
-        return None
+def _may_be_copied(lease):
+    # type: (leases.Lease) -> bool
+    """Its only task has begun, or nothing of it can be taken back; and it is no copy, nor suspected of a death."""
+    piece, node = lease.piece, lease.node
+    if piece.copied or len(piece.leases) > 1 or piece.deaths:
+        return False
+    if lease.settled_at is not None:
+        return True
+    return piece.size == 1 and (len(node.leases) <= node.slots or lease.attempt in islice(node.leases, node.slots))
+
+
+def _targets(fastest, own, free):
+    # type: (list, leases.Node, dict) -> list
+    """Where its copy may run: not on its own node, if there is another; what is slow there is slow there again."""
+    others = [node for node in fastest[:2] if node is not own]
+    return others[:1] + ([own] if own in free else [])
+
+
+def _copy_due_at(lease, seconds, now):
+    # type: (leases.Lease, float, float) -> float
+    """From when on a node that needs so long for one task is likely to have it done much earlier."""
+    size = lease.piece.size
     least = max(COPY_FACTOR * seconds * size, COPY_SECONDS_MIN)
     expected = _seconds_each(lease) * size
     if lease.moved_at + expected - now >= least:
@@ -176,30 +204,27 @@ def _copy_due_at(lease, node, nodes, now):
     return lease.moved_at + max(least, expected)  # then it is late, by any measure
 
 
-def _copy_seconds_each(node, job, nodes):
-    # type: (leases.Node, leases.Job, list) -> float | None
-    """What this node will need for one task: as measured there, or else on the middle one of the others."""
-    own = node.speeds.get(job.id)
-    if own is not None and own.seconds is not None:
-        return own.seconds
-    speeds = [other.speeds[job.id].seconds for other in nodes if job.id in other.speeds]
-    known = sorted(seconds for seconds in speeds if seconds is not None)
+def _middle_seconds(job):
+    # type: (leases.Job) -> float | None
+    """What the middle one of the nodes needs for a task of it; None when nothing was measured."""
+    known = sorted(speed.seconds for speed in job.speeds.values() if speed.seconds is not None)
     return known[(len(known) - 1) // 2] if known else None
+
+
+def _own_seconds(node, job):
+    # type: (leases.Node, leases.Job) -> float | None
+    """What one of its tasks takes on this node, as measured there."""
+    speed = job.speeds.get(node.id)
+    return speed.seconds if speed is not None else None
 
 
 # -- for both -------------------------------------------------------------------------------------
 
 
-def _idle(nodes):
-    # type: (list) -> list
-    return [node for node in nodes if node.idle]
-
-
 def _seconds_each(lease):
     # type: (leases.Lease) -> float
     """Of its tasks, as measured on its node; 0.0 when nothing is known."""
-    speed = lease.node.speeds.get(lease.piece.job.id)
-    return (speed.seconds or 0.0) if speed is not None else 0.0
+    return _own_seconds(lease.node, lease.piece.job) or 0.0
 
 
 def earlier(moment, other):

@@ -24,13 +24,15 @@ Rules:
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
   dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
+* The rules are here; the books, and the indexes that spare a pass to go through all of them, are in ledger.py.
 """
 from __future__ import absolute_import, division, print_function
 
-from collections import OrderedDict, deque, namedtuple
+from collections import namedtuple
 
 from . import policy, status
-from .leases import Job, Lease, Node, Piece, Speed, gaps_between
+from .leases import Job, Lease, Node, Piece, gaps_between, taken_from  # noqa: F401 # some in type comments
+from .ledger import Agenda, Ledger, Ranked  # noqa: F401 # some in type comments
 from .stories import Storied
 
 #: A node that was asked for what it has not started has answered by then, or is stuck.
@@ -88,6 +90,9 @@ Idle = namedtuple("Idle", "job")
 
 Death = namedtuple("Death", "node info")
 
+#: Events after which nothing else is to be taken back or copied than before.
+_SIGNS_OF_LIFE = (NodeHeard, LinkBusy, TimePassed)
+
 
 class Scheduler(Storied):
     """See the module's text. ``epoch`` must grow from one start of the master to the next."""
@@ -96,10 +101,10 @@ class Scheduler(Storied):
         # type: (int) -> None
         super(Scheduler, self).__init__(STORY_LENGTH)
         self._next_attempt = epoch << EPOCH_SHIFT
-        self._jobs = OrderedDict()  # type: OrderedDict # id -> Job, the next one served first
-        self._nodes = OrderedDict()  # type: OrderedDict # id -> Node, the next one served first
-        self._attempts = {}  # type: dict # attempt -> Piece, until the piece is done
-        self._slots = 0
+        self._ledger = Ledger(self._broken)
+        self._jobs, self._nodes, self._attempts = self._ledger.jobs, self._ledger.nodes, self._ledger.attempts
+        self._lost_at, self._queued_again_at, self._explained_at = Agenda(_lost_at), Agenda(_queued_again_at), Agenda(_explained_at)
+        self._changed = False  # something but signs of life, since tasks were last taken back and copied
         self._take_back_at = self._copy_at = None  # type: float | None
         self.duplicates = 0
         self.requeued = 0
@@ -137,6 +142,7 @@ class Scheduler(Storied):
         """All changes go through here. ``TimePassed`` hands out work: send it once after each batch."""
         self._effects = []
         self._now = now
+        self._changed = self._changed or type(event) not in _SIGNS_OF_LIFE
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -145,18 +151,14 @@ class Scheduler(Storied):
             if node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
                 node.heard_at = now
                 self._session_handlers[type(event)](node, event)
+        self._end_finished()
         return self._effects
 
     def deadline(self):
         # type: () -> float | None
         """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
-        moments = []
-        for job in self._jobs.values():
-            moments.append(max(job.explain_at, job.moved_at + EXPLAIN_FIRST_SECONDS))
-            moments.extend(job.awaited.values())
-        moments.extend(moment for moment in (self._take_back_at, self._copy_at) if moment is not None)
-        for node in self._nodes.values():
-            moments.append(node.gone_at if node.gone_at is not None else node.heard_at + NODE_LOST_SECONDS)
+        moments = [self._lost_at.first(), self._queued_again_at.first(), self._explained_at.first()]
+        moments = [moment for moment in moments + [self._take_back_at, self._copy_at] if moment is not None]
         return min(moments) if moments else None
 
     # -- jobs -------------------------------------------------------------------------------------
@@ -165,9 +167,8 @@ class Scheduler(Storied):
         # type: (JobSubmitted) -> None
         if event.job in self._jobs:
             self._broken("job %d is submitted twice" % event.job, event.job)
-        self._jobs[event.job] = job = Job(event.job, event.total, event.options, self._now)
+        self._explained_at.note(self._ledger.add_job(event.job, event.total, event.options, self._now))
         self._tell("job", event.job, "submitted", event.total)
-        self._finish_if_done(job)
 
     def _job_resumed(self, event):
         # type: (JobResumed) -> None
@@ -183,23 +184,25 @@ class Scheduler(Storied):
         gaps = gaps_between(event.done, job.total)
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
         careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
-        same = {}  # type: dict # (first, end) -> the piece of the newest attempt of just these
+        same, adopted = {}, []  # type: dict, list # (first, end) -> the piece of the newest attempt of just these
         for attempt, first, end in reversed(event.attempts):
-            for lo, hi in reversed(gaps):  # one before the last is a task that raised, and is to be tried again
-                if lo < end and first < hi and attempt not in self._attempts:
-                    piece = Piece(job, max(lo, first), min(hi, end))
-                    piece.attempts[attempt], piece.cut = careful, piece.hi < end
-                    self._attempts[attempt] = piece
-                    job.awaited[piece] = self._now + ADOPT_SECONDS
-                    gaps = gaps_between([(piece.lo, piece.hi)], job.total, gaps)
+            found = None if attempt in self._attempts else taken_from(gaps, first, end)
+            if found is not None:  # one before the last gap is a task that raised, and is to be tried again
+                piece = Piece(job, *found)
+                piece.cut = piece.hi < end
+                self._ledger.adopt(piece, attempt, careful)
+                job.awaited[piece] = self._now + ADOPT_SECONDS
+                adopted.append(piece)
             newest = same.setdefault((first, end), self._attempts.get(attempt))
             if attempt not in self._attempts and newest is not None and job.options.idempotent:  # they are two copies
-                newest.attempts[attempt] = careful
-                self._attempts[attempt] = newest
-        for lo, hi in reversed(gaps):
-            Piece(job, lo, hi).enqueue()
+                self._ledger.adopt(newest, attempt, careful)
+        pieces = [Piece(job, lo, hi) for lo, hi in gaps]
+        job.places.fill(sorted(adopted + pieces, key=lambda piece: piece.lo))
+        for piece in reversed(pieces):
+            self._ledger.enqueue(piece)
+        self._queued_again_at.note(job)
         self._tell("job", job.id, "resumed", job.delivered)
-        self._finish_if_done(job)
+        self._ledger.touched.add(job)
 
     def _job_grew(self, event):
         # type: (JobGrew) -> None
@@ -212,14 +215,14 @@ class Scheduler(Storied):
         job.queued += event.total - job.total
         job.total = event.total
         job.closed = event.closed
-        self._finish_if_done(job)
+        self._explained_at.note(job)
+        self._ledger.touched.add(job)
 
     def _job_cancelled(self, event):
         # type: (JobCancelled) -> None
         job = self._jobs.get(event.job)
         if job is not None:
             self._stop(job, kill=True)
-            self._finish_if_done(job)
 
     def _job_stopped(self, event):
         # type: (JobStopped) -> None
@@ -227,7 +230,6 @@ class Scheduler(Storied):
         job = self._jobs.get(event.job)
         if job is not None:
             self._stop(job, kill=False)
-            self._finish_if_done(job)
 
     def _job_paused(self, event):
         # type: (JobPaused) -> None
@@ -236,12 +238,13 @@ class Scheduler(Storied):
         if job is not None:
             job.paused = event.paused
             job.moved_at = self._now
+            self._ledger.touched.add(job)
 
     def _task_cancelled(self, event):
         # type: (TaskCancelled) -> None
         """Nobody wants this task's outcome: what runs it is ended, the rest of its piece runs again."""
         job, task = self._jobs.get(event.job), event.task
-        piece = None if job is None or job.stopped else self._piece_with(job, task)
+        piece = None if job is None or job.stopped else self._ledger.having(job, task)
         if job is None or piece is None:
             return
         for lease in piece.leases.values():
@@ -251,51 +254,29 @@ class Scheduler(Storied):
         job.failures.pop(task, None)
         for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
             if lo < hi:
-                Piece(job, lo, hi, piece.deaths).enqueue()
-        self._finish_if_done(job)
-
-    def _piece_with(self, job, task):
-        # type: (Job, int) -> Piece | None
-        """The piece that has this task: it runs, is awaited or queued; None when it has an outcome."""
-        if job.cursor <= task < job.total:
-            piece = Piece(job, job.cursor, task + 1)
-            job.queued -= piece.size
-            job.cursor = piece.hi
-            return piece
-        for piece in list(job.pieces) + list(job.apart) + list(self._attempts.values()):
-            if piece.job is job and piece.lo <= task < piece.hi:
-                return piece
-        return None
+                self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
 
     def _stop(self, job, kill):
         # type: (Job, bool) -> None
         """Hand out nothing more; what has not started comes back, what runs ends or is killed."""
         if not job.stopped:
-            job.stopped = True
             self._tell("job", job.id, "stopped", kill)
-        job.pieces.clear()
-        job.apart.clear()
-        job.awaited.clear()
-        job.queued = 0
-        for node in self._nodes.values():
-            for lease in list(node.leases.values()):
-                if lease.piece.job is job:
-                    self._do(Revoke(node.id, lease.attempt, kill))
-                    if kill:
-                        self._end_lease(lease)
-        for attempt in [attempt for attempt, piece in self._attempts.items() if piece.job is job]:
-            if kill or not self._attempts[attempt].leases:
-                del self._attempts[attempt]
+        for _, lease in sorted(job.leases.items()):
+            self._do(Revoke(lease.node.id, lease.attempt, kill))
+            if kill:
+                self._ledger.end(lease)
+        self._ledger.stop(job)
 
-    def _finish_if_done(self, job):
-        # type: (Job) -> None
-        if job.finished and self._jobs.pop(job.id, None) is not None:
+    def _end_finished(self):
+        # type: () -> None
+        """Of the jobs that something happened to, those that are done are at their end."""
+        for job in self._ledger.settle() if self._ledger.touched else ():
             for node_id in sorted(job.nodes):  # a set's order differs from run to run
-                node = self._nodes[node_id]
-                node.jobs.discard(job.id)
-                node.speeds.pop(job.id, None)
-                if node.connected:
+                if self._nodes[node_id].connected:
                     self._do(Forget(node_id, job.id))
+            self._ledger.remove_job(job)
+            self._explained_at.drop(job)
+            self._queued_again_at.drop(job)
             self._tell("job", job.id, "finished", job.delivered)
             self._do(Finish(job.id, job.hopeless))
 
@@ -305,28 +286,27 @@ class Scheduler(Storied):
         # type: (NodeJoined) -> None
         node = self._nodes.get(event.node)
         if node is None:
-            self._nodes[event.node] = node = Node(event.node, event.session, event.slots, event.name, self._now)
+            node = self._ledger.add_node(event.node, event.session, event.slots, event.name, self._now)
         elif event.session < node.session:  # it was held up on the way
             self._do(Disconnect(node.id, event.session, "older than another connection of the same node"))
             return
         else:
             if node.connected:
                 self._do(Disconnect(node.id, node.session, "replaced by a newer connection of the same node"))
-            self._forget_session(node)
+            self._ledger.forget_session(node)
             node.session, node.slots, node.name = event.session, event.slots, event.name
             node.heard_at, node.gone_at = self._now, None
             node.connected, node.draining = True, False
             node.starting, node.trouble, node.sending, node.received = 0, "", (), 0
         self._tell("node", node.id, "joined", event.session)
-        self._count_slots()
+        self._connection_changed(node)
         self._reconcile(node, event.held)
 
-    def _forget_session(self, node):
+    def _connection_changed(self, node):
         # type: (Node) -> None
-        for job_id in node.jobs:
-            if job_id in self._jobs:
-                self._jobs[job_id].nodes.discard(node.id)
-        node.jobs, node.speeds = set(), {}
+        self._ledger.file(node)
+        self._ledger.count_slots()
+        self._lost_at.note(node)
 
     def _reconcile(self, node, held):
         # type: (Node, list | set) -> None
@@ -342,16 +322,14 @@ class Scheduler(Storied):
                 continue
             if attempt not in node.leases:
                 if piece.queued:
-                    piece.dequeue()
+                    self._ledger.dequeue(piece)
                 piece.job.awaited.pop(piece, None)
-                self._begin_lease(attempt, piece, node)
-            node.leases[attempt].revoked = False  # that request may have been lost with the connection
+                self._ledger.begin(attempt, piece, node, self._now)
+            self._ledger.may_be_asked(node.leases[attempt])  # the last question may have been lost with the connection
             if piece.job.stopped:
                 self._do(Revoke(node.id, attempt, False))
             # It is to be told when that job ends; and after a restart of the master the job has a new number.
-            if piece.job.id not in node.jobs:
-                node.jobs.add(piece.job.id)
-                piece.job.nodes.add(node.id)
+            if not self._ledger.knows(node, piece.job):
                 self._do(Define(node.id, piece.job.id))
 
     def _node_heard(self, node, event):
@@ -370,7 +348,7 @@ class Scheduler(Storied):
     def _node_draining(self, node, event):
         # type: (Node, NodeDraining) -> None
         node.draining = True
-        self._count_slots()
+        self._connection_changed(node)
         self._tell("node", node.id, "draining")
         for attempt in node.leases:
             self._do(Revoke(node.id, attempt, False))
@@ -379,7 +357,7 @@ class Scheduler(Storied):
         # type: (Node, NodeDisconnected) -> None
         node.connected = False
         node.gone_at = self._now + RECONNECT_SECONDS
-        self._count_slots()
+        self._connection_changed(node)
         self._tell("node", node.id, "disconnected", event.session)
 
     def _node_left(self, node, event):
@@ -391,16 +369,10 @@ class Scheduler(Storied):
         self._tell("node", node.id, why)
         for lease in list(node.leases.values()):
             self._lose(lease)
-        self._forget_session(node)
-        del self._nodes[node.id]
-        self._count_slots()
-        for job in list(self._jobs.values()):
-            job.unfit.pop(node.id, None)
-            self._finish_if_done(job)
-
-    def _count_slots(self):
-        # type: () -> None
-        self._slots = sum(node.slots for node in self._nodes.values() if node.serving)
+        self._ledger.remove_node(node)
+        self._ledger.count_slots()
+        self._lost_at.drop(node)
+        self._changed = True
 
     # -- outcomes ---------------------------------------------------------------------------------
 
@@ -412,8 +384,8 @@ class Scheduler(Storied):
             return
         job = piece.job
         job.fit.add(node.id)
-        speed = node.speeds.setdefault(job.id, Speed())
-        speed.measured(event.count, event.seconds, sum(map(len, event.payload)))
+        self._ledger.speed(node, job).measured(event.count, event.seconds, sum(map(len, event.payload)))
+        self._ledger.measured(node, job)
         node.busy_seconds += event.seconds
         job.busy_seconds += event.seconds
         job.measured += event.count
@@ -446,7 +418,7 @@ class Scheduler(Storied):
         if retried:
             deaths = piece.deaths if piece.size == 1 else None  # of more tasks, this one is not the suspect
             self._advance(piece, index + 1, delivered=False)
-            Piece(job, index, index + 1, deaths, piece.apart).enqueue()
+            self._ledger.enqueue(Piece(job, index, index + 1, deaths, piece.apart))
             return
         job.failures.pop(index, None)
         node.tasks_done += 1
@@ -455,7 +427,6 @@ class Scheduler(Storied):
         self._advance(piece, index + 1)
         if job.options.stop_on_error and not job.stopped:
             self._stop(job, kill=False)
-            self._finish_if_done(job)
 
     def _gives_way(self, node, event, piece, retried):
         # type: (Node, TaskFailed, Piece, bool) -> bool
@@ -465,8 +436,8 @@ class Scheduler(Storied):
             return False
         if not retried and event.info.get("type") != "TaskTimeout":
             return False
-        self._end_lease(lease)
-        self._fence(piece, event.attempt)
+        self._ledger.end(lease)
+        self._ledger.fence(piece, event.attempt)
         return True
 
     def _piece_of(self, node, event):
@@ -477,7 +448,7 @@ class Scheduler(Storied):
             return None
         lease = node.leases.get(event.attempt)
         if lease is not None:
-            lease.revoked = False  # it makes progress: it may be worth taking back again
+            self._ledger.may_be_asked(lease)  # it makes progress: it may be worth taking back again
             lease.moved_at = self._now
         if piece.lo < event.first < piece.hi:
             # Results come in order, so it brings no others. A former master has had those run again, perhaps.
@@ -487,8 +458,7 @@ class Scheduler(Storied):
             if lease is not None:
                 self._lose(lease)
             if event.attempt in piece.attempts:
-                self._fence(piece, event.attempt)
-            self._finish_if_done(piece.job)
+                self._ledger.fence(piece, event.attempt)
             return None
         return piece
 
@@ -496,11 +466,9 @@ class Scheduler(Storied):
         # type: (Piece, int) -> None
         """Of this piece, the tasks before ``end``."""
         again = Piece(piece.job, piece.lo, end, piece.deaths)
-        if piece.queued:
-            piece.job.queued -= again.size
-        piece.lo = end
+        self._ledger.move(piece, end, piece.hi)
         if not piece.job.stopped:
-            again.enqueue()
+            self._ledger.enqueue(again)
 
     def _advance(self, piece, end, delivered=True):
         # type: (Piece, int, bool) -> None
@@ -508,24 +476,15 @@ class Scheduler(Storied):
         job.moved_at = self._now
         if delivered:
             job.delivered += end - piece.lo
-        if piece.queued:
-            job.queued -= end - piece.lo
-        piece.lo = end
+        self._ledger.move(piece, end, piece.hi)
         if piece.lo == piece.hi:
             self._retire(piece)
-        self._finish_if_done(job)
 
     def _retire(self, piece):
         # type: (Piece) -> None
-        """Nothing is left to run of it: end its leases, fence its attempts."""
-        if piece.queued:
-            piece.dequeue()
-        piece.job.awaited.pop(piece, None)
-        for attempt in piece.attempts:
-            self._attempts.pop(attempt, None)
-        for _, lease in sorted(piece.leases.items()):
-            self._end_lease(lease)
-            if piece.cut or len(piece.attempts) > 1:  # it may go on there; who has finished ignores this
+        """Nothing is left to run of it. It may go on where it was given with more tasks, or twice."""
+        for lease in self._ledger.retire(piece):
+            if piece.cut or len(piece.attempts) > 1:  # who has finished ignores this
                 self._do(Revoke(lease.node.id, lease.attempt, True))
 
     def _attempt_sized(self, node, event):
@@ -534,7 +493,7 @@ class Scheduler(Storied):
         lease = node.leases.get(event.attempt)
         if lease is not None:
             piece = lease.piece
-            node.speeds.setdefault(piece.job.id, Speed()).weighed(piece.size, event.size)
+            self._ledger.speed(node, piece.job).weighed(piece.size, event.size)
 
     def _attempt_released(self, node, event):
         # type: (Node, AttemptReleased) -> None
@@ -545,21 +504,21 @@ class Scheduler(Storied):
         piece = lease.piece
         first = max(event.first, piece.lo)
         lease.settled_at = self._now
+        self._ledger.answered(lease)
         if first == piece.lo and len(piece.leases) > 1:  # it gives all of it back: the other holder goes on
-            self._end_lease(lease)
-            self._fence(piece, event.attempt)
+            self._ledger.end(lease)
+            self._ledger.fence(piece, event.attempt)
             return
         rest = None
         if first < piece.hi:
             if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
                 rest = Piece(piece.job, first, piece.hi, piece.deaths)
-            piece.hi = first
+            self._ledger.move(piece, piece.lo, first)
             piece.cut = piece.cut or len(piece.attempts) > 1
         if piece.lo == piece.hi:
             self._retire(piece)
         if rest is not None:
-            rest.enqueue()
-        self._finish_if_done(piece.job)
+            self._ledger.enqueue(rest)
 
     def _attempt_died(self, node, event):
         # type: (Node, AttemptDied) -> None
@@ -569,36 +528,34 @@ class Scheduler(Storied):
             return
         piece = lease.piece
         careful = piece.attempts[event.attempt]
-        self._end_lease(lease)
-        self._fence(piece, event.attempt)
+        self._ledger.end(lease)
+        self._ledger.fence(piece, event.attempt)
         if piece.leases or piece.job.stopped:
             self._abandon_if_stopped(piece)
-            self._finish_if_done(piece.job)
             return
         self.requeued += 1
         job, lo, hi = piece.job, piece.lo, piece.hi
         self._retire(piece)
         if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
-            Piece(job, lo, hi, piece.deaths).enqueue()
+            self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
             return
         deaths = piece.deaths + [Death(node.name, event.info)]
         if not careful and hi - lo > 1:
             # One of these tasks did it. They run again, one result at a time, to see which.
-            Piece(job, lo, hi, deaths).enqueue()
+            self._ledger.enqueue(Piece(job, lo, hi, deaths))
             return
         del piece.deaths[:]
         if hi - lo > 1:
-            Piece(job, lo + 1, hi).enqueue()
+            self._ledger.enqueue(Piece(job, lo + 1, hi))
         short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
         if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
-            Piece(job, lo, lo + 1, deaths, short_of_memory > 0).enqueue()
+            self._ledger.enqueue(Piece(job, lo, lo + 1, deaths, short_of_memory > 0))
             return
         self._do(DeliverPoison(job.id, lo, tuple(deaths)))
         job.delivered += 1
         job.failed += 1
         if job.options.stop_on_error:
             self._stop(job, kill=False)
-        self._finish_if_done(job)
 
     def _attempt_unfit(self, node, event):
         # type: (Node, AttemptUnfit) -> None
@@ -609,7 +566,7 @@ class Scheduler(Storied):
         job = lease.piece.job
         self._lose(lease)
         if node.id not in job.unfit:
-            job.unfit[node.id] = event.info
+            self._ledger.unfit(node, job, event.info)
             why = event.info.get("text")
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
         others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
@@ -617,190 +574,173 @@ class Scheduler(Storied):
             # (A node that could run it, and is only away, may come back: then the job waits.)
             job.hopeless = event.info
             self._stop(job, kill=True)
-        self._finish_if_done(job)
 
     # -- leases and queue -------------------------------------------------------------------------
-
-    def _begin_lease(self, attempt, piece, node):
-        # type: (int, Piece, Node) -> None
-        node.leases[attempt] = piece.leases[attempt] = Lease(attempt, piece, node, self._now)
-        piece.job.leased += 1
-        if piece.apart:
-            node.reserved = piece
-
-    def _end_lease(self, lease):
-        # type: (Lease) -> None
-        del lease.node.leases[lease.attempt]
-        del lease.piece.leases[lease.attempt]
-        lease.piece.job.leased -= 1
-
-    def _fence(self, piece, attempt):
-        # type: (Piece, int) -> None
-        self._attempts.pop(attempt, None)
-        del piece.attempts[attempt]
 
     def _lose(self, lease):
         # type: (Lease) -> None
         """The node is gone, or does not hold it: back to the queue. Its late results may still count."""
         piece = lease.piece
         self._tell("attempt", lease.attempt, "lost")
-        self._end_lease(lease)
+        self._ledger.end(lease)
         self.requeued += 1
         if not piece.leases and not piece.job.stopped:
-            piece.enqueue()
+            self._ledger.enqueue(piece)
         self._abandon_if_stopped(piece)
 
     def _abandon_if_stopped(self, piece):
         # type: (Piece) -> None
         if piece.job.stopped and not piece.leases:
             self._retire(piece)
-            self._finish_if_done(piece.job)
 
     # -- handing out ------------------------------------------------------------------------------
 
     def _time_passed(self, event):
         # type: (TimePassed) -> None
         self._expire()
-        for job in self._jobs.values():
-            for piece in [piece for piece, until in job.awaited.items() if self._now >= until]:
-                del job.awaited[piece]
-                piece.enqueue()
+        self._end_finished()
         self._grant_apart()
-        self._grant_all()
-        self._take_back()
-        self._copy_stragglers()
+        self._grant_all(self._ledger.idle, False)
+        self._grant_all(self._ledger.roomy, True)
+        look_at = policy.earlier(self._take_back_at, self._copy_at)
+        if self._changed or look_at is not None and self._now >= look_at:
+            self._changed = False
+            self._end_finished()
+            self._take_back()
+            self._copy_stragglers()
         self._explain()
 
     def _expire(self):
         # type: () -> None
-        for node in list(self._nodes.values()):
-            if node.connected and self._now >= node.heard_at + NODE_LOST_SECONDS:
+        for node in sorted(self._lost_at.take(self._now), key=lambda node: node.rank):
+            if node.connected:
                 self._do(Disconnect(node.id, node.session, "silent for %.0f s" % (self._now - node.heard_at)))
                 self._remove(node, "silent")
-            elif node.gone_at is not None and self._now >= node.gone_at:
+            else:
                 self._remove(node, "lost")
+        for job in self._queued_again_at.take(self._now):
+            for piece in [piece for piece, until in job.awaited.items() if self._now >= until]:
+                del job.awaited[piece]
+                self._ledger.enqueue(piece)
+            self._queued_again_at.note(job)
+            self._changed = True
 
     def _grant_apart(self):
         # type: () -> None
         """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
-        nodes = list(self._nodes.values())
-        for node in nodes:
-            if node.reserved is not None and not policy.stays_reserved(node, node.reserved):
-                node.reserved = None
-        waiting = [piece for job in self._jobs.values() if not job.paused for piece in job.apart]
-        for piece in waiting:
-            chosen = policy.to_reserve(piece, nodes)
-            if chosen is not None:
-                chosen.reserved = piece
-                for lease in chosen.leases.values():
-                    self._ask_back(lease)
-        for node in nodes:
-            if node.reserved is not None and node.reserved.queued and not node.leases:
-                node.reserved.dequeue()
+        ledger = self._ledger
+        for node in ledger.reserved:
+            if not policy.stays_reserved(node, node.reserved):
+                ledger.reserve(node, None)
+        having = {node.reserved for node in ledger.reserved}
+        for job in sorted(ledger.apart, key=lambda job: job.turn):
+            for piece in reversed(job.apart) if not job.paused else ():
+                if piece not in having and policy.may_reserve(len(ledger.reserved), ledger.serving):
+                    self._reserve_for(piece)
+        for node in ledger.reserved:
+            if node.reserved.queued and not node.leases:
+                ledger.dequeue(node.reserved)
                 self._lease_out(node.reserved, node)
 
-    def _grant_all(self):
-        # type: () -> None
-        """First one chunk for every idle slot, in turn; then the prefetch."""
-        for prefetch in (False, True):
-            if not any(job.ready for job in self._jobs.values()):
+    def _reserve_for(self, piece):
+        # type: (Piece) -> None
+        chosen = policy.to_reserve(piece, list(self._nodes.values()))
+        if chosen is not None:
+            self._ledger.reserve(chosen, piece)
+            for lease in chosen.leases.values():
+                self._ask_back(lease)
+
+    def _grant_all(self, nodes, prefetch):
+        # type: (Ranked, bool) -> None
+        """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
+        ledger = self._ledger
+        front = ledger.front()
+        if prefetch and front is not None and not (front.short or front.unfit):
+            return  # it is worth nobody's prefetching
+        refused, rank, given = set(), -1, False  # type: set, int, bool
+        while ledger.front() is not None:
+            node = nodes.after(rank)
+            if node is None and not given:
                 return
-            hungry = deque(node for node in self._nodes.values() if node.serving and node.reserved is None)
-            while hungry:
-                node = hungry.popleft()
-                if len(node.leases) >= node.slots * (2 if prefetch else 1):
-                    continue
-                job = self._job_for(node, prefetch)
-                if job is not None:
-                    self._grant(node, job)
-                    hungry.append(node)
+            rank, given = (-1, False) if node is None else (node.rank, given)
+            if node is None or node in refused:
+                continue
+            job = self._job_for(node, prefetch)
+            if job is None:
+                refused.add(node)
+            else:
+                self._grant(node, job)
+                given = True
 
     def _job_for(self, node, prefetch):
         # type: (Node, bool) -> Job | None
-        for job in self._jobs.values():
-            if job.ready and node.id not in job.unfit:
-                if prefetch and not policy.is_worth_prefetching(node, job):
-                    return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
-                if len(self._jobs) > 1:  # jobs are served in turn
-                    self._jobs[job.id] = self._jobs.pop(job.id)
-                return job
-        return None
+        job = self._ledger.next_job(node)
+        if job is None or prefetch and not policy.is_worth_prefetching(node, job):
+            return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
+        self._ledger.served(job)
+        return job
 
     def _grant(self, node, job):
         # type: (Node, Job) -> None
-        self._lease_out(self._cut(job, policy.chunk_size(node, job, self._slots)), node)
+        self._lease_out(self._ledger.cut(job, policy.chunk_size(node, job, self._ledger.slots)), node)
 
     def _lease_out(self, piece, node):
         # type: (Piece, Node) -> None
         job, attempt = piece.job, self._next_attempt
         self._next_attempt += 1
         job.moved_at = self._now
-        self._attempts[attempt] = piece
-        piece.attempts[attempt] = careful = bool(piece.deaths) or job.options.attempts_max == 1
-        self._begin_lease(attempt, piece, node)
-        if job.id not in node.jobs:
-            node.jobs.add(job.id)
-            job.nodes.add(node.id)
+        careful = bool(piece.deaths) or job.options.attempts_max == 1
+        self._ledger.adopt(piece, attempt, careful)
+        self._ledger.begin(attempt, piece, node, self._now)
+        self._changed = True
+        if not self._ledger.knows(node, job):
             self._do(Define(node.id, job.id))
         self._tell("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
         self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, careful))
-
-    def _cut(self, job, size):
-        # type: (Job, int) -> Piece
-        """The next piece of at most ``size`` tasks, taken out of the queue."""
-        if not job.pieces:
-            piece = Piece(job, job.cursor, min(job.cursor + size, job.total))
-            job.cursor = piece.hi
-            job.queued -= piece.size
-            return piece
-        piece = job.pieces[0]
-        piece.dequeue()
-        if piece.size > size:
-            Piece(job, piece.lo + size, piece.hi, piece.deaths).enqueue()
-            piece.hi = piece.lo + size
-            piece.cut = piece.cut or bool(piece.attempts)
-        return piece
 
     def _take_back(self):
         # type: () -> None
         """While slots are idle and nothing is queued, ask busy nodes for what they have not started."""
         self._take_back_at = None
-        if any(job.ready for job in self._jobs.values()):
+        if self._ledger.front() is not None or not self._ledger.idle:
             return
-        leases, self._take_back_at = policy.to_take_back(list(self._nodes.values()), self._now)
+        leases, self._take_back_at = policy.to_take_back(list(self._ledger.idle), self._ledger.givers(), self._now)
         for lease in leases:
             self._ask_back(lease)
 
     def _ask_back(self, lease):
         # type: (Lease) -> None
         """What has not been started of it."""
-        lease.revoked, lease.settled_at = True, self._now + ANSWER_SECONDS
+        self._ledger.ask_back(lease, self._now + ANSWER_SECONDS)
+        self._changed = True
         self._do(Revoke(lease.node.id, lease.attempt, False))
 
     def _copy_stragglers(self):
         # type: () -> None
         """At the end of a job of idempotent tasks, what takes too long also runs on an idle slot."""
         self._copy_at = None
-        if self._take_back_at is not None:  # unstarted tasks go first
+        if self._take_back_at is not None or not self._ledger.copyable or not self._ledger.idle:
+            return  # unstarted tasks go first
+        self._copy_at = self._ledger.asked_until(self._now)
+        if self._copy_at is not None:
             return
-        for job in self._jobs.values():
-            if job.options.idempotent and job.leased and not (job.queued or job.stopped or job.paused):
-                copies, again_at = policy.to_copy(job, list(self._nodes.values()), self._now)
-                self._copy_at = policy.earlier(self._copy_at, again_at)
-                for lease, node in copies:
-                    lease.piece.copied = True
-                    job.copied += lease.piece.size
-                    self._lease_out(lease.piece, node)
+        for job in sorted(self._ledger.copyable, key=lambda job: job.turn):
+            copies, again_at = policy.to_copy(job, list(self._ledger.idle), self._now)
+            self._copy_at = policy.earlier(self._copy_at, again_at)
+            for lease, node in copies:
+                lease.piece.copied = True
+                job.copied += lease.piece.size
+                self._lease_out(lease.piece, node)
 
     # -- telling ----------------------------------------------------------------------------------
 
     def _explain(self):
         # type: () -> None
         """A job that makes no progress says what it waits for: once soon, then rarely."""
-        for job in self._jobs.values():
-            if self._now < max(job.explain_at, job.moved_at + EXPLAIN_FIRST_SECONDS):
-                continue
-            wait = status.wait_of(job, list(self._nodes.values()), self._now, NODE_LOST_SECONDS)
+        jobs = self._explained_at.take(self._now)
+        cluster = status.overview(self._nodes.values()) if jobs else None
+        for job in sorted(jobs, key=lambda job: job.turn):
+            wait = status.wait_of(job, cluster, self._now, NODE_LOST_SECONDS)
             job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
             kind = status.IDLE if wait is None else wait.kind
             again_at, interval = job.said.get(kind, (self._now, EXPLAIN_AGAIN_SECONDS))
@@ -812,15 +752,17 @@ class Scheduler(Storied):
                 again_at = self._now + interval
                 job.said[kind] = again_at, interval * (2 if kind in (status.RUNNING, status.IDLE) else 1)
             job.explain_at = again_at if wait is None else min(job.explain_at, again_at)
+            self._explained_at.note(job)
 
-    def status(self, now):
-        # type: (float) -> list
-        """(id, JobStatus without its name) of each job."""
-        nodes, found = list(self._nodes.values()), []
+    def status(self, now, numbers=None):
+        # type: (float, object) -> list
+        """(id, JobStatus without its name) of each job, or of those with these numbers."""
+        cluster, found = status.overview(self._nodes.values()), []
         for job in self._jobs.values():
-            waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
-            wait = status.wait_of(job, nodes, now, NODE_LOST_SECONDS) if waits else None
-            found.append((job.id, status.status_of(job, nodes, now, wait)))
+            if numbers is None or job.id in numbers:  # type: ignore[operator]
+                waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
+                wait = status.wait_of(job, cluster, now, NODE_LOST_SECONDS) if waits else None
+                found.append((job.id, status.status_of(job, cluster, now, wait)))
         return found
 
     def _do(self, effect):
@@ -853,43 +795,28 @@ class Scheduler(Storied):
     def validate(self):
         # type: () -> None
         """Every invariant, for tests: raises InternalError with the story of what broke."""
+        self._ledger.validate()
         for job in self._jobs.values():
-            self._validate_job(job)
+            if not self._explained_at.knows(job) or not self._queued_again_at.knows(job):
+                self._broken("job %d is due before anything looks at it" % job.id, job.id)
         for node in self._nodes.values():
-            for attempt, lease in node.leases.items():
-                if lease.node is not node or lease.piece.leases.get(attempt) is not lease:
-                    self._broken("lease %d of node %s is not its piece's" % (attempt, node.id), attempt)
-                if attempt not in self._attempts:
-                    self._broken("lease %d of node %s is fenced" % (attempt, node.id), attempt)
-            if len(node.leases) > 2 * node.slots and node.connected and not node.draining:
-                held = sum(1 for lease in node.leases.values() if lease.granted_at > node.heard_at)
-                if held > 2 * node.slots:
-                    self._broken("node %s holds %d leases for %d slots" % (node.id, held, node.slots), node.id)
-        for attempt, piece in self._attempts.items():
-            if attempt not in piece.attempts or piece.job.id not in self._jobs:
-                self._broken("attempt %d outlives its piece" % attempt, attempt)
+            if not self._lost_at.knows(node):
+                self._broken("node %s is lost before anything looks at it" % node.id, node.id)
 
-    def _validate_job(self, job):
-        # type: (Job) -> None
-        if job.finished:
-            self._broken("job %d is finished and still here" % job.id, job.id)
-        waiting = list(job.pieces) + list(job.apart)
-        queued = sum(piece.size for piece in waiting) + (0 if job.stopped else job.total - job.cursor)
-        if queued != job.queued:
-            self._broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)
-        leases = [lease for node in self._nodes.values() for lease in node.leases.values() if lease.piece.job is job]
-        if len(leases) != job.leased:
-            self._broken("job %d counts %d leases, and has %d" % (job.id, job.leased, len(leases)), job.id)
-        pieces = {lease.piece for lease in leases}
-        leased = sum(piece.size for piece in pieces | set(job.awaited))
-        if not job.stopped and queued + leased + job.delivered != job.total:
-            self._broken(
-                "job %d: %d queued + %d leased + %d delivered is not %d"
-                % (job.id, queued, leased, job.delivered, job.total),
-                job.id,
-            )
-        copied = sum(piece.size for piece in pieces if piece.copied)
-        if not copied <= job.copied <= (policy.copies_max(job) if job.options.idempotent else 0):
-            self._broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)
-        if any(piece.leases for piece in waiting):
-            self._broken("job %d has a piece both queued and leased" % job.id, job.id)
+
+def _lost_at(node):
+    # type: (Node) -> float
+    """From when on a node that says nothing is given up."""
+    return node.gone_at if node.gone_at is not None else node.heard_at + NODE_LOST_SECONDS
+
+
+def _queued_again_at(job):
+    # type: (Job) -> float | None
+    """When what a former master's nodes may still run is queued: all of it at once."""
+    return next(iter(job.awaited.values())) if job.awaited else None
+
+
+def _explained_at(job):
+    # type: (Job) -> float
+    """When a job that makes no progress may have to say what it waits for."""
+    return max(job.explain_at, job.moved_at + EXPLAIN_FIRST_SECONDS)

@@ -59,40 +59,72 @@ class ClusterStatus(namedtuple("ClusterStatus", "nodes workers jobs")):
         return "\n".join([head] + ["  " + str(job) for job in self.jobs])
 
 
-def status_of(job, nodes, now, wait):
-    # type: (leases.Job, list, float, Wait | None) -> JobStatus
-    """How far this job of the scheduler's is; without a name."""
-    pieces = {lease.piece for node in nodes for lease in node.leases.values() if lease.piece.job is job}
-    slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
-    left_seconds = None
-    if job.closed and slots and job.measured:
-        left_seconds = (job.total - job.delivered) * job.busy_seconds / job.measured / slots
-    return JobStatus(
-        "", job.total, job.delivered, job.failed, sum(piece.size for piece in pieces), job.queued, job.copied,
-        now - job.began_at, left_seconds, "" if wait is None else wait.text,
+#: What all jobs wait for alike, gathered once for many of them. serving: the nodes that take work, slots: their worker
+#: processes. connected: whether any node is, reserved: whether any is kept for a task that runs alone.
+Overview = namedtuple("Overview", "serving slots connected reserved")
+
+
+def overview(nodes):
+    # type: (object) -> Overview
+    """Of the scheduler's nodes."""
+    nodes = list(nodes)  # type: ignore[call-overload]
+    serving = [node for node in nodes if node.serving]
+    return Overview(
+        serving, sum(node.slots for node in serving), any(node.connected for node in nodes),
+        any(node.reserved for node in nodes),
     )  # fmt: skip
 
 
-def wait_of(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
+def status_of(job, cluster, now, wait):
+    # type: (leases.Job, Overview, float, Wait | None) -> JobStatus
+    """How far this job of the scheduler's is; without a name."""
+    running = sum(piece.size for piece in {lease.piece for lease in job.leases.values()})
+    slots = _slots(job, cluster) if job.closed and job.measured else 0
+    left_seconds = None
+    if slots:
+        left_seconds = (job.total - job.delivered) * job.busy_seconds / job.measured / slots
+    return JobStatus(
+        "", job.total, job.delivered, job.failed, running, job.queued, job.copied, now - job.began_at, left_seconds,
+        "" if wait is None else wait.text,
+    )  # fmt: skip
+
+
+def wait_of(job, cluster, now, lost_seconds):
+    # type: (leases.Job, Overview, float, float) -> Wait | None
     """Why this job of the scheduler's makes no progress; None while there is nothing it could do."""
-    found = None
     if job.paused:  # whoever paused it knows why
         return None
+    found, held = None, _tasks_by_node(job)
     for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_link, _for_apart, _for_busy, _for_running):
-        found = found or look(job, nodes, now, lost_seconds)
+        found = found or look(job, cluster, held, now, lost_seconds)
     return found
 
 
-def _for_nodes(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
-    serving = [node for node in nodes if node.serving]
-    if not job.queued or job.leased or any(node.id not in job.unfit for node in serving):
+def _tasks_by_node(job):
+    # type: (leases.Job) -> list
+    """(node, how many of its tasks this node has), in the nodes' order."""
+    held = {}  # type: dict
+    for lease in job.leases.values():
+        held[lease.node] = held.get(lease.node, 0) + lease.piece.size
+    return sorted(held.items(), key=lambda each: each[0].rank)
+
+
+def _slots(job, cluster):
+    # type: (leases.Job, Overview) -> int
+    """Worker processes that can run its tasks."""
+    if not job.unfit:
+        return cluster.slots
+    return sum(node.slots for node in cluster.serving if node.id not in job.unfit)
+
+
+def _for_nodes(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
+    if not job.queued or job.leases or any(node.id not in job.unfit for node in cluster.serving):
         return None
-    if serving:
-        said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in serving]
+    if cluster.serving:
+        said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in cluster.serving]
         why = "no node that can run them (%s)" % _listed(said, "; ")
-    elif any(node.connected for node in nodes):
+    elif cluster.connected:
         why = "all nodes are leaving"
     else:
         why = "no node is connected"
@@ -100,9 +132,9 @@ def _for_nodes(job, nodes, now, lost_seconds):
     return Wait(NODES, text, job.moved_at)
 
 
-def _for_former(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
-    if not job.awaited or job.leased or job.queued:
+def _for_former(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
+    if not job.awaited or job.leases or job.queued:
         return None
     count = sum(piece.size for piece in job.awaited)
     left = max(job.awaited.values()) - now
@@ -110,43 +142,41 @@ def _for_former(job, nodes, now, lost_seconds):
     return Wait(FORMER, text, job.moved_at)
 
 
-def _for_silent(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
-    silent = [node for node in nodes if _tasks_on(job, node) and now - node.heard_at >= SILENT_SECONDS]
+def _for_silent(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
+    silent = [(node, tasks) for node, tasks in held if now - node.heard_at >= SILENT_SECONDS]
     if not silent:
         return None
-    names = ["%s (for %.0f s)" % (node.name, now - node.heard_at) for node in silent]
+    names = ["%s (for %.0f s)" % (node.name, now - node.heard_at) for node, _ in silent]
     text = "%d tasks are on nodes that are silent: %s; given up after %.0f s, they run elsewhere" % (
-        sum(_tasks_on(job, node) for node in silent), _listed(names), lost_seconds,
+        sum(tasks for _, tasks in silent), _listed(names), lost_seconds,
     )  # fmt: skip
-    return Wait(SILENT, text, min(node.heard_at for node in silent))
+    return Wait(SILENT, text, min(node.heard_at for node, _ in silent))
 
 
-def _for_starting(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
+def _for_starting(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
     """Of each node that has some of its tasks, no worker process has begun yet."""
-    having = [node for node in nodes if _tasks_on(job, node)]
-    if not having or any(node.starting < node.slots for node in having):
+    if not held or any(node.starting < node.slots for node, _ in held):
         return None
-    troubles = ["%s: %s" % (node.name, node.trouble) for node in having if node.trouble]
+    troubles = ["%s: %s" % (node.name, node.trouble) for node, _ in held if node.trouble]
     if troubles:
         text = "worker processes cannot start: %s" % _listed(troubles, "; ")
     else:
-        text = "worker processes are still starting on %s" % _listed([node.name for node in having])
+        text = "worker processes are still starting on %s" % _listed([node.name for node, _ in held])
     return Wait(STARTING, text, job.moved_at)
 
 
-def _for_link(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
+def _for_link(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
     """Large arguments, results, definitions and shared objects: bytes move, and so far that is all that does."""
     said, count = [], 0
-    for node in nodes:
-        tasks = _tasks_on(job, node)
-        moving = [each for each in node.sending if tasks and _concerns(each, job, node)]
+    for node, tasks in held:
+        moving = [each for each in node.sending if _concerns(each, job, node)]
         if moving:
             sent, size = sum(each[2] for each in moving), sum(each[3] for each in moving)
             said.append("%s of %s sent to node %s" % (_in_megabytes(sent), _in_megabytes(size), node.name))
-        elif tasks and node.received:
+        elif node.received:
             said.append("%s of a result have come from node %s" % (_in_megabytes(node.received), node.name))
         count += tasks if moving or node.received else 0
     if not said:
@@ -168,43 +198,34 @@ def _in_megabytes(size):
     return "%.1f MB" % (size / 1e6)
 
 
-def _for_apart(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
-    if not job.apart or job.leased or job.queued > len(job.apart):
+def _for_apart(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
+    if not job.apart or job.leases or job.queued > len(job.apart):
         return None
     text = "%d tasks that were killed, perhaps for want of memory, wait for a node that does nothing else"
     return Wait(APART, text % len(job.apart), job.moved_at)
 
 
-def _for_busy(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
-    if not job.queued or job.leased:
+def _for_busy(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
+    if not job.queued or job.leases:
         return None
-    slots = sum(node.slots for node in nodes if node.serving and node.id not in job.unfit)
-    kept = ", or kept for a task that needs a node of its own" if any(node.reserved for node in nodes) else ""
+    kept = ", or kept for a task that needs a node of its own" if cluster.reserved else ""
     text = "%d tasks wait: all %d worker processes that can run them are busy with other jobs%s, for %.0f s" % (
-        job.queued, slots, kept, now - job.moved_at,
+        job.queued, _slots(job, cluster), kept, now - job.moved_at,
     )  # fmt: skip
     return Wait(BUSY, text, job.moved_at)
 
 
-def _for_running(job, nodes, now, lost_seconds):
-    # type: (leases.Job, list, float, float) -> Wait | None
-    held = [lease for node in nodes for lease in node.leases.values() if lease.piece.job is job]
+def _for_running(job, cluster, held, now, lost_seconds):
+    # type: (leases.Job, Overview, list, float, float) -> Wait | None
     if not held:
         return None
-    oldest = min(lease.moved_at for lease in held)
-    names = sorted({lease.node.name for lease in held})
-    count = sum(piece.size for piece in {lease.piece for lease in held})
+    oldest = min(lease.moved_at for lease in job.leases.values())
+    names = sorted({node.name for node, _ in held})
+    count = sum(piece.size for piece in {lease.piece for lease in job.leases.values()})
     text = "%d tasks run on %s, the oldest for %.0f s" % (count, _listed(names), now - oldest)
     return Wait(RUNNING, text, oldest)
-
-
-def _tasks_on(job, node):
-    # type: (leases.Job, leases.Node) -> int
-    """How many of its tasks this node has."""
-    pieces = [lease.piece for lease in node.leases.values()]
-    return sum(piece.size for piece in pieces if piece.job is job)
 
 
 def _listed(names, between=", "):

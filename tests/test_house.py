@@ -31,7 +31,8 @@ ALLOWED = {
     "policy": "leases",
     "status": "leases",
     "stories": "",
-    "scheduler": "protocol leases policy status stories",
+    "ledger": "leases policy",
+    "scheduler": "protocol leases ledger policy status stories",
     "agent": "protocol stories",
     "environment": "",
     "values": "",
@@ -70,7 +71,7 @@ ALLOWED = {
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
 }
 FOR_ALL = {"errors", "compat"}
-PURE = ("protocol", "checks", "leases", "policy", "status", "stories", "scheduler", "agent")
+PURE = ("protocol", "checks", "leases", "policy", "ledger", "status", "stories", "scheduler", "agent")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
 PICKLERS = ("compat", "by_value", "script", "values", "functions", "shares", "journal")

@@ -3,7 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import unittest
 
-from minimalcluster.leases import DEFAULTS, Job, Node, Piece, Speed, gaps_between
+from minimalcluster.leases import DEFAULTS, PLACES_MIN, Job, Node, Piece, Places, Speed, gaps_between, taken_from
 
 
 class GapsTest(unittest.TestCase):
@@ -18,8 +18,50 @@ class GapsTest(unittest.TestCase):
             self.assertEqual(gaps_between(spans, 10), gaps, spans)
         self.assertEqual(gaps_between([], 0), [])
 
-    def test_within_others(self):
-        self.assertEqual(gaps_between([(2, 7)], 10, [(0, 3), (6, 8)]), [(0, 2), (7, 8)])
+    def test_the_last_part_is_taken_from_them(self):
+        for first, end, found, left in (
+            (0, 20, (8, 10), [(0, 3), (5, 7)]),
+            (6, 8, (6, 7), [(0, 3), (5, 6), (8, 10)]),
+            (1, 2, (1, 2), [(0, 1), (2, 3), (5, 7), (8, 10)]),
+            (2, 5, (2, 3), [(0, 2), (5, 7), (8, 10)]),
+            (3, 5, None, [(0, 3), (5, 7), (8, 10)]),
+            (10, 12, None, [(0, 3), (5, 7), (8, 10)]),
+        ):
+            gaps = [(0, 3), (5, 7), (8, 10)]
+            self.assertEqual((taken_from(gaps, first, end), gaps), (found, left), (first, end))
+
+
+class PlacesTest(unittest.TestCase):
+    def setUp(self):
+        self.job = Job(1, 10 ** 6, DEFAULTS, 0.0)
+        self.places = Places()
+
+    def put(self, lo, hi):
+        piece = Piece(self.job, lo, hi)
+        self.places.put(piece)
+        return piece
+
+    def test_in_any_order(self):
+        middle, last, first = self.put(10, 20), self.put(20, 21), self.put(0, 5)
+        self.assertEqual(list(self.places), [first, middle, last])
+        for task, piece in ((0, first), (4, first), (5, None), (9, None), (10, middle), (19, middle), (20, last), (21, None)):
+            self.assertIs(self.places.having(task), piece)
+
+    def test_what_was_delivered_is_not_found(self):
+        piece = self.put(0, 10)
+        again = self.put(20, 30)
+        piece.lo = 6
+        self.assertIs(self.places.having(6), piece)
+        self.assertIsNone(self.places.having(5))
+        piece.live = False
+        part = self.put(7, 8)  # of the one that is no more
+        self.assertEqual([self.places.having(task) for task in (6, 7, 8, 25)], [None, part, None, again])
+
+    def test_what_is_done_is_dropped_sooner_or_later(self):
+        for lo in range(100 * PLACES_MIN):
+            self.put(lo, lo + 1).live = lo % 100 == 0
+        self.assertEqual(len(list(self.places)), PLACES_MIN)
+        self.assertLess(len(self.places._pieces), 3 * PLACES_MIN)
 
 
 class SpeedTest(unittest.TestCase):
@@ -39,9 +81,10 @@ class JobTest(unittest.TestCase):
         job = Job(1, 2, DEFAULTS, 0.0)
         job.delivered = 2
         self.assertTrue(job.finished)
-        job.delivered, job.stopped, job.leased = 1, True, 1
+        job.delivered, job.stopped = 1, True
+        job.leases[1] = None
         self.assertFalse(job.finished)
-        job.leased = 0
+        del job.leases[1]
         self.assertTrue(job.finished)
 
     def test_what_may_be_handed_out(self):

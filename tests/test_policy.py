@@ -4,19 +4,19 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster import policy
-from minimalcluster.leases import DEFAULTS, Job, Lease, Node, Piece
+from minimalcluster.leases import DEFAULTS, Job, Lease, Node, Piece, Speed
 
 
 def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
     node = Node(name, 1, slots, name, 0.0)
     if seconds is not None:
-        node.speeds.setdefault(job.id, policy.leases.Speed()).measured(count, seconds * count, size * count)
+        job.speeds.setdefault(node.id, Speed()).measured(count, seconds * count, size * count)
     return node
 
 
 def leased(job, node, lo, hi, attempt, now=0.0):
     piece = Piece(job, lo, hi)
-    node.leases[attempt] = piece.leases[attempt] = lease = Lease(attempt, piece, node, now)
+    node.leases[attempt] = piece.leases[attempt] = job.leases[attempt] = lease = Lease(attempt, piece, node, now)
     return lease
 
 
@@ -42,9 +42,16 @@ class ChunkSizeTest(unittest.TestCase):
 
     def test_near_the_end(self):
         self.job.queued = 40
-        self.assertEqual(self.size(slots=4, seconds=1e-6, count=1000), 5)
+        self.assertEqual(self.size(slots=4, seconds=0.002, count=1000), 5)
         self.job.closed = False
         self.assertEqual(self.size(slots=1, seconds=1e-6, count=1000), int(40 / policy.OPEN_JOB_SHARES))
+
+    def test_row_83_not_even_near_the_end_is_a_chunk_smaller_than_a_millisecond(self):
+        self.job.queued = 4000
+        self.assertEqual(self.size(slots=40, seconds=1e-6, count=1), policy.CHUNK_GROWTH)  # it has not grown yet
+        self.assertEqual(self.size(slots=40, seconds=1e-6, count=1000), int(policy.CHUNK_SECONDS_MIN / 1e-6))
+        self.job.closed = False
+        self.assertEqual(self.size(slots=40, seconds=1e-6, count=1000), 6)  # its next calls may be longer
 
     def test_by_hand(self):
         self.job.options = DEFAULTS._replace(chunksize=17)
@@ -69,14 +76,13 @@ class ReserveTest(unittest.TestCase):
         self.job.unfit["d"] = {}
         self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[0])
 
-    def test_one_node_and_not_more_than_half_of_them(self):
+    def test_one_that_is_not_reserved_and_not_more_than_half_of_them(self):
         self.nodes[0].reserved = self.piece
-        self.assertIsNone(policy.to_reserve(self.piece, self.nodes))
         other = Piece(self.job, 6, 7)
         self.assertIs(policy.to_reserve(other, self.nodes), self.nodes[1])
-        self.nodes[1].reserved = other
-        self.assertIsNone(policy.to_reserve(Piece(self.job, 7, 8), self.nodes))
-        self.assertIs(policy.to_reserve(self.piece, self.nodes[2:3]), self.nodes[2])  # the only one
+        self.assertIsNone(policy.to_reserve(other, self.nodes[:1]))
+        for reserved, serving, may in ((0, 1, True), (1, 1, False), (1, 4, True), (2, 4, False), (2, 5, False), (0, 0, True)):
+            self.assertEqual(policy.may_reserve(reserved, serving), may, (reserved, serving))
 
     def test_until_it_is_done(self):
         node = self.nodes[0]
@@ -102,7 +108,7 @@ class TakeBackTest(unittest.TestCase):
         self.waiting = leased(self.job, self.busy, 1, 9, attempt=2)
 
     def taken(self, now=1.0):
-        return policy.to_take_back(self.nodes, now)
+        return policy.to_take_back([node for node in self.nodes if node.idle], self.nodes, now)
 
     def test_what_waits(self):
         self.assertEqual(self.taken(), ([self.waiting], None))
@@ -155,7 +161,7 @@ class CopiesTest(unittest.TestCase):
         self.late = leased(self.job, self.slow, 0, 1, attempt=1)
 
     def copies(self, now=0.0):
-        return policy.to_copy(self.job, self.nodes, now)
+        return policy.to_copy(self.job, [node for node in self.nodes if node.idle], now)
 
     def test_what_another_node_has_done_much_earlier(self):
         self.assertEqual(self.copies(), ([(self.late, self.fast)], None))
@@ -180,7 +186,7 @@ class CopiesTest(unittest.TestCase):
 
     def test_on_its_own_node_only_if_there_is_no_other(self):
         self.slow.slots = 2
-        self.slow.speeds[1].measured(1, 0.001, 0)
+        self.job.speeds["slow"].measured(1, 0.001, 0)
         del self.nodes[1]
         self.assertEqual(self.copies(20.0)[0], [(self.late, self.slow)])
 
@@ -194,26 +200,30 @@ class CopiesTest(unittest.TestCase):
         def unfit():
             self.job.unfit["fast"] = {}
 
-        def runs_once():
-            self.job.options = self.job.options._replace(attempts_max=1)
-
         def unstarted():
             self.late.piece.hi = 2
 
         def nothing_to_compare_with():
-            self.slow.speeds.clear()
-            self.fast.speeds.clear()
+            self.job.speeds.clear()
 
-        for change in (had_one, suspected, unfit, runs_once, unstarted, nothing_to_compare_with):
+        for change in (had_one, suspected, unfit, unstarted, nothing_to_compare_with):
             self.setUp()
             change()
             self.assertEqual(self.copies(99.0), ([], None), change.__name__)
 
-    def test_unstarted_tasks_go_first(self):
-        self.late.settled_at = 5.0
-        self.assertEqual(self.copies(1.0), ([], 5.0))
+    def test_of_what_gives_nothing_back_all_is_copied(self):
         self.late.piece.hi = 2
+        self.late.settled_at = 5.0
         self.assertEqual(self.copies(5.0)[0], [(self.late, self.fast)])
+
+    def test_on_the_node_that_has_it_done_first(self):
+        self.nodes.append(new_node("fastest", job=self.job, seconds=0.5))
+        self.assertEqual(self.copies()[0], [(self.late, self.nodes[2])])
+        leased(self.job, self.nodes[2], 5, 6, attempt=9)
+        self.assertEqual(self.copies()[0], [(self.late, self.fast)])
+        self.nodes.append(new_node("unknown", job=self.job))  # as fast as the middle one of the others
+        self.fast.slots = 0
+        self.assertEqual(self.copies()[0], [(self.late, self.nodes[3])])
 
 
 if __name__ == "__main__":

@@ -728,9 +728,14 @@ class ChunkSizeTest(SchedulerTest):
         self.assertTrue(all(abs(count - aim) < aim * 0.01 for count in counts[8:50]), counts[:50])
 
     def test_chunks_shrink_towards_the_end(self):
-        counts = self.chunks(20000, 1e-5, slots=2)
+        counts = self.chunks(200, 0.002, slots=2)
         self.assertEqual(counts[-1], 1)
-        self.assertLess(max(counts), 20000 // 4 + 1)
+        self.assertLess(max(counts), 200 // 4 + 1)
+
+    def test_row_83_no_chunk_of_tiny_tasks_is_smaller_than_a_millisecond(self):
+        counts = self.chunks(10 ** 6, 1e-7, slots=4)
+        grown = counts[counts.index(max(counts)) : -1]  # the last one has what is left
+        self.assertGreaterEqual(min(grown) * 1e-7, policy.CHUNK_SECONDS_MIN, counts)
 
     def test_long_tasks_go_one_by_one_and_are_not_prefetched(self):
         grants = self.start(100, DEFAULTS, slots=2)
@@ -1144,7 +1149,7 @@ class TellingTest(SchedulerTest):
         brain = self.master.brain
         self.assertEqual((brain._attempts, dict(brain._jobs)), ({}, {}))
         for node in brain._nodes.values():
-            self.assertEqual((dict(node.leases), node.jobs, node.speeds), ({}, set(), {}))
+            self.assertEqual((dict(node.leases), node.jobs, node.measured, node.short), ({}, set(), set(), set()))
 
 
 if __name__ == "__main__":
