@@ -202,12 +202,50 @@ time.sleep(600)
 """
 
 
+_DIES = """
+import os
+died = %r
+def work(n):
+    from . import late
+    if n == 20 and not os.path.exists(died):
+        open(died, "w").close()
+        os._exit(1)
+    return n, late.number
+"""
+
+_SETTINGS = """
+limit, calls = None, []
+def prepare(value):
+    global limit
+    limit = value
+def count(_):
+    calls.append(1)
+    return limit, len(calls)
+"""
+
+_FORKS = """
+import os
+def work():
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            from . import late
+            os.write(writing, b"%d" % late.number)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writing)
+    return os.read(reading, 100)
+"""
+
+
 @faces
 class ProjectModules(unittest.TestCase):
     """A node that has none of the program's files."""
 
     def setUp(self):
-        self.folder = support.directory_for(self)
+        self.folder, self.time = support.directory_for(self), 1000000000
         sys.path.insert(0, self.folder)
         self.addCleanup(sys.path.remove, self.folder)
         self.name = "project_%d" % random.getrandbits(60)
@@ -217,7 +255,9 @@ class ProjectModules(unittest.TestCase):
         self.write("data.txt", "100")
 
     def write(self, name, text):
-        support.write(os.path.join(self.folder, self.name, name), text)
+        path = support.write(os.path.join(self.folder, self.name, name), text)
+        self.time += 2  # Python takes two files of one size and second for the same
+        os.utime(path, (self.time, self.time))
 
     def test_a_node_that_outlives_its_master_reads_them_anew_for_the_next(self):
         port, key, name = support.free_port(), "k" * 32, "helper_%d" % random.getrandbits(60)
@@ -229,6 +269,65 @@ class ProjectModules(unittest.TestCase):
                     with commands.Command([script]) as process:
                         process.wait_for_output("answer %d\n" % answer)  # behind news of waiting for the node, perhaps
                         process.kill()
+
+    def test_row_72_a_job_keeps_its_code_whatever_is_saved_meanwhile(self):
+        """In worker processes that are there, and in one that takes the place of another."""
+        self.write("late.py", "number = 1\n")
+        self.write("dies.py", _DIES % os.path.join(self.folder, "died"))
+        dies = importlib.import_module(self.name + ".dies")
+        with ClusterExecutor(2) as executor:
+            results = executor.map(dies.work, range(40), chunksize=1)
+            found = [next(results)]
+            for name in ("late.py", "dies.py"):
+                self.write(name, "number = 2\ndef half(a fi")
+            found += list(results)
+            self.assertEqual([(n, 1) for n in range(40)], found)
+            self.assertTrue(os.path.exists(os.path.join(self.folder, "died")))
+            self.assertEqual((7, 1), executor.submit(dies.work, 7).result(SECONDS))
+
+    def test_row_73_what_was_set_stays_set_until_the_module_is_another(self):
+        self.write("settings.py", _SETTINGS)
+        settings = importlib.import_module(self.name + ".settings")
+        other = importlib.import_module(self.name + ".numbers")
+        with ClusterExecutor(1, initializer=settings.prepare, initargs=(7,)) as executor:
+            def now():
+                return list(executor.map(settings.count, [1]))[0], executor.submit(settings.count, 1).result(SECONDS)
+
+            self.assertEqual(((7, 1), (7, 2)), now())
+            self.write("settings.py", _SETTINGS + "# saved, and not reloaded\n")
+            self.assertEqual(((7, 3), (7, 4)), now())
+            self.write("settings.py", _SETTINGS)
+            importlib.reload(settings)
+            self.assertEqual(((7, 5), (7, 6)), now(), "it is the same as before")
+            self.write("numbers.py", "def five():\n    return 5 * 1000\n")
+            importlib.reload(other)
+            self.assertEqual(((7, 7), (7, 8)), now(), "another one is another now")
+            self.write("settings.py", _SETTINGS.replace("len(calls)", "-len(calls)"))
+            importlib.reload(settings)
+            self.assertEqual(((7, -1), (7, -2)), now(), "the initializer runs again for it")
+
+    def test_row_73_two_jobs_at_once_each_with_its_code(self):
+        self.write("settings.py", _SETTINGS)
+        settings = importlib.import_module(self.name + ".settings")
+        with ClusterExecutor(1) as executor:
+            one = executor.map(settings.count, range(30), chunksize=1)
+            found = [next(one)]
+            self.write("settings.py", _SETTINGS.replace("len(calls)", "-len(calls)"))
+            importlib.reload(settings)
+            two = executor.map(settings.count, range(30), chunksize=1)
+            for _ in range(29):
+                found += [next(one), next(two)]
+            found.append(next(two))
+        numbers = [number for _, number in found]
+        self.assertEqual([list(range(1, 31)), list(range(-1, -31, -1))], [[n for n in numbers if n > 0], [n for n in numbers if n < 0]])
+
+    @unittest.skipUnless(hasattr(os, "fork"), "this system has no fork")
+    def test_a_tasks_fork_imports_what_lies_here(self):
+        self.write("late.py", "number = 1\n")
+        self.write("forks.py", _FORKS)
+        forks = importlib.import_module(self.name + ".forks")
+        with ClusterExecutor(1) as executor:
+            self.assertEqual(b"1", executor.submit(forks.work).result(SECONDS))
 
     def test_a_call_runs_what_was_loaded_when_it_was_submitted(self):
         work = importlib.import_module(self.name + ".work")

@@ -193,15 +193,29 @@ class Edited(unittest.TestCase):
     def test_the_module_of_the_function(self):
         self.check("helper", "return item.get()", "return item.get() + 10")
 
-    def check(self, name, before, after):
+    @unittest.skipUnless(PYTHON_3, "2.7 has no packages without __init__.py")
+    def test_row_75_a_module_below_a_folder_without_init_that_the_function_imports_when_it_runs(self):
+        helper = HELPER.replace("    return item.get()", "    from plain import deep\n    return item.get() + deep.STEP")
+        self.check("plain/deep", "STEP = 0", "STEP = 10", {"helper": helper, "plain/deep": "STEP = 0\n"})
+
+    def test_row_75_a_module_with_a_name_like_ours(self):
+        helper = HELPER.replace("import os", "import os, minimalcluster_tasks").replace(
+            "return item.get()", "return item.get() + minimalcluster_tasks.STEP"
+        )
+        more = {"helper": helper, "minimalcluster_tasks": "STEP = 0\n"}
+        self.check("minimalcluster_tasks", "STEP = 0", "STEP = 10", more)
+
+    def check(self, name, before, after, more=()):
         """With the script for its classes, and, where cloudpickle is, by value, too."""
         for start in ("import sys\nsys.modules['cloudpickle'] = None\n", "")[: 1 if cloudpickle is None else 2]:
             folder = support.directory_for(self)
-            texts = {"script": start + SCRIPT % support.ROOT, "helper": HELPER, "shape": SHAPE}
+            texts = dict({"script": start + SCRIPT % support.ROOT, "helper": HELPER, "shape": SHAPE}, **dict(more))
             self.assertIn(before, texts[name])
             edited = dict(texts, **{name: texts[name].replace(before, after)})
             for expected, ran, sources in ((1, 1, texts), (1, 0, texts), (11, 1, edited), (11, 0, edited)):
                 for each, text in sources.items():
+                    if "/" in each and not os.path.isdir(os.path.join(folder, os.path.dirname(each))):
+                        os.makedirs(os.path.join(folder, os.path.dirname(each)))
                     support.write(os.path.join(folder, each + ".py"), text)
                 script, log = os.path.join(folder, "script.py"), support.write(os.path.join(folder, "ran"))
                 ways = 3 if PYTHON_3 else 1  # in which it runs it

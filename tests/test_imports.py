@@ -343,7 +343,7 @@ class OnANode(ProjectTest):
                 reload(sys.modules["only_here"])
                 self.assertEqual(list(master.execute().values())[1], [1, 1])
 
-    def test_the_masters_and_no_other_file_or_folder_of_that_name(self):
+    def test_row_74_the_masters_and_no_other_file_or_folder_of_that_name(self):
         self.write("elsewhere/on_both.py", "name = 'the node'\n")
         self.write("elsewhere/on_both_folder/README", "")
         self.write("on_both.py", "name = 'the master'\n")
@@ -352,12 +352,12 @@ class OnANode(ProjectTest):
         self.assertEqual([("the master",) * 2], self.run_there(code, [1], os.path.join(self.folder, "elsewhere")))
 
     @unittest.skipUnless(PYTHON_3, "2.7 has no packages without __init__.py")
-    def test_a_folder_without_init_and_a_part_that_only_the_task_imports(self):
+    def test_row_74_a_folder_without_init_and_a_part_that_only_the_task_imports(self):
         self.write("plain_folder/inner/part.py", "x = 5\n")
         self.assertEqual([5], self.run_there("def f(x):\n    from plain_folder.inner import part\n    return part.x\n", [1]))
         self.assertNotIn("plain_folder", sys.modules)
 
-    def test_out_of_a_zip(self):
+    def test_row_74_out_of_a_zip(self):
         import zipfile
 
         path = os.path.join(self.folder, "zipped.zip")
