@@ -43,6 +43,8 @@ LEAVE_SECONDS = 10.0
 #: Letters of why a worker process does not start.
 TROUBLE_MAX = 300
 STORY_LENGTH = 500
+#: Sources of modules, of some 10 KiB each.
+MODULES_KEPT_MAX = 1000
 _TOO_LONG = "the call took longer than %g s and was ended"
 _NOT_READY = (
     "the call was not begun within %g s and was ended: its worker process was not ready for it (imports, the script "
@@ -138,6 +140,7 @@ class Agent(Storied):
         self._next_fetch = 1
         self._trouble = ""  # why a worker process did not start, until one does
         self._files = {}  # type: dict # shared object -> where it lies, told by the shell
+        self._modules = OrderedDict()  # type: OrderedDict # code and module -> (info, payload), as the master has answered
         self._linked = False  # a connection is there
         self._joined = False  # and the master has taken us in
         self._heard_at = 0.0
@@ -495,9 +498,9 @@ class Agent(Storied):
         # type: (_Slot, protocol.Fetch) -> None
         asker = (slot.number, message.request)
         name = message.info.get("name")
-        if message.info.get("what") == "share":
-            if name in self._files:
-                self._answer([asker], self._files[name], [])
+        if message.info.get("what") in ("share", "module"):  # the same for all worker processes
+            if name in self._files or name in self._modules:
+                self._answer([asker], *(self._modules.get(name) or (self._files[name], [])))
                 return
             for sent, askers in self._fetches.values():
                 if sent.info == message.info:
@@ -517,6 +520,10 @@ class Agent(Storied):
         if sent.info.get("what") == "share" and message.info.get("found"):
             self._do(Keep(sent.info["name"], message.info, message.payload))
             return
+        if sent.info.get("what") == "module" and message.info.get("found"):
+            self._modules[sent.info["name"]] = message.info, message.payload
+            if len(self._modules) > MODULES_KEPT_MAX:
+                self._modules.popitem(last=False)
         del self._fetches[message.request]
         self._answer(askers, message.info, message.payload)
 

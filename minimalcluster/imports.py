@@ -29,7 +29,7 @@ FALLBACKS = ("cloudpickle",)
 def is_own_path(path):
     # type: (str) -> bool
     """Neither the standard library's nor an installed package's."""
-    if any(each in path for each in _INSTALLED) and any(each in _INSTALLED for each in path.replace("\\", "/").split("/")):
+    if "-packages" in path and any(each in _INSTALLED for each in path.replace("\\", "/").split("/")):
         return False
     if WINDOWS:
         return not os.path.abspath(path).lower().startswith(_LIBRARY.lower())
@@ -39,7 +39,7 @@ def is_own_path(path):
 class ClusterFinder(object):
     """Finds modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
 
-    first: stand before all others. Else (an engine's process is not ours alone) it is asked for what no other has found.
+    first: it stands before all others. Else (an engine's process is not ours alone) it has what no other has found.
     One class for both import systems: find_spec of 3.x, find_module of 2.7.
     """
 
@@ -96,7 +96,7 @@ class ClusterFinder(object):
         table = self._tables[self._code] = {name: tuple(told[name][:2]) for name in told}
         others = [name for name in table if table[name] != self._stamps[name]]
         fresh = sorted((name for name in others if not self._swap(name, table[name])), key=lambda name: told[name][2])
-        # Those that the master has imported once come in the order in which they import each other, reloaded ones in its.
+        # Those that the master has only imported: as they import each other. Those that it has reloaded: in its order.
         self._run_anew([name for name in fresh if not table[name][1]], False)
         for name in fresh:
             if table[name][1]:
@@ -228,10 +228,10 @@ def _has_own_file(name):
         except ImportError:
             return False
     spec, _ = _own(name)
-    return spec is not None and spec.has_location  # type: ignore[no-any-return,attr-defined]
+    return spec is not None and spec.has_location
 
 
-class Loader(SourceFileLoader):  # type: ignore[misc]
+class Loader(SourceFileLoader):
     """Loads one module of the master's; for Python 3 with all that a file's own loader can do."""
 
     def __init__(self, finder, name, info, data):
@@ -251,11 +251,11 @@ class Loader(SourceFileLoader):  # type: ignore[misc]
         if info["kind"] == "folder":
             if info["local"]:
                 return None  # on the master's own machine it is what it is there, too
-            spec = ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+            spec = ModuleSpec(name, self, is_package=True)
             folders = [native(each) for each in info["folders"]]
             spec.submodule_search_locations = folders + [each for each in _own(name)[1] or () if each not in folders]
             return spec
-        spec = ModuleSpec(name, self, origin=self.path, is_package=info["package"])  # type: ignore[arg-type]
+        spec = ModuleSpec(name, self, origin=self.path, is_package=info["package"])
         spec.has_location = not self.path.startswith("<")
         if info["package"]:
             spec.submodule_search_locations = [os.path.dirname(self.path)]
@@ -267,10 +267,12 @@ class Loader(SourceFileLoader):  # type: ignore[misc]
         from importlib.machinery import EXTENSION_SUFFIXES  # novm
 
         spec, _ = _own(self.name)
-        if spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES)):  # type: ignore[attr-defined]
+        if spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES)):
             return spec
-        text = "the module %s is no Python source on the master (%s), so this machine needs one of its own: install it here"
-        raise ImportError(text % (self.name, self.info["foreign"]), name=self.name)
+        raise ImportError(
+            "the module %s is no Python source on the master (%s), so this machine needs its own: install it here"
+            % (self.name, self.info["foreign"])
+        )
 
     def create_module(self, spec):
         # type: (object) -> types.ModuleType | None
@@ -280,18 +282,18 @@ class Loader(SourceFileLoader):  # type: ignore[misc]
         # type: (types.ModuleType) -> None
         if self.info["kind"] == "folder":
             return
-        module.__loader__ = self  # type: ignore[assignment] # also where it is run anew
+        module.__loader__ = self # also where it is run anew
         self._show_lines()
-        super(Loader, self).exec_module(module)  # type: ignore[misc]
+        super(Loader, self).exec_module(module)
         self._finder.ran(self)
 
-    def get_code(self, fullname):
+    def get_code(self, fullname):  # type: ignore[override]
         # type: (str) -> object
         if self.info["kind"] == "compiled":
             return self._compiled(fullname)
         if PY2:  # py2
             return compile(self._data, self.path, "exec", dont_inherit=True)
-        return super(Loader, self).get_code(fullname)  # type: ignore[misc]
+        return super(Loader, self).get_code(fullname)
 
     def path_stats(self, path):
         # type: (str) -> dict
@@ -300,18 +302,18 @@ class Loader(SourceFileLoader):  # type: ignore[misc]
             raise IOError("%s is on the master" % path)
         return {"mtime": self.info["mtime"], "size": len(self._data)}
 
-    def get_resource_reader(self, fullname):
+    def get_resource_reader(self, fullname):  # type: ignore[override]
         # type: (str) -> object
         if self._is_here(self.path) and hasattr(super(Loader, self), "get_resource_reader"):
-            return super(Loader, self).get_resource_reader(fullname)  # type: ignore[misc]
+            return super(Loader, self).get_resource_reader(fullname)
         return _ResourceReader(self._finder.resource, fullname) if self.info["package"] else None
 
     # -- Python 2 ---------------------------------------------------------------------------------
 
-    def load_module(self, fullname):
+    def load_module(self, fullname):  # type: ignore[override]
         # type: (str) -> types.ModuleType
         if not PY2:
-            return super(Loader, self).load_module(fullname)  # type: ignore[misc,no-any-return]
+            return super(Loader, self).load_module(fullname)
         if not self.info["found"] or self.info["kind"] == "folder":  # py2
             raise ImportError("the module %s is no Python source on the master (%s)" % (fullname, self.path))
         is_new = fullname not in sys.modules

@@ -131,7 +131,8 @@ class Library(object):
             return self._module(code, name, local)
         if what == "code":
             found = [(each, sources.loaded.of(code, each)) for each in name.split(",")]
-            return {"found": True, "modules": {each: _stamp(loaded) for each, loaded in found if loaded is not None}}, []
+            stamps = {each: _stamp(loaded) for each, loaded in found if loaded is not None}
+            return {"found": True, "modules": stamps}, []
         if what in ("resource", "contents"):
             package, _, resource = name.partition(":")
             return (self._resource if what == "resource" else self._contents)(package, resource)
@@ -197,7 +198,7 @@ class Library(object):
             return {"found": False}, []
         path = os.path.join(os.path.dirname(module.filename), *resource.split("/"))
         try:
-            return {"found": True}, [bytes(module.loader.get_data(path))]  # type: ignore[attr-defined]
+            return {"found": True}, [bytes(module.loader.get_data(path))]
         except (AttributeError, OSError, IOError):
             return {"found": False}, []
 

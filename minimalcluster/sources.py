@@ -33,6 +33,7 @@ _AUTORELOAD = "IPython.extensions.autoreload"
 
 #: Kinds of modules: Python text; a .pyc file alone; a folder without __init__.py; anything else (an extension).
 SOURCE, COMPILED, FOLDER, FOREIGN = "source", "compiled", "folder", "foreign"
+_KINDS = {".py": SOURCE, ".pyw": SOURCE, ".pyc": COMPILED, ".pyo": COMPILED}
 
 #: One of the project's modules. package: whether it may have others below it, in these folders.
 Module = namedtuple("Module", "kind filename package folders loader")
@@ -85,11 +86,11 @@ def is_imported(name):
 def _described(name, told):
     # type: (str, dict) -> Module | None
     """An imported module by its variables; None where these do not tell where it lies."""
-    spec = told.get("__spec__")
-    loader = told.get("__loader__") or (spec.loader if _is_spec(spec) else None)
+    spec = told.get("__spec__") if _is_spec(told.get("__spec__")) else None  # type: object
+    loader = told.get("__loader__") or getattr(spec, "loader", None)
     filename, folders = told.get("__file__"), _folders(told.get("__path__"))
-    if not isinstance(filename, str) and _is_spec(spec) and spec.has_location:
-        filename = spec.origin
+    if not isinstance(filename, str) and getattr(spec, "has_location", False):
+        filename = spec.origin  # type: ignore[attr-defined]
     return _as_module(filename, folders, loader, name)
 
 
@@ -117,7 +118,7 @@ def _as_module(filename, folders, loader, name):
         return Module(SOURCE, "<%s>" % name, package, folders or [], loader)
     if PY2 and filename.endswith((".pyc", ".pyo")) and _exists(filename[:-1], loader):  # py2
         filename = filename[:-1]
-    kind = SOURCE if filename.endswith((".py", ".pyw")) else COMPILED if filename.endswith((".pyc", ".pyo")) else FOREIGN
+    kind = _KINDS.get(os.path.splitext(filename)[1], FOREIGN)
     return Module(kind, filename, package, folders or [], loader)
 
 
@@ -175,7 +176,7 @@ def _spec(name, path):
     for finder in list(sys.meta_path):
         try:
             spec = None if isinstance(finder, _Watcher) else finder.find_spec(name, path)
-        except Exception:  # somebody's own
+        except Exception:  # somebody's own  # noqa: S112
             continue
         if _is_spec(spec):
             return spec
@@ -187,11 +188,11 @@ def _search_2(name, path):  # py2
     import pkgutil
 
     for entry in sys.path if path is None else path:
-        importer = pkgutil.get_importer(entry)
+        importer = pkgutil.get_importer(entry)  # type: types.ModuleType | None # type: ignore[assignment]
         loader = importer.find_module(name) if importer is not None else None
         if loader is not None and hasattr(loader, "get_filename"):
-            filename = loader.get_filename(name)  # type: ignore[attr-defined]
-            folders = [os.path.dirname(filename)] if loader.is_package(name) else None  # type: ignore[attr-defined]
+            filename = loader.get_filename(name)
+            folders = [os.path.dirname(filename)] if loader.is_package(name) else None
             return _as_module(filename, folders, loader, name)
     return None
 
@@ -265,13 +266,13 @@ class Sources(object):
     def _is_quiet(self):
         # type: () -> bool
         """No module has been imported or reloaded: what is asked for each call that is submitted must cost little."""
-        watched = bool(sys.meta_path) and type(sys.meta_path[0]) is _Watcher
+        watched = bool(sys.meta_path) and isinstance(sys.meta_path[0], _Watcher)
         modules = sys.modules
         return watched and not self._begun and len(modules) == len(self._looked_at) and _last(modules) == self._last
 
     def numbered(self, number):
         # type: (int) -> Code
-        """That of a job; of a former master's, what is current: its journal has made sure that the sources are equal."""
+        """That of a job. Of a former master's: what is current; its journal has seen that the sources are equal."""
         with self._lock:
             return self._codes.get(number) or self._code
 
@@ -290,7 +291,7 @@ class Sources(object):
     def _reloaded(self):
         # type: () -> dict[str, Loaded]
         """By name: what was imported or reloaded since the last time."""
-        looked_at = dict(sys.modules)
+        looked_at = dict(sys.modules)  # type: dict[str, object]
         changed = {name for name in looked_at if self._looked_at.get(name, self) is not looked_at[name]}
         for name, (module, told, mark) in self._imported.items():
             if looked_at.get(name) is not module or told.get(_MARK) is not mark:
@@ -332,7 +333,8 @@ class Sources(object):
         """
         news, last = {}, changed  # type: dict[str, Loaded], set
         while last:
-            last = {name for name in self._imported if name not in changed and not last.isdisjoint(self._imports_of(name))}
+            others = [name for name in self._imported if name not in changed]
+            last = {name for name in others if not last.isdisjoint(self._imports_of(name))}
             for name in sorted(last.intersection(self._code.known)):
                 before = self._code.known[name]
                 news[name] = before._replace(loads=before.loads + 1, serial=next(self._serial))
@@ -400,7 +402,7 @@ def read(module, name):
 def _last(modules):
     # type: (dict) -> str | None
     """The name that was put in last. (Before 3.8 only their number tells.)"""
-    return next(reversed(modules), None) if sys.version_info >= (3, 8) else None  # type: ignore[call-overload]
+    return next(reversed(modules), None) if sys.version_info >= (3, 8) else None
 
 
 def _modified(path):
@@ -429,7 +431,7 @@ class _Watcher(object):
 
     def find_spec(self, name, path=None, target=None):
         # type: (str, object, object) -> object
-        finders = list(sys.meta_path)
+        finders = list(sys.meta_path)  # type: list
         for finder in finders[finders.index(self) + 1 :] if self in finders else ():
             if not hasattr(finder, "find_spec"):
                 return None  # of an old kind: the interpreter knows how to ask it
@@ -437,7 +439,7 @@ class _Watcher(object):
             if spec is not None:
                 try:
                     loaded.begun(name, spec)
-                except Exception:  # nothing of ours may fail an import; it is read when a job is given
+                except Exception:  # nothing of ours may fail an import; it is read when a job is given  # noqa: S110
                     pass
                 return spec
         return None

@@ -6,6 +6,7 @@ import unittest
 from minimalcluster import agent as a
 from minimalcluster import protocol as p
 from minimalcluster.errors import InternalError
+from tests import support
 from tests.support import only
 
 JOB = 5
@@ -602,6 +603,36 @@ EVENTS = [
     a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0), a.MasterHeard(), a.ChildSaid(0, p.Begun(1)),
     a.MasterSaid(DEFINITION._replace(info={"timeout": 3.0})),
 ]  # fmt: skip
+
+
+class ModulesTest(AgentTest):
+    """A module that a worker process asks for is the same for all of them."""
+
+    def ask(self, node, slot, request):
+        return node.child(p.Fetch(request, {"what": "module", "name": "5:m"}), slot)
+
+    def test_the_master_is_asked_once(self):
+        node = self.node(3)
+        sent = only(a.ToMaster, self.ask(node, 0, 7))
+        self.assertEqual([], self.ask(node, 1, 8))
+        answer = node.master(p.Fetched(sent[0].message.request, {"found": True}, [b"source"]))
+        self.assertEqual([(0, 7), (1, 8)], [(each.slot, each.message.request) for each in only(a.ToChild, answer)])
+        later = only(a.ToChild, self.ask(node, 2, 9))
+        self.assertEqual([p.Fetched(9, {"found": True}, [b"source"])], [each.message for each in later])
+
+    def test_what_is_not_there_is_asked_for_again(self):
+        node = self.node()
+        for request in (7, 8):
+            sent = only(a.ToMaster, self.ask(node, 0, request))
+            node.master(p.Fetched(sent[0].message.request, {"found": False}, []))
+
+    def test_it_keeps_so_many(self):
+        node = self.node()
+        with support.patched(a, "MODULES_KEPT_MAX", 2):
+            for request in range(3):
+                sent = only(a.ToMaster, node.child(p.Fetch(request, {"what": "module", "name": "5:m%d" % request})))
+                node.master(p.Fetched(sent[0].message.request, {"found": True}, []))
+        self.assertEqual(["5:m1", "5:m2"], list(node.brain._modules))
 
 
 class TimeLimitTest(AgentTest):

@@ -4,7 +4,6 @@ from __future__ import absolute_import, division, print_function
 import os
 import subprocess
 import sys
-import types
 import unittest
 
 from minimalcluster import MasterNode, imports
