@@ -86,6 +86,16 @@ def _literal(value):
     return repr(value) if PY2 else ascii(value)
 
 
+def folder():
+    # type: () -> str | None
+    """Where it starts; None: in our current folder. With one that was removed, 3.13's ``-c`` fails in any import."""
+    try:
+        os.getcwd()
+    except OSError:
+        return os.sep if sys.version_info >= (3, 13) else None
+    return None
+
+
 def variables():
     # type: () -> dict
     """The environment variables of any process that we start: ours, without the key, which is nobody else's."""

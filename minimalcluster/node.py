@@ -230,6 +230,7 @@ class Node(object):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=dict(child_environment(self._slots), **family.variable()),
+            cwd=boot.folder(),
             close_fds=not (PY2 and WINDOWS),
             bufsize=0,
             **_OWN_SESSION
