@@ -40,6 +40,8 @@ READY_SECONDS = 600.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
+#: What tasks print while the master is away: more is counted.
+UNSAID_CHARACTERS_MAX = 1 << 20
 #: Letters of why a worker process does not start.
 TROUBLE_MAX = 300
 STORY_LENGTH = 500
@@ -138,6 +140,7 @@ class Agent(Storied):
         self._next_report = 1
         self._fetches = OrderedDict()  # type: OrderedDict # our request -> (Fetch as sent, [(slot, its request)])
         self._next_fetch = 1
+        self._unsaid, self._unsaid_size, self._unsaid_lines = [], 0, 0  # type: list, int, int # printed meanwhile
         self._trouble = ""  # why a worker process did not start, until one does
         self._files = {}  # type: dict # shared object -> where it lies, told by the shell
         self._modules = OrderedDict()  # type: OrderedDict # code and module -> (info, payload), as the master has answered
@@ -227,6 +230,7 @@ class Agent(Storied):
             self._do(ToMaster(report))
         for fetch, _ in self._fetches.values():
             self._do(ToMaster(fetch))
+        self._say_what_was_printed()
         if self._draining:
             self._do(ToMaster(protocol.Farewell({"draining": True})))
 
@@ -417,8 +421,7 @@ class Agent(Storied):
         # type: (ChildSaid) -> None
         message = event.message
         if isinstance(message, protocol.Output):
-            if self._joined:
-                self._do(ToMaster(message))
+            self._printed(message)
             return
         slot = self._slots[event.slot]
         if isinstance(message, protocol.Fetch):
@@ -451,6 +454,28 @@ class Agent(Storied):
             self._report(message)
         if ended or held.next == held.end:
             self._end(slot)
+
+    def _printed(self, message):
+        # type: (protocol.Output) -> None
+        """While the master is away, what tasks print waits for it, so much of it."""
+        size = len(message.info["text"])
+        if self._joined:
+            self._do(ToMaster(message))
+        elif self._unsaid_size + size <= UNSAID_CHARACTERS_MAX:
+            self._unsaid.append(message)
+            self._unsaid_size += size
+        else:
+            self._unsaid_lines += message.info["text"].count("\n") or 1
+
+    def _say_what_was_printed(self):
+        # type: () -> None
+        for message in self._unsaid:
+            self._do(ToMaster(message))
+        if self._unsaid_lines:
+            text = "[minimalcluster: %d lines dropped: the master was away]\n" % self._unsaid_lines
+            info = {"pid": self._about.get("pid"), "stream": "stderr", "text": text}
+            self._do(ToMaster(protocol.Output(info)))
+        self._unsaid, self._unsaid_size, self._unsaid_lines = [], 0, 0
 
     def _end(self, slot):
         # type: (_Slot) -> None

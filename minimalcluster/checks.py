@@ -118,6 +118,8 @@ _NAME = _text(NAME_LETTERS_MAX)
 _SECONDS = _Rule(lambda value: _is_number(value) and value > 0, "a number of seconds greater than 0")
 _BYTES = _Rule(lambda value: _is_number(value) and 0 <= value <= _BIGGEST, "a finite number from 0 on")
 
+_STREAM = _Rule(lambda value: value in ("stdout", "stderr"), "stdout or stderr")
+
 _ONE_EXCEPTION = {
     "type": _NAME, "text": _text(), "traceback": _text(), "pickled": _FLAG, "how": _NAME,
     "notes": _list_of(_text(), NOTES_MAX),
@@ -181,7 +183,9 @@ _ROWS = {
         "exit": _text(), "lines": _list_of(_text(), LINES_MAX), "memory": _FLAG, "peak_memory": _BYTES,
     }),
     protocol.Unfit: _row((NODE, CHILD), ("report", "attempt", "first"), _EXCEPTION),
-    protocol.Output: _row((NODE,), (), {"pid": _none_or(_whole()), "lines": _list_of(_text(), LINES_MAX)}),
+    protocol.Output: _row((NODE,), (), {
+        "pid": _none_or(_whole()), "stream": _STREAM, "text": _text(),
+    }, ("stream", "text")),
     protocol.Fetch: _row((NODE, CHILD), ("request",), {"what": _NAME, "name": _NAME, "pickle": _whole(0, 255)}),
     protocol.Leaving: _row((CHILD,)),
     protocol.Begun: _row((CHILD,), ("attempt",)),

@@ -235,6 +235,7 @@ class Worker(object):
         finally:
             with self._lock:
                 self._attempt = None
+            _flush_streams()
 
     def _use_code(self, job):
         # type: (int) -> None
@@ -347,6 +348,16 @@ class Worker(object):
                 _send_all(self._socket, self._channel.frame(message))
             except (OSError, socket.error):
                 os._exit(0)  # no node, nobody to work for
+
+
+def _flush_streams():
+    # type: () -> None
+    """A last line without its end is on its way when the worker process may be ended."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: S110 # the task has put something else there, or closed it
+            pass
 
 
 def _start_thread(function, name):
@@ -477,7 +488,8 @@ def main():
     # type: () -> None
     told, lifeline = _take_standard_input()
     _die_with(lifeline)
-    sys.stdout, sys.stderr = _line_buffered(1), _line_buffered(2)
+    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc,assignment]
+    sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc,assignment]
     boot.take_paths(told["path"])
     connection, handshake = _connect(told)
     worker = Worker(connection, handshake.channel)

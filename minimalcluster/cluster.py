@@ -31,6 +31,7 @@ from .journal import SYNC_SECONDS
 from .library import Library
 from .logs import log
 from .node import Node
+from .printer import Printer
 from .shares import Shared, Unasked
 from .status import ClusterStatus
 from .transport import Connection, Listener, Loop
@@ -43,7 +44,6 @@ STOP_SECONDS = 5.0
 #: Worker processes have 10 s for their exit handlers (agent.py), and a moment to be killed after that.
 LEAVE_SECONDS = 15.0
 FAREWELL_SECONDS = 2.0
-PRINTED_LINES_MAX = 10000
 #: Arguments of a chunk below this size are not worth the scheduler's while.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
@@ -154,7 +154,7 @@ class Cluster(object):
         self._local_gone.set()
         self._all_left = threading.Event()
         self._inbox = deque()  # type: deque # (session, message) of the local node
-        self._printer = _Printer()
+        self._printer = Printer()
         self._library = Library(self._loop.call)
         self._disk = Disk()
         self._sync_at = 0.0  # when journals may be synced again
@@ -538,7 +538,7 @@ class Cluster(object):
         elif kind is protocol.Fetch:
             self._library.ask(session.send, message.request, message.info, not session.address)  # type: ignore[attr-defined]
         elif kind is protocol.Output:
-            self._printer.lines(session, message.info)  # type: ignore[attr-defined]
+            self._printed(session, message.info)  # type: ignore[attr-defined]
         elif kind is protocol.Farewell:
             left = message.info.get("left")  # type: ignore[attr-defined]
             event = scheduler.NodeLeft if left else scheduler.NodeDraining
@@ -547,6 +547,12 @@ class Cluster(object):
                 session.close(None)  # type: ignore[operator]
         else:
             session.close(errors.ProtocolError("a second %s" % kind.__name__))  # type: ignore[operator]
+
+    def _printed(self, session, info):
+        # type: (_Session, dict) -> None
+        pid = info.get("pid")
+        prefix = "" if not session.address else native("[%s/%s] " % (session.info.get("hostname"), pid))
+        self._printer.show((session.node, pid), prefix, native(info["stream"]), native(info["text"]))
 
     def _heard_of_starting(self, session, info):
         # type: (_Session, dict) -> None
@@ -878,49 +884,3 @@ def _worker(node, session):
         native(info.get("python", "?")), native(info.get("platform", "?")), node["tasks_done"],
         node["tasks_done"] * node["slots"] / seconds if seconds else 0.0, node["connected"],
     )  # fmt: skip
-
-
-class _Printer(object):
-    """Writes what tasks printed to our standard output, in a thread of its own: a stalled terminal stalls nobody."""
-
-    def __init__(self):
-        # type: () -> None
-        self._lines = deque(maxlen=PRINTED_LINES_MAX)  # type: deque
-        self._something = threading.Event()
-        self._thread = None  # type: threading.Thread | None
-        self._closing = False
-
-    def lines(self, session, info):
-        # type: (_Session, dict) -> None
-        prefix = "" if not session.address else "[%s/%s] " % (session.info.get("hostname"), info.get("pid"))
-        for line in info.get("lines", ()):
-            self._lines.append(native(prefix + line))
-        self.start()
-        self._something.set()
-
-    def start(self):
-        # type: () -> None
-        """Its thread, unless it runs; else with the first line."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write, name="minimalcluster-printer")
-            self._thread.daemon = True
-            self._thread.start()
-
-    def _write(self):
-        # type: () -> None
-        while not self._closing or self._lines:
-            self._something.wait()
-            self._something.clear()
-            try:
-                while self._lines:
-                    sys.stdout.write(self._lines.popleft() + "\n")
-                sys.stdout.flush()
-            except (OSError, IOError, ValueError):
-                self._lines.clear()  # closed; there is nobody to read it
-
-    def close(self):
-        # type: () -> None
-        self._closing = True
-        self._something.set()
-        if self._thread is not None:
-            self._thread.join(1.0)

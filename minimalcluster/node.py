@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from functools import partial
 
 try:
     import resource
@@ -34,6 +35,7 @@ from .compat import (
     write_quietly,
 )  # fmt: skip
 from .logs import log
+from .printed import Reader
 from .shares import Files
 from .transport import Connection, Listener, Loop
 
@@ -42,18 +44,15 @@ THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
-LAST_LINES = 20
 #: What no later try changes; all else (no process, thread, descriptor or memory is left) may pass.
 _NEVER = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.EISDIR, errno.EPERM)
-LINE_CHARACTERS_MAX = 1000
-#: What the tasks of one worker process may print a second before lines are dropped (and counted).
-OUTPUT_BYTES_PER_SECOND = 256 << 10
-READ_BYTES = 1 << 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
 #: Where a name has more addresses, one that answers nothing shall not hold up the next for long.
 FIRST_PATIENCE_SECONDS = 2.0
 #: A master that many nodes join at once may be late with an answer; three times late, it is none.
 UNANSWERED_MAX = 3
+#: How long a node that ends stays for what is not sent yet, and how often it looks.
+SEND_SECONDS, SENT_LOOK_SECONDS = 2.0, 0.02
 #: SIGKILL needs no more; a task's own child may hold the output open for 0.2 s.
 LEAVE_SECONDS = 1.0
 #: So long after a job's end, what its tasks have left behind is looked for; at most once in that time.
@@ -87,11 +86,8 @@ class _Child(object):
         self.slot, self.process, self.family = slot, process, family
         self.waiter = None  # type: threading.Thread | None # ends with the process
         self.connection = None  # type: Connection | None
-        self.lines = deque(maxlen=LAST_LINES)  # type: deque
-        self.partial = b""
+        self.output = None  # type: Reader | None
         self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
-        self.taken = threading.Semaphore(0)  # released when the loop has taken what was read
-        self.window_at, self.window_bytes, self.dropped = 0.0, 0, 0
 
 
 class Node(object):
@@ -228,7 +224,7 @@ class Node(object):
             boot.command("child", "main", boot.options()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             env=dict(child_environment(self._slots), **family.variable()),
             cwd=boot.folder(),
             close_fds=not (PY2 and WINDOWS),
@@ -241,8 +237,9 @@ class Node(object):
     def _accompany(self, child):
         # type: (_Child) -> None
         """Its threads. Raises ThreadError where there can be no more."""
-        output = _thread("output", self._read_output, child)
-        child.waiter = _thread("waiter", self._wait, child, output)
+        child.output = Reader(child.process.stdout, child.process.stderr, partial(self._loop.call, self._printed, child))
+        child.output.start()
+        child.waiter = _thread("waiter", self._wait, child)
 
     def _tell_start(self, child):
         # type: (_Child) -> None
@@ -252,29 +249,15 @@ class Node(object):
         except (OSError, IOError):
             pass  # it has ended already; the waiter tells
 
-    def _read_output(self, child):
+    def _wait(self, child):
         # type: (_Child) -> None
-        # Closed by who reads it: its number would be another file's, perhaps the next process's, before the next read.
-        with child.process.stdout as pipe:  # type: ignore[union-attr]
-            while self._children.get(child.slot) is child:
-                try:
-                    data = os.read(pipe.fileno(), READ_BYTES)
-                except (OSError, IOError):
-                    return
-                if not data:
-                    return
-                self._loop.call(self._printed, child, data)
-                child.taken.acquire()
-
-    def _wait(self, child, output):
-        # type: (_Child, threading.Thread) -> None
         code, peak = _wait_for(child.process)
         _kill_group(child.process.pid)
         try:
             child.family.end()  # what its tasks had started and left behind, wherever it is now
         except (EnvironmentError, threading.ThreadError) as error:  # no descriptor is left to look for it
             log.warning("what worker process %d has left behind cannot be looked for: %s", child.process.pid, error)
-        output.join(0.2)  # what was not found may hold the pipe open for ever
+        child.output.finish()  # type: ignore[union-attr]
         self._loop.call(self._exited, child, code, peak)
 
     def _look_behind(self, effect):
@@ -336,7 +319,7 @@ class Node(object):
             pass  # its last results may have arrived a moment before
         if self._children.get(child.slot) is child:
             del self._children[child.slot]
-        child.taken.release()  # who reads its output sees that
+        child.output.close()  # type: ignore[union-attr]
         if child.connection is not None:
             child.connection.about = None
             child.connection.close(None)
@@ -344,7 +327,7 @@ class Node(object):
             child.process.stdin.close()  # type: ignore[union-attr]
         except (OSError, IOError):
             pass
-        info = {"exit": exit_in_words(code), "lines": list(child.lines)}  # type: dict
+        info = {"exit": exit_in_words(code), "lines": child.output.last_lines()}  # type: dict
         if code == -9:  # when it was us, nobody asks
             info.update(exit=info["exit"] + ", perhaps out of memory", memory=True)
         if peak > child.peak_before:
@@ -397,25 +380,12 @@ class Node(object):
 
     # -- what tasks print -------------------------------------------------------------------------
 
-    def _printed(self, child, data):
-        # type: (_Child, bytes) -> None
-        child.taken.release()
-        lines = (child.partial + data).split(b"\n")
-        child.partial = lines.pop()[-LINE_CHARACTERS_MAX:]
-        texts = [line[:LINE_CHARACTERS_MAX].decode("utf-8", "replace").rstrip("\r") for line in lines]
-        child.lines.extend(texts)
-        now = monotonic()
-        if now - child.window_at > 1.0:
-            if child.dropped:
-                texts.insert(0, "[minimalcluster: %d lines dropped, too many in a second]" % child.dropped)
-            child.window_at, child.window_bytes, child.dropped = now, 0, 0
-        child.window_bytes += len(data)
-        if child.window_bytes > OUTPUT_BYTES_PER_SECOND:
-            child.dropped += len(texts)
-        elif texts:
-            # At once: the next step may be after the end, and the last lines are worth sending too.
-            output = protocol.Output({"pid": child.process.pid, "lines": texts})
-            self._handle(brain.ChildSaid(child.slot, output), now)
+    def _printed(self, child, stream, text):
+        # type: (_Child, str, object) -> None
+        """At once: the next step may be after the end."""
+        child.output.taken()  # type: ignore[union-attr]
+        output = protocol.Output({"pid": child.process.pid, "stream": stream, "text": text})
+        self._handle(brain.ChildSaid(child.slot, output), monotonic())
 
 
 def child_environment(slots):
@@ -708,4 +678,14 @@ class _Member(object):
         # type: (str, str | None) -> None
         if refused:
             self._error = errors.VersionMismatch(native(refused))
+        self._stop_when_sent(monotonic() + SEND_SECONDS)
+
+    def _stop_when_sent(self, until):
+        # type: (float) -> None
+        """What tasks printed last may be on its way."""
+        if self._connection is not None and monotonic() < until:
+            self._connection.write()
+            if self._connection is not None and self._connection.has_unsent:
+                self._loop.later(SENT_LOOK_SECONDS, lambda: self._stop_when_sent(until))
+                return
         self._loop.stop()

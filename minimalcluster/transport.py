@@ -399,6 +399,11 @@ class Connection(object):
         return (self._channel.sending(), self._channel.receiving) if self._channel is not None else ([], 0)
 
     @property
+    def has_unsent(self):
+        # type: () -> bool
+        return self._open and self._writing
+
+    @property
     def unproved(self):
         # type: () -> bool
         return self._open and self._channel is None

@@ -54,8 +54,10 @@ ALLOWED = {
     "child": "checks boot protocol functions environment values shares imports",
     "boot": "",
     "orphans": "boot logs",
-    "node": "checks addresses boot logs protocol agent transport shares orphans",
-    "cluster": "checks boot logs disk protocol scheduler agent transport node library shares sources journal values status functions",
+    "printed": "",
+    "printer": "logs",
+    "node": "checks addresses boot logs printed protocol agent transport shares orphans",
+    "cluster": "checks boot logs printer disk protocol scheduler agent transport node library shares sources journal values status functions",
     "master": "addresses protocol scheduler cluster contents environment functions values jobs progress status script",
     "demo": "master progress",
     # Faces: on what is below, never on one another (a pool is an executor with other manners).
