@@ -243,12 +243,26 @@ class WorkTest(AgentTest):
             self.assertEqual(node.child(message), [])
         self.assertEqual(node.done(1, 0, 1, slot=1), [])  # of another slot
 
-    def test_what_tasks_print_is_passed_on_while_somebody_hears_it(self):
+    def test_row_65_what_tasks_print_is_passed_on_or_waits_for_the_master(self):
         node = self.node()
-        output = p.Output({"lines": ["x"]})
+        output = p.Output({"pid": 1, "stream": "stdout", "text": "x\n"})
         self.assertEqual(said(node.child(output)), [output])
         node.do(a.LinkDown())
         self.assertEqual(node.child(output), [])
+        self.assertEqual(said(node.join())[1:], [output])
+        node.do(a.LinkDown())
+        self.assertEqual(said(node.join())[1:], [])  # once
+
+    def test_what_tasks_print_while_the_master_is_away_is_bounded_and_what_is_lost_is_said(self):
+        node = self.node()
+        node.do(a.LinkDown())
+        texts = ["x" * (a.UNSAID_CHARACTERS_MAX - 1) + "\n", "1\n2\n", "3\n"]
+        for text in texts:
+            node.child(p.Output({"pid": 1, "stream": "stdout", "text": text}))
+        kept, word = said(node.join())[1:]
+        self.assertEqual(texts[0], kept.info["text"])
+        self.assertIn("3 lines dropped", word.info["text"])
+        self.assertEqual("stderr", word.info["stream"])
 
     def test_an_unfit_job_frees_the_slot(self):
         node = self.node()
@@ -593,7 +607,7 @@ def _states():
 EVENTS = [
     a.LinkUp(), a.LinkDown(), a.DrainAsked(), a.TimePassed(), a.ChildReady(0), a.ChildExited(0, {"exit": "exit code 1", "lines": ["x"]}),
     a.ChildSaid(0, p.Done(0, 1, 2, 1, 1, [b""])), a.ChildSaid(0, p.Failed(0, 1, 2, 1, {}, [])),
-    a.ChildSaid(0, p.Released(0, 1, 3)), a.ChildSaid(0, p.Unfit(0, 1, 0, {})), a.ChildSaid(0, p.Output({"lines": []})),
+    a.ChildSaid(0, p.Released(0, 1, 3)), a.ChildSaid(0, p.Unfit(0, 1, 0, {})), a.ChildSaid(0, p.Output({"pid": 1, "stream": "stdout", "text": ""})),
     a.ChildSaid(0, p.Done(0, 99, 0, 1, 1, [])), a.MasterSaid(p.Joined({})), a.MasterSaid(DEFINITION),
     a.MasterSaid(p.Grant(1, JOB, 0, 4, 0, [b""])), a.MasterSaid(p.Grant(77, 6, 0, 4, 1, [b""])), a.MasterSaid(p.Revoke(1, 0)),
     a.MasterSaid(p.Revoke(1, 1)), a.MasterSaid(p.Revoke(2, 0)), a.MasterSaid(p.Revoke(2, 1)), a.MasterSaid(p.Revoke(99, 1)),
@@ -744,7 +758,7 @@ class EveryEventInEveryStateTest(AgentTest):
             effects = node.do(event)
             if type(event) is a.ChildSaid and type(event.message) is p.Fetch:  # an exit handler imports something
                 self.assertEqual([(0, False)], [(each.slot, each.message.info["found"]) for each in effects])
-            elif event != a.ChildSaid(0, p.Output({"lines": []})):  # what tasks last printed is passed on
+            elif event != a.ChildSaid(0, p.Output({"pid": 1, "stream": "stdout", "text": ""})):  # what tasks last printed is passed on
                 self.assertEqual(effects, [])
 
     def test_validate_finds_what_is_broken(self):

@@ -20,7 +20,7 @@ GOOD = [
     protocol.Released(1, 2, 3),
     protocol.Died(1, 2, 3, {"exit": "code 1", "lines": ["l"], "memory": True, "peak_memory": 5}),
     protocol.Unfit(1, 2, 3, dict(_TOLD)),
-    protocol.Output({"pid": 1, "lines": ["l"]}),
+    protocol.Output({"pid": 1, "stream": "stderr", "text": "t"}),
     protocol.Fetch(1, {"what": "share", "name": "n", "pickle": 5}),
     protocol.Leaving(),
     protocol.Begun(1),

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import random
+import re
 import signal
 import socket
 import sys
@@ -203,9 +204,10 @@ class TaskFaults(MasterCase):
         self.assertEqual(self.run_job(source, range(20)), doubled(20))
 
     def test_row_13_task_prints_without_end(self):
-        """8 MB in a moment: the task is not held up, and the master prints a bounded part."""
+        """8 MB in a moment: the task is not held up, the master prints a bounded part, and says what it leaves out."""
         code = (
-            "from minimalcluster import MasterNode\n"
+            "from minimalcluster import MasterNode, printed\n"
+            "printed.AT_ONCE_MAX = 1 << 18\n"
             "master = MasterNode(PORT=0)\n"
             "master.start_master_server()\n"
             "master.load_envir('def f(x):\\n    for _ in range(2000): print(\"x\" * 1000)\\n    return x * 2\\n', from_file=False)\n"
@@ -218,7 +220,49 @@ class TaskFaults(MasterCase):
         with support.Process(code) as script:
             self.assertEqual(script.wait(), 0, script.output()[-1000:])
             self.assertIn("[(0, 0), (1, 2), (2, 4), (3, 6)]", script.output())
-            self.assertLess(len(script.output()), 4 << 20)
+            shown = script.output().count("x" * 1000 + "\n")
+            dropped = sum(int(lines) for lines in re.findall(r"(\d+) lines dropped", script.output()))
+            self.assertEqual((8000, True), (shown + dropped, dropped > 0))
+
+    PRINTS = (
+        "import os, sys\n"
+        "def f(x):\n"
+        "    sys.stdout.write('a' * 300000 + '\\n')\n"
+        "    sys.stdout.flush()\n"
+        "    os.write(2, b'half way')\n"
+        "    os.system('echo a child')\n"
+        "    sys.stdout.write('.')\n"
+        "    return x\n"
+    )
+
+    def test_row_65_what_tasks_print_comes_out_where_it_was_printed_whole_and_to_the_last_character(self):
+        code = (
+            "import os\n"
+            "from minimalcluster import MasterNode\n"
+            "os.dup2(os.open(%r, os.O_WRONLY | os.O_CREAT), 2)\n"
+            "with MasterNode(PORT=0) as master:\n"
+            "    master.start_master_server(if_join_as_worker=%r)\n"
+            "    print('%%d %%s' %% (master.PORT, master.AUTHKEY))\n"
+            "    master.load_envir(%r, from_file=False)\n"
+            "    master.register_target_function('f')\n"
+            "    master.load_args([1])\n"
+            "    master.execute()\n"
+        )
+        with support.directory() as folder:
+            for local in (True, False):
+                errors = os.path.join(folder, "errors of %s" % local)
+                with support.Process(code % (errors, local, self.PRINTS)) as script:
+                    port, key = script.wait_for_output("\n").split()[:2]
+                    if local:
+                        self.assertEqual(script.wait(), 0)
+                    else:
+                        with support.start_node(int(port), key):
+                            self.assertEqual(script.wait(), 0)
+                    said = support.read(errors)
+                    prefix = said[: -len("half way")]
+                    self.assertEqual((prefix + "half way", not local), (said, prefix.startswith("[")))
+                    expected = ["a" * 300000, "a child", "."]
+                    self.assertEqual("\n".join(prefix + line for line in expected), script.output().split("\n", 1)[1])
 
 
 class NodeFaults(unittest.TestCase):

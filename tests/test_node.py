@@ -82,23 +82,6 @@ class WorkerProcessTest(unittest.TestCase):
         for name in set(THREAD_VARIABLES) - set(before) - set(["MKL_NUM_THREADS"]):
             self.assertEqual(variables[name], str(cpu_count()))
 
-    def test_output_that_is_still_read_is_not_closed(self):
-        """Its descriptor's number would be that of whatever is opened next, and the reader would read that."""
-        loop = transport.Loop()
-        self.addCleanup(loop.close)
-        worker = node.Node(loop, 1, None, None, None)
-        process = subprocess.Popen([sys.executable, "-c", "print(1)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.addCleanup(process.wait)
-        child = worker._children[0] = node._Child(0, process, None)
-        reader = support.Background(worker._read_output, child)
-        support.wait_until(lambda: loop._calls, what="its line")  # the reader goes on when the loop has taken that
-        with support.patched(child, "taken", threading.Semaphore(0)):
-            worker._exited(child, process.wait(), 0)
-            self.assertFalse(process.stdout.closed)
-        child.taken.release()
-        reader.result()
-        self.assertTrue(process.stdout.closed)
-
     def test_exit_in_words(self):
         self.assertEqual(exit_in_words(3), "exit code 3")
         self.assertEqual(exit_in_words(-signal.SIGTERM), "killed by signal 15 (SIGTERM)")
