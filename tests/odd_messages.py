@@ -25,7 +25,7 @@ ODD = {
         ("first", -1), ("lines", 5), ("lines", [5]), ("exit", 5), ("peak_memory", INFINITY), ("peak_memory", -1), ("memory", 1),
     ],
     protocol.Unfit: [("first", -1)] + _EXCEPTION,
-    protocol.Output: [("lines", 5), ("lines", [5]), ("pid", "x")],
+    protocol.Output: [("text", 5), ("text", ["x"]), ("stream", "stdin"), ("stream", None), ("stream", []), ("pid", "x")],
     protocol.Fetch: [("request", -1), ("what", 5), ("name", 5), ("name", []), ("pickle", INFINITY)],
     protocol.Begun: [("attempt", -1)],
     protocol.Farewell: [("refused", 5), ("left", 1), ("draining", "x")],
