@@ -122,7 +122,6 @@ MUTANTS = [
     ("a part of a job passes the job's definition", protocol, "order", '[("attempt", attempt), ("part of", job)], [("job", job)]', '[("attempt", attempt), ("part of", job)], []'),
     ("the end of a job passes what is left of it", protocol, "order", '[("job", job), ("part of", job)]', "[]"),
     ("a small report passes a large one", protocol, "order", 'return ["report"], ["report"]', "return [], []"),
-    ("what is dropped passes what brings it", protocol, "order", "kind in (Joined, Drop)", "False"),
     ("a large message's last piece is taken for all of it", _W, "take", "self.number if whole else self.number + LAST", "self.number"),
     ("what waits is forgotten when its first piece has gone", _W2, "pull", "if outgoing.sent == outgoing.size:", "if outgoing.sent:"),
     ("a process that died leaves its slot empty", _A, "_child_exited", "= EMPTY, None", "= STARTING, None"),

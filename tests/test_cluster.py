@@ -8,7 +8,7 @@ import threading
 import time
 import unittest
 
-from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, leases, protocol, scheduler, values
+from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, cluster, leases, protocol, scheduler, values
 from minimalcluster.cluster import Cluster
 from minimalcluster.errors import InternalError, RemoteError
 from minimalcluster.jobs import End, Job, Outcomes
@@ -173,11 +173,25 @@ class NodeMessagesTest(unittest.TestCase):
         second.send(done(grant, ["kept"]))  # it holds the attempt still: nothing was handed out again
         self.assertEqual(job.result(), {10: "kept"})
 
-    def test_heartbeat_is_answered(self):
+    def test_row_51_the_master_beats_unasked(self):
         node = self.node().join()
-        for _ in range(2):
-            node.send(protocol.Heartbeat({"held": []}))
-            self.assertEqual(node.receive(protocol.Acknowledge).report, 0)
+        with support.patched(cluster, "BEAT_SECONDS", 0.05):
+            for _ in range(5):
+                self.assertEqual(node.receive(protocol.Acknowledge).report, 0)
+
+    def test_row_51_a_slow_node_is_not_lost(self):
+        node = self.node().join()
+        node.receive(protocol.Joined)
+        job = self.execute([10])
+        grant = node.receive(protocol.Grant)
+        known = next(iter(self.master._cluster._scheduler._nodes.values()))
+        large = b"".join(bytes(buffer) for buffer in node._channel.frame(done(grant, ["x" * 10**6])))
+        for start in range(0, len(large) - 1, len(large) // 4):
+            known.heard_at = before = known.heard_at - 1.0
+            node.socket.sendall(large[start : start + len(large) // 4])
+            support.wait_until(lambda: known.heard_at > before, what="a sign of life from a part of a message")
+        node.socket.sendall(large[start + len(large) // 4 :])
+        self.assertEqual(job.result(), {10: "x" * 10**6})
 
     def test_heartbeat_tells_why_worker_processes_do_not_start(self):
         node = self.node().join()

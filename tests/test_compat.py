@@ -1,8 +1,10 @@
 """The same names do the same on every Python."""
 from __future__ import absolute_import, division, print_function
 
+import errno
 import os
 import pickle as pickle_here
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,30 @@ from tests import support
 
 TEXT = u"\u00e4\u4e2d"
 UTF_8 = b"\xc3\xa4\xe4\xb8\xad"
+
+
+@unittest.skipUnless(hasattr(signal, "SIGPIPE"), "this system has no SIGPIPE")
+class Pipes(unittest.TestCase):
+    def setUp(self):
+        self.addCleanup(signal.signal, signal.SIGPIPE, signal.signal(signal.SIGPIPE, signal.SIG_DFL))
+        self.reader, writer = os.pipe()
+        self.writer = os.fdopen(writer, "wb", 0)
+        self.addCleanup(self.writer.close)
+
+    def test_row_54_a_reader_that_has_gone_is_an_error_and_no_signal(self):
+        os.close(self.reader)
+        for _ in range(3):
+            with self.assertRaises((OSError, IOError)) as caught:
+                compat.write_quietly(self.writer, b"to nobody")
+            self.assertEqual(errno.EPIPE, caught.exception.errno)
+        if hasattr(signal, "pthread_sigmask"):
+            self.assertNotIn(signal.SIGPIPE, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            self.assertNotIn(signal.SIGPIPE, signal.sigpending())
+
+    def test_what_is_written_arrives(self):
+        compat.write_quietly(self.writer, b"to somebody")
+        self.assertEqual(b"to somebody", os.read(self.reader, 100))
+        os.close(self.reader)
 
 
 class _Patcher(object):
