@@ -14,14 +14,14 @@ import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster import agent, checks, cluster, journal, policy, protocol, scheduler
+from minimalcluster import agent, checks, cluster, journal, ledger, policy, protocol, scheduler
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.
 SEEDS_MAX = 2000
 
 _S, _A, _C, _J = scheduler.Scheduler, agent.Agent, cluster.Cluster, journal.Journal
-_W, _W2 = protocol._Outgoing, protocol.Channel
+_L, _W, _W2 = ledger.Ledger, protocol._Outgoing, protocol.Channel
 
 #: (what is wrong, class or module, function, text, its replacement)
 MUTANTS = [
