@@ -14,6 +14,7 @@ from .futures import BrokenClusterExecutor
 from .jobs import FINISH, Job, Terms
 from .status import ClusterStatus
 from .streams import Given, Stream, Waiting
+from .turns import Turns
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
@@ -59,6 +60,8 @@ class Core:
         self._token = hexadecimal(os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
         self.repeats = shares.Repeats(cluster.share_unasked)
+        self.packing = Turns("minimalcluster-packing")  # inputs of maps that lie in memory
+        self.collecting = Turns("minimalcluster-maps")  # results of maps for which no thread waits
         _open_cores.add(self)
 
     def packed_call(
@@ -183,10 +186,12 @@ class Core:
                 del self._streams[key]
             if error is None:
                 return self.broken
+            if not isinstance(error, (errors.SourceError, errors.StateError)):
+                return error  # its own: it could not be defined, or handed out
             broken = BrokenClusterExecutor(str(error))
             broken.__cause__ = error
             cause = getattr(error.__cause__, "type_name", None)
-            if self.broken is None and (not isinstance(error, errors.SourceError) or cause == "InitializerError"):
+            if self.broken is None and (isinstance(error, errors.StateError) or cause == "InitializerError"):
                 self.broken = broken
             return broken
 

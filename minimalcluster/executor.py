@@ -36,6 +36,7 @@ from .calls import TERMS, Core, changed, until
 from .cluster import Cluster
 from .compat import cpu_count, monotonic
 from .futures import (
+    AWAITED,
     AwaitedFuture,
     BrokenClusterExecutor,
     BrokenExecutor,
@@ -43,10 +44,12 @@ from .futures import (
     ClusterFuture,
     DeadlineExceededError,
     WorkerDiedError,
+    raisable,
 )
 from .jobs import Failure
-from .maps import MapJob, MapResults
+from .maps import MapJob
 from .master import MasterNode, _check_key
+from .results import MapResults, NotYetError
 from .status import ClusterStatus
 
 __all__ = [
@@ -224,7 +227,7 @@ class ClusterExecutor(Executor):
 
     def _map(
         self, fn: Callable[..., T], iterables: Tuple[Iterable[Any], ...], timeout: Optional[float],
-        chunksize: Optional[int], buffersize: Optional[int], ordered: bool,
+        chunksize: Optional[int], buffersize: Optional[int], ordered: bool, apart: bool = False,
     ) -> "MapResults[T]":  # fmt: skip
         for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
             if value is not None and value < 1:
@@ -232,7 +235,7 @@ class ClusterExecutor(Executor):
         self._core.check()
         deadline = None if timeout is None else monotonic() + timeout
         terms = self._terms._replace(chunksize=chunksize)
-        return MapResults(MapJob(self._core, fn, iterables, terms, buffersize), deadline, ordered)
+        return MapResults(MapJob(self._core, fn, iterables, terms, buffersize, apart=apart), deadline, ordered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; with ``wait`` return when everything is done and the workers have left."""
@@ -257,17 +260,22 @@ class ClusterExecutor(Executor):
         buffersize: Optional[int] = None,
     ) -> AsyncIterator[T]:
         """``async for result in ex.amap(fn, items)``: in order. Leaving the loop ends the rest."""
-        loop = asyncio.get_event_loop()
-        nothing = object()
-        results = self.map(fn, *iterables, chunksize=chunksize, buffersize=buffersize)
+        results = self._map(fn, iterables, None, chunksize, buffersize, True, apart=True)
+        waiting = _Waiting(results, asyncio.get_event_loop())
+        results.watch(waiting)
         try:
-            while True:
-                result = await loop.run_in_executor(None, next, results, nothing)
-                if result is nothing:
-                    return
-                yield result  # type: ignore[misc]
+            while await waiting.more():
+                try:
+                    result = results.next(0.0)
+                except NotYetError:
+                    continue  # what was there was a failure that is told at the end
+                except (GeneratorExit, *AWAITED) as error:
+                    raise raisable(error, (GeneratorExit, *AWAITED)) from error
+                yield result
         finally:
+            waiting.over = True
             results.close()
+            results.look(waiting)  # its last turn
 
     async def __aenter__(self) -> "ClusterExecutor":
         return self
@@ -282,6 +290,51 @@ def _join_or_stop(cluster: Cluster, slots: int) -> None:
     except BaseException:
         cluster.stop()
         raise
+
+
+class _Waiting:
+    """A coroutine waits for more results; no thread does. Those that come are unpickled in the executor's own thread."""
+
+    over = False
+
+    def __init__(self, results: "MapResults[Any]", loop: asyncio.AbstractEventLoop) -> None:
+        self._results, self._loop = results, loop
+        self._waiter: "Optional[asyncio.Future[bool]]" = None
+
+    async def more(self) -> bool:
+        """Whether there is a result, once there is one or the end. Raises what ends the map early."""
+        if self._results.has_some():
+            return True
+        self._waiter = self._loop.create_future()
+        self._results.look(self)
+        return await self._waiter
+
+    def turn(self) -> bool:
+        waiter = self._waiter
+        if waiter is None or self.over:
+            return self.over
+        error: Optional[BaseException] = None
+        try:
+            found = self._results.fill(0.0)
+        except NotYetError:
+            return False
+        except BaseException as caught:
+            error, found = caught, False
+        self._waiter = None  # what comes next waits until it is asked for
+        try:
+            self._loop.call_soon_threadsafe(_tell, waiter, found, error)
+        except RuntimeError:  # the loop is closed
+            return True
+        return not found
+
+
+def _tell(waiter: "asyncio.Future[bool]", found: bool, error: Optional[BaseException]) -> None:
+    if waiter.done():
+        return  # cancelled
+    if error is None:
+        waiter.set_result(found)
+    else:
+        waiter.set_exception(error)
 
 
 def _check_whole(name: str, value: Optional[int], least: int) -> None:

@@ -1,9 +1,10 @@
 """``ClusterFuture``, the standard's whose call may also be cancelled while it runs, and the errors it holds."""
 
+import asyncio
 import os
 import sys
-from concurrent.futures import Future, TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any, Dict, Generic, Optional, Tuple, TypeVar
+from concurrent.futures import CancelledError, Future, TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, Dict, Generic, Optional, Tuple, Type, TypeVar
 
 from . import errors
 from .jobs import Failure, check_process
@@ -60,11 +61,16 @@ def standard(error: BaseException) -> BaseException:
     return error
 
 
-def raisable(error: BaseException) -> BaseException:
-    """In an iterator, and in a coroutine, StopIteration would be taken for the end (PEP 479)."""
-    if not isinstance(error, StopIteration):
+#: Raised by an ``await``, they would be taken for the end, or for the cancelling of whoever waits. (Before Python 3.8
+#: the last two are one.)
+AWAITED = (StopIteration, CancelledError, asyncio.CancelledError)
+
+
+def raisable(error: BaseException, signs: Tuple[Type[BaseException], ...] = (StopIteration,)) -> BaseException:
+    """In an iterator, and in a coroutine, StopIteration would be taken for the end (PEP 479), and so other signs."""
+    if not isinstance(error, signs):
         return error
-    found = RuntimeError("the task raised StopIteration")
+    found = RuntimeError("the task raised %s" % type(error).__name__)
     found.__cause__ = error
     return found
 
@@ -142,9 +148,10 @@ class ClusterFuture(_Future[T]):
 
 
 class AwaitedFuture(ClusterFuture[T]):
-    """For asyncio.wrap_future: before Python 3.12 an ``await`` never ends with a StopIteration."""
+    """For asyncio.wrap_future: before Python 3.12 an ``await`` never ends with a StopIteration, and with a
+    CancelledError a TaskGroup says nothing."""
 
     def resolve(self, outcome: object) -> None:
         if isinstance(outcome, Failure):
-            outcome = Failure(raisable(outcome.error), outcome.node)
+            outcome = Failure(raisable(outcome.error, AWAITED), outcome.node)
         super().resolve(outcome)

@@ -2,8 +2,9 @@
 
     apply_async ──> submit ──> future ──callback──> AsyncResult
     map, starmap ──> MapJob ──> the caller's own thread
-    map_async ──> MapJob ──> a thread of its own ──> MapResult
+    map_async ──> MapJob ──> one thread for all of them ──> MapResult
     imap ──> MapJob ──> IMapIterator, in the consumer's thread
+      input ──^ what lies in memory: as map's; else read in a thread of its own, as multiprocessing's task handler
 
 What differs from multiprocessing: a worker process that dies fails only the call that killed it,
 and a pool that was terminated answers what it had not done with an error instead of never.
@@ -23,8 +24,9 @@ from .executor import ClusterExecutor
 from .futures import raisable, standard
 from .jobs import Failure, check_process
 from .logs import log
-from .maps import MapJob, MapResults, NotYetError
+from .maps import MapJob
 from .master import MasterNode
+from .results import MapResults, NotYetError
 from .status import ClusterStatus, JobStatus
 
 T = TypeVar("T")
@@ -94,14 +96,6 @@ class AsyncResult(Generic[T]):
         else:
             self._set(True, outcome)
 
-    def _set_all(self, results: "MapResults[Any]") -> None:
-        try:
-            value: Any = _collected(results)
-        except BaseException as error:
-            self._set(False, error)
-        else:
-            self._set(True, value)
-
 
 ApplyResult = AsyncResult
 
@@ -117,6 +111,35 @@ class MapResult(AsyncResult[List[T]]):
     ) -> None:
         super().__init__(callback, error_callback)
         self.status = status
+
+
+class _Gathering:
+    """Takes a map's results as they come, and has the one MapResult told. Its turns are in a thread of the executor's."""
+
+    def __init__(self, results: "MapResults[Any]", result: MapResult[Any]) -> None:
+        self._results, self._result = results, result
+
+    def turn(self) -> bool:
+        try:
+            value = _collected(self._results, 0.0)
+        except NotYetError:
+            return False
+        except BaseException as error:
+            self._result._set(False, error)
+        else:
+            self._result._set(True, value)
+        return True
+
+
+class _Telling:
+    """Tells of a call that could not be sent; in another thread, as ever."""
+
+    def __init__(self, result: AsyncResult[Any], error: BaseException) -> None:
+        self._result, self._error = result, error
+
+    def turn(self) -> bool:
+        self._result.resolve(Failure(self._error, ""))
+        return True
 
 
 class IMapIterator(Generic[T]):
@@ -272,8 +295,7 @@ class Pool:
             packed = self._core.packed_call(func, args, kwds, terms)
             self._core.submit(result, packed, terms, until(terms), (args, kwds))
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
-            # The callback runs in another thread, as ever.
-            threading.Thread(target=result.resolve, args=(Failure(error, ""),), daemon=True).start()
+            self._core.collecting.add(_Telling(result, error))
         return result
 
     def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: Optional[int] = None) -> List[T]:
@@ -314,11 +336,12 @@ class Pool:
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
+        count = len(iterable)  # a range may be too long for a list of results: OverflowError, as multiprocessing's
         if chunksize is not None and chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
         if chunksize is None and self._maxtasksperchild is not None:
             chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
-            chunksize = max(1, -(-len(iterable) // chunks))
+            chunksize = max(1, -(-count // chunks))
         return self._mapped(func, iterable, chunksize, star, True)
 
     def _lazily(
@@ -334,7 +357,8 @@ class Pool:
         self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool
     ) -> "MapResults[T]":
         terms = self._executor._terms._replace(chunksize=chunksize)
-        return MapResults(MapJob(self._core, func, (iterable,), terms, star=star, lazy=False), None, ordered)
+        job = MapJob(self._core, func, (iterable,), terms, star=star, lazy=False, apart=True)
+        return MapResults(job, None, ordered)
 
     def _collect(
         self,
@@ -343,7 +367,7 @@ class Pool:
         error_callback: Optional[Callable[[BaseException], object]],
     ) -> MapResult[T]:
         result: MapResult[T] = MapResult(callback, error_callback, results.status)
-        threading.Thread(target=result._set_all, args=(results,), name="minimalcluster-map", daemon=True).start()
+        results.watch(_Gathering(results, result))
         return result
 
     # -- the end ----------------------------------------------------------------------------------
@@ -393,12 +417,15 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
 
-def _collected(results: "MapResults[T]") -> List[T]:
-    """All of them; the first error once everything is done, or what on_error makes of errors."""
-    if results.on_error is not None:
-        return list(results)
+def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List[T]:
+    """All of them; the first error once everything is done, or what on_error makes of errors.
+
+    Raises NotYetError at the moment, and goes on when it is called again.
+    """
     try:
-        found = results.outcomes()
+        if results.on_error is not None:
+            return results.rest(moment)
+        found = results.outcomes(moment)
     except KeyboardInterrupt:
         results.interrupt()  # nobody wants the rest, the pool stays usable
         raise

@@ -100,7 +100,19 @@ class RangeArguments(object):
 
     def encode(self, first, count):
         # type: (int, int) -> list
-        return [b"R", ("%d,%d" % (self._start + first * self._step, self._step)).encode("ascii")]
+        return _range(self._start + first * self._step, self._step)
+
+
+def _range(start, step):
+    # type: (int, int) -> list
+    """In hexadecimal: Python limits how many decimal digits it writes and reads."""
+    return [b"R", ("%x,%x" % (start, step)).encode("ascii")]
+
+
+def _start_and_step(buffers):
+    # type: (list) -> tuple
+    start, step = _raw(buffers[1]).split(b",")
+    return int(start, 16), int(step, 16)
 
 
 class ScalarArguments(object):
@@ -198,7 +210,7 @@ def decode_arguments(buffers, count):
     """(an iterator over ``count`` arguments, None); or over their pickles, and what loads one."""
     form = _raw(buffers[0])
     if form == b"R":
-        start, step = (int(number) for number in _raw(buffers[1]).split(b","))
+        start, step = _start_and_step(buffers)
         if not PY2:
             return iter(range(start, start + step * count, step)), None
         return lazy_map(lambda index: start + step * index, range_type(count)), None
@@ -212,8 +224,8 @@ def part_of(buffers, start, count):
     """Of a chunk's buffers those for ``count`` arguments from the ``start``-th on."""
     form = _raw(buffers[0])
     if form == b"R":
-        first, step = (int(number) for number in _raw(buffers[1]).split(b","))
-        return [b"R", ("%d,%d" % (first + start * step, step)).encode("ascii")]
+        first, step = _start_and_step(buffers)
+        return _range(first + start * step, step)
     if form == b"P":
         return [b"P", dumps(loads(buffers[1])[start : start + count])]  # type: ignore[index]
     return [form] + buffers[1 + start : 1 + start + count]

@@ -301,7 +301,7 @@ class _Fake(Job):
         return {"kind": "source", "module": "m", "filename": "f", "is_text": True, "function": "f"}, [b"f = lambda x: x"]
 
     def encode(self, first, count):
-        return [b"R", b"%d,1" % first]
+        return [b"R", b"%x,1" % first]
 
     def all_of_it(self):
         outcomes = {}

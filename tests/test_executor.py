@@ -53,7 +53,7 @@ from tests.sent import (
 if PYTHON_3:
     import asyncio
     import concurrent.futures
-    from concurrent.futures import CancelledError, Executor, Future
+    from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 
     from minimalcluster import ClusterError, ClusterExecutor, MasterNode, errors, shares
     from minimalcluster.executor import (
@@ -704,6 +704,40 @@ async def map_all(ex):
     else:
         raise AssertionError("no error")
 
+async def signs(ex):
+    # What a task raises is no sign to whoever waits for it.
+    import concurrent.futures
+    for error in (StopIteration("s"), asyncio.CancelledError("c"), concurrent.futures.CancelledError("f"), GeneratorExit("g")):
+        for name in ("amap", "run") if not isinstance(error, GeneratorExit) else ("amap",):
+            try:
+                if name == "run":
+                    await ex.run(fail, error)
+                else:
+                    [result async for result in ex.amap(fail, [error])]
+            except RuntimeError as caught:
+                assert (type(caught.__cause__), caught.__cause__.args) == (type(error), error.args), caught
+            else:
+                raise AssertionError("no error")
+
+async def wait_without_threads(ex, gate):
+    # Forty loops wait, and asyncio's only thread is free; the input, which gives nothing yet, holds up nobody.
+    loop = asyncio.get_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+
+    async def collected(items):
+        return [result async for result in ex.amap(touch_and_wait, items, [gate] * 2)]
+
+    late = threading.Event()
+    paths = [gate + str(number) for number in range(40)]
+    loops = [asyncio.ensure_future(collected([path])) for path in paths]
+    slow = asyncio.ensure_future(collected(path for path in [gate + "slow"] if late.wait(60)))
+    assert await loop.run_in_executor(None, abs, -1) == 1
+    assert not any(each.done() for each in loops)
+    await loop.run_in_executor(None, support.write, gate)
+    assert await asyncio.gather(*loops) == [[path] for path in paths]
+    late.set()
+    assert await slow == [gate + "slow"]
+
 async def cancel(ex, path, gate):
     task = asyncio.ensure_future(ex.run(touch_and_wait, path, gate))
     while not os.path.exists(path):
@@ -754,6 +788,15 @@ class Asyncio(unittest.TestCase):
     def test_amap(self):
         with ClusterExecutor(2) as executor:
             self.run_it("map_all", executor)
+
+    def test_a_tasks_error_is_no_sign(self):
+        with ClusterExecutor(1) as executor:
+            self.run_it("signs", executor)
+
+    def test_row_70_a_loop_that_waits_holds_no_thread(self):
+        with ClusterExecutor(2) as executor, support.directory() as folder:
+            self.run_it("wait_without_threads", executor, os.path.join(folder, "gate"))
+        support.wait_until(lambda: not [each for each in threading.enumerate() if each.name == "minimalcluster-maps"])
 
     def test_cancellation_reaches_the_running_task(self):
         with ClusterExecutor(1) as executor, support.directory() as folder:

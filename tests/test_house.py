@@ -64,10 +64,13 @@ ALLOWED = {
     "futures": "jobs",
     "call_journal": "contents journal values jobs",
     "streams": "logs call_journal values jobs",
-    "calls": "call_journal streams futures cluster leases functions sources jobs shares status values",
-    "maps": "futures calls contents functions values jobs shares status terminable",
-    "executor": "addresses futures calls maps master cluster protocol functions jobs status script",
-    "pool": "logs futures calls maps executor master cluster scheduler protocol functions values jobs status",
+    "turns": "jobs logs",
+    "inputs": "functions shares values",
+    "calls": "call_journal streams turns futures cluster leases functions sources jobs shares status values",
+    "maps": "inputs turns calls contents jobs values",
+    "results": "futures calls maps jobs status terminable",
+    "executor": "addresses futures calls maps results master cluster protocol functions jobs status script",
+    "pool": "logs futures calls maps results executor master cluster scheduler protocol functions values jobs status",
     "engines": "logs functions calls cluster scheduler protocol agent node child values jobs shares imports",
     "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares by_value",
     "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
@@ -80,7 +83,10 @@ PICKLERS = ("compat", "by_value", "script", "values", "functions", "shares", "jo
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count", "in_main_thread"}
 #: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
-FACES = {"call_journal", "streams", "futures", "calls", "maps", "executor", "pool", "joblib_backend", "engines"}
+FACES = {
+    "call_journal", "streams", "turns", "inputs", "futures", "calls", "maps", "results", "executor", "pool", "joblib_backend",
+    "engines",
+}  # fmt: skip
 FUTURE = "from __future__ import absolute_import, division, print_function"
 CLOCKS = {"time", "monotonic", "perf_counter"}
 FUNCTION_LINES_MAX = 70

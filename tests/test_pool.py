@@ -45,13 +45,14 @@ import warnings
 from tests import support
 from tests.sent import (
     CannotLoad, CannotPickle, Journaled, PYTHON_3, SECONDS, Two, capture, die, die_at, fail, fail_to_initialize, faces,
-    initialize, instance_of, interrupting, length, mul, note_and_return, noted_and_fails_once, pid_of, status, touch_and_wait,
+    initialize, instance_of, interrupting, length, mul, note_and_return, noted_and_fails_once, pid_of, status, touch_and_wait, touch,
 )  # fmt: skip
 
 if PYTHON_3:
+    import queue
     from multiprocessing.pool import MaybeEncodingError
 
-    from minimalcluster import Interrupted, MasterNode, Pool, RemoteTraceback, TaskError
+    from minimalcluster import Interrupted, MasterNode, Pool, RemoteTraceback, TaskError, inputs
     from minimalcluster.executor import BrokenExecutor, CallTimeoutError, DeadlineExceededError, WorkerDiedError
     from minimalcluster.pool import AsyncResult, IMapIterator, _collected
 
@@ -294,6 +295,17 @@ class Map(Running):
             support.write(gate)
             self.assertEqual([gate + "1"], result.get(SECONDS))
 
+    def test_row_70_many_at_once(self):
+        threads = threading.active_count()
+        waiting = [self.pool.map_async(abs, [-number, number]) for number in range(300)]
+        waiting += [self.pool.options(on_error="return").starmap_async(mul, [(number, 2)]) for number in range(20)]
+        waiting += [self.pool.apply_async(abs, (threading.Lock(),)) for _ in range(20)]
+        self.assertLess(threading.active_count(), threads + 10)
+        self.assertEqual([[number, number] for number in range(300)], [each.get(SECONDS) for each in waiting[:300]])
+        self.assertEqual([[2 * number] for number in range(20)], [each.get(SECONDS) for each in waiting[300:320]])
+        for each in waiting[320:]:
+            self.assertRaises(TypeError, each.get, SECONDS)
+
     def test_an_error_after_all_is_done(self):
         with support.directory() as folder:
             calls = [(os.path.join(folder, str(number)), folder) for number in range(4)]
@@ -352,6 +364,55 @@ class Imap(Running):
                 self.assertEqual(gate + "1", results.next(timeout=SECONDS))
                 self.assertRaises(StopIteration, results.next, SECONDS)
                 os.remove(gate)
+
+    def test_row_69_the_input_is_read_in_a_thread_of_its_own(self):
+        """[multiprocessing's task handler]"""
+        for method in (self.pool.imap, self.pool.imap_unordered):
+            to_visit, seen = queue.Queue(), []
+            to_visit.put(1)
+            for page in method(abs, iter(to_visit.get, None)):
+                seen.append(page)
+                to_visit.put(page + 1 if page < 5 else None)
+            self.assertEqual([1, 2, 3, 4, 5], seen)
+            # The first is asked for after its result is there; the second comes only then.
+            arrived = threading.Event()
+            results = method(abs, (number for number in (1, 2) if number == 1 or arrived.wait(60)))
+            self.assertEqual(1, results.next(SECONDS))
+            self.assertRaises(multiprocessing.TimeoutError, results.next, timeout=0.05)
+            arrived.set()
+            self.assertEqual([2], list(results))
+        support.wait_until(lambda: "minimalcluster-input" not in [each.name for each in threading.enumerate()])
+
+    def test_row_69_an_item_is_taken_as_it_was_when_it_was_given(self):
+        def records():
+            record = {}
+            for number in range(300):
+                record["n"] = number
+                yield record
+
+        for chunksize in (1, 7):
+            found = list(self.pool.imap(dict, records(), chunksize))
+            self.assertEqual([{"n": number} for number in range(300)], found)
+
+    def test_an_input_that_cannot_be_iterated(self):
+        # As there, the first result tells.
+        self.assertRaises(TypeError, next, self.pool.imap(abs, 5))
+
+    def test_inputs_of_inputs(self):
+        squares = self.pool.imap(square, (number for number in range(500)))
+        self.assertEqual([x ** 4 for x in range(500)], list(self.pool.imap(square, (each for each in squares))))
+
+    def test_dropped_unread_it_is_worked_on(self):
+        with support.directory() as folder, support.patched(inputs, "WINDOW_ITEMS", 3):
+            self.pool.imap(touch, (os.path.join(folder, str(number)) for number in range(20)))
+            gc.collect()
+            support.wait_until(lambda: len(os.listdir(folder)) == 20, what="all tasks' files")
+
+    def test_an_input_that_never_comes_holds_up_no_end(self):
+        with Pool(1) as pool:
+            results = pool.imap(abs, iter(threading.Event().wait, True))
+            self.assertEqual(4, pool.apply(abs, (-4,)))
+        self.assertRaises(Exception, results.next, SECONDS)
 
     def test_a_stop_iteration_of_a_task_does_not_end_it(self):
         for results in (self.pool.imap(fail, [StopIteration()]), self.pool.imap_unordered(fail, [StopIteration()])):
