@@ -54,6 +54,7 @@ class Core:
         self._over = threading.Event()  # all is done, and the worker processes have left
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
+        self._size = 0  # when it was asked for last
         self._at_once = False  # worker processes are killed at the end
         self.ends_at_exit = False  # do not finish what waits when the interpreter ends
         self._code, self._look_at = sources.loaded.current(), 0.0
@@ -114,6 +115,14 @@ class Core:
     def slots(self) -> int:
         """Worker processes, everywhere and now."""
         return sum(each.nprocs for each in self.cluster.workers() if each.connected)
+
+    def size(self) -> int:
+        """The same for programs that divide by it: what it was, once this has ended; never less than 1."""
+        try:
+            self._size = self.slots()
+        except errors.StateError:
+            pass
+        return max(1, self._size)
 
     def status(self) -> ClusterStatus:
         self.cluster.check_process()

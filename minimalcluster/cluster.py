@@ -318,6 +318,11 @@ class Cluster(object):
         # type: () -> list
         return self._ask(self._workers)  # type: ignore[return-value]
 
+    def local_pids(self):
+        # type: () -> list
+        """Of this machine's worker processes."""
+        return self._ask(lambda: [] if self._local is None else self._local.pids())  # type: ignore[return-value]
+
     def snapshot(self):
         # type: () -> dict
         return self._ask(self._scheduler.snapshot)  # type: ignore[return-value]

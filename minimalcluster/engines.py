@@ -543,6 +543,9 @@ class _EngineNode:
             log.info("%s has %d workers now", self._engine.name, workers)
             self._cluster._enter(max(1, workers))
 
+    def pids(self) -> List[int]:
+        return []  # they are the engine's
+
     def busy(self) -> bool:
         return bool(self._held)
 

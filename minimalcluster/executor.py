@@ -168,6 +168,11 @@ class ClusterExecutor(Executor):
         view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
         return view
 
+    @property
+    def _max_workers(self) -> int:
+        """Programs ask the standard's for it: worker processes, everywhere and now."""
+        return self._core.size()
+
     def share(self, value: T) -> T:
         """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
         return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object

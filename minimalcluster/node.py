@@ -169,6 +169,10 @@ class Node(object):
         if child is not None:
             _kill(child.process)
 
+    def pids(self):
+        # type: () -> list
+        return [child.process.pid for child in self._children.values()]
+
     def deadline(self):
         # type: () -> float | None
         if self._events:

@@ -11,11 +11,13 @@ and a pool that was terminated answers what it had not done with an error instea
 """
 
 import multiprocessing
+import multiprocessing.pool
 import os
 import threading
 import warnings
+import weakref
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
-from typing import Any, Callable, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
+from typing import Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
 from . import errors
 from .calls import until
@@ -30,13 +32,14 @@ from .results import MapResults, NotYetError
 from .status import ClusterStatus, JobStatus
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 #: multiprocessing cuts a map into so many chunks for each process; here where worker processes count their chunks.
 CHUNKS_PER_PROCESS = 4
 
 
-class AsyncResult(Generic[T]):
+class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):  # type: ignore[misc,type-arg]
     """What apply_async returns: the result to come."""
 
     def __init__(
@@ -100,7 +103,7 @@ class AsyncResult(Generic[T]):
 ApplyResult = AsyncResult
 
 
-class MapResult(AsyncResult[List[T]]):
+class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):  # type: ignore[misc,type-arg]
     """What map_async returns. ``status()`` tells how far it is, and what it waits for; ``str`` of that is one line."""
 
     def __init__(
@@ -108,9 +111,18 @@ class MapResult(AsyncResult[List[T]]):
         callback: Optional[Callable[[List[T]], object]],
         error_callback: Optional[Callable[[BaseException], object]],
         status: Callable[[], JobStatus],
+        length: int,
     ) -> None:
         super().__init__(callback, error_callback)
         self.status = status
+        self._length = length
+
+    # Programs read these of multiprocessing's, to say how much is left: its chunks have any size, ours here one.
+    _chunksize = 1
+
+    @property
+    def _number_left(self) -> int:
+        return 0 if self.ready() else self._length - self.status().done
 
 
 class _Gathering:
@@ -142,7 +154,7 @@ class _Telling:
         return True
 
 
-class IMapIterator(Generic[T]):
+class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):  # type: ignore[misc,type-arg]
     """What imap returns: an error at its place leaves the later items readable."""
 
     def __init__(self, results: "MapResults[T]") -> None:
@@ -166,6 +178,19 @@ class IMapIterator(Generic[T]):
         """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
         return self._results.status()
 
+    def ready(self) -> bool:
+        return self._results.is_over()
+
+    @property
+    def _index(self) -> int:
+        """So many results are there, taken or not; programs read it of multiprocessing's."""
+        return self.status().done
+
+    @property
+    def _length(self) -> Optional[int]:
+        """Of the input, once all of it is read."""
+        return self._results.length()
+
     def _next(self, moment: Optional[float]) -> T:
         with self._lock:
             try:
@@ -180,7 +205,7 @@ class IMapIterator(Generic[T]):
         return outcome  # type: ignore[return-value]
 
 
-class IMapUnorderedIterator(IMapIterator[T]):
+class IMapUnorderedIterator(IMapIterator[T], multiprocessing.pool.IMapUnorderedIterator):  # type: ignore[misc]
     """What imap_unordered returns."""
 
 
@@ -189,8 +214,37 @@ class _Life:
 
     state = RUN
 
+    def __init__(self) -> None:
+        self.given: "weakref.WeakSet[Any]" = weakref.WeakSet()  # results and iterators
 
-class Pool:
+
+class _Process:
+    """What programs ask a worker process of multiprocessing's pool for. pid: None on another machine."""
+
+    exitcode = None
+
+    def __init__(self, pid: Optional[int]) -> None:
+        self.pid = self.ident = pid
+        self.name = "worker process %s" % ("elsewhere" if pid is None else pid)
+
+    def is_alive(self) -> bool:
+        return True
+
+
+class _Waiting:
+    """Tasks that no worker process has, where multiprocessing has a queue."""
+
+    def __init__(self, status: Callable[[], ClusterStatus]) -> None:
+        self._status = status
+
+    def qsize(self) -> int:
+        return sum(job.queued for job in self._status().jobs)
+
+    def empty(self) -> bool:
+        return not self.qsize()
+
+
+class Pool(multiprocessing.pool.Pool):
     """multiprocessing.Pool, whose worker processes may be on any machine.
 
     processes, initializer, initargs, maxtasksperchild: as multiprocessing's. context is ignored:
@@ -226,15 +280,36 @@ class Pool:
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        initargs = tuple(initargs)
         self._executor = ClusterExecutor(
             processes, host, port, authkey, master=master, engine=engine, initializer=initializer,
-            initargs=tuple(initargs), join=join, max_tasks_per_child=maxtasksperchild,
+            initargs=initargs, join=join, max_tasks_per_child=maxtasksperchild,
         )  # fmt: skip
         self._core = self._executor._core
         self._core.ends_at_exit = True
-        self._maxtasksperchild = maxtasksperchild
+        self._maxtasksperchild, self._initializer, self._initargs = maxtasksperchild, initializer, initargs
         self.address, self.authkey = self._executor.address, self._executor.authkey
         self._life = _Life()
+
+    # What programs read of multiprocessing's, though it is private there. The numbers follow nodes that join and leave.
+
+    @property
+    def _processes(self) -> int:
+        return self._core.size()
+
+    @property
+    def _pool(self) -> List[_Process]:
+        here = [] if self._state != RUN else self._core.cluster.local_pids()
+        return [_Process(pid) for pid in here + [None] * (self._processes - len(here))]
+
+    @property
+    def _cache(self) -> Dict[int, Any]:
+        """What is not ready of that which somebody holds."""
+        return {id(each): each for each in list(self._life.given) if not each.ready()} if self._life else {}
+
+    @property
+    def _taskqueue(self) -> _Waiting:
+        return _Waiting(self.status)
 
     @property
     def _state(self) -> str:
@@ -288,7 +363,7 @@ class Pool:
         error_callback: Optional[Callable[[BaseException], object]] = None,
     ) -> AsyncResult[T]:
         self._check_running()
-        result: AsyncResult[T] = AsyncResult(callback, error_callback)
+        result: AsyncResult[T] = self._given(AsyncResult(callback, error_callback))
         try:
             terms = self._executor._terms
             args = tuple(args)
@@ -327,10 +402,14 @@ class Pool:
         return self._collect(self._start(func, iterable, chunksize, True), callback, error_callback)
 
     def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
-        return IMapIterator(self._lazily(func, iterable, chunksize, True))
+        return self._given(IMapIterator(self._lazily(func, iterable, chunksize, True)))
 
     def imap_unordered(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
-        return IMapUnorderedIterator(self._lazily(func, iterable, chunksize, False))
+        return self._given(IMapUnorderedIterator(self._lazily(func, iterable, chunksize, False)))
+
+    def _given(self, result: R) -> R:
+        self._life.given.add(result)  # type: ignore[union-attr]
+        return result
 
     def _start(self, func: Callable[..., T], iterable: Any, chunksize: Optional[int], star: bool) -> "MapResults[T]":
         self._check_running()
@@ -366,7 +445,7 @@ class Pool:
         callback: Optional[Callable[[List[T]], object]],
         error_callback: Optional[Callable[[BaseException], object]],
     ) -> MapResult[T]:
-        result: MapResult[T] = MapResult(callback, error_callback, results.status)
+        result: MapResult[T] = self._given(MapResult(callback, error_callback, results.status, results.length() or 0))
         results.watch(_Gathering(results, result))
         return result
 

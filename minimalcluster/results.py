@@ -106,6 +106,13 @@ class MapResults(Iterator[T]):
             self._refill(timeout)
         return self._current.pop()
 
+    def is_over(self) -> bool:
+        return self._job.over.is_set()
+
+    def length(self) -> Optional[int]:
+        """Of the input, once all of it is read."""
+        return self._job.total if self._job.closed else None
+
     def has_some(self) -> bool:
         return bool(self._current)
 

@@ -34,6 +34,7 @@ from __future__ import absolute_import, division, print_function
 import gc
 import itertools
 import multiprocessing
+import multiprocessing.pool
 import os
 import pickle
 import sys
@@ -295,6 +296,30 @@ class Map(Running):
             support.write(gate)
             self.assertEqual([gate + "1"], result.get(SECONDS))
 
+    def test_what_programs_read_of_a_pool(self):
+        """As private as multiprocessing's are; see docs/executor.md."""
+        self.assertIsInstance(self.pool, multiprocessing.pool.Pool)
+        self.assertEqual((2, 2), (self.pool._processes, len(self.pool._pool)))
+        self.assertIn(self.pool.apply(pid_of), [each.pid for each in self.pool._pool])
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            result = self.pool.starmap_async(touch_and_wait, [(gate + str(number), gate) for number in range(8)], 1)
+            call = self.pool.apply_async(abs, (-1,))
+            self.assertEqual(8, result._number_left * result._chunksize)
+            self.assertIn(result, self.pool._cache.values())
+            self.assertGreater(self.pool._taskqueue.qsize(), 0)
+            support.write(gate)
+            self.assertEqual(8, len(result.get(SECONDS)))
+            self.assertEqual(1, call.get(SECONDS))
+        self.assertEqual(0, result._number_left)
+        self.assertFalse({result, call} & set(self.pool._cache.values()))
+        for each in (result, call):
+            self.assertIsInstance(each, multiprocessing.pool.AsyncResult)
+        with Pool(1) as pool:
+            pool.close()
+            pool.join()
+            self.assertEqual((1, 1), (pool._processes, len(pool._pool)))
+
     def test_row_70_many_at_once(self):
         threads = threading.active_count()
         waiting = [self.pool.map_async(abs, [-number, number]) for number in range(300)]
@@ -365,6 +390,17 @@ class Imap(Running):
                 self.assertRaises(StopIteration, results.next, SECONDS)
                 os.remove(gate)
 
+    def test_what_programs_read_of_it(self):
+        """As private as multiprocessing's are."""
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            results = self.pool.imap(touched_and_waited, [(gate + "1", folder), (gate + "2", gate)])
+            support.wait_until(lambda: results._index == 1)
+            self.assertEqual(2, results._length)
+            support.write(gate)
+            self.assertEqual([gate + "1", gate + "2"], list(results))
+        self.assertIsInstance(results, multiprocessing.pool.IMapIterator)
+
     def test_row_69_the_input_is_read_in_a_thread_of_its_own(self):
         """[multiprocessing's task handler]"""
         for method in (self.pool.imap, self.pool.imap_unordered):
@@ -409,8 +445,10 @@ class Imap(Running):
             support.wait_until(lambda: len(os.listdir(folder)) == 20, what="all tasks' files")
 
     def test_an_input_that_never_comes_holds_up_no_end(self):
+        arrived = threading.Event()
+        self.addCleanup(arrived.set)
         with Pool(1) as pool:
-            results = pool.imap(abs, iter(threading.Event().wait, True))
+            results = pool.imap(abs, iter(arrived.wait, True))
             self.assertEqual(4, pool.apply(abs, (-4,)))
         self.assertRaises(Exception, results.next, SECONDS)
 
