@@ -66,7 +66,7 @@ class StreamJournal:
         self.sync = kept.file.sync
         info, buffers = definition
         self._content = Contents().of  # an edit makes a new stream
-        self._about = target_digest(info, of_definition(info, buffers))
+        self._about = target_digest(info, of_definition(buffers))
 
     def key(self, data: bytes) -> bytes:
         """Of the call that ``data`` is the pickle of."""

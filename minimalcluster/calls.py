@@ -96,8 +96,8 @@ class Core:
     def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
         if self._initializer is not None:
             needs = values.all_needs([needs, self._initializer.needs])
-        info, buffers = functions.requirements(needs, self.cluster.runs_scripts)
-        info["kind"] = kind
+        info: Dict[str, object] = dict(functions.requirements(needs, self.cluster.runs_scripts), kind=kind)
+        buffers: List[bytes] = []
         if self._initializer is not None:
             info["initializer"] = self._token
             buffers.append(self._initializer.data)

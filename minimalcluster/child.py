@@ -248,7 +248,7 @@ class Worker(object):
         # type: (int) -> object
         if job not in self._functions:
             definition = self._definitions[job]
-            self._functions[job] = functions.target(definition.info, definition.payload)
+            self._functions[job] = functions.target(definition.info, definition.payload, self.fetch)
         return self._functions[job]
 
     def _run_blocks(self, attempt, function, items, load):
@@ -387,6 +387,7 @@ class _Caught(object):
     def __exit__(self, kind, error, trace):
         # type: (object, BaseException, object) -> bool
         if kind is not None:
+            script.explain(error)
             self.failure = values.encode_exception(error, self._skip)
         return True
 

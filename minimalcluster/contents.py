@@ -127,7 +127,7 @@ def _code_of_script():
     return own + code_imported(found.data, found.module.rpartition(".")[0])
 
 
-def of_definition(info, buffers):
-    # type: (dict, list) -> list
+def of_definition(buffers):
+    # type: (list) -> list
     """Of the pickles that a definition has; the script that comes with it counts where one of them names it."""
-    return list(map(Contents().of, buffers[1:] if "main" in info else buffers))
+    return list(map(Contents().of, buffers))

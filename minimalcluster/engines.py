@@ -826,9 +826,7 @@ def _with_this_main(definition: protocol.DefineJob) -> protocol.DefineJob:
             "the functions of the script %s cannot travel to this engine's workers: pip install cloudpickle where "
             "the master is, or put them into a module" % info["main"]
         )
-    return definition._replace(
-        info={name: value for name, value in info.items() if name != "main"}, payload=definition.payload[1:]
-    )
+    return definition._replace(info={name: value for name, value in info.items() if name != "main"})
 
 
 # The standard library's executors take no more work at the interpreter's exit, and the last registered is

@@ -169,13 +169,13 @@ def globals_set(function):
 
 
 def requirements(needs, with_script=True):
-    # type: (str, bool) -> tuple[dict[str, object], list[bytes]]
-    """What a definition must say and bring for pickles with these needs; the script of the user's comes anyway."""
+    # type: (str, bool) -> dict[str, object]
+    """What a definition must say for pickles with these needs; a script of the user's comes anyway."""
     info = {"needs": values.told(needs)} if needs else {}  # type: dict[str, object]
     found = script.findable()
     if found is None or not (SCRIPT in needs or (with_script and found.is_project)):
-        return info, []
-    return dict(info, **found.described()), [found.data]
+        return info
+    return dict(info, **found.described())
 
 
 # -- receiving, in a worker process ---------------------------------------------------------------
@@ -196,13 +196,16 @@ def prepare(told):
         script.require()
 
 
-def target(info, payload):
-    # type: (dict, list) -> object
-    """The callable that a definition makes: it takes one task's argument. Raises what the user's code raises."""
+def target(info, payload, fetch=None):
+    # type: (dict, list, object) -> object
+    """The callable that a definition makes: it takes one task's argument. Raises what the user's code raises.
+
+    fetch: asks the master for the script, if there is one.
+    """
     buffers = list(payload)
     needs = native(info.get("needs", ""))
     if "main" in info:
-        script.run(info, buffers.pop(0).tobytes(), SCRIPT in needs)
+        script.run(info, fetch, SCRIPT in needs)
     prepare(needs)
     if info["kind"] == "source":
         source = environment.Source(

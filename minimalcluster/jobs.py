@@ -571,7 +571,7 @@ def _spans(sorted_spans):
     return spans
 
 
-_NOT_OF_THE_JOB = ("main", "argv", "module", "is_code", "initializer")
+_NOT_OF_THE_JOB = ("main", "main_digest", "main_module", "main_is_code", "argv", "initializer")
 
 
 def target_digest(info, parts):

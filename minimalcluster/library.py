@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 
-from . import protocol, shares, sources, values
+from . import protocol, script, shares, sources, values
 from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
 from .imports import FALLBACKS
 
@@ -125,6 +125,9 @@ class Library(object):
         what, name = info.get("what"), str(info.get("name"))
         if what == "share":
             return self._share(name, int(info.get("pickle", 2)), local)
+        if what == "script":
+            known = script.known()
+            return ({"found": True}, [known.data]) if known is not None and known.digest == name else ({"found": False}, [])
         number, _, name = name.partition(":")
         code = sources.loaded.numbered(int(number) if number.isdigit() else 0)
         if what == "module":

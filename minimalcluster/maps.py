@@ -98,7 +98,7 @@ class MapJob(Job):
         if self.input.error is not None:
             return  # there is no function to run
         info, buffers = self._definition
-        digest = target_digest(info, of_definition(info, buffers))
+        digest = target_digest(info, of_definition(buffers))
         for outcomes in self.keep_journal(path, digest, self.input.given()):
             self._arrivals.put((Outcomes, *outcomes))
             if self.terms.on_error == STOP and Failure in map(type, outcomes.values):

@@ -251,10 +251,10 @@ class MasterNode(object):
     def _packed_target(self, function):
         # type: (object) -> Target
         packed = self._pack(function)
-        info, buffers = functions.requirements(packed.needs, with_script=self._engine is None)
+        info, buffers = functions.requirements(packed.needs, with_script=self._engine is None), [packed.data]
         name = getattr(function, "__name__", None) or type(function).__name__
-        info, buffers = dict(info, kind="function", star=False), buffers + [packed.data]
-        return Target(name, info, buffers, lambda: of_definition(info, buffers))
+        info.update(kind="function", star=False)
+        return Target(name, info, buffers, lambda: of_definition(buffers))
 
     def _terms(self, on_error, chunksize, options):
         # type: (str, int | None, dict) -> Terms
@@ -276,12 +276,12 @@ class MasterNode(object):
 def _named_target(source, function, needs):
     # type: (environment.Source, str, str) -> Target
     """needs: of the arguments; an environment has none."""
-    info, buffers = functions.requirements(needs, with_script=False)
+    info = functions.requirements(needs, with_script=False)
     info.update({
         "kind": "source", "module": source.module, "filename": as_text(source.filename),
         "is_text": source.is_text, "function": function,
     })  # fmt: skip
-    return Target(function, info, buffers + [source.data], lambda: [source.data, code_imported(source.data)])
+    return Target(function, info, [source.data], lambda: [source.data, code_imported(source.data)])
 
 
 def _checked_arguments(args):

@@ -10,6 +10,7 @@ does is seen, before anything is sent, from the line that the script is at when 
 """
 from __future__ import absolute_import, division, print_function
 
+import hashlib
 import os
 import re
 import sys
@@ -34,17 +35,25 @@ class Script(object):
         self._argv = argv
         self._tree = None  # type: object # False: it cannot be parsed
         self._names = None  # type: tuple[set, set] | None
+        self._digest = None  # type: str | None
 
     def described(self):
         # type: () -> dict
-        """What a worker process is told of it, beside its data."""
+        """What a worker process is told of it; it asks for its data by the digest, once."""
         argv = getattr(sys, "argv", []) if self._argv is None else self._argv
-        info = {"main": as_text(self.path), "argv": [_as_text(each) for each in argv]}  # type: dict
+        info = {"main": as_text(self.path), "argv": [_as_text(each) for each in argv], "main_digest": self.digest}  # type: dict
         if self.module:
-            info["module"] = self.module
+            info["main_module"] = self.module
         if self.is_code:
-            info["is_code"] = True
+            info["main_is_code"] = True
         return info
+
+    @property
+    def digest(self):
+        # type: () -> str
+        if self._digest is None:
+            self._digest = hashlib.sha256(self.data).hexdigest()[:32]
+        return self._digest
 
     @property
     def is_project(self):
@@ -104,6 +113,12 @@ class Script(object):
             return False
         bound, hidden = self._bound()
         return not (hidden - bound) or not (hidden - bound).intersection(map(native, _ANY_NAME.findall(data)))
+
+    def hides(self, name):
+        # type: (str) -> bool
+        """Is it bound behind the guard alone?"""
+        bound, hidden = self._bound()
+        return name in hidden and name not in bound
 
     def binds(self, name):
         # type: (str) -> bool
@@ -387,7 +402,7 @@ def _globals_in(data):
 # -- in a worker process --------------------------------------------------------------------------
 
 _running = []  # type: list[str] # the script that is being run here, as long as it is
-_ran = []  # type: list # (path, data) of the script that has been run here, or was tried
+_ran = []  # type: list # path and digest of the script that has been run here, or was tried
 
 
 def require():
@@ -398,22 +413,27 @@ def require():
         raise SourceError(main.why)
 
 
-def run(info, data, needed):
-    # type: (dict, bytes, bool) -> None
+def run(info, fetch, needed):
+    # type: (dict, object, bool) -> None
     """Run the user's script under another name and let pickles find its functions under ``__main__``.
 
-    Raises what the script raises, if it is needed; otherwise only what asks for something of it fails.
+    fetch: asks the master, as for modules (imports.py). Raises what the script raises, if it is needed; otherwise only
+    what asks for something of it fails.
     """
-    path = native(info["main"])
-    if _ran == [path, data] and not (needed and isinstance(sys.modules.get("__main__"), _Unrunnable)):
+    path, digest = native(info["main"]), native(info["main_digest"])
+    if _ran == [path, digest] and not (needed and isinstance(sys.modules.get("__main__"), _Unrunnable)):
         return
+    answer, buffers = fetch("script", digest)  # type: ignore[operator]
+    if not answer.get("found"):
+        raise SourceError("the master has no script %s any more" % path)
+    data = bytes(buffers[0].tobytes())
     sys.argv = [native(each) for each in info["argv"]]  # what its module level reads, as with multiprocessing
-    before, module = sys.modules.get(MAIN_NAME), _new_module(path, info.get("module", ""))
+    before, module = sys.modules.get(MAIN_NAME), _new_module(path, info.get("main_module", ""))
     _show_lines(path, data)
     sys.modules[MAIN_NAME] = module
     _running.append(path)
     try:
-        exec(_code(path, data, info.get("is_code")), module.__dict__)
+        exec(_code(path, data, info.get("main_is_code")), module.__dict__)
     except BaseException as error:
         if before is None:
             del sys.modules[MAIN_NAME]
@@ -426,7 +446,7 @@ def run(info, data, needed):
         module = _Unrunnable(text)
     finally:
         _running.pop()
-    _ran[:] = [path, data]
+    _ran[:] = [path, digest]
     sys.modules["__main__"] = module
     _become(path, data, info)
 
@@ -435,7 +455,19 @@ def _become(path, data, info):
     # type: (str, bytes, dict) -> None
     """A cluster that a task makes sends the same script on."""
     global _script
-    _script = Script(path, data, info.get("module", ""), bool(info.get("is_code")), list(info["argv"]))
+    _script = Script(path, data, info.get("main_module", ""), bool(info.get("main_is_code")), list(info["argv"]))
+
+
+def explain(error):
+    # type: (BaseException) -> None
+    """Say of a name that is missing here where the script sets it, if that is behind its guard."""
+    found = re.match(r"(?:global )?name '(\w+)' is not defined", str(error)) if type(error) is NameError else None
+    if found is None or not _ran or _script is None or not _script.hides(found.group(1)):
+        return
+    error.args = (
+        "%s: %s sets it behind  if __name__ == '__main__':  which worker processes do not run; give it to the function as "
+        "an argument, or set it in an initializer" % (found.group(), _script.path),
+    )  # fmt: skip
 
 
 class _Unrunnable(types.ModuleType):

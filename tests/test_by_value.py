@@ -26,7 +26,8 @@ def read():
     return stream_in.read(struct.unpack(">I", head)[0]) if head else None
 source = read()
 if source:
-    script.run({"main": "/there/script.py", "argv": []}, source, True)
+    about = script.Script("/there/script.py", source, argv=[]).described()
+    script.run(about, lambda what, digest: ({"found": True}, [memoryview(source)]), True)
 while True:
     data = read()
     if data is None:

@@ -80,7 +80,7 @@ class Pack(WithoutCloudpickle):
             found = functions.pack(value)
             self.assertEqual(functions.NOTHING, found.needs)
             values.loads(found.data)
-        self.assertEqual(({}, []), functions.requirements(functions.NOTHING))
+        self.assertEqual({}, functions.requirements(functions.NOTHING))
 
     def test_the_pickling_raises_what_it_raises(self):
         self.assertRaises(LookupError, functions.pack, Stubborn())
@@ -116,15 +116,16 @@ class Pack(WithoutCloudpickle):
             main = self.script("def f(x):\n    return x + 1\n", folder)
             found = functions.pack(main.f)
             self.assertEqual(functions.SCRIPT, found.needs)
-            info, buffers = functions.requirements(found.needs)
-            self.assertEqual({"main": main.__file__, "argv": sys.argv, "needs": "s"}, info)
-            self.assertEqual([b"def f(x):\n    return x + 1\n"], buffers)
+            info = functions.requirements(found.needs)
+            digest = script.known().digest
+            self.assertEqual({"main": main.__file__, "main_digest": digest, "argv": sys.argv, "needs": "s"}, info)
+            self.assertEqual(b"def f(x):\n    return x + 1\n", script.known().data)
 
     def test_the_script_comes_also_where_nothing_names_it(self):
         with support.directory() as folder:
             main = self.script("x = 1\n", folder)
-            self.assertEqual(main.__file__, functions.requirements(functions.NOTHING)[0]["main"])
-            self.assertEqual(({}, []), functions.requirements(functions.NOTHING, with_script=False))
+            self.assertEqual(main.__file__, functions.requirements(functions.NOTHING)["main"])
+            self.assertEqual({}, functions.requirements(functions.NOTHING, with_script=False))
 
     def test_what_the_script_made_elsewhere_is_known_here(self):
         with support.directory() as folder:
@@ -190,7 +191,7 @@ class PackByValue(WithoutCloudpickle):
         self.assertEqual(functions.SAME_MINOR, found.needs)
         self.assertEqual("by value", pickle.loads(found.data))
         told = "v%d.%d" % sys.version_info[:2]
-        self.assertEqual(told, functions.requirements(found.needs)[0]["needs"])
+        self.assertEqual(told, functions.requirements(found.needs)["needs"])
 
     def test_what_the_script_has_travels_by_its_name(self):
         with support.directory() as folder:
@@ -277,20 +278,18 @@ class Target(WithoutCloudpickle):
     def test_all_at_once(self):
         with support.directory() as folder:
             main = self.script("ready = []\ndef prepare(x): ready.append(x)\ndef f(x): return ready + [x]\n", folder)
-            source = support.read(main.__file__).encode("ascii")
-            info = {
-                "kind": "function", "star": False, "main": main.__file__, "argv": ["it"], "initializer": "t", "needs": "s",
-            }  # fmt: skip
-            data = views(source, packed((main.prepare, (1,))), packed(main.f))
+            info = dict(functions.requirements("s"), kind="function", star=False, initializer="t")
+            data = views(packed((main.prepare, (1,))), packed(main.f))
+            fetch = support.serve_script(support.read(main.__file__))
             sys.modules.pop(script.MAIN_NAME)  # as in another process
-            self.assertEqual([1, 2], functions.target(info, data)(2))
+            self.assertEqual([1, 2], functions.target(info, data, fetch)(2))
             # It was not the master's own that ran.
             self.assertEqual([], main.ready)
 
     def test_a_script_that_cannot_run_here_fails_only_what_needs_it(self):
-        info = {"kind": "calls", "main": "/somewhere/script.py", "argv": []}
+        info = {"kind": "calls", "main": "/somewhere/script.py", "main_digest": "d", "argv": []}
         with support.quiet_stderr() as said:
-            functions.target(info, views(b"import no_such_module\n"))
+            functions.target(info, [], support.serve_script("import no_such_module\n"))
         self.assertIn("no_such_module", said.getvalue())
         functions.prepare("")
         for what in (lambda: functions.prepare("s"), lambda: sys.modules["__main__"].anything):

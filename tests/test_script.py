@@ -98,8 +98,8 @@ class Run(unittest.TestCase):
         del ran[:]
 
     def run_script(self, text, needed=True, **info):
-        about = dict({"main": "/somewhere/script.py", "argv": ["script.py", "-v"]}, **info)
-        script.run(about, text.encode("ascii"), needed)
+        found = script.Script("/somewhere/script.py", text.encode("ascii"), argv=["script.py", "-v"])
+        script.run(dict(found.described(), **info), support.serve_script(text), needed)
 
     def test_its_guard_stays_closed(self):
         self.run_script("import sys\nhere = __name__\nwhere = __file__\ntold = list(sys.argv)\nif __name__ == '__main__':\n    raise ValueError\n")
@@ -133,7 +133,7 @@ class Run(unittest.TestCase):
         self.assertIn("ZeroDivisionError", said.getvalue())
 
     def test_imports_with_a_dot(self):
-        self.run_script("from .script import MAIN_NAME as found\n", module="minimalcluster.app")
+        self.run_script("from .script import MAIN_NAME as found\n", main_module="minimalcluster.app")
         self.assertEqual(script.MAIN_NAME, sys.modules["__main__"].found)
 
     def test_no_cluster_while_it_loads(self):
@@ -272,6 +272,14 @@ class Programs(unittest.TestCase):
         self.assertIn("late stands behind  if __name__ == '__main__':", err)
         if _has_cloudpickle():
             self.assertEqual("[2, 5]\n", self.output([self.script(text)])[0])
+
+    def test_what_is_set_behind_the_guard(self):
+        """As under spawn a NameError, but one that says why."""
+        text = _SQUARES.replace("x * x", "x * factor").replace("'__main__':\n", "'__main__':\n    factor = 2\n")
+        for front in [_NO_CLOUDPICKLE] + [""] * _has_cloudpickle():
+            err = self.output([self.script(front + text)])[1]
+            self.assertIn("NameError: name 'factor' is not defined: ", err)
+            self.assertIn("give it to the function as an argument", err)
 
     def test_lambdas_and_closures_name_the_scripts_own(self):
         if not _has_cloudpickle():
