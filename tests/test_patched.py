@@ -85,7 +85,7 @@ def needs(*libraries):
             importlib.import_module(library)
         except ImportError:
             missing.append(library)
-    return unittest.skipIf(missing, "not installed: %s" % ", ".join(missing))
+    return unittest.skipIf(missing, "%s is not installed here" % " and ".join(missing))
 
 
 class GreenThreads(unittest.TestCase):

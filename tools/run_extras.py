@@ -1,4 +1,4 @@
-"""Run the tests of what the extras bring, with those libraries installed: joblib, Dask, Ray, MPI, notebooks.
+"""Run the tests of what the extras bring, and of other people's programs: joblib, Dask, Ray, MPI, notebooks, emcee ...
 
     python3 tools/run_extras.py                 on 3.11 and 3.13, whichever are found
     python3 tools/run_extras.py --only 3.13
@@ -18,9 +18,9 @@ import run_tests
 
 VERSIONS = ["3.11", "3.13"]
 EXTRAS = "dev,joblib,dask,ray,mpi"
-#: Programs that take a pool.
-PROGRAMS = ["emcee", "scipy"]
-MODULES = ["engines", "joblib_backend", "notebook", "examples", "pool"]
+#: Programs that take a pool, and what programs replace parts of Python with.
+PROGRAMS = ["dynesty", "emcee", "nautilus-sampler", "scipy", "eventlet", "freezegun", "gevent"]
+MODULES = ["engines", "joblib_backend", "notebook", "examples", "pool", "programs", "patched"]
 LIMIT_SECONDS = 900.0
 
 
