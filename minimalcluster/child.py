@@ -236,6 +236,14 @@ class Worker(object):
             with self._lock:
                 self._attempt = None
             _flush_streams()
+        if self._finder.versions:
+            self._compare_versions()
+
+    def _compare_versions(self):
+        # type: () -> None
+        for name, ours, theirs in self._finder.differing():
+            where = native(socket.gethostname())
+            self.fetch("version", "%s is %s on the node %s, and %s on the master" % (name, ours, where, theirs))
 
     def _use_code(self, job):
         # type: (int) -> None

@@ -36,6 +36,14 @@ def is_own_path(path):
     return not (path if os.path.isabs(path) else os.path.abspath(path)).startswith(_LIBRARY)
 
 
+def variables(module):
+    # type: (object) -> dict
+    """A module's, without asking it: a lazy one may answer with any error. None of what is no module."""
+    if not issubclass(type(module), types.ModuleType):
+        return {}
+    return object.__getattribute__(module, "__dict__") or {}
+
+
 class ClusterFinder(object):
     """Finds modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
 
@@ -53,6 +61,7 @@ class ClusterFinder(object):
         self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> which of them
         self._variables = {}  # type: dict[tuple, dict] # (module, which of them) -> as other code has left it
         self._tables = {}  # type: dict[object, dict] # code -> the modules' stamps in it
+        self.versions = {}  # type: dict[str, str] # installed packages that the master has loaded -> its version of each
         self.places = {}  # type: dict[str, types.ModuleType] # modules that are about to run anew
 
     def new_job(self):
@@ -161,6 +170,8 @@ class ClusterFinder(object):
         if self._first and name in FALLBACKS and _has_own_file(name):
             return None
         info, buffers = self._ask_master("module", name)
+        if info.get("version"):
+            self.versions[name] = native(info["version"])
         if not info.get("found"):
             return None if info.get("foreign") is None or info["local"] else Loader(self, name, info, b"")
         if info["kind"] == "folder" and not info["imported"] and "." not in name and _has_own_file(name):
@@ -170,6 +181,18 @@ class ClusterFinder(object):
     def ran(self, loader):
         # type: (Loader) -> None
         self._stamps[loader.name] = tuple(loader.info["stamp"][:2])
+
+    def differing(self):
+        # type: () -> list[tuple[str, str, str]]
+        """(name, version here, version on the master) of packages that were imported since the last time."""
+        found = []
+        for name, theirs in list(self.versions.items()):
+            if name in sys.modules:
+                del self.versions[name]
+                ours = variables(sys.modules[name]).get("__version__")
+                if isinstance(ours, str) and ours != theirs:
+                    found.append((name, ours, theirs))
+        return found
 
     def find_spec(self, fullname, path=None, target=None):
         # type: (str, object, object) -> object

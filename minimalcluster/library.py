@@ -14,9 +14,12 @@ from collections import deque
 from . import protocol, script, shares, sources, values
 from .compat import PICKLE_PROTOCOL_MAX, as_text, queue
 from .imports import FALLBACKS
+from .logs import log
 
 #: Of a shared object's digest, 128 bits: enough to tell objects of one user apart.
 NAME_LETTERS = 32
+#: So many differing versions of packages, on so many machines, the log has.
+VERSIONS_SAID_MAX = 1000
 #: So long an answer that is being prepared is waited for at the end.
 CLOSE_SECONDS = 1.0
 
@@ -34,6 +37,7 @@ class Library(object):
         self._thread = None  # type: threading.Thread | None
         self._names = threading.RLock()  # while a file is written or removed
         self._dropped = deque()  # type: deque # names whose files may go
+        self._versions = set()  # type: set[str] # what was said of them
         self._shared = {}  # type: dict[str, dict] # name -> {protocol: info}, the newest protocol first
         self._files = shares.Files()
 
@@ -116,13 +120,15 @@ class Library(object):
             send, request, info, local = question
             try:
                 answer, buffers = self._answer(info, local)
-            except Exception as error:  # finding a module runs its parents' code
+            except BaseException as error:  # finders and loaders may be anybody's
                 answer, buffers = {"found": False, "error": as_text("%s: %s" % (type(error).__name__, error))}, []
             self._call(send, protocol.Fetched(request, answer, buffers))  # type: ignore[operator]
 
     def _answer(self, info, local):
         # type: (dict, bool) -> tuple
         what, name = info.get("what"), str(info.get("name"))
+        if what == "version":
+            return self._other_version(name)
         if what == "share":
             return self._share(name, int(info.get("pickle", 2)), local)
         if what == "script":
@@ -147,11 +153,20 @@ class Library(object):
             return self._fallback(name, local)
         loaded = sources.loaded.of(code, name)
         if loaded is None:
-            return {"found": False}, []
+            version = sources.variables(sys.modules.get(name)).get("__version__")
+            return {"found": False, "version": as_text(version) if isinstance(version, str) else None}, []
         module = loaded.module
         if module.kind == sources.FOREIGN:
             return {"found": False, "foreign": as_text(module.filename), "local": local}, []
         return _told(name, loaded, local), [loaded.data]
+
+    def _other_version(self, told):
+        # type: (str) -> tuple
+        """A worker process has imported an installed package of another version than ours. That is said once."""
+        if told not in self._versions and len(self._versions) < VERSIONS_SAID_MAX:
+            self._versions.add(told)
+            log.warning("%s: results may differ", told)
+        return {"found": True}, []
 
     def _fallback(self, name, local):
         # type: (str, bool) -> tuple

@@ -16,14 +16,13 @@ import itertools
 import os
 import sys
 import threading
-import types
 import warnings
 import weakref
 from collections import namedtuple
 
 from .compat import PY2, hexadecimal, native
 from .environment import PREFIX as ENVIRONMENT_PREFIX
-from .imports import is_own_path, plain_folders
+from .imports import is_own_path, plain_folders, variables
 
 _OURS = __name__.split(".")[0]
 #: A reload makes another object of this; 2.7 has no specs.
@@ -68,14 +67,6 @@ def _is_reserved(name):
     # type: (str) -> bool
     """The script under its names, and environments: they travel in ways of their own."""
     return (name.startswith("__") and name.endswith("__")) or name.startswith(ENVIRONMENT_PREFIX)
-
-
-def variables(module):
-    # type: (object) -> dict
-    """A module's, without asking it: a lazy one may answer with any error. None of what is no module."""
-    if not issubclass(type(module), types.ModuleType):
-        return {}
-    return object.__getattribute__(module, "__dict__") or {}
 
 
 def is_imported(name):
@@ -188,8 +179,8 @@ def _search_2(name, path):  # py2
     import pkgutil
 
     for entry in sys.path if path is None else path:
-        importer = pkgutil.get_importer(entry)  # type: types.ModuleType | None # type: ignore[assignment]
-        loader = importer.find_module(name) if importer is not None else None
+        importer = pkgutil.get_importer(entry)  # type: object
+        loader = importer.find_module(name) if importer is not None else None  # type: ignore[attr-defined]
         if loader is not None and hasattr(loader, "get_filename"):
             filename = loader.get_filename(name)
             folders = [os.path.dirname(filename)] if loader.is_package(name) else None
@@ -304,6 +295,8 @@ class Sources(object):
                 news[name] = loaded
         if self._changed != changed_before and _AUTORELOAD in sys.modules:
             news.update(self._above(set(news)))
+        for name in set(self._begun).difference(looked_at):  # their imports have failed
+            self._begun.pop(name, None)
         self._looked_at, self._last = looked_at, _last(looked_at)  # after all else: Ctrl-C may come before
         return news
 

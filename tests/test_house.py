@@ -50,7 +50,7 @@ ALLOWED = {
     "shares": "scratch",
     "imports": "",
     "sources": "environment imports",
-    "library": "protocol shares imports sources values script",
+    "library": "logs protocol shares imports sources values script",
     "child": "checks boot protocol functions environment values shares imports script",
     "boot": "",
     "orphans": "boot logs",

@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import os
 import subprocess
 import sys
+import types
 import unittest
 
 from minimalcluster import MasterNode, imports
@@ -151,6 +152,18 @@ class Finder(FinderTest):
             __import__("served_fast")
         self.more["served_here"] = {"foreign": "/far/served_here.so", "local": True}
         self.assertIsNone(self.finder._ask("served_here"))
+
+    def test_installed_packages_of_another_version_are_told_of_once(self):
+        for name, version in (("other_one", "2.0"), ("other_two", "1.0"), ("other_three", "1.0")):
+            self.more[name] = {"version": version}
+            self.assertIsNone(self.finder._ask(name))
+        self.assertEqual([], self.finder.differing(), "they are not imported yet")
+        for name, version in (("other_one", "1.0"), ("other_two", "1.0"), ("other_three", None)):
+            sys.modules[name] = types.ModuleType(name)
+            self.addCleanup(sys.modules.pop, name)
+            sys.modules[name].__version__ = version
+        self.assertEqual([("other_one", "1.0", "2.0")], self.finder.differing())
+        self.assertEqual({}, self.finder.versions)
 
     def test_without_its_source_for_the_same_python_only(self):
         self.sources["served_compiled"] = (False, "")

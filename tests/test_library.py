@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import types
 import unittest
 
 from minimalcluster import library, sources, values
@@ -187,6 +188,17 @@ class LibraryTest(unittest.TestCase):
         self.library.drop(names[0])
         self.assertTrue(self.ask("share", names[1], pickle=2)[0]["found"])
         self.assertEqual(self.library.share([values.dumps([1, 2])], ""), names[0])
+
+    def test_versions_of_installed_packages(self):
+        installed = types.ModuleType("lib_installed")
+        installed.__version__ = "1.0"
+        sys.modules["lib_installed"] = installed
+        self.assertEqual("1.0", self.ask("module", "5:lib_installed")[0]["version"])
+        with support.Log() as log:
+            for _ in range(2):
+                self.ask("version", "lib_installed is 2.0 on the node x, and 1.0 on the master")
+            support.wait_until(lambda: log.having("lib_installed is 2.0"), what="the line")
+            self.assertEqual(1, len(log.having("lib_installed is 2.0")))
 
     def test_an_unknown_question(self):
         self.assertFalse(self.ask("nonsense", "n")[0]["found"])

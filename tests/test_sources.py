@@ -258,6 +258,14 @@ class Jobs(ProjectTest):
         self.write("so_new.py", "x = 1\n")
         self.assertEqual("x = 1", self.now("so_new")[0])
 
+    @unittest.skipUnless(PYTHON_3, "2.7 has nothing that could watch")
+    def test_an_import_that_failed_is_forgotten(self):
+        self.write("so_fails.py", "1 / 0\n")
+        with self.assertRaises(ZeroDivisionError):
+            __import__("so_fails")
+        sources.loaded.current()
+        self.assertNotIn("so_fails", sources.loaded._begun)
+
     def test_a_reload_is_noticed_by_the_next_call(self):
         self.write("so_call.py", "x = 1\n")
         module = __import__("so_call")
