@@ -38,6 +38,9 @@ START_SECONDS = 60.0
 #: time limit; or as long as that is, if it is longer. Imports from a slow disk and initializers take minutes.
 READY_SECONDS = 600.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
+#: While none is there and none can start, what is held goes back. Where none has ever started the master waits so long
+#: for a change before it gives up what only such nodes could run; where one has, or the system is short of something:
+STUCK_SECONDS, SHORT_SECONDS = 8.0, 60.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
 #: What tasks print while the master is away: more is counted.
@@ -142,6 +145,8 @@ class Agent(Storied):
         self._next_fetch = 1
         self._unsaid, self._unsaid_size, self._unsaid_lines = [], 0, 0  # type: list, int, int # printed meanwhile
         self._trouble = ""  # why a worker process did not start, until one does
+        self._stuck = None  # type: float | None # none is there, none starts: so long it may be waited for
+        self._patience = STUCK_SECONDS
         self._files = {}  # type: dict # shared object -> where it lies, told by the shell
         self._modules = OrderedDict()  # type: OrderedDict # code and module -> (info, payload), as the master has answered
         self._linked = False  # a connection is there
@@ -226,6 +231,8 @@ class Agent(Storied):
     def _on_joined(self, message):
         # type: (protocol.Joined) -> None
         self._joined = self._serving = True
+        if self._stuck is not None:
+            self._beat()
         for report in self._reports.values():
             self._do(ToMaster(report))
         for fetch, _ in self._fetches.values():
@@ -303,6 +310,8 @@ class Agent(Storied):
         # type: (protocol.Grant) -> None
         if message.job not in self._definitions:
             self._do(DropLink("it grants a part of job %d, which it has not defined" % message.job))
+        elif message.attempt not in self._held and self._stuck is not None:
+            self._report(protocol.Released(0, message.attempt, message.first))
         elif message.attempt not in self._held:
             self._held[message.attempt] = _Held(message)
             self._tell("attempt", message.attempt, "granted", message.first, message.count)
@@ -385,7 +394,8 @@ class Agent(Storied):
         if slot.state != STARTING:
             return
         slot.state, slot.failures, slot.jobs = IDLE, 0, set()
-        self._trouble = ""
+        self._trouble, self._patience = "", SHORT_SECONDS
+        self._notice_whether_stuck()
         if not slot.last:  # else it was too late, and its end is on the way
             slot.kill_at = None
         self._fill()
@@ -508,6 +518,8 @@ class Agent(Storied):
             wait = min(RESTART_SECONDS_MAX, RESTART_SECONDS_MIN * 2 ** min(slot.failures, 10))
             slot.start_at = self._now + wait
             self._trouble = _why(event.info)[:TROUBLE_MAX]
+            if event.info.get("shortage"):
+                self._patience = SHORT_SECONDS
             self._do(Warn("a worker process could not start (%s); next try in %.1f s" % (_why(event.info), wait)))
         else:
             slot.start_at = self._now
@@ -515,7 +527,24 @@ class Agent(Storied):
         slot.jobs, slot.last = set(), False
         for _, askers in self._fetches.values():
             askers[:] = [asker for asker in askers if asker[0] != slot.number]
+        self._notice_whether_stuck()
         self._finish_if_drained()
+
+    def _notice_whether_stuck(self):
+        # type: () -> None
+        """Nothing can run here for now: what is held goes back, so that others run it, or it can be cancelled."""
+        living = any(slot.state in (IDLE, RUNNING) for slot in self._slots)
+        stuck = self._patience if self._trouble and not living else None
+        if (stuck is None) == (self._stuck is None):
+            return
+        self._stuck = stuck
+        self._tell("slot", "slots", "stuck" if stuck else "not stuck")
+        if self._joined:
+            self._beat()
+        if stuck is not None:
+            for attempt in [attempt for attempt, held in self._held.items() if held.slot is None]:
+                held = self._held.pop(attempt)
+                self._report(protocol.Released(0, attempt, held.next))
 
     # -- what worker processes ask for ------------------------------------------------------------
 
@@ -618,12 +647,18 @@ class Agent(Storied):
         elif self._now >= self._beat_at:
             self._beat_at = self._now + HEARTBEAT_SECONDS
             if self._joined:
-                self._do(ToMaster(protocol.Heartbeat(dict(self._starting(), held=self._all_held()))))
+                self._beat()
+
+    def _beat(self):
+        # type: () -> None
+        self._do(ToMaster(protocol.Heartbeat(dict(self._starting(), held=self._all_held()))))
 
     def _starting(self):
         # type: () -> dict
         """What the master may tell its user when nothing goes on here."""
         starting = sum(slot.state in (EMPTY, STARTING) for slot in self._slots)
+        if self._stuck is not None:
+            return {"starting": starting, "trouble": self._trouble, "stuck": self._stuck}
         return {"starting": starting, "trouble": self._trouble} if starting else {}
 
     def _drop_everything(self):
@@ -677,6 +712,8 @@ class Agent(Storied):
                 self._broken("attempt %d waits, and its job %d is not defined" % (attempt, held.grant.job), attempt)
             if not held.next <= held.end:
                 self._broken("attempt %d has outcomes beyond its end" % attempt, attempt)
+        if self._stuck is not None and (running or self._held):
+            self._broken("no worker process can start, and attempts are held: %r" % list(self._held), None)
         if not self._over.issubset(self._definitions):
             self._broken("jobs that are not defined are over: %r" % sorted(self._over), None)
         for attempt in set(running) - set(self._held):

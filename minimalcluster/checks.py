@@ -21,6 +21,8 @@ _BIGGEST = 2**63 - 1
 SLOTS_MAX, HELD_MAX, SHARED_MAX = 1 << 16, 1 << 20, 1 << 20
 #: Of names, versions and the like; an exception's text may be of any length.
 NAME_LETTERS_MAX = 1 << 16
+#: For no longer does a node without worker processes hold up jobs that only it could run.
+STUCK_SECONDS_MAX = 60
 CHAIN_MAX, NOTES_MAX, LINES_MAX = 100, 10000, 1 << 20
 
 #: by: who may say it. integers: (name, least, most). info: name -> rule; those in ``needed`` must be there.
@@ -116,6 +118,7 @@ def _table(rules):
 _FLAG = _Rule(lambda value: isinstance(value, bool), "true or false")
 _NAME = _text(NAME_LETTERS_MAX)
 _SECONDS = _Rule(lambda value: _is_number(value) and value > 0, "a number of seconds greater than 0")
+_STUCK = _Rule(lambda value: _is_number(value) and 0 < value <= STUCK_SECONDS_MAX, "seconds from 0 to 60")
 _BYTES = _Rule(lambda value: _is_number(value) and 0 <= value <= _BIGGEST, "a finite number from 0 on")
 
 _STREAM = _Rule(lambda value: value in ("stdout", "stderr"), "stdout or stderr")
@@ -163,7 +166,7 @@ _ROWS = {
     protocol.ForgetJob: _row((MASTER,), ("job",)),
     protocol.Acknowledge: _row((MASTER,), ("report",)),
     protocol.Joined: _row((MASTER,), (), {"epoch": _whole()}),
-    protocol.Farewell: _row((MASTER, NODE), (), {"refused": _text(), "left": _FLAG, "draining": _FLAG}),
+    protocol.Farewell: _row((MASTER, NODE), (), {"refused": _text(), "left": _FLAG, "draining": _FLAG, "at_once": _FLAG}),
     protocol.Fetched: _row((MASTER,), ("request",), {
         "found": _FLAG, "error": _text(), "name": _NAME, "filename": _none_or(_NAME), "path": _NAME,
         "names": _list_of(_NAME, SHARED_MAX), "sizes": _list_of(_whole(), protocol.BUFFERS_MAX),
@@ -175,6 +178,7 @@ _ROWS = {
     }, ("id", "slots", "held")),
     protocol.Heartbeat: _row((NODE,), (), {
         "starting": _whole(0, SLOTS_MAX), "trouble": _NAME, "held": _list_of(_whole(), HELD_MAX),
+        "stuck": _none_or(_STUCK),
     }),
     protocol.Done: _row((NODE, CHILD), ("report", "attempt", "first", _COUNT, _ELAPSED), payload=_has_results),
     protocol.Failed: _row((NODE, CHILD), ("report", "attempt", "first", _ELAPSED), _EXCEPTION),

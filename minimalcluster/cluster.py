@@ -89,7 +89,7 @@ class _Session(object):
         self.answered = 0  # the last one acknowledged
         self.under_way = lambda: ([], 0)  # type: object # what is being sent, and how much of a message has come
         self.busy = ((), 0)  # type: tuple # the same, as the scheduler has been told
-        self.starting = (0, "")  # how many worker processes are not there, said its last heartbeat, and why
+        self.starting = (0, "", None)  # how many worker processes are not there, said its last heartbeat, and why
 
     @property
     def name(self):
@@ -171,6 +171,7 @@ class Cluster(object):
             scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
             scheduler.DeliverFailure: self._deliver_failure, scheduler.DeliverPoison: self._deliver_poison,
             scheduler.Finish: self._finish, scheduler.Disconnect: self._disconnect,
+            scheduler.TakenBack: self._taken_back,
             scheduler.Explain: lambda effect: log.warning("%s", effect.text), scheduler.Idle: self._idle,
         }  # fmt: skip
 
@@ -561,11 +562,11 @@ class Cluster(object):
 
     def _heard_of_starting(self, session, info):
         # type: (_Session, dict) -> None
-        said = info.get("starting", 0), info.get("trouble", "")
+        starting, trouble, stuck = said = info.get("starting", 0), info.get("trouble", ""), info.get("stuck")
         if said == session.starting:
             return
         session.starting = said
-        self._event(scheduler.NodeStarting(session.node, session.number, said[0], native(said[1])))
+        self._event(scheduler.NodeStarting(session.node, session.number, starting, native(trouble), stuck))
 
     def _joined(self, session, info):
         # type: (_Session, dict) -> None
@@ -665,6 +666,10 @@ class Cluster(object):
         session = self._sessions.get(effect.node)
         if session is not None:
             session.send(protocol.ForgetJob(effect.job))
+
+    def _taken_back(self, effect):
+        # type: (scheduler.TakenBack) -> None
+        self._jobs[effect.job].taken_back(effect.first, effect.end)
 
     def _deliver(self, effect):
         # type: (scheduler.Deliver) -> None

@@ -135,6 +135,12 @@ class ClusterFuture(_Future[T]):
                 self._handed_out = self.set_running_or_notify_cancel()
             return self._handed_out and not self.cancelled()
 
+    def take_back(self) -> None:
+        """It was handed out, and no worker process had begun with it: it waits again, and can be cancelled."""
+        with self._condition:
+            if self._state == "RUNNING" and not self._decided:
+                self._handed_out, self._state = False, "PENDING"
+
     def resolve(self, outcome: object) -> None:
         with self._condition:
             self._decided = self.hand_out()

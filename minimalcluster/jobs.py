@@ -159,6 +159,10 @@ class Job(object):
         most = self.unread_max  # once: another thread may take the limit away
         return most is not None and self._unread > (most // 2 if self.paused else most)
 
+    def taken_back(self, first, end):
+        # type: (int, int) -> None
+        """A node has given these tasks back; none of them had begun."""
+
     def deliver(self, first, count, skip, buffers):
         # type: (int, int, int, list) -> None
         self._outcomes_told += count - skip
@@ -324,6 +328,8 @@ def _end(unfit):
     # type: (dict | None) -> End
     if unfit is None:
         return End(None)
+    if unfit.get("type") == "StartError":
+        return End(errors.StartError(native(unfit["text"])))
     cause = values.decode_exception(unfit, [])
     error = errors.SourceError("no node can run this job; the last one said: %s" % cause)
     error.__cause__ = cause

@@ -160,8 +160,8 @@ class Places(object):
 class Node(object):
     __slots__ = (
         "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "measured", "name",
-        "rank", "received", "reserved", "sending", "session", "short", "slots", "starting", "tasks_done", "trouble",
-        "unfit",
+        "rank", "received", "reserved", "sending", "session", "short", "slots", "starting", "stuck_until", "tasks_done",
+        "trouble", "unfit",
     )  # fmt: skip
 
     def __init__(self, node_id, session, slots, name, now, rank=0):
@@ -177,6 +177,7 @@ class Node(object):
         # Jobs (their ids) that were measured here in this session, whose tasks are short here, that cannot run here.
         self.measured, self.short, self.unfit = set(), set(), set()  # type: set, set, set
         self.sending, self.received = (), 0  # type: tuple, int # large messages on their way, as LinkBusy has them
+        self.stuck_until = None  # type: float | None # no worker process of it can start; then it is given up
         self.starting, self.trouble = 0, ""  # its worker processes that are not there yet, and why not
         self.tasks_done = 0
         self.busy_seconds = 0.0
@@ -184,7 +185,7 @@ class Node(object):
     @property
     def serving(self):
         # type: () -> bool
-        return self.connected and not self.draining
+        return self.connected and not self.draining and self.stuck_until is None
 
     @property
     def idle(self):

@@ -251,7 +251,7 @@ class Ledger(object):
         # type: (Node) -> None
         """Put it where it belongs: after each change of its leases, its connection, its slots."""
         held, slots = len(node.leases), node.slots
-        open_ = node.connected and not node.draining and node.reserved is None
+        open_ = node.serving and node.reserved is None
         self.idle.file(node, open_ and held < slots)
         self.roomy.file(node, open_ and held < 2 * slots and bool(node.short))
         self.crowded.file(node, held > slots)

@@ -92,6 +92,9 @@ class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):  # type: ignore
     def hand_out(self) -> bool:
         return True
 
+    def take_back(self) -> None:
+        pass  # it cannot be cancelled in any case
+
     def resolve(self, outcome: object) -> None:
         self.place = None
         if type(outcome) is Failure:

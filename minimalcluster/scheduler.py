@@ -62,7 +62,8 @@ JobPaused = namedtuple("JobPaused", "job paused")
 TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
-NodeStarting = namedtuple("NodeStarting", "node session starting trouble")
+NodeStarting = namedtuple("NodeStarting", "node session starting trouble stuck")
+NodeStarting.__new__.__defaults__ = (None,)  # type: ignore[attr-defined] # stuck: so many seconds it is waited for
 LinkBusy = namedtuple("LinkBusy", "node session sending received")  # for people: what is on its way
 NodeDraining = namedtuple("NodeDraining", "node session")
 NodeDisconnected = namedtuple("NodeDisconnected", "node session")
@@ -84,6 +85,7 @@ Deliver = namedtuple("Deliver", "job first count skip payload")
 DeliverFailure = namedtuple("DeliverFailure", "job first node info payload")
 DeliverPoison = namedtuple("DeliverPoison", "job first deaths")
 Finish = namedtuple("Finish", "job unfit")
+TakenBack = namedtuple("TakenBack", "job first end")
 Disconnect = namedtuple("Disconnect", "node session reason")
 Explain = namedtuple("Explain", "text")
 Idle = namedtuple("Idle", "job")
@@ -104,6 +106,7 @@ class Scheduler(Storied):
         self._ledger = Ledger(self._broken)
         self._jobs, self._nodes, self._attempts = self._ledger.jobs, self._ledger.nodes, self._ledger.attempts
         self._lost_at, self._queued_again_at, self._explained_at = Agenda(_lost_at), Agenda(_queued_again_at), Agenda(_explained_at)
+        self._stuck = set()  # type: set # nodes on which no worker process can start
         self._changed = False  # something but signs of life, since tasks were last taken back and copied
         self._take_back_at = self._copy_at = None  # type: float | None
         self.duplicates = 0
@@ -158,6 +161,7 @@ class Scheduler(Storied):
         # type: () -> float | None
         """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
         moments = [self._lost_at.first(), self._queued_again_at.first(), self._explained_at.first()]
+        moments += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
         moments = [moment for moment in moments + [self._take_back_at, self._copy_at] if moment is not None]
         return min(moments) if moments else None
 
@@ -298,6 +302,8 @@ class Scheduler(Storied):
             node.heard_at, node.gone_at = self._now, None
             node.connected, node.draining = True, False
             node.starting, node.trouble, node.sending, node.received = 0, "", (), 0
+            node.stuck_until = None
+            self._stuck.discard(node)
         self._tell("node", node.id, "joined", event.session)
         self._connection_changed(node)
         self._reconcile(node, event.held)
@@ -339,6 +345,12 @@ class Scheduler(Storied):
     def _node_starting(self, node, event):
         # type: (Node, NodeStarting) -> None
         node.starting, node.trouble = event.starting, event.trouble
+        if (event.stuck is None) != (node.stuck_until is None):
+            node.stuck_until = None if event.stuck is None else self._now + event.stuck
+            self._tell("node", node.id, "stuck" if event.stuck else "not stuck")
+            self._stuck = {each for each in self._nodes.values() if each.stuck_until is not None}
+            self._connection_changed(node)
+            self._changed = True
 
     def _link_busy(self, node, event):
         # type: (Node, LinkBusy) -> None
@@ -372,6 +384,7 @@ class Scheduler(Storied):
         self._ledger.remove_node(node)
         self._ledger.count_slots()
         self._lost_at.drop(node)
+        self._stuck.discard(node)
         self._changed = True
 
     # -- outcomes ---------------------------------------------------------------------------------
@@ -519,6 +532,7 @@ class Scheduler(Storied):
             self._retire(piece)
         if rest is not None:
             self._ledger.enqueue(rest)
+            self._do(TakenBack(rest.job.id, rest.lo, rest.hi))
 
     def _attempt_died(self, node, event):
         # type: (Node, AttemptDied) -> None
@@ -598,6 +612,7 @@ class Scheduler(Storied):
     def _time_passed(self, event):
         # type: (TimePassed) -> None
         self._expire()
+        self._give_up_stuck()
         self._end_finished()
         self._grant_apart()
         self._grant_all(self._ledger.idle, False)
@@ -624,6 +639,19 @@ class Scheduler(Storied):
                 self._ledger.enqueue(piece)
             self._queued_again_at.note(job)
             self._changed = True
+
+    def _give_up_stuck(self):
+        # type: () -> None
+        """Jobs that only nodes could run on which, for long enough, no worker process can start."""
+        if not any(self._now >= node.stuck_until for node in self._stuck):
+            return
+        nodes = [node for node in self._nodes.values() if not node.draining]
+        for job in self._jobs.values():
+            left = [node for node in nodes if node.id not in job.unfit]
+            hopeless = left and all(node.stuck_until is not None and self._now >= node.stuck_until for node in left)
+            if hopeless and job.queued and not (job.leases or job.awaited or job.paused or job.stopped):
+                job.hopeless = {"type": "StartError", "text": status.why_stuck(left)}
+                self._stop(job, kill=True)
 
     def _grant_apart(self):
         # type: () -> None

@@ -60,8 +60,8 @@ class ClusterStatus(namedtuple("ClusterStatus", "nodes workers jobs")):
 
 
 #: What all jobs wait for alike, gathered once for many of them. serving: the nodes that take work, slots: their worker
-#: processes. connected: whether any node is, reserved: whether any is kept for a task that runs alone.
-Overview = namedtuple("Overview", "serving slots connected reserved")
+#: processes. connected: whether any node is; stuck: those on which none can start; reserved: whether any is kept for a task that runs alone.
+Overview = namedtuple("Overview", "serving slots connected stuck reserved")
 
 
 def overview(nodes):
@@ -71,6 +71,7 @@ def overview(nodes):
     serving = [node for node in nodes if node.serving]
     return Overview(
         serving, sum(node.slots for node in serving), any(node.connected for node in nodes),
+        [node for node in nodes if node.connected and not node.draining and node.stuck_until is not None],
         any(node.reserved for node in nodes),
     )  # fmt: skip
 
@@ -124,12 +125,22 @@ def _for_nodes(job, cluster, held, now, lost_seconds):
     if cluster.serving:
         said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in cluster.serving]
         why = "no node that can run them (%s)" % _listed(said, "; ")
+    elif cluster.stuck:
+        seconds = max([0.0] + [node.stuck_until - now for node in cluster.stuck])
+        text = "%d tasks wait: %s; given up in %.0f s" % (job.queued, why_stuck(cluster.stuck), seconds)
+        return Wait(STARTING, text, job.moved_at)
     elif cluster.connected:
         why = "all nodes are leaving"
     else:
         why = "no node is connected"
     text = "%d tasks wait: %s; they go on when one joins" % (job.queued, why)
     return Wait(NODES, text, job.moved_at)
+
+
+def why_stuck(nodes):
+    # type: (list) -> str
+    """Of nodes without a worker process, why none starts."""
+    return "worker processes cannot start: %s" % _listed(["%s: %s" % (node.name, node.trouble) for node in nodes], "; ")
 
 
 def _for_former(job, cluster, held, now, lost_seconds):

@@ -82,6 +82,12 @@ class Stream(Job):
             buffers.append(packed.data if waiting is not None and waiting.hand_out() else b"")
         return buffers
 
+    def taken_back(self, first: int, end: int) -> None:
+        for index in range(first, end):
+            waiting = self._waiting.get(index)
+            if waiting is not None:
+                waiting[0].take_back()
+
     def close(self) -> None:
         self.closed = True
         self._core.cluster.grew(self.number, self)

@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import struct
 from collections import OrderedDict, deque
 
-from minimalcluster import checks, cluster, errors, protocol, scheduler
+from minimalcluster import agent, checks, cluster, errors, protocol, scheduler
 from minimalcluster.compat import native
 from tests.simulated_wire import Timer
 
@@ -17,6 +17,7 @@ class Session(object):
         self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
         self.draining = False
         self.busy = ((), 0)
+        self.starting = (0, "", None)
 
     def send(self, message):
         # type: (tuple) -> None
@@ -78,7 +79,7 @@ class Master(object):
             scheduler.Forget: self.forget, scheduler.Deliver: self.deliver,
             scheduler.DeliverFailure: self.deliver_failure, scheduler.DeliverPoison: self.deliver_poison,
             scheduler.Finish: self.finish, scheduler.Disconnect: self.disconnect, scheduler.Explain: self.explain,
-            scheduler.Idle: lambda effect: None,
+            scheduler.Idle: lambda effect: None, scheduler.TakenBack: self.taken_back,
         }  # fmt: skip
 
     def accept(self, link):
@@ -200,6 +201,10 @@ class Master(object):
             return
         if kind is protocol.Heartbeat:
             event = scheduler.NodeHeard(node, number)
+            told = message.info.get("starting", 0), native(message.info.get("trouble", "")), message.info.get("stuck")
+            if told != session.starting:
+                session.starting = told
+                event = scheduler.NodeStarting(node, number, *told)
         else:
             if message.report <= session.report:
                 self.world.fail("report %d comes after report %d" % (message.report, session.report))
@@ -432,6 +437,8 @@ class Master(object):
             if job.cancelled or job.stopping or job.errors and job.stop_on_error:
                 world.fail("job %d was stopped for another reason than %r" % (job.number, effect.unfit))
             fit = [node for node in world.nodes.values() if node.alive and not node.draining and not node.unfit]
+            if effect.unfit["type"] == "StartError":  # else what it says is on its way
+                fit = [node for node in fit if node.stuck_at is None or world.now - node.stuck_at < agent.STUCK_SECONDS]
             if any(node.joined and node.link.master is self and node.link.master_open for node in fit):
                 world.fail("job %d ends as unfit, and there is a node that is fit" % job.number)
         elif left and not job.cancelled and not job.stopping and not (job.stop_on_error and job.errors):
@@ -457,6 +464,12 @@ class Master(object):
                 link = session.link
                 self.world.check_silence(link, link.to_master, link.node_heard_at, scheduler.NODE_LOST_SECONDS)
             self.close(session)
+
+    def taken_back(self, effect):
+        # type: (scheduler.TakenBack) -> None
+        job = self.live_job(effect.job)
+        if any(job.outcomes[index] is not None for index in range(effect.first, effect.end)):
+            self.world.fail("tasks [%d, %d) are taken back, and some have an outcome" % effect[1:])
 
     def explain(self, effect):
         # type: (scheduler.Explain) -> None

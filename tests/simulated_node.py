@@ -31,6 +31,7 @@ class Node(object):
         self.tries = self.looks = 0
         self.slow = 1.0
         self.fails_to_start = 0.0
+        self.stuck_at = None  # type: float | None # since then none of its worker processes is there, and none starts
         self.effects = {
             agent.ToMaster: self.to_master, agent.ToChild: self.to_child, agent.StartChild: self.start_child,
             agent.KillChild: self.kill_child, agent.DropLink: self.drop_link, agent.Finished: self.finished,
@@ -61,6 +62,7 @@ class Node(object):
                 self.event(item)
         self.event(agent.TimePassed())
         self.agent.validate()
+        self.stuck_at = None if self.agent._stuck is None else world.now if self.stuck_at is None else self.stuck_at
         if self.link is not None:
             self.link.flush_node()
         due = self.agent.deadline()
@@ -208,7 +210,11 @@ class Node(object):
         seconds = 0.05 + 0.15 * self.world.random()
         if self.fails_to_start and self.world.random() < self.fails_to_start:
             self.world.count("failing_start")
-            self.world.at(self.world.now + seconds, child.die, "exit code 1")
+            if self.world.random() < 0.5:
+                self.world.at(self.world.now + seconds, child.die, "exit code 1")
+            else:  # no thread, process or descriptor was left for it
+                del self.children[effect.slot]
+                self.tell(agent.ChildExited(effect.slot, {"exit": "cannot start", "shortage": True}))
         else:
             self.world.at(self.world.now + seconds, child.start)
 

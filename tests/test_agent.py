@@ -490,6 +490,62 @@ class RevokeTest(AgentTest):
         self.assertEqual(node.master(p.Revoke(9, 0)) + node.master(p.Revoke(9, 1)), [])
 
 
+class StuckTest(AgentTest):
+    """No worker process is there, and none starts: the node gives back what it holds and says so, until one starts."""
+
+    def stuck(self, slots=1, **info):
+        node, effects = Node(slots), []
+        node.join()
+        node.tick()
+        node.master(DEFINITION)
+        node.grant(1)
+        for slot in range(slots):
+            effects = node.do(a.ChildExited(slot, dict({"exit": "exit code 3"}, **info)))
+        return node, said(effects)
+
+    def test_row_63_what_it_holds_goes_back_and_the_master_hears_why(self):
+        node, told = self.stuck()
+        beat, released = told
+        self.assertEqual((a.STUCK_SECONDS, "exit code 3"), (beat.info["stuck"], beat.info["trouble"]))
+        self.assertEqual((p.Released, 1, 0), (type(released), released.attempt, released.first))
+        self.assertEqual([], node.brain.snapshot()["held"])
+
+    def test_row_63_what_is_granted_meanwhile_goes_back_at_once(self):
+        node, _ = self.stuck()
+        told = said(node.grant(2))
+        self.assertEqual([(p.Released, 2)], [(type(each), each.attempt) for each in told])
+
+    def test_row_63_one_that_starts_ends_it(self):
+        node, _ = self.stuck()
+        node.tick(0.3)
+        told = said(node.do(a.ChildReady(0)))
+        node.master(DEFINITION)
+        self.assertEqual([None], [beat.info.get("stuck") for beat in told])
+        self.assertNotIn(p.Released, [type(each) for each in said(node.grant(2))])
+
+    def test_row_63_not_while_another_worker_process_is_there(self):
+        node = self.node(2)
+        node.do(a.ChildExited(1, {"exit": "exit code 3"}))
+        node.tick()
+        self.assertEqual([], said(node.do(a.ChildExited(1, {"exit": "exit code 3"}))))
+
+    def test_row_61_of_a_shortage_a_change_is_awaited_for_longer(self):
+        self.assertEqual(a.SHORT_SECONDS, self.stuck(shortage=True)[1][0].info["stuck"])
+
+    def test_where_one_has_started_before_too(self):
+        node = self.node()
+        node.do(a.ChildExited(0, {"exit": "killed"}))
+        node.tick()
+        told = said(node.do(a.ChildExited(0, {"exit": "exit code 3"})))
+        self.assertEqual([a.SHORT_SECONDS], [beat.info["stuck"] for beat in told])
+
+    def test_after_a_reconnection_the_master_hears_it_first(self):
+        node, _ = self.stuck()
+        node.do(a.LinkDown())
+        node.do(a.LinkUp())
+        self.assertEqual(a.STUCK_SECONDS, said(node.master(p.Joined({"epoch": 1})))[0].info["stuck"])
+
+
 class DrainTest(AgentTest):
     def test_an_idle_node_leaves_at_once(self):
         effects = self.node().do(a.DrainAsked())

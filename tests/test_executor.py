@@ -38,7 +38,9 @@ import functools
 import gc
 import itertools
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 import unittest
@@ -55,7 +57,7 @@ if PYTHON_3:
     import concurrent.futures
     from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 
-    from minimalcluster import ClusterError, ClusterExecutor, MasterNode, errors, shares
+    from minimalcluster import ClusterError, ClusterExecutor, MasterNode, StartError, agent, errors, shares
     from minimalcluster.executor import (
         BrokenClusterExecutor,
         BrokenExecutor,
@@ -271,7 +273,57 @@ def lambda_free_status(_):
     return status()
 
 
+#: Of this Python, whatever a test puts into sys.executable.
+BEFORE = sys.executable
+
+
 @faces
+class Stuck(unittest.TestCase):
+    """An interpreter with which no worker process ever starts: waiting and leaving end, calls fail with the reason."""
+
+    def setUp(self):
+        executable = shutil.which("false")
+        if executable is None:
+            self.skipTest("there is no program that does nothing but fail")
+        patch = support.patched(sys, "executable", executable)
+        patch.__enter__()
+        self.addCleanup(patch.__exit__, None, None, None)
+
+    def waiting(self, executor):
+        """A call that nothing has begun with, when that is known."""
+        future = executor.submit(abs, -1)
+        support.wait_until(lambda: executor._core.cluster.snapshot()["nodes"][0]["leases"] == 0 and not future.running())
+        return future
+
+    def test_row_63_it_fails_with_the_reason(self):
+        with support.patched(agent, "STUCK_SECONDS", 0.5), ClusterExecutor(2) as executor:
+            for call in (executor.submit(abs, -1).result, lambda: list(executor.map(abs, [1]))):
+                error = support.mistake(call)
+                self.assertIn("worker processes cannot start", str(error))
+                self.assertIn("exit code 1", str(error))
+        with support.patched(agent, "STUCK_SECONDS", 0.5), MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            self.assertIsInstance(support.mistake(master.map, abs, [1]), StartError)
+
+    def test_row_63_it_is_not_running_and_can_be_cancelled(self):
+        with ClusterExecutor(1) as executor:
+            future = self.waiting(executor)
+            self.assertFalse(future.running())
+            self.assertTrue(future.cancel())
+
+    def test_row_63_leaving_ends(self):
+        executor = ClusterExecutor(1)
+        future = self.waiting(executor)
+        executor.shutdown(cancel_futures=True)
+        self.assertTrue(future.cancelled())
+
+    def test_row_63_it_goes_on_when_one_starts(self):
+        with ClusterExecutor(1) as executor:
+            future = self.waiting(executor)
+            sys.executable = BEFORE
+            self.assertEqual(1, future.result())
+
+
 class Workers(unittest.TestCase):
     def test_max_tasks_per_child(self):
         # [test_max_tasks_per_child]

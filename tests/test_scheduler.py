@@ -266,7 +266,7 @@ class OutcomesTest(SchedulerTest):
         grant, = self.start(2, DEFAULTS._replace(chunksize=2), nodes=("a",), slots=1)
         self.master.say(s.AttemptDied, "a", grant.attempt, 0, {"memory": True})
         careful, = self.master.grants()
-        self.assertEqual(self.master.released(careful, 1), [])  # the other task is as likely innocent
+        self.assertEqual(self.master.released(careful, 1), [s.TakenBack(JOB, 1, 2)])  # the other task is as likely innocent
         self.assertEqual(len(self.master.brain._jobs[JOB].apart), 0)
         self.master.say(s.AttemptDied, "a", careful.attempt, 0, {"memory": True})
         self.master.join("b", slots=2)
@@ -707,6 +707,57 @@ class LeavingTest(SchedulerTest):
         first, second = self.start(4, ONE._replace(stop_on_error=True), nodes=("a", "b"))
         self.master.unfit(first)
         self.assertEqual(self.master.failed(second)[-1], s.Finish(JOB, None))
+
+
+class StuckTest(SchedulerTest):
+    """On a node no worker process starts: it gets nothing, others do; if there are none for long enough, jobs end."""
+
+    def stuck(self, node, seconds=8.0):
+        return self.master.say(s.NodeStarting, node, 1, "exit code 3", seconds)
+
+    def test_it_gets_nothing_and_what_it_gives_back_goes_elsewhere(self):
+        first, second = self.start(4, nodes=("a", "b"))
+        self.stuck("a")
+        effects = self.master.released(first, first.first)
+        self.assertEqual([s.TakenBack(JOB, first.first, first.first + 1)], only(s.TakenBack, effects))
+        self.assertEqual([], self.master.grants())
+        self.master.done(second)
+        self.assertEqual({"b"}, {grant.node for grant in self.master.grants()})
+
+    def test_it_is_given_work_when_one_starts(self):
+        first, = self.start(1)
+        self.stuck(first.node)
+        self.master.released(first, 0)
+        self.assertEqual([], self.master.grants(1.0))
+        self.master.say(s.NodeStarting, first.node, 0, "", None)
+        self.assertEqual(1, len(self.master.grants()))
+
+    def test_row_63_without_another_node_the_job_ends_and_says_why(self):
+        first, = self.start(1)
+        self.stuck(first.node)
+        self.master.released(first, 0)
+        self.assertEqual([], only(s.Finish, self.master.tick(7.9)))
+        self.assertLessEqual(self.master.brain.deadline(), self.master.now + 0.1)
+        finish, = only(s.Finish, self.master.tick(0.1))
+        self.assertEqual("StartError", finish.unfit["type"])
+        self.assertIn("a: exit code 3", finish.unfit["text"])
+        self.master.submit(1, job=JOB + 1)
+        self.assertEqual([JOB + 1], [each.job for each in only(s.Finish, self.master.tick())])
+
+    def test_not_while_another_node_may_come_back_or_what_it_waits_for_is_shorter(self):
+        first, second = self.start(2, nodes=("a", "b"))
+        for grant in (first, second):
+            self.stuck(grant.node, 8.0 if grant is first else 60.0)
+            self.master.released(grant, grant.first)
+        self.assertEqual([], only(s.Finish, self.master.tick(9.0)))
+
+    def test_status_says_so(self):
+        first, = self.start(1)
+        self.stuck(first.node)
+        self.master.released(first, 0)
+        self.master.tick(3.0)
+        (_, told), = self.master.brain.status(self.master.now)
+        self.assertIn("worker processes cannot start: a: exit code 3; given up in 5 s", told.why)
 
 
 class ChunkSizeTest(SchedulerTest):
