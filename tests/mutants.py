@@ -117,7 +117,7 @@ MUTANTS = [
     ("a drained node leaves before its results are acknowledged", _A, "_finish_if_drained", "and not self._reports", ""),
     ("a drained node leaves before its tasks end", _A, "_finish_if_drained", "and not self._held", ""),
     ("draining ends with the connection", _A, "_link_down", "self._finish_if_drained()", "self._draining and self._finish('left', None)"),
-    ("heartbeats stop", _A, "_keep_in_touch", "self._do(ToMaster(protocol.Heartbeat", "(ToMaster(protocol.Heartbeat"),
+    ("heartbeats stop", _A, "_keep_in_touch", "self._beat()", "pass"),
     ("a silent master is waited for without end", _A, "_keep_in_touch", "self._heard_at + MASTER_LOST_SECONDS", "self._heard_at + 1e9"),
     ("a part of a message is no sign of life for a node", _A, "_master_heard", "self._heard_at = self._now", "pass"),
     ("neither bytes nor beats are a sign of life for the master", _S, "handle", "node.heard_at = now", "node.heard_at = node.heard_at if type(event) is NodeHeard else now"),

@@ -13,7 +13,7 @@ _TOLD = {"type": "ValueError", "text": "t", "traceback": "tb", "pickled": True, 
 #: One good message of each kind.
 GOOD = [
     protocol.Join({"id": "ab", "slots": 2, "held": [7], "hostname": "h", "pid": 1, "python": "3.6.1", "platform": "L", "shared": ["s"]}),
-    protocol.Heartbeat({"starting": 1, "trouble": "t", "held": []}),
+    protocol.Heartbeat({"starting": 1, "trouble": "t", "held": [], "stuck": 8.0}),
     protocol.Done(1, 2, 3, 2, 5, [b"P", b"pickle"]),
     protocol.Done(1, 2, 3, 2, 5, [b"E", b"one", b"two"]),
     protocol.Failed(1, 2, 3, 4, dict(_TOLD), [b"pickle"]),
@@ -30,7 +30,7 @@ GOOD = [
     protocol.ForgetJob(1),
     protocol.Acknowledge(1),
     protocol.Joined({"epoch": 1}),
-    protocol.Farewell({"left": True, "draining": True, "refused": "r"}),
+    protocol.Farewell({"left": True, "draining": True, "refused": "r", "at_once": True}),
     protocol.Fetched(1, {"found": True, "error": "e", "names": ["n"], "path": "p", "sizes": [1]}, [b"data"]),
     protocol.Drop({"name": "n"}),
 ]
