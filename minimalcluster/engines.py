@@ -282,10 +282,10 @@ class EngineCluster(Cluster):
             )
         return super().submit(job)
 
-    def _end(self) -> None:
+    def _end(self, at_once: bool) -> None:
         """As Cluster's; the engine has been closed then, unless that takes long."""
         node: "Optional[_EngineNode]" = self._local  # type: ignore[assignment]
-        super()._end()
+        super()._end(at_once)
         if node is not None:
             node.wait_until_closed(STOP_SECONDS)
 

@@ -2,13 +2,18 @@
 from __future__ import absolute_import, division, print_function
 
 import contextlib
+import io
+import logging
 import os
 import socket
+import sys
 import threading
 import time
 import unittest
 
-from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, agent, cluster, leases, protocol, scheduler, values
+from minimalcluster import (
+    FrameTooLarge, MasterNode, StateError, TaskError, agent, cluster, leases, logs, protocol, scheduler, values,
+)
 from minimalcluster.cluster import Cluster
 from minimalcluster.errors import InternalError, RemoteError
 from minimalcluster.jobs import End, Job, Outcomes
@@ -472,6 +477,28 @@ class ClusterTest(unittest.TestCase):
         for each in [support.Background(stop) for _ in range(2)]:
             each.result()
         self.assertEqual(["ended", "returned", "returned"], order)
+
+    def test_row_57_what_handlers_of_the_log_do_holds_up_no_master(self):
+        go, logger = threading.Event(), logging.getLogger("minimalcluster")
+        raising, waiting = logging.Handler(), logging.Handler()
+        raising.emit = lambda record: throw(KeyboardInterrupt())
+        waiting.emit = lambda record: go.wait(support.SECONDS)
+        self.cluster.start()
+        with support.Log():  # at a level at which there is something to say
+            for handler in (waiting, raising):
+                logger.addHandler(handler)
+                self.addCleanup(logger.removeHandler, handler)
+                self.addCleanup(go.set)
+                job = _Fake()
+                self.cluster.submit(job)
+                self.cluster.join_local(1)
+                self.assertEqual(10, len(job.all_of_it()[0]))
+                self.cluster.leave_local()
+            go.set()
+            with support.patched(sys, "stderr", io.StringIO()):
+                logs.log.flush(support.SECONDS)
+            for handler in (waiting, raising):
+                logger.removeHandler(handler)
 
     def test_strangers_fill_no_log(self):
         self.cluster.start()

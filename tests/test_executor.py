@@ -364,6 +364,20 @@ class Shutdown(unittest.TestCase):
                 call()
             self.assertEqual("cannot schedule new futures after shutdown", str(caught.exception))
 
+    def test_whoever_calls_it_returns_when_the_workers_have_left(self):
+        # [shutdown(wait=True): "will not return until ... the resources associated with the executor have been freed"]
+        executor, left = ClusterExecutor(1), []
+        worker = executor.submit(os.getpid).result(SECONDS)
+
+        def end():
+            executor.shutdown(wait=True)
+            left.append(bool(support.alive([worker])))
+
+        for each in [support.Background(end) for _ in range(3)]:
+            each.result()
+        executor.shutdown()
+        self.assertEqual([False] * 3, left)
+
     def test_it_finishes_what_waits_and_its_workers_leave(self):
         # [test_hang_issue12364, test_context_manager_shutdown]
         before = support.descendants()
