@@ -84,7 +84,6 @@ class _Session(object):
         self.node = None  # type: str | None
         self.info = {}  # type: dict
         self.report = 0  # the last one received
-        self.durable = 0  # the last one that may be acknowledged: what it brought is where it shall be
         self.answered = 0  # the last one acknowledged
         self.under_way = lambda: ([], 0)  # type: object # what is being sent, and how much of a message has come
         self.busy = ((), 0)  # type: tuple # the same, as the scheduler has been told
@@ -145,7 +144,7 @@ class Cluster(object):
         self._park_until = None  # type: float | None
         self._beat_at = 0.0
         self._next_session = 1
-        self._jobs = {}  # type: dict # id -> job
+        self._jobs, self._journaled = {}, {}  # type: dict, dict # id -> job; those with a journal
         self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
         self._local = None  # type: Node | None
         self._local_session = None  # type: _Session | None
@@ -156,6 +155,7 @@ class Cluster(object):
         self._printer = Printer()
         self._library = Library(self._loop.call)
         self._disk = Disk()
+        self._reported = OrderedDict()  # type: OrderedDict # sessions that brought something since it was looked at
         self._sync_at = 0.0  # when journals may be synced again
         self._syncing = None  # type: list | None # while that goes on: (session, the report that will be on the disk)
         self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
@@ -471,22 +471,24 @@ class Cluster(object):
         """Acknowledge what has been delivered, and is on the disk if it shall be; a disk may take its time for that."""
         if self._syncing is None:
             dirty = self._dirty_journals()
-            delivered = [(session, session.report) for session in self._sessions.values()]
+            if dirty and now < self._sync_at:
+                return
+            delivered = [(session, session.report) for session in self._reported]
+            self._reported.clear()
             if not dirty:
                 self._durable(delivered)
-            elif now >= self._sync_at:
+            else:
                 self._sync_at = now + SYNC_SECONDS
                 self._syncing = delivered
                 self._disk.do(_sync, dirty, self._loop.call, self._synced)
-        for session in self._sessions.values():
-            if session.durable > session.answered:
-                session.answered = session.durable
-                session.send(protocol.Acknowledge(session.durable))
 
     def _durable(self, delivered):
         # type: (list) -> None
+        """What these reports brought is where it shall be."""
         for session, report in delivered:
-            session.durable = report
+            if report > session.answered:
+                session.answered = report
+                session.send(protocol.Acknowledge(report))
 
     def _synced(self):
         # type: () -> None
@@ -508,7 +510,7 @@ class Cluster(object):
 
     def _dirty_journals(self):
         # type: () -> list
-        return [job.journal for job in self._jobs.values() if job.journal is not None and job.journal.dirty]
+        return [job.journal for job in self._journaled.values() if job.journal is not None and job.journal.dirty]
 
     def _submit(self, number, job):
         # type: (int, object) -> None
@@ -516,6 +518,8 @@ class Cluster(object):
             self._tell_end(job, job.crashed, self._why_over())  # type: ignore[attr-defined]
             return
         self._jobs[number] = job
+        if job.journal is not None:  # type: ignore[attr-defined]
+            self._journaled[number] = job
         closed, total = job.closed, job.total  # type: ignore[attr-defined]
         self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))  # type: ignore[attr-defined]
         if not closed:
@@ -539,6 +543,7 @@ class Cluster(object):
                 self._heard_of_starting(session, message.info)  # type: ignore[attr-defined]
             else:
                 session.report = max(session.report, message.report)  # type: ignore[attr-defined]
+                self._reported[session] = None
             self._event(_EVENTS[kind](session.node, session.number, message))
         elif kind is protocol.Fetch:
             self._library.ask(session.send, message.request, message.info, not session.address)  # type: ignore[attr-defined]
@@ -689,6 +694,7 @@ class Cluster(object):
     def _finish(self, effect):
         # type: (scheduler.Finish) -> None
         job = self._jobs.pop(effect.job)
+        self._journaled.pop(effect.job, None)
         self._failing.discard(effect.job)
         self._tell_end(job, job.finished, effect.unfit)
 
@@ -845,8 +851,8 @@ class Cluster(object):
     def _status(self, numbers):
         # type: (object) -> ClusterStatus
         jobs = []
-        for number, told in self._scheduler.status(monotonic()):
-            if (numbers is None or number in numbers) and number in self._jobs:  # type: ignore[operator]
+        for number, told in self._scheduler.status(monotonic(), numbers):
+            if number in self._jobs:
                 job = self._jobs[number]
                 idle = job.paused or (not told.queued and not told.running)
                 jobs.append(told._replace(name=job.name, why=told.why or (idle and job.held_up()) or ""))

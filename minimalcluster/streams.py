@@ -32,6 +32,8 @@ Given = Tuple[Any, Any]
 Waiting = Any
 
 
+#: In place of a call that was cancelled: there is nothing to run, nor anything to fail and to be tried again.
+_NOTHING = values.dumps((bool, (), {}))
 _NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values.NOTHING), ((), {}))
 
 
@@ -51,6 +53,7 @@ class Stream(Job):
             self.journal: Optional[StreamJournal] = StreamJournal(kept, self._definition)  # type: ignore[assignment]
         self._deadlines: List[Tuple[float, int]] = []  # a heap
         self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
+        self._handed_out = 0  # tasks: those before it have been on their way to a node
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
@@ -75,11 +78,11 @@ class Stream(Job):
         self._core.cluster.grew(self.number, self)
 
     def encode(self, first: int, count: int) -> List[bytes]:
+        self._handed_out = max(self._handed_out, first + count)  # first: see cancel_running
         buffers = [b"E"]
         for index in range(first, first + count):
             waiting, packed, _ = self._waiting.get(index, _NOBODY)
-            # Of one that was cancelled there is nothing to run.
-            buffers.append(packed.data if waiting is not None and waiting.hand_out() else b"")
+            buffers.append(packed.data if waiting is not None and waiting.hand_out() else _NOTHING)
         return buffers
 
     def taken_back(self, first: int, end: int) -> None:
@@ -114,8 +117,10 @@ class Stream(Job):
             waiting.cancel()
 
     def cancel_running(self, index: int) -> None:
+        """Nobody waits for it any more: what runs is ended, what has not been handed out will be nothing to run."""
         self._drop(index)
-        self._core.cluster.cancel_task(self.number, index)
+        if index < self._handed_out:
+            self._core.cluster.cancel_task(self.number, index)
         self._end_if_nobody_waits()
 
     def _deliver_all(self) -> None:

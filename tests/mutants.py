@@ -20,7 +20,7 @@ from tests import simulation
 #: Each must be found within this many seeds, as many as the suite runs.
 SEEDS_MAX = 2000
 
-_S, _A, _C, _J = scheduler.Scheduler, agent.Agent, cluster.Cluster, journal.Journal
+_S, _L, _A, _C, _J = scheduler.Scheduler, ledger.Ledger, agent.Agent, cluster.Cluster, journal.Journal
 _L, _W, _W2 = ledger.Ledger, protocol._Outgoing, protocol.Channel
 
 #: (what is wrong, class or module, function, text, its replacement)

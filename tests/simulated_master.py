@@ -13,7 +13,7 @@ class Session(object):
         # type: (Master, int, Link) -> None
         self.master, self.number, self.link = master, number, link
         self.node = None  # type: int | None
-        self.report = self.durable = self.answered = 0
+        self.report = self.answered = 0
         self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
         self.draining = False
         self.busy = ((), 0)
@@ -64,6 +64,7 @@ class Master(object):
         self.sessions = self._sessions = OrderedDict()  # type: dict # node id -> Session
         self.jobs = self._jobs = OrderedDict()  # type: dict # number -> Job
         self._syncing = None  # type: list | None
+        self._journaled, self._reported = self.jobs, OrderedDict()
         self._disk = self._loop = SlowDisk(self)
         self._sync_at = self._beat_at = 0.0  # the names with _ are those that Cluster._answer and _beat know
         self._parked = OrderedDict()  # type: dict # none here: jobs come first
@@ -209,6 +210,7 @@ class Master(object):
             if message.report <= session.report:
                 self.world.fail("report %d comes after report %d" % (message.report, session.report))
             session.report = message.report
+            self._reported[session] = None
             if kind is protocol.Done:
                 event = scheduler.TasksDone(
                     node, number, message.attempt, message.first, message.count, message.elapsed_ns / 1e9, message.payload

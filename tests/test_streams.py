@@ -15,8 +15,46 @@ from tests.sent import (
 if PYTHON_3:
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
-    from minimalcluster import ClusterExecutor, errors
+    from minimalcluster import ClusterExecutor, errors, functions, values
     from minimalcluster.executor import DeadlineExceededError, WorkerDiedError
+
+
+@faces
+class Cancelled(unittest.TestCase):
+    """Of a cancelled call nothing runs, nothing fails, nothing is tried again; the scheduler need not hear of it."""
+
+    def setUp(self):
+        self.alone = ClusterExecutor(0, join=False)
+        self.addCleanup(self.end)
+        self.futures = [self.alone.options(retries=3).submit(mul, 2, number) for number in range(6)]
+        self.stream = self.futures[0].place[0]
+        self.told = []
+        self.stream._core.cluster.cancel_task = lambda number, task: self.told.append(task)
+
+    def end(self):
+        for future in self.futures:  # some count as handed out, to no node
+            future.cancel_running()
+        self.alone.shutdown()
+
+    def test_row_82_in_its_place_travels_a_call_of_nothing(self):
+        for future in self.futures[::2]:
+            self.assertTrue(future.cancel())
+        calls = values.decode_arguments(self.stream.encode(0, 6), 6)[0]
+        self.assertEqual([False, 2, False, 6, False, 10], [functions._call(values.loads(call)) for call in calls])
+        self.assertEqual([], self.told)
+
+    def test_row_82_only_what_was_handed_out_is_ended(self):
+        self.stream.encode(0, 2)
+        for future in self.futures[:4]:
+            self.assertTrue(future.cancel_running())
+        self.assertEqual([0, 1], self.told)
+
+    def test_row_82_a_deadline_that_passes_before_it_is_handed_out_tells_nobody(self):
+        late = self.alone.options(deadline=0.1).submit(mul, 2, 3)
+        with self.assertRaises(DeadlineExceededError):
+            late.result(SECONDS)
+        self.assertEqual([], self.told)
+        self.assertFalse(functions._call(values.loads(self.stream.encode(6, 1)[1])))
 
 
 @faces
