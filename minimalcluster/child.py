@@ -27,7 +27,7 @@ import threading
 import time
 from itertools import islice
 
-from . import boot, checks, functions, protocol, shares, values
+from . import boot, checks, functions, protocol, script, shares, values
 from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, native, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder
