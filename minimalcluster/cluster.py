@@ -152,7 +152,7 @@ class Cluster(object):
         self._local_gone.set()
         self._all_left = threading.Event()
         self._inbox = deque()  # type: deque # (session, message) of the local node
-        self._printer = Printer()
+        self._printers = {"stdout": Printer("stdout"), "stderr": Printer("stderr")}
         self._library = Library(self._loop.call)
         self._disk = Disk()
         self._reported = OrderedDict()  # type: OrderedDict # sessions that brought something since it was looked at
@@ -198,7 +198,8 @@ class Cluster(object):
         self._thread.daemon = True
         self._thread.start()
         if not STARTS_THREADS_AT_EXIT:
-            self._printer.start()
+            for printer in self._printers.values():
+                printer.start()
             self._library.start()
             self._disk.start()
             log.start()
@@ -363,7 +364,8 @@ class Cluster(object):
             self._loop.stop()
             self._thread.join(STOP_SECONDS)  # type: ignore[union-attr]
         self._disk.close(STOP_SECONDS)
-        self._printer.close()
+        for printer in self._printers.values():
+            printer.close()
         self._library.close()
 
     def in_own_thread(self):
@@ -562,7 +564,7 @@ class Cluster(object):
         # type: (_Session, dict) -> None
         pid = info.get("pid")
         prefix = "" if not session.address else native("[%s/%s] " % (session.info.get("hostname"), pid))
-        self._printer.show((session.node, pid), prefix, native(info["stream"]), native(info["text"]))
+        self._printers[info["stream"]].show((session.node, pid), prefix, native(info["text"]))
 
     def _heard_of_starting(self, session, info):
         # type: (_Session, dict) -> None

@@ -1,17 +1,19 @@
 """Shows what tasks print where the program's own output goes, in a thread of its own: nobody waits for a terminal.
 
 * stdout goes to ``sys.stdout``, stderr to ``sys.stderr``, whatever these are at that moment: a notebook's, None, an
-  object with ``write`` alone, closed, full. What one piece of text meets there costs no other.
+  object with ``write`` alone, closed, full. What one piece of text meets there costs no other, and no other stream.
 * Text of other machines has the node's name in front of each line; text of this machine comes as it was printed.
 * A file of the system is written in small pieces, when it has room. So this thread never holds a stream's lock while it
   waits for somebody who does not read, and the program can print, and end.
 """
 from __future__ import absolute_import, division, print_function
 
+import io
 import re
 import select
 import sys
 import threading
+import types
 from collections import deque
 
 from .compat import monotonic, native
@@ -27,11 +29,12 @@ _LOOK_SECONDS = 0.05
 
 
 class Printer(object):
-    """``show`` may be called in one thread, and ``close`` in any; neither raises."""
+    """For one of ``sys``'s streams. ``show`` may be called in one thread, and ``close`` in any; neither raises."""
 
-    def __init__(self):
-        # type: () -> None
-        self._texts = deque()  # type: deque # (source, prefix, stream, text)
+    def __init__(self, name):
+        # type: (str) -> None
+        self._name = name
+        self._texts = deque()  # type: deque # (source, prefix, text)
         # Each of these is changed in one thread alone.
         self._put = self._shown = 0  # characters
         self._left_out = self._said = 0  # lines
@@ -39,11 +42,11 @@ class Printer(object):
         self._thread = None  # type: threading.Thread | None
         self._closing = False
         self._pieces = 0  # shown so far
-        self._in_line = {}  # type: dict # stream -> (source, prefix) of the line that has no end there yet
+        self._in_line = None  # type: tuple | None # (source, prefix) of the line that has no end yet
         self._has_failed = False
 
-    def show(self, source, prefix, stream, text):
-        # type: (object, str, str, str) -> None
+    def show(self, source, prefix, text):
+        # type: (object, str, str) -> None
         """source: the process that has printed it. prefix: for its lines; none for this machine's."""
         if not text:
             return
@@ -51,7 +54,7 @@ class Printer(object):
             self._left_out += text.count("\n") or 1
         else:
             self._put += len(text)
-            self._texts.append((source, prefix, stream, text))
+            self._texts.append((source, prefix, text))
         self.start()
         self._something.set()
 
@@ -69,7 +72,7 @@ class Printer(object):
 
     def close(self):
         # type: () -> None
-        """Show all there is; give up when nothing has been taken for some seconds."""
+        """Show all there is; give up, with a word, when nothing has been taken for some seconds."""
         self._closing = True
         self._something.set()
         if self._thread is None:
@@ -80,6 +83,9 @@ class Printer(object):
             if pieces != self._pieces:
                 pieces, until = self._pieces, monotonic() + STALLED_SECONDS
             self._thread.join(_LOOK_SECONDS)
+        if self._thread.is_alive():
+            text = "sys.%s has taken nothing for %g s: %d characters that tasks have printed are not shown yet"
+            log.warning(text, self._name, STALLED_SECONDS, self._put - self._shown)
 
     # -- its own thread ---------------------------------------------------------------------------
 
@@ -93,33 +99,28 @@ class Printer(object):
     def _show_all(self):
         # type: () -> None
         while self._texts:
-            source, prefix, stream, text = self._texts.popleft()
-            self._write(stream, self._laid_out(source, prefix, stream, text))
+            source, prefix, text = self._texts.popleft()
+            self._write(self._laid_out(source, prefix, text))
             self._shown += len(text)
             lines = self._left_out - self._said
             if lines and not self._texts:
                 self._said += lines
-                word = "[minimalcluster: %d lines dropped: they came faster than they could be shown]\n" % lines
-                self._write("stderr", self._laid_out(None, "", "stderr", word))
+                log.warning("%d lines dropped that tasks have printed: sys.%s was too slow for them", lines, self._name)
 
-    def _laid_out(self, source, prefix, stream, text):
-        # type: (object, str, str, str) -> str
+    def _laid_out(self, source, prefix, text):
+        # type: (object, str, str) -> str
         """With its prefix, and on a line of its own, where one of the two on a line is another machine's."""
-        before = self._in_line.get(stream)
+        before, self._in_line = self._in_line, None if text.endswith("\n") else (source, prefix)
         continues = before is not None and before[0] == source
-        if text.endswith("\n"):
-            self._in_line.pop(stream, None)
-        else:
-            self._in_line[stream] = source, prefix
         breaks = before is not None and not continues and (prefix or before[1])
         if prefix:
             text = (prefix if not continues else "") + text[:-1].replace("\n", "\n" + prefix) + text[-1:]
             text = text.replace("\r", "\r" + prefix)
         return ("\n" if breaks else "") + text
 
-    def _write(self, name, text):
-        # type: (str, str) -> None
-        file = getattr(sys, name, None)
+    def _write(self, text):
+        # type: (str) -> None
+        file = getattr(sys, self._name, None)
         if file is None:  # pythonw
             return
         room = _Room(file)
@@ -130,20 +131,24 @@ class Printer(object):
                 if room.is_known:
                     file.flush()
             except BaseException as error:  # whatever the program has put there
-                self._failed(name, error)
+                self._failed(error)
             self._pieces += 1
         try:
             if not room.is_known and hasattr(file, "flush"):
                 file.flush()
         except BaseException as error:
-            self._failed(name, error)
+            self._failed(error)
 
-    def _failed(self, name, error):
-        # type: (str, BaseException) -> None
+    def _failed(self, error):
+        # type: (BaseException) -> None
         """Said once: it would be said of every line."""
         if not self._has_failed:
             self._has_failed = True
-            log.warning("what tasks print cannot be shown: sys.%s: %s: %s", name, type(error).__name__, error)
+            log.warning("what tasks print cannot be shown: sys.%s: %s: %s", self._name, type(error).__name__, error)
+
+
+#: What leads to a descriptor for certain; a notebook's stream has one too, and text goes another way.
+_FILE = getattr(types, "FileType", io.TextIOWrapper)  # py2
 
 
 class _Room(object):
@@ -151,12 +156,14 @@ class _Room(object):
 
     def __init__(self, file):
         # type: (object) -> None
-        try:
-            self._poll = select.poll()
-            self._poll.register(file.fileno(), select.POLLOUT)  # type: ignore[attr-defined]
-            self.is_known = True
-        except Exception:  # no file; Windows
-            self.is_known = False
+        self.is_known = False
+        if isinstance(file, _FILE):
+            try:
+                self._poll = select.poll()
+                self._poll.register(file.fileno(), select.POLLOUT)  # type: ignore[attr-defined]
+                self.is_known = True
+            except Exception:  # noqa: S110 # closed, or none of the system's after all; Windows
+                pass
 
     def pieces(self, text):
         # type: (str) -> list
