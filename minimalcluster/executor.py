@@ -298,7 +298,7 @@ def _join_or_stop(cluster: Cluster, slots: int) -> None:
 
 
 class _Waiting:
-    """A coroutine waits for more results; no thread does. Those that come are unpickled in the executor's own thread."""
+    """A coroutine waits for more results; no thread does. What comes is unpickled in the executor's own thread."""
 
     over = False
 

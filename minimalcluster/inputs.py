@@ -71,6 +71,9 @@ class Range:
     def room(self) -> int:
         return 0
 
+    def read(self, job: Any, until: Optional[float], enough: Callable[[], bool]) -> None:
+        pass
+
     def end(self, error: Optional[BaseException]) -> None:
         pass
 
@@ -86,7 +89,7 @@ class Items:
         self._window, self.here = window, here
         self._items: List[Any] = []  # from self._base on, until their results are here
         self._pickles: List[Optional[bytes]] = []  # of each, made when it was read; None of what is plain
-        self._beside: Dict[int, values.Packed] = {}  # of pickles that need more than others, or that something lives for
+        self._beside: Dict[int, values.Packed] = {}  # of pickles that need more than others, or that keep something
         self._base = self._count = 0
         self._frontier = 0
         self._covered: Dict[int, int] = {}  # all before the frontier have results; covered: first -> end
@@ -141,16 +144,19 @@ class Items:
         size, most = 0, WINDOW_BYTES - (self._bytes_in - self._bytes_out) if self._counts_bytes() else sys.maxsize
         try:
             for item in itertools.islice(self._source, count):
-                pickled = None
                 if type(item) in _NUMBERS:
                     size += NUMBER_BYTES
+                    kept(None)
+                    keep(item)
                 elif _is_plain(item):
                     size += _size(item)
+                    kept(None)
+                    keep(item)
                 else:
-                    item, pickled = self._packed(item)
+                    shown, pickled = self._packed(item)
                     size += len(pickled)
-                kept(pickled)
-                keep(item)
+                    kept(pickled)
+                    keep(shown)
                 self._count += 1
                 if not (silent or job.announced):
                     job.grew()
@@ -267,7 +273,8 @@ def of(
         return Items(iter(items), star, pack, None, True)
     source: Iterator[Any]
     if later:
-        source = itertools.chain.from_iterable(itertools.starmap(zip, [iterables]) if len(iterables) != 1 else iterables)
+        lists = iterables if len(iterables) == 1 else itertools.starmap(zip, [iterables])
+        source = itertools.chain.from_iterable(lists)
     else:
         source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables))
     return Items(source, star, pack, window, False)

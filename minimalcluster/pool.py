@@ -39,7 +39,7 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 CHUNKS_PER_PROCESS = 4
 
 
-class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):  # type: ignore[misc,type-arg]
+class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
     """What apply_async returns: the result to come."""
 
     def __init__(
@@ -106,7 +106,7 @@ class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):  # type: ignore
 ApplyResult = AsyncResult
 
 
-class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):  # type: ignore[misc,type-arg]
+class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):
     """What map_async returns. ``status()`` tells how far it is, and what it waits for; ``str`` of that is one line."""
 
     def __init__(
@@ -129,7 +129,7 @@ class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):  # type: 
 
 
 class _Gathering:
-    """Takes a map's results as they come, and has the one MapResult told. Its turns are in a thread of the executor's."""
+    """Takes a map's results as they come, and tells the one MapResult. Its turns are in a thread of the executor's."""
 
     def __init__(self, results: "MapResults[Any]", result: MapResult[Any]) -> None:
         self._results, self._result = results, result
@@ -157,7 +157,7 @@ class _Telling:
         return True
 
 
-class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):  # type: ignore[misc,type-arg]
+class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
     """What imap returns: an error at its place leaves the later items readable."""
 
     def __init__(self, results: "MapResults[T]") -> None:
@@ -174,8 +174,7 @@ class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):  # type: igno
         except NotYetError:
             raise multiprocessing.TimeoutError from None
 
-    def __next__(self) -> T:
-        return self._next(None)
+    __next__ = next
 
     def status(self) -> JobStatus:
         """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
@@ -208,7 +207,7 @@ class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):  # type: igno
         return outcome  # type: ignore[return-value]
 
 
-class IMapUnorderedIterator(IMapIterator[T], multiprocessing.pool.IMapUnorderedIterator):  # type: ignore[misc]
+class IMapUnorderedIterator(IMapIterator[T], multiprocessing.pool.IMapUnorderedIterator):
     """What imap_unordered returns."""
 
 
@@ -404,10 +403,14 @@ class Pool(multiprocessing.pool.Pool):
     ) -> MapResult[T]:
         return self._collect(self._start(func, iterable, chunksize, True), callback, error_callback)
 
-    def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
+    def imap(  # type: ignore[override]
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator[T]:
         return self._given(IMapIterator(self._lazily(func, iterable, chunksize, True)))
 
-    def imap_unordered(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
+    def imap_unordered(  # type: ignore[override]
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator[T]:
         return self._given(IMapUnorderedIterator(self._lazily(func, iterable, chunksize, False)))
 
     def _given(self, result: R) -> R:
@@ -424,7 +427,9 @@ class Pool(multiprocessing.pool.Pool):
         if chunksize is None and self._maxtasksperchild is not None:
             chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
             chunksize = max(1, -(-count // chunks))
-        return self._mapped(func, iterable, chunksize, star, True)
+        results = self._mapped(func, iterable, chunksize, star, True)
+        results.expected = count
+        return results
 
     def _lazily(
         self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool

@@ -1,4 +1,4 @@
-"""The results of a map: taken by the thread that iterates, or, where none waits, by one that the executor has for that."""
+"""The results of a map: taken by the thread that iterates; where none waits, by one that the executor has for that."""
 
 import weakref
 from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
@@ -44,6 +44,8 @@ class MapResults(Iterator[T]):
         except BaseException:  # Ctrl-C
             self.close()
             raise
+
+    expected: Optional[int] = None  # items, where whoever made it knows
 
     def __iter__(self) -> "MapResults[T]":
         return self
@@ -110,8 +112,8 @@ class MapResults(Iterator[T]):
         return self._job.over.is_set()
 
     def length(self) -> Optional[int]:
-        """Of the input, once all of it is read."""
-        return self._job.total if self._job.closed else None
+        """Of the input, where it is known or once all of it is read."""
+        return self._job.total if self._job.closed else self.expected
 
     def has_some(self) -> bool:
         return bool(self._current)

@@ -55,7 +55,7 @@ from tests.sent import (
 if PYTHON_3:
     import asyncio
     import concurrent.futures
-    from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+    from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor  # noqa: F401 # in the coroutines
 
     from minimalcluster import ClusterError, ClusterExecutor, MasterNode, StartError, agent, errors, shares
     from minimalcluster.executor import (
