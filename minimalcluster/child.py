@@ -469,14 +469,27 @@ def _die_with(lifeline):
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
 
 
+def _inherited(descriptor):
+    # type: (int) -> socket.socket
+    """Our end of a pair; what tasks start does not get it."""
+    os.set_inheritable(descriptor, False)  # type: ignore[attr-defined] # novm
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)  # type: ignore[call-arg]
+
+
+def _dialled(port):
+    # type: (int) -> socket.socket
+    """2.7 and Windows: loopback."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
 def _connect(told):
     # type: (dict) -> tuple
-    connection = socket.create_connection(("127.0.0.1", told["port"]))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = _inherited(told["descriptor"]) if "descriptor" in told else _dialled(told["port"])
     node_id = ("slot%d" % told["slot"]).encode("ascii").ljust(16, b"\0")
-    where = "the node at 127.0.0.1:%d" % told["port"]
     handshake = protocol.ClientHandshake(
-        told["key"], os.urandom(32), protocol.CHILD, node_id, sys.version_info[:2], where, PICKLE_PROTOCOL
+        told["key"], os.urandom(32), protocol.CHILD, node_id, sys.version_info[:2], "the node", PICKLE_PROTOCOL
     )
     while handshake.channel is None:
         data = connection.recv(4096)

@@ -32,7 +32,7 @@ from . import agent as brain, boot, checks, errors, orphans, protocol
 from .addresses import checked_host, dial, in_words, resolve
 from .compat import (
     PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, forbid_patched_threads, hexadecimal, integer_types, monotonic, native,
-    write_quietly,
+    socketpair, write_quietly,
 )  # fmt: skip
 from .logs import log
 from .printed import Reader
@@ -64,6 +64,8 @@ if WINDOWS:
 else:
     _OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
 
+#: A worker process inherits one end of a pair of sockets, where it can: that needs no network, not even loopback.
+PAIRS = not (PY2 or WINDOWS)
 
 
 def describe():
@@ -86,6 +88,7 @@ class _Child(object):
         self.slot, self.process, self.family = slot, process, family
         self.waiter = None  # type: threading.Thread | None # ends with the process
         self.connection = None  # type: Connection | None
+        self.pair = None  # type: Connection | None # the same, from its start on, where it has inherited its end
         self.output = None  # type: Reader | None
         self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
 
@@ -130,7 +133,10 @@ class Node(object):
     def open(self):
         # type: () -> None
         """Worker processes can come. Raises OSError where there is nothing left for that."""
-        if self._listener is None:
+        if PAIRS:
+            for each in socketpair():
+                each.close()
+        elif self._listener is None:
             self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted, expected=self._slots)
 
     def tell(self, event):
@@ -191,18 +197,35 @@ class Node(object):
         try:
             self.open()
             self._watch_over()
-            process, family = self._new_process()
-            child = self._children[effect.slot] = _Child(effect.slot, process, family)
-            try:
-                self._accompany(child)
-            except threading.ThreadError:
-                del self._children[effect.slot]
-                _end_half_started(process)
-                raise
+            if PAIRS:
+                ours, theirs = socketpair()
+                with theirs:
+                    self._start_process(effect.slot, ours, theirs.fileno())
+            else:
+                self._start_process(effect.slot, None, self._listener.port)  # type: ignore[union-attr]
         except (EnvironmentError, socket.error, threading.ThreadError, errors.StartError) as error:
             self.tell(brain.ChildExited(effect.slot, _why_not_started(error)))
-        else:
-            self._tell_start(child)
+
+    def _start_process(self, slot, ours, theirs):
+        # type: (int, socket.socket | None, int) -> None
+        """ours, theirs: the ends of a pair; or None and our port."""
+        try:
+            process, family = self._new_process(() if ours is None else (theirs,))
+            child = self._children[slot] = _Child(slot, process, family)
+            try:
+                self._accompany(child)
+                if ours is not None:
+                    ours.setblocking(False)
+                    child.pair = self._accepted(ours, "worker process %d" % process.pid)
+            except (OSError, threading.ThreadError):
+                del self._children[slot]
+                _end_half_started(process)
+                raise
+        except BaseException:
+            if ours is not None:
+                ours.close()
+            raise
+        self._tell_start(child, {"port" if ours is None else "descriptor": theirs})
 
     def _watch_over(self):
         # type: () -> None
@@ -220,9 +243,10 @@ class Node(object):
         if not orphans.seen_off(guardian):  # no process or memory was left: the next worker process brings another
             self._loop.call(setattr, self, "_guardian", None)
 
-    def _new_process(self):
-        # type: () -> tuple
+    def _new_process(self, inherited):
+        # type: (tuple) -> tuple
         self._started += 1
+        inheriting = {"pass_fds": inherited} if inherited else {"close_fds": not (PY2 and WINDOWS)}  # type: dict
         family = orphans.Family(self.id, self._started)
         process = subprocess.Popen(
             boot.command("child", "main", boot.options()),
@@ -231,9 +255,8 @@ class Node(object):
             stderr=subprocess.PIPE,
             env=dict(child_environment(self._slots), **family.variable()),
             cwd=boot.folder(),
-            close_fds=not (PY2 and WINDOWS),
             bufsize=0,
-            **_OWN_SESSION
+            **dict(_OWN_SESSION, **inheriting)
         )
         family.has(process)
         return process, family
@@ -245,9 +268,9 @@ class Node(object):
         child.output.start()
         child.waiter = _thread("waiter", self._wait, child)
 
-    def _tell_start(self, child):
-        # type: (_Child) -> None
-        told = {"port": self._listener.port, "key": self._key, "slot": child.slot, "path": boot.told_paths()}
+    def _tell_start(self, child, where):
+        # type: (_Child, dict) -> None
+        told = dict(where, key=self._key, slot=child.slot, path=boot.told_paths())
         try:
             write_quietly(child.process.stdin, json.dumps(told).encode("ascii") + b"\n")
         except (OSError, IOError):
@@ -327,6 +350,8 @@ class Node(object):
         if child.connection is not None:
             child.connection.about = None
             child.connection.close(None)
+        elif child.pair is not None:
+            child.pair.close(None)
         try:
             child.process.stdin.close()  # type: ignore[union-attr]
         except (OSError, IOError):

@@ -157,6 +157,42 @@ class ShortageTest(unittest.TestCase):
         self.assertIsNone(worker._guardian)
 
 
+class ChannelTest(unittest.TestCase):
+    """How a node and its worker processes are connected: by an inherited pair of sockets, or by loopback where there is none."""
+
+    def check(self):
+        with MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+
+    @unittest.skipUnless(node.PAIRS, "no descriptor can be inherited alone")
+    def test_row_64_no_network_is_needed(self):
+        def refusing(*arguments, **named):
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+        with support.patched(node, "Listener", refusing):
+            self.check()
+
+    @unittest.skipUnless(node.PAIRS, "no descriptor can be inherited alone")
+    def test_what_a_task_starts_does_not_inherit_it(self):
+        source = (
+            "import os, subprocess, sys\n"
+            "def f(x):\n"
+            "    found = subprocess.check_output([sys.executable, '-c', 'import os; print(len([n for n in range(3, 64) if "
+            "os.path.exists(\"/dev/fd/%d\" % n)]))'], close_fds=False)\n"
+            "    return int(found)"
+        )
+        if not os.path.exists("/dev/fd/0"):
+            self.skipTest("this system does not show a process its descriptors")
+        with MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            self.assertEqual(support.run(master, source, "f", [1]), {1: 0})
+
+    def test_without_pairs_it_is_loopback(self):
+        with support.patched(node, "PAIRS", False):
+            self.check()
+
+
 class LeavingTest(unittest.TestCase):
     """Worker processes with nothing to do end as programs do, and what does not end is killed."""
 
