@@ -22,6 +22,7 @@ _OURS = __name__.split(".")[0]
 #: Where no project's module lies.
 _INSTALLED = ("site-packages", "dist-packages")
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_installed = {}  # type: dict[str, set[str]] # folder in sys.path -> names of what pip has put there
 #: Of these the node's own are as good, and fit it better.
 FALLBACKS = ("cloudpickle",)
 
@@ -31,9 +32,30 @@ def is_own_path(path):
     """Neither the standard library's nor an installed package's."""
     if "-packages" in path and any(each in _INSTALLED for each in path.replace("\\", "/").split("/")):
         return False
-    if WINDOWS:
-        return not os.path.abspath(path).lower().startswith(_LIBRARY.lower())
-    return not (path if os.path.isabs(path) else os.path.abspath(path)).startswith(_LIBRARY)
+    path = path if os.path.isabs(path) else os.path.abspath(path)
+    if path.lower().startswith(_LIBRARY.lower()) if WINDOWS else path.startswith(_LIBRARY):
+        return False
+    for folder in sys.path:
+        if isinstance(folder, str) and folder and path.startswith(folder.rstrip(os.sep) + os.sep):
+            top = path[len(folder.rstrip(os.sep)) + 1 :].split(os.sep)[0].partition(".")[0]
+            if top in _installed_names(folder):
+                return False
+    return True
+
+
+def _installed_names(folder):
+    # type: (str) -> set[str]
+    """What has been installed into a folder of another name (``pip install --target``), by pip's own records."""
+    if folder not in _installed:
+        names = _installed[folder] = set()
+        try:
+            for each in [each for each in os.listdir(folder) if each.endswith(".dist-info")]:
+                with open(os.path.join(folder, each, "RECORD"), "rb") as file:
+                    lines = file.read().decode("utf-8", "replace").splitlines()
+                names.update(native(line.split("/")[0].split(",")[0].partition(".")[0]) for line in lines)
+        except (OSError, IOError):
+            pass  # no such folder, or no records that may be read
+    return _installed[folder]
 
 
 def variables(module):

@@ -112,6 +112,15 @@ class Find(ProjectTest):
             self.assertIsNone(find(name), name)
         self.assertIsNotNone(find("fi_installed", own=False))
 
+    def test_what_pip_has_installed_into_a_folder_of_the_programs(self):
+        self.write("fi_target.py", "")
+        self.write("fi_target_package/__init__.py", "")
+        self.write("fi_own.py", "")
+        record = "fi_target.py,sha256=x,0\nfi_target_package/__init__.py,,\nfi_target-1.0.dist-info/RECORD,,\n"
+        self.write("fi_target-1.0.dist-info/RECORD", record)
+        kinds = [self.kind(name) for name in ("fi_target", "fi_target_package", "fi_own")]
+        self.assertEqual([None, None, "source"], kinds)
+
     def test_names_that_only_begin_like_ours(self):
         self.write("minimalcluster_tasks.py", "")
         self.write("minimalclusters/__init__.py", "")
