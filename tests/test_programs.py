@@ -48,9 +48,9 @@ class ProgramsTest(unittest.TestCase):
         for make, options in ((Pool, {}), (ClusterExecutor, {"queue_size": WORKERS})):
             with make(WORKERS) as pool:
                 sampler = dynesty.NestedSampler(
-                    likelihood, transform, 2, nlive=60, pool=pool, rstate=numpy.random.default_rng(1), **options
+                    likelihood, transform, 2, nlive=30, pool=pool, rstate=numpy.random.default_rng(1), **options
                 )
-                sampler.run_nested(print_progress=False, dlogz=0.5)
+                sampler.run_nested(print_progress=False, dlogz=1.0)
                 self.assertAlmostEqual(EVIDENCE, sampler.results.logz[-1], delta=1.0)
 
     def test_nautilus(self):
@@ -60,8 +60,8 @@ class ProgramsTest(unittest.TestCase):
                 prior = nautilus.Prior()
                 prior.add_parameter("x", dist=(0, 1))
                 prior.add_parameter("y", dist=(0, 1))
-                sampler = nautilus.Sampler(prior, named_likelihood, n_live=100, pool=pool, seed=1)
-                sampler.run(verbose=False, n_eff=100, f_live=0.1)
+                sampler = nautilus.Sampler(prior, named_likelihood, n_live=50, pool=pool, seed=1)
+                sampler.run(verbose=False, n_eff=50, f_live=0.2)
                 self.assertAlmostEqual(EVIDENCE, sampler.log_z, delta=1.0)
 
     def test_emcee(self):
