@@ -21,6 +21,9 @@ AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 #: So often calls look for edited files of modules that this process has not imported.
 LOOK_SECONDS = 1.0
 
+#: Streams of calls with other options than the others' stay open until there are so many.
+STREAMS_MAX = 8
+
 #: A face's own terms. on_error None is the way of what the face stands in for: the standard's, multiprocessing's.
 TERMS = Terms.of()._replace(on_error=None)
 
@@ -153,10 +156,17 @@ class Core:
             self._notice_reloads()
             stream = self._streams.get(key)
             if stream is None:
+                self._close_idle_streams()
                 kept = None if terms.journal is None else self._journal(terms.journal)
                 stream = self._streams[key] = Stream(self, packed.needs, terms, kept)
                 self.delivering.add(stream)
             stream.add(waiting, packed, until, given)
+
+    def _close_idle_streams(self) -> None:
+        """Each has a thread: a program with ever new options would have ever more of them."""
+        if len(self._streams) >= STREAMS_MAX:
+            for key in [key for key, stream in self._streams.items() if stream.is_idle()]:
+                self._streams.pop(key).close()
 
     def _journal(self, path: str) -> CallJournal:
         """One for all streams: two could not write the same file."""

@@ -91,6 +91,10 @@ class Stream(Job):
             if waiting is not None:
                 waiting[0].take_back()
 
+    def is_idle(self) -> bool:
+        """Under the core's lock: nobody waits for a call of it."""
+        return not self._waiting
+
     def close(self) -> None:
         self.closed = True
         self._core.cluster.grew(self.number, self)

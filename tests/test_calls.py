@@ -52,6 +52,15 @@ class Submit(Running):
         for base, thread in enumerate(threads):
             self.assertEqual([base * index for index in range(50)], thread.result())
 
+    def test_row_70_ever_new_options_are_no_ever_more_threads(self):
+        before = threading.active_count()
+        for number in range(60):
+            self.assertEqual(number, self.executor.options(timeout=1000 + number).submit(abs, -number).result(SECONDS))
+        support.wait_until(lambda: threading.active_count() < before + 20, what="the end of threads")
+        views = [self.executor.options(timeout=2000 + number) for number in range(20)]  # all of them at work at once
+        futures = [view.submit(abs, -number) for number, view in enumerate(views)]
+        self.assertEqual(list(range(20)), [future.result(SECONDS) for future in futures])
+
     def test_it_does_not_wait_for_a_large_job(self):
         large = self.executor.map(pid_after, [0.001] * 20000)
         next(large)
