@@ -443,14 +443,18 @@ class Agent(Storied):
         held = self._held.get(message.attempt)
         if held is None or held.slot is not slot:
             return
-        revoked = slot.kill_at is not None
-        if isinstance(message, protocol.Begun):
-            if not revoked:
-                self._limit(slot, True)
-            return
+        if not isinstance(message, protocol.Begun):
+            self._outcome(slot, held, message)
+        elif slot.kill_at is None:
+            self._limit(slot, True)
+
+    def _outcome(self, slot, held, message):
+        # type: (_Slot, _Held, tuple) -> None
+        """What a worker process has done of its attempt, given back, or cannot do."""
         if not held.fits(message):
             self._do(KillChild(slot.number))  # it tells of other tasks than it has: nothing it says can be taken
             return
+        revoked = slot.kill_at is not None
         ended = False
         if isinstance(message, (protocol.Done, protocol.Failed)):
             held.next = message.first + (message.count if isinstance(message, protocol.Done) else 1)

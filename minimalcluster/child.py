@@ -294,7 +294,7 @@ class Worker(object):
         while attempt.items:
             arguments = values.lazy_map(load, attempt.items) if load else attempt.items  # type: ignore[call-overload]
             if attempt.limited:
-                arguments = values.lazy_map(lambda argument: self._begun(attempt, argument), arguments)  # type: ignore[call-overload]
+                arguments = values.lazy_map(lambda argument: self._begun(attempt, argument), arguments)
             failure = _apply(function, arguments, attempt.results)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task forked and came back twice: only the first of them speaks

@@ -89,7 +89,7 @@ class _Child(object):
         self.waiter = None  # type: threading.Thread | None # ends with the process
         self.connection = None  # type: Connection | None
         self.pair = None  # type: Connection | None # the same, from its start on, where it has inherited its end
-        self.output = None  # type: Reader | None
+        self.output = None  # type: Reader # type: ignore[assignment] # from its first moment on
         self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
 
 
@@ -284,7 +284,7 @@ class Node(object):
             child.family.end()  # what its tasks had started and left behind, wherever it is now
         except (EnvironmentError, threading.ThreadError) as error:  # no descriptor is left to look for it
             log.warning("what worker process %d has left behind cannot be looked for: %s", child.process.pid, error)
-        child.output.finish()  # type: ignore[union-attr]
+        child.output.finish()
         self._loop.call(self._exited, child, code, peak)
 
     def _look_behind(self, effect):
@@ -346,7 +346,7 @@ class Node(object):
             pass  # its last results may have arrived a moment before
         if self._children.get(child.slot) is child:
             del self._children[child.slot]
-        child.output.close()  # type: ignore[union-attr]
+        child.output.close()
         if child.connection is not None:
             child.connection.about = None
             child.connection.close(None)
@@ -412,7 +412,7 @@ class Node(object):
     def _printed(self, child, stream, text):
         # type: (_Child, str, object) -> None
         """At once: the next step may be after the end."""
-        child.output.taken()  # type: ignore[union-attr]
+        child.output.taken()
         output = protocol.Output({"pid": child.process.pid, "stream": stream, "text": text})
         self._handle(brain.ChildSaid(child.slot, output), monotonic())
 

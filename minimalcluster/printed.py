@@ -140,7 +140,7 @@ class Reader(object):
 
     def finish(self):
         # type: () -> None
-        """When the process has ended: wait until all is told. Something else may have the pipes, and never close them."""
+        """When the process has ended: wait until all is told. Something else may have the pipes, and never end."""
         until, before = monotonic() + REST_SECONDS, -1
         for thread in self._threads:
             while thread.is_alive() and monotonic() < until and (before != self._reads or self._waits):
@@ -234,7 +234,7 @@ class _Poller(object):
             found = self._poll.poll(None if seconds is None else int(1000 * seconds) + 1)
         except select.error:  # py2: a signal
             return []
-        ready = set(descriptor for descriptor, _ in found)
+        ready = [descriptor for descriptor, _ in found]
         return [stream for stream in self.streams if stream.pipe.fileno() in ready]
 
 

@@ -16,7 +16,7 @@ import threading
 import types
 from collections import deque
 
-from .compat import monotonic, native
+from .compat import monotonic
 from .logs import log
 
 #: Text that may wait for a slow terminal; what comes then is left out, and counted.
@@ -160,7 +160,7 @@ class _Room(object):
         if isinstance(file, _FILE):
             try:
                 self._poll = select.poll()
-                self._poll.register(file.fileno(), select.POLLOUT)  # type: ignore[attr-defined]
+                self._poll.register(file.fileno(), select.POLLOUT)
                 self.is_known = True
             except Exception:  # noqa: S110 # closed, or none of the system's after all; Windows
                 pass
