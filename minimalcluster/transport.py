@@ -609,9 +609,13 @@ class Listener(object):
         if len(self._unproved) <= most:
             return
         self._unproved = [each for each in self._unproved if each.unproved]
-        while len(self._unproved) > most:
-            crowd = Counter(_host_of(each) for each in self._unproved).most_common(1)[0][0]
+        if len(self._unproved) <= most:
+            return
+        crowds = Counter(_host_of(each) for each in self._unproved)
+        for _ in range(len(self._unproved) - most + most // 16):  # some more, so that not each stranger costs a count
+            crowd = crowds.most_common(1)[0][0]
             oldest = next(each for each in self._unproved if _host_of(each) == crowd)
+            crowds[crowd] -= 1
             self._unproved.remove(oldest)
             oldest.close(ConnectionFailed("too many connections that have not proved themselves"))
 

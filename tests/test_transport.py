@@ -93,10 +93,10 @@ def serve(loop, owner, key=KEY):
     return in_loop(loop, transport.Listener, loop, "127.0.0.1", 0, accepted).port
 
 
-def connect(loop, port, owner, key=KEY):
+def connect(loop, port, owner, key=KEY, patience=None):
     def run():
         handshake = protocol.ClientHandshake(key, os.urandom(32), protocol.NODE, b"i" * 16, (3, 6), "the master")
-        return transport.Connection(loop, dial("127.0.0.1", port), handshake, owner, "the master", True)
+        return transport.Connection(loop, dial("127.0.0.1", port), handshake, owner, "the master", True, patience)
 
     return in_loop(loop, run)
 
@@ -501,7 +501,7 @@ class Strangers(unittest.TestCase):
         with patched(transport, "HANDSHAKE_SECONDS", 0.3), running() as loop, running() as other:
             port = serve(loop, server)
             for client in clients:
-                connect(other, port, client)
+                connect(other, port, client, patience=support.SECONDS)
             loop.call(time.sleep, 1.0)  # between their call and our HELLO, or their answer
             wait_until(lambda: len(server.connections) == 60, what="all of them")
             self.assertEqual([], server.ends)
@@ -516,7 +516,7 @@ class Strangers(unittest.TestCase):
                 return wait(seconds)
 
             wait, loop._poller.wait = loop._poller.wait, stopped
-            connect(other, port, client)
+            connect(other, port, client, patience=support.SECONDS)
             wait_until(lambda: server.connections, what="its proof")
             loop._poller.wait = wait
             self.assertEqual([], server.ends)
