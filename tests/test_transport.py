@@ -498,21 +498,21 @@ class Strangers(unittest.TestCase):
 
     def test_row_52_our_own_delay_is_not_the_peers(self):
         server, clients = Owner(), [Owner() for _ in range(60)]
-        with patched(transport, "HANDSHAKE_SECONDS", 0.3), running() as loop, running() as other:
+        with patched(transport, "HANDSHAKE_SECONDS", 1.0), running() as loop, running() as other:
             port = serve(loop, server)
             for client in clients:
                 connect(other, port, client, patience=support.SECONDS)
-            loop.call(time.sleep, 1.0)  # between their call and our HELLO, or their answer
+            loop.call(time.sleep, 2.5)  # between their call and our HELLO, or their answer
             wait_until(lambda: len(server.connections) == 60, what="all of them")
             self.assertEqual([], server.ends)
 
     def test_row_52_a_stopped_process_is_not_the_peers_delay(self):
         server, client = Owner(), Owner()
-        with patched(transport, "HANDSHAKE_SECONDS", 0.3), running() as loop, running() as other:
+        with patched(transport, "HANDSHAKE_SECONDS", 1.0), running() as loop, running() as other:
             port = serve(loop, server)
 
             def stopped(seconds):  # SIGSTOP strikes in the wait, most likely
-                time.sleep(1.0)
+                time.sleep(1.5)
                 return wait(seconds)
 
             wait, loop._poller.wait = loop._poller.wait, stopped
