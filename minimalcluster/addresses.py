@@ -17,8 +17,8 @@ BACKLOG = 128
 #: Keepalive behind the heartbeats: idle time, interval, probes.
 KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
 #: "All networks", however it is written.
-EVERYWHERE = ("", "0.0.0.0", "::")
-#: Of the documentation's networks (RFC 5737, RFC 3849): nobody has them, and a datagram socket sends nothing to connect.
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
+#: Of the documentation's networks (RFC 5737, RFC 3849): nobody has them; to connect, a datagram socket sends nothing.
 _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (getattr(socket, "AF_INET6", None), "2001:db8::1"))
 #: With PORT=0, a port that is free for the first address may be taken for the next one.
 _TRIES = 10
@@ -43,7 +43,7 @@ def checked_host(value, name, everywhere=False):
     if not host:
         raise ValueError("%s is empty; it must be the master's name or address, for example '192.168.1.5'" % name)
     if host != host.strip() or len(host.split()) > 1:
-        raise ValueError("%s=%r has white space in it; without it, it would be %r" % (name, host, "".join(host.split())))
+        raise ValueError("%s=%r has white space in it; is %r meant?" % (name, host, "".join(host.split())))
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     before, colon, port = host.rpartition(":")
@@ -130,8 +130,8 @@ def listen(host, port, backlog=BACKLOG):
 def _listening(found, port, backlog):
     # type: (list, int, int) -> list
     sockets, failure = [], None  # type: list, object
-    for family, kind, number, _, address in found:
-        address = (address[0], port) + tuple(address[2:])
+    for family, kind, number, _, told in found:
+        address = (told[0], port) + tuple(told[2:])
         try:
             sockets.append(_listener(family, kind, number, address, len(found) > 1, backlog))
         except (OSError, socket.error) as error:

@@ -625,7 +625,7 @@ class Agent(Storied):
         late = 0.0 if self._due is None else max(0.0, self._now - self._due)
         for slot in self._slots:
             if slot.state == STARTING:
-                slot.kill_at += late  # this process was held up, not the one that starts
+                slot.kill_at = (slot.kill_at or 0.0) + late  # this process was held up, not the one that starts
             if slot.timeout_at is not None and self._now >= slot.timeout_at:
                 self._time_out(slot)
         self._kill_who_is_late()

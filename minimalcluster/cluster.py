@@ -504,11 +504,11 @@ class Cluster(object):
             return
         self._beat_at = now + BEAT_SECONDS
         for session in itertools.chain(self._sessions.values(), self._parked):
-            session.send(protocol.Acknowledge(session.answered))  # type: ignore[attr-defined]
-            busy = _busy(*session.under_way())  # type: ignore[attr-defined]
-            if busy != session.busy and session.node is not None:  # type: ignore[attr-defined]
-                session.busy = busy  # type: ignore[attr-defined]
-                self._event(scheduler.LinkBusy(session.node, session.number, *busy))  # type: ignore[attr-defined]
+            session.send(protocol.Acknowledge(session.answered))
+            busy = _busy(*session.under_way())
+            if busy != session.busy and session.node is not None:
+                session.busy = busy
+                self._event(scheduler.LinkBusy(session.node, session.number, *busy))
 
     def _dirty_journals(self):
         # type: () -> list
@@ -740,7 +740,7 @@ class Cluster(object):
             connection.close(errors.ProtocolError("%s is no node" % connection.where))
             return
         connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]
-        connection.about.under_way = connection.under_way  # type: ignore[attr-defined]
+        connection.about.under_way = connection.under_way
         self._proved.add(connection.about)
         if self._stopped:
             connection.send(protocol.Farewell({}))

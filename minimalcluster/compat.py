@@ -174,7 +174,7 @@ def joined(buffers):
 
 def write_quietly(file, data):
     # type: (object, bytes) -> None
-    """Write to a pipe whose reader may be gone. Raises OSError then, and no SIGPIPE, which a program may let end it."""
+    """Write to a pipe whose reader may be gone. OSError then, and no SIGPIPE, which a program may let end it."""
     write = file.write  # type: ignore[attr-defined]
     if WINDOWS:
         write(data)

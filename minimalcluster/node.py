@@ -315,7 +315,7 @@ class Node(object):
         handshake = protocol.ServerHandshake(
             self._key, os.urandom(16), os.urandom(32), 0, 0, tagged=False, pickle_protocol=PICKLE_PROTOCOL
         )
-        # The agent ends what does not begin in time; on a full machine an answer alone may take longer than a stranger gets.
+        # The agent ends what does not begin in time; on a full machine an answer may take longer than a stranger gets.
         return Connection(self._loop, sock, handshake, self, where, patience=brain.START_SECONDS)
 
     def opened(self, connection):

@@ -239,8 +239,9 @@ class _Outgoing(object):
         # type: (tuple, int, list, int) -> None
         self.number, self.size, self.sent = number, size, 0
         self.buffers = deque(buffers)  # type: deque
-        # Of a grant what is said about it, but not its arguments: they go with their buffers.
-        self.message = message._replace(payload=()) if hasattr(message, "payload") else message  # type: ignore[attr-defined]
+        if hasattr(message, "payload"):  # what is said about it, without its arguments: they go with their buffers
+            message = message._replace(payload=())  # type: ignore[attr-defined]
+        self.message = message
         self.names = order(message)[0] + [_ANYTHING]
 
     def take(self, size):
@@ -380,7 +381,8 @@ class Channel(object):
                 raise errors.ProtocolError("the head of frame %d was changed on the way" % self._received)
             whole = size if PIECE < number < LAST else size + len(self._parts)
             if whole > self._frame_bytes_max:
-                raise errors.FrameTooLarge("a message of %d bytes is announced, limit %d" % (whole, self._frame_bytes_max))
+                text = "a message of %d bytes is announced, limit %d" % (whole, self._frame_bytes_max)
+                raise errors.FrameTooLarge(text)
             body_end = start + _HEAD_BYTES + size
             if len(buffer) < body_end + self._tag_bytes:
                 break

@@ -1,7 +1,6 @@
 """The simulation's node: node.py's part around the real agent, and child.py as a function of virtual time."""
 from __future__ import absolute_import, division, print_function
 
-import struct
 from collections import deque
 
 from minimalcluster import agent, checks, errors, protocol

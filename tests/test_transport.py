@@ -468,7 +468,7 @@ class Strangers(unittest.TestCase):
 
 
     def test_row_52_strangers_push_out_strangers_of_their_address(self):
-        server, client = Owner(), Owner()
+        server = Owner()
         with patched(transport, "HALF_OPEN_MAX", 4), running() as loop:
             port = serve(loop, server)
             elsewhere = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0))
