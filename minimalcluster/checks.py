@@ -74,7 +74,8 @@ def _is_whole(value):
 
 def _whole(least=0, most=_BIGGEST):
     # type: (int, int) -> _Rule
-    return _Rule(lambda value: _is_whole(value) and least <= value <= most, "a whole number from %d to %d" % (least, most))
+    words = "a whole number from %d to %d" % (least, most)
+    return _Rule(lambda value: _is_whole(value) and least <= value <= most, words)
 
 
 def _is_number(value):
@@ -166,7 +167,9 @@ _ROWS = {
     protocol.ForgetJob: _row((MASTER,), ("job",)),
     protocol.Acknowledge: _row((MASTER,), ("report",)),
     protocol.Joined: _row((MASTER,), (), {"epoch": _whole()}),
-    protocol.Farewell: _row((MASTER, NODE), (), {"refused": _text(), "left": _FLAG, "draining": _FLAG, "at_once": _FLAG}),
+    protocol.Farewell: _row((MASTER, NODE), (), {
+        "refused": _text(), "left": _FLAG, "draining": _FLAG, "at_once": _FLAG,
+    }),
     protocol.Fetched: _row((MASTER,), ("request",), {
         "found": _FLAG, "error": _text(), "name": _NAME, "filename": _none_or(_NAME), "path": _NAME,
         "names": _list_of(_NAME, SHARED_MAX), "sizes": _list_of(_whole(), protocol.BUFFERS_MAX),

@@ -409,7 +409,8 @@ class Cluster(object):
             self._crashed = error
         finally:
             self._is_over = True  # first: a job that is submitted from now on is told so at once
-            for job in list(self._jobs.values()) + [call[1][1] for call in self._loop.left() if call[0] == self._submit]:
+            late = [arguments[1] for function, arguments in self._loop.left() if function == self._submit]
+            for job in list(self._jobs.values()) + late:
                 self._tell_end(job, job.crashed, self._why_over())
             self._jobs.clear()
             self._local_gone.set()
@@ -459,7 +460,7 @@ class Cluster(object):
     def _effect_failed(self, effect, error):
         # type: (object, BaseException) -> None
         """It costs the job that it was for; without one, the connection that it would go to."""
-        number = getattr(effect, "job", None)
+        number = getattr(effect, "job", -1)
         if number in self._jobs:  # the user's own code, perhaps: a __reduce__, a script that is gone
             self._fail_job(number, error)
             return

@@ -42,9 +42,11 @@ class Disk(object):
 
     def _work(self):
         # type: () -> None
-        for asked in iter(self._asked.get, None):
+        asked = self._asked.get()
+        while asked is not None:
             _do(*asked)
-            asked = None  # nothing here keeps a job while the next one is waited for
+            asked = ()  # nothing here keeps a job while the next one is waited for
+            asked = self._asked.get()
 
 
 def _do(function, arguments):

@@ -71,7 +71,7 @@ class Library(object):
 
     def drop(self, name):
         # type: (str) -> None
-        """Never waits: a ``__del__`` method may call it wherever garbage is collected, in the middle of ``share`` too."""
+        """Never waits: a ``__del__`` method may call it at any point, in the middle of ``share`` too."""
         self._dropped.append(name)
         self._remove_dropped()
 

@@ -97,7 +97,7 @@ class Log(object):
     def flush(self, seconds=FLUSH_SECONDS):
         # type: (float) -> None
         """Return when all lines so far have been handed over; or, at the latest, after so many seconds."""
-        if self._pid != os.getpid() or self._thread is None and self._lines.empty():
+        if self._pid != os.getpid() or (self._thread is None and self._lines.empty()):
             return
         done = threading.Event()
         self._lines.put(done)

@@ -98,7 +98,7 @@ class _Poller(object):
     def _check_room(self, descriptor):
         # type: (int) -> None
         """select() takes so many sockets (Windows), or descriptors below a number; beyond that it always raises."""
-        if len(self._interest) >= SELECT_SOCKETS_MAX or not WINDOWS and descriptor >= SELECT_DESCRIPTOR_MAX:
+        if len(self._interest) >= SELECT_SOCKETS_MAX or (not WINDOWS and descriptor >= SELECT_DESCRIPTOR_MAX):
             raise OSError(errno.EMFILE, "this system's select() watches no more than %d sockets" % len(self._interest))
 
     def drop(self, descriptor):
