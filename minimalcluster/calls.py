@@ -133,11 +133,14 @@ class Core:
             numbers = {job.number for job in list(self.delivering) + list(self.maps)}
         return self.cluster.status(numbers)
 
-    def check(self) -> None:
+    def check_process(self) -> None:
         if self.pid != os.getpid():
             raise RuntimeError(
                 "this executor belongs to the process that made it; a fork cannot use it: make a new one"
             )
+
+    def check(self) -> None:
+        self.check_process()
         if self.broken is not None:
             error = BrokenClusterExecutor(str(self.broken))
             raise error from self.broken.__cause__

@@ -466,6 +466,7 @@ class Pool(multiprocessing.pool.Pool):
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
+        self._core.check_process()  # a fork has no thread that reads a map's input
 
     def close(self) -> None:
         """Take no more calls; when all are done the worker processes leave."""
