@@ -43,10 +43,11 @@ chaos: ## real harm to real processes, row by row, then 1,000 kills (root on Lin
 soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
 	$(PYTHON) tools/soak.py
 
-bench: ## idle cost, throughput and round trips, beside multiprocessing and concurrent.futures
+bench: ## idle cost, throughput, round trips and the scheduler alone, beside multiprocessing and concurrent.futures
 	$(PYTHON) bench/idle.py
 	$(PYTHON) bench/throughput.py
 	$(PYTHON) bench/executor.py
+	$(PYTHON) bench/scheduler.py
 
 size: ## lines of code per core file
 	@$(PYTHON) tools/size.py $(CORE)
