@@ -25,6 +25,7 @@ class MapJob(Job):
     abandoned = False  # nobody will
     watcher: Any = None  # is called when something has come
     _has_failed = False  # in an earlier run, says its journal, and that stops it
+    cut_short = False  # there was more to read
     number = 0
 
     def __init__(
@@ -245,14 +246,19 @@ class MapJob(Job):
         self.wait_for_nobody()
 
     def cancel(self) -> None:
-        self._end_input(None)  # read no further
+        self._cut_short()
         self._core.cluster.cancel(self.number)
         self.close_journal()
 
     def stop(self) -> None:
         """As ``cancel``, but what runs may end and counts."""
-        self._end_input(None)
+        self._cut_short()
         self._core.cluster.stop_job(self.number)
+
+    def _cut_short(self) -> None:
+        """Read no further."""
+        self.cut_short = self.cut_short or not self.closed
+        self._end_input(None)
 
     def wait_for_nobody(self) -> None:
         """Somebody waits for its end, and may be the one who reads its results."""

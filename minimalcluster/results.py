@@ -242,7 +242,7 @@ class MapResults(Iterator[T]):
             self._closed = True
             if self._failed:
                 raise self._task_error()
-            if job.taken < job.total:
+            if job.taken < job.total or job.cut_short:
                 raise job._core.ended(job, None) or CancelledError()
             if job.input.error is not None:
                 raise job.input.error

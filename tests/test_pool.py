@@ -450,7 +450,7 @@ class Imap(Running):
         with Pool(1) as pool:
             results = pool.imap(abs, iter(arrived.wait, True))
             self.assertEqual(4, pool.apply(abs, (-4,)))
-        self.assertRaises(Exception, results.next, SECONDS)
+        self.assertRaises(BrokenExecutor, results.next, SECONDS)  # not the end of the results
 
     def test_a_stop_iteration_of_a_task_does_not_end_it(self):
         for results in (self.pool.imap(fail, [StopIteration()]), self.pool.imap_unordered(fail, [StopIteration()])):
