@@ -54,8 +54,8 @@ FRAME_BYTES_MAX = 2 << 30
 #: What one argument or result may have: a frame's head needs some room.
 OBJECT_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 BUFFERS_MAX = 1 << 24
-#: What has to pass waits for one piece at most: a second at 1 Mbit/s. Smaller ones would cost on fast links.
-PIECE_BYTES = 128 << 10
+#: What has to pass waits for one piece at most: two seconds at 1 Mbit/s. Smaller ones cost more on fast links.
+PIECE_BYTES = 256 << 10
 PIECE, LAST = 0, 128  # a frame's type: more is to come; added to the message's: its last piece
 UNTAGGED = 1  # flag in HELLO
 

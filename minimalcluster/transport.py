@@ -54,7 +54,7 @@ RECEIVES_PER_CYCLE = 8
 BUFFERS_PER_WRITE = 64
 JOIN_BYTES_MAX = 1 << 16
 #: The kernel may hold so much that is not on its way yet; more would only stand before what has to pass.
-UNSENT_BYTES_MAX = 128 << 10
+UNSENT_BYTES_MAX = 256 << 10
 _TCP_NOTSENT_LOWAT = {"linux": 25, "linux2": 25, "darwin": 0x201}.get(sys.platform)  # unnamed before 3.12
 #: A program may have set SIGPIPE to end it, as for "| head": that is not for our connections.
 _NO_SIGPIPE = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform.startswith("linux") else 0)
