@@ -174,7 +174,7 @@ class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
         except NotYetError:
             raise multiprocessing.TimeoutError from None
 
-    __next__ = next
+    __next__ = next  # noqa: A003
 
     def status(self) -> JobStatus:
         """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
