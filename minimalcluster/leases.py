@@ -159,15 +159,16 @@ class Places(object):
 
 class Node(object):
     __slots__ = (
-        "busy_seconds", "connected", "draining", "gone_at", "heard_at", "id", "jobs", "leases", "measured", "name",
-        "rank", "received", "reserved", "sending", "session", "short", "slots", "starting", "stuck_until", "tasks_done",
-        "trouble", "unfit",
+        "busy_seconds", "connected", "draining", "filed", "gone_at", "heard_at", "id", "jobs", "leases", "measured",
+        "name", "rank", "received", "reserved", "sending", "session", "short", "slots", "starting", "stuck_until",
+        "tasks_done", "trouble", "unfit",
     )  # fmt: skip
 
     def __init__(self, node_id, session, slots, name, now, rank=0):
         # type: (object, int, int, str, float, int) -> None
         self.id, self.session, self.slots, self.name = node_id, session, slots, name
         self.rank = rank  # nodes are served in this order
+        self.filed = (False, False, False)  # among the ledger's nodes that are idle, roomy, crowded
         self.heard_at = now
         self.gone_at = None  # type: float | None
         self.connected, self.draining = True, False

@@ -170,8 +170,10 @@ class Ledger(object):
             if job.ready and not job.lined_up:
                 job.lined_up = True
                 heapq.heappush(self._line, (job.turn, job))
-            _file(self.copyable, job, _may_be_copied(job))
-            _file(self.apart, job, bool(job.apart))
+            if job.options.idempotent:
+                _file(self.copyable, job, _may_be_copied(job))
+            if job.apart or job in self.apart:
+                _file(self.apart, job, bool(job.apart))
         self.touched.clear()
         return sorted(finished, key=_turn) if len(finished) > 1 else finished
 
@@ -252,9 +254,12 @@ class Ledger(object):
         """Put it where it belongs: after each change of its leases, its connection, its slots."""
         held, slots = len(node.leases), node.slots
         open_ = node.serving and node.reserved is None
-        self.idle.file(node, open_ and held < slots)
-        self.roomy.file(node, open_ and held < 2 * slots and bool(node.short))
-        self.crowded.file(node, held > slots)
+        filed = open_ and held < slots, open_ and held < 2 * slots and bool(node.short), held > slots
+        if filed != node.filed:
+            node.filed = filed
+            self.idle.file(node, filed[0])
+            self.roomy.file(node, filed[1])
+            self.crowded.file(node, filed[2])
 
     def count_slots(self):
         # type: () -> None
@@ -373,8 +378,8 @@ class Ledger(object):
         if piece.queued:
             piece.job.queued -= piece.size - (hi - lo)
         piece.lo, piece.hi = lo, hi
-        for lease in piece.leases.values():
-            self.file_lease(lease)
+        if hi - lo == 1:
+            self.divisible.difference_update(piece.leases.values())
         self.touched.add(piece.job)
 
     def retire(self, piece):

@@ -657,6 +657,8 @@ class Scheduler(Storied):
         # type: () -> None
         """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
         ledger = self._ledger
+        if not ledger.apart and not ledger.reserved:
+            return
         for node in ledger.reserved:
             if not policy.stays_reserved(node, node.reserved):
                 ledger.reserve(node, None)
@@ -683,10 +685,10 @@ class Scheduler(Storied):
         """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
         ledger = self._ledger
         front = ledger.front()
-        if prefetch and front is not None and not (front.short or front.unfit):
-            return  # it is worth nobody's prefetching
+        if front is None or prefetch and not (front.short or front.unfit):
+            return  # nothing is to be done, or no node gains by its prefetch
         refused, rank, given = set(), -1, False  # type: set, int, bool
-        while ledger.front() is not None:
+        while True:
             node = nodes.after(rank)
             if node is None and not given:
                 return
@@ -694,11 +696,13 @@ class Scheduler(Storied):
             if node is None or node in refused:
                 continue
             job = self._job_for(node, prefetch)
-            if job is None:
-                refused.add(node)
-            else:
+            if job is not None:
                 self._grant(node, job)
                 given = True
+            elif ledger.front() is None:
+                return
+            else:
+                refused.add(node)
 
     def _job_for(self, node, prefetch):
         # type: (Node, bool) -> Job | None

@@ -90,7 +90,7 @@ MUTANTS = [
     ("whose turn it was stays in front", _L, "served", "job.turn = next(self._turns)", "pass"),
     ("a node that has ended a lease is not among the idle", _L, "end", "self.file(lease.node)", "pass"),
     ("a node that has a lease stays among the idle", _L, "begin", "self.file(node)", "pass"),
-    ("what was cut short may still be divided", _L, "move", "self.file_lease(lease)", "pass"),
+    ("what was cut short may still be divided", _L, "move", "if hi - lo == 1:", "if False:"),
     ("what was asked for is asked for again and again", _L, "ask_back", "self.file_lease(lease)", "pass"),
     ("what ends may still be divided", _L, "end", "self.divisible.discard(lease)", "pass"),
     ("what is done is still found by its tasks", _L, "retire", "piece.live = False", "pass"),
