@@ -23,7 +23,13 @@ from collections import OrderedDict, deque, namedtuple
 
 from . import agent, boot, checks, errors, functions, protocol, scheduler, sources, values
 from .compat import (
-    PICKLE_PROTOCOL, STARTS_THREADS_AT_EXIT, cpu_count, forbid_patched_threads, hexadecimal, monotonic, native,
+    PICKLE_PROTOCOL,
+    STARTS_THREADS_AT_EXIT,
+    cpu_count,
+    forbid_patched_threads,
+    hexadecimal,
+    monotonic,
+    native,
 )  # fmt: skip
 from .disk import Disk
 from .journal import SYNC_SECONDS

@@ -81,9 +81,7 @@ class Range:
 class Items:
     """Any other input. One thread at a time reads, and appends; the cluster's thread alone makes chunks and lets go."""
 
-    def __init__(
-        self, source: Iterator[Any], star: bool, pack: Pack, window: Optional[int], here: bool
-    ) -> None:
+    def __init__(self, source: Iterator[Any], star: bool, pack: Pack, window: Optional[int], here: bool) -> None:
         """here: it lies in memory, so only bytes count, and only until results are here, whoever takes those."""
         self._source, self._star, self._pack = source, star, pack
         self._window, self.here = window, here
@@ -259,9 +257,7 @@ def none(error: BaseException) -> Items:
     return made
 
 
-def of(
-    iterables: Tuple[Iterable[Any], ...], star: bool, window: Optional[int], pack: Pack, later: bool
-) -> Input:
+def of(iterables: Tuple[Iterable[Any], ...], star: bool, window: Optional[int], pack: Pack, later: bool) -> Input:
     """later: what may take its time, ``iter`` included, is left to whoever reads. Raises what ``iter`` raises."""
     if window is None and lies_here(iterables, star):
         only = iterables[0]

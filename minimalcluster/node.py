@@ -31,8 +31,17 @@ except ImportError:  # Windows
 from . import agent as brain, boot, checks, errors, orphans, protocol
 from .addresses import checked_host, dial, in_words, resolve
 from .compat import (
-    PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, forbid_patched_threads, hexadecimal, integer_types, monotonic, native,
-    socketpair, write_quietly,
+    PICKLE_PROTOCOL,
+    PY2,
+    WINDOWS,
+    cpu_count,
+    forbid_patched_threads,
+    hexadecimal,
+    integer_types,
+    monotonic,
+    native,
+    socketpair,
+    write_quietly,
 )  # fmt: skip
 from .logs import log
 from .printed import Reader

@@ -618,7 +618,7 @@ class Scheduler(Storied):
         self._grant_all(self._ledger.idle, False)
         self._grant_all(self._ledger.roomy, True)
         look_at = policy.earlier(self._take_back_at, self._copy_at)
-        if self._changed or look_at is not None and self._now >= look_at:
+        if self._changed or (look_at is not None and self._now >= look_at):
             self._changed = False
             self._end_finished()
             self._take_back()
@@ -707,7 +707,7 @@ class Scheduler(Storied):
     def _job_for(self, node, prefetch):
         # type: (Node, bool) -> Job | None
         job = self._ledger.next_job(node)
-        if job is None or prefetch and not policy.is_worth_prefetching(node, job):
+        if job is None or (prefetch and not policy.is_worth_prefetching(node, job)):
             return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
         self._ledger.served(job)
         return job

@@ -159,7 +159,7 @@ class TaskFaults(MasterCase):
     def test_row_09_bad_input_is_refused_at_once(self):
         self.master.load_envir(DOUBLE, from_file=False)
         self.assertEqual(support.run(self.master, DOUBLE, "f", []), {})
-        for arguments in ([1, 2, 1], [[1]], [lambda: 1], iter([1])):
+        for arguments in ([1, 2, 1], [[1]], [threading.Lock()], iter([1])):
             self.assertIsInstance(mistake(self.master.load_args, arguments), ArgumentsError)
         self.assertIsInstance(mistake(self.master.register_target_function, "g"), TargetError)
         self.assertIsInstance(mistake(self.master.load_envir, "def f(x) x", from_file=False), SyntaxError)
