@@ -534,6 +534,8 @@ class Ledger(object):
                 self._broken("lease %d of node %s is fenced" % (attempt, node.id), attempt)  # type: ignore[operator]
             if (lease in self.divisible) != (lease.piece.size > 1 and not lease.revoked):
                 self._broken("lease %d of node %s is not where it can be taken back" % (attempt, node.id), attempt)  # type: ignore[operator]
+        if not (node.jobs | node.measured | node.short | node.unfit).issubset(self.jobs):
+            self._broken("node %s remembers jobs that are over" % node.id, node.id)  # type: ignore[operator]
         if len(node.leases) > 2 * node.slots and node.connected and not node.draining:
             held = sum(1 for lease in node.leases.values() if lease.granted_at > node.heard_at)
             if held > 2 * node.slots:

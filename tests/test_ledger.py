@@ -121,6 +121,7 @@ class ValidateTest(unittest.TestCase):
             ("measured", lambda: b.measured.add(job.id)),
             ("unfit", lambda: b.unfit.add(job.id)),
             ("known", lambda: b.jobs.clear()),
+            ("over", lambda: a.short.add(99)),
             ("leases", lambda: job.leases.popitem()),
             ("attempts", lambda: job.attempts.popitem()),
             ("places", lambda: setattr(self.lease.piece, "live", False)),
