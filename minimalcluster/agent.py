@@ -433,6 +433,8 @@ class Agent(Storied):
         if isinstance(message, protocol.Output):
             self._printed(message)
             return
+        if isinstance(message, protocol.Helpers):
+            return  # for the shell, which knows processes
         slot = self._slots[event.slot]
         if isinstance(message, protocol.Fetch):
             self._fetch(slot, message)

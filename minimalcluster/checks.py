@@ -196,6 +196,7 @@ _ROWS = {
     protocol.Fetch: _row((NODE, CHILD), ("request",), {"what": _NAME, "name": _NAME, "pickle": _whole(0, 255)}),
     protocol.Leaving: _row((CHILD,)),
     protocol.Begun: _row((CHILD,), ("attempt",)),
+    protocol.Helpers: _row((CHILD,), (), {"pids": _list_of(_whole(), HELD_MAX)}, ("pids",)),
 }  # type: dict # fmt: skip
 
 __all__ = ["CHILD", "MASTER", "NODE", "check"]

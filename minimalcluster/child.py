@@ -25,9 +25,10 @@ import socket
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from itertools import islice
 
-from . import boot, checks, functions, protocol, script, shares, values
+from . import boot, checks, functions, orphans, protocol, script, shares, values
 from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox, joined, native, perf_counter
 from .errors import StateError
 from .imports import ClusterFinder
@@ -70,6 +71,32 @@ class _Attempt(object):
         return 0
 
 
+class _Helpers(object):
+    """Finds what an initializer, a script's top or a module's import has started: unlike what tasks start, it stays."""
+
+    def __init__(self, tell):
+        # type: (object) -> None
+        self._tell = tell
+        self._fresh = True  # no code of the user's has run here
+        self._mark = os.environ.get(orphans.VARIABLE, "").split(" ")[-1]
+
+    @contextmanager
+    def watched(self, info):
+        # type: (dict) -> object
+        if not (self._mark and orphans.looks_are_cheap()) or not (self._fresh or functions.will_initialize(info)):
+            yield
+            return
+        before, newest = set() if self._fresh else set(orphans.marked(self._mark)), orphans.newest()
+        self._fresh = False
+        try:
+            yield
+        finally:
+            if orphans.newest() != newest:
+                started = set(orphans.marked(self._mark)) - before
+                if started:
+                    self._tell(protocol.Helpers({"pids": sorted(started)}))  # type: ignore[operator]
+
+
 class Worker(object):
     """Serves one connection to the node until it closes."""
 
@@ -88,6 +115,7 @@ class Worker(object):
         self._task_seconds = {}  # type: dict # job -> seconds a task took lately
         self._chunks = 0  # run for jobs that count them
         self._pid = os.getpid()
+        self._helpers = _Helpers(self._send)
         self._finder = ClusterFinder(self.fetch)
         self._fetches = {}  # type: dict # request -> the Mailbox for its answer
         self._next_fetch = 1
@@ -215,8 +243,9 @@ class Worker(object):
         attempt = _Attempt(grant)
         with _Caught(0) as caught:  # the user's source runs here
             self._use_code(grant.job)
-            function = self._function(grant.job)
-            functions.prepare(values.needs_of(grant.payload))
+            with self._helpers.watched(self._definitions[grant.job].info):
+                function = self._function(grant.job)
+                functions.prepare(values.needs_of(grant.payload))
         if caught.failure is not None:
             self._send(protocol.Unfit(0, attempt.number, attempt.reported, caught.failure[0]))
             return

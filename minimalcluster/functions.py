@@ -232,6 +232,12 @@ def forget_initializers():
     _initialized.clear()
 
 
+def will_initialize(info):
+    # type: (dict) -> bool
+    """Does ``target`` run an initializer for this definition?"""
+    return "initializer" in info and info["initializer"] not in _initialized
+
+
 def _initialize(token, buffer):
     # type: (str, memoryview) -> None
     if token in _initialized:

@@ -96,6 +96,7 @@ class _Child(object):
         # type: (int, subprocess.Popen, orphans.Family) -> None
         self.slot, self.process, self.family = slot, process, family
         self.waiter = None  # type: threading.Thread | None # ends with the process
+        self.helpers = set()  # type: set # processes that are no litter of tasks
         self.connection = None  # type: Connection | None
         self.pair = None  # type: Connection | None # the same, from its start on, where it has inherited its end
         self.output = None  # type: Reader # type: ignore[assignment] # from its first moment on
@@ -309,7 +310,8 @@ class Node(object):
             if set(orphans.marked(orphans.node_mark(self.id))) <= set(known):
                 return
             for child in children:
-                if set(orphans.marked(child.family.mark)) - {child.process.pid}:
+                others = set(orphans.marked(child.family.mark)) - {child.process.pid}
+                if not all(orphans.is_below(each, child.helpers) for each in others):
                     self._loop.call(self._left_behind, child)
         except EnvironmentError as error:  # no descriptor is left for it
             log.warning("what tasks have left behind cannot be looked for: %s", error)
@@ -342,6 +344,9 @@ class Node(object):
         # type: (Connection, list) -> None
         for message in messages:
             checks.check(message, checks.CHILD)
+            if isinstance(message, protocol.Helpers):
+                connection.about.helpers.update(message.info["pids"])  # type: ignore[attr-defined]
+                continue
             self.tell(brain.ChildSaid(connection.about.slot, message))  # type: ignore[attr-defined]
 
     def closed(self, connection, error):

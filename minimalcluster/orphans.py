@@ -32,6 +32,8 @@ GUARDIAN_LOOKS_SECONDS = 0.5
 #: What goes on starting processes is looked for so often; then whoever looks gives up.
 SWEEPS_MAX = 200
 SWEEP_SECONDS = 0.02
+#: Of a process so many are asked for.
+ANCESTORS_MAX = 100
 
 
 
@@ -123,6 +125,29 @@ def _marked_of_ps(wanted):
     lines = process.communicate()[0].splitlines()
     found = [int(line.split(None, 1)[0]) for line in lines if _VARIABLE in line and wanted in line]
     return [pid for pid in found if pid not in (os.getpid(), process.pid)]
+
+
+def newest():
+    # type: () -> bytes
+    """The number of the process (or thread) that was started last on this machine: the same as before, so none was."""
+    with open(PROC + "/loadavg", "rb") as file:
+        return file.read().split()[-1]
+
+
+def is_below(pid, helpers):
+    # type: (int, object) -> bool
+    """Is it one of these processes, or has one of them started it?"""
+    for _ in range(ANCESTORS_MAX):
+        if pid in helpers:  # type: ignore[operator]
+            return True
+        try:
+            with open("%s/%d/stat" % (PROC, pid), "rb") as file:
+                pid = int(native(file.read()).rpartition(")")[2].split()[1])
+        except (OSError, IOError):
+            return False
+        if pid <= 1:
+            return False
+    return False
 
 
 # -- the guardian ---------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ Unfit = namedtuple("Unfit", "report attempt first info")
 Output = namedtuple("Output", "info")
 Fetch = namedtuple("Fetch", "request info")
 Leaving = namedtuple("Leaving", "")  # a worker process: this chunk is its last
+Helpers = namedtuple("Helpers", "info")  # a worker process: these have been started before its tasks, and stay
 Begun = namedtuple("Begun", "attempt")  # a worker process: a task's own code begins, and has a time limit
 
 # Wire number, how many integers lead, whether a JSON object follows, whether buffers follow.
@@ -120,6 +121,7 @@ _LAYOUTS = {
     Fetch: _Layout(24, 1, True, False),
     Leaving: _Layout(25, 0, False, False),
     Begun: _Layout(26, 1, False, False),
+    Helpers: _Layout(27, 0, True, False),
 }
 _KINDS = {layout.number: (kind, layout) for kind, layout in _LAYOUTS.items()}
 _INTEGERS = [struct.Struct(">%dq" % count) for count in range(6)]

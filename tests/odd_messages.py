@@ -28,6 +28,7 @@ ODD = {
     protocol.Output: [("text", 5), ("text", ["x"]), ("stream", "stdin"), ("stream", None), ("stream", []), ("pid", "x")],
     protocol.Fetch: [("request", -1), ("what", 5), ("name", 5), ("name", []), ("pickle", INFINITY)],
     protocol.Begun: [("attempt", -1)],
+    protocol.Helpers: [("pids", 5), ("pids", [-1]), ("pids", ["x"])],
     protocol.Farewell: [("refused", 5), ("left", 1), ("draining", "x")],
     protocol.DefineJob: [("job", -1), ("timeout", -1), ("timeout", 0), ("timeout", "x"), ("timeout", float("nan")), ("leave_after", 0)],
     protocol.Grant: [("attempt", -1), ("job", -1), ("first", -1), ("count", 0), ("count", -1), ("careful", 2), ("payload", [])],

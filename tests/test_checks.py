@@ -24,6 +24,7 @@ GOOD = [
     protocol.Fetch(1, {"what": "share", "name": "n", "pickle": 5}),
     protocol.Leaving(),
     protocol.Begun(1),
+    protocol.Helpers({"pids": [7]}),
     protocol.DefineJob(1, {"kind": "source", "timeout": 1.5, "leave_after": 2, "served": 3}, [b"source"]),
     protocol.Grant(1, 2, 3, 4, 1, [b"R", b"0,1"]),
     protocol.Revoke(1, 1),
@@ -149,7 +150,7 @@ class Random_(unittest.TestCase):
 
     def test_what_passes_from_masters_and_worker_processes_the_agent_can_take(self):
         taken = 0
-        said = (protocol.Done, protocol.Failed, protocol.Released, protocol.Unfit, protocol.Fetch, protocol.Leaving, protocol.Begun)
+        said = (protocol.Done, protocol.Failed, protocol.Released, protocol.Unfit, protocol.Fetch, protocol.Leaving, protocol.Begun, protocol.Helpers)
         asked = (
             protocol.DefineJob, protocol.Grant, protocol.Revoke, protocol.ForgetJob, protocol.Acknowledge, protocol.Fetched, protocol.Drop,
         )  # fmt: skip

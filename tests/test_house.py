@@ -51,7 +51,7 @@ ALLOWED = {
     "imports": "",
     "sources": "environment imports",
     "library": "logs protocol shares imports sources values script",
-    "child": "checks boot protocol functions environment values shares imports script",
+    "child": "checks boot orphans protocol functions environment values shares imports script",
     "boot": "",
     "orphans": "boot logs",
     "printed": "",

@@ -165,6 +165,43 @@ class LitterTest(unittest.TestCase):
             self.assert_gone()
 
 
+@unittest.skipUnless(os.path.exists("/proc/self/environ"), "this system has no /proc to find processes in")
+class HelpersTest(unittest.TestCase):
+    """What the environment's top (or an initializer, or an import) starts belongs to its worker process, not to a task."""
+
+    SOURCE = (
+        "import os, subprocess, sys\n"
+        "def start(): return subprocess.Popen([sys.executable, '-c', '" + CODE + "'])\n"
+        "helper = start()\n"
+        "def f(x): return os.getpid(), helper.pid, helper.poll()\n"
+        "def g(x): return os.getpid(), start().pid, None\n"
+    )
+
+    def run_and_look(self, master, looks, function):
+        seen = len(looks)
+        worker, helper, code = support.run(master, self.SOURCE, function, [1])[1]
+        support.wait_until(lambda: len(looks) > seen, what="a look at what the job has left")
+        return worker, helper, code
+
+    def test_row_12_it_stays_as_long_as_that_does(self):
+        looks, look = [], node.Node._look
+
+        def counted(self, children, known):
+            look(self, children, known)
+            looks.append(children)
+
+        with support.patched(node, "LOOK_SECONDS", 0.05), support.patched(node.Node, "_look", counted):
+            with support.patched(node, "cpu_count", lambda: 1), MasterNode(PORT=0) as master:
+                master.start_master_server(if_join_as_worker=False)
+                master._cluster.join_local(1)
+                first = self.run_and_look(master, looks, "f")
+                self.assertEqual(first, self.run_and_look(master, looks, "f"))
+                worker, left, _ = self.run_and_look(master, looks, "g")
+                support.wait_until(lambda: left not in support.living(), what="the end of what a task has left")
+                support.wait_until(lambda: worker not in support.living(), what="the end of its worker process")
+                support.wait_until(lambda: first[1] not in support.living(), what="the end of that one's helper")
+
+
 @unittest.skipIf(os.name == "nt", "job objects stand in for it")
 class GuardianTest(unittest.TestCase):
     def start(self, **variables):
