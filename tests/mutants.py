@@ -55,8 +55,6 @@ MUTANTS = [
     ("one unfit node ends the job", _S, "_attempt_unfit", "all(other in job.unfit for other in others)", "True"),
     ("where no worker process starts, what is held stays", _A, "_notice_whether_stuck", "if stuck is not None:", "if False:"),
     ("where no worker process could start nothing is handed out ever again", _S, "_node_starting", "None if event.stuck is None else self._now + event.stuck", "node.stuck_until or self._now + 1e9"),
-    ("that worker processes start again is not told", _A, "_child_ready", "self._notice_whether_stuck()", "pass"),
-    ("a process that the system refused is not tried again", _A, "_child_exited", "slot.start_at = self._now + wait", "slot.start_at = self._now + (1e9 if event.info.get('shortage') else wait)"),
     ("a draining node is given more", _S, "_node_draining", "node.draining = True", "pass"),
     ("credit is ignored", _L, "file", "held < 2 * slots", "held < 9 * slots"),
     ("a growing job counts its first tasks again", _S, "_job_grew", "event.total - job.total", "event.total"),
