@@ -161,9 +161,9 @@ class Agent(Storied):
         self._effects = []  # type: list
         self._handlers = {
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
-            MasterHeard: self._master_heard, ChildReady: self._child_ready, ChildSaid: self._child_said, ChildExited: self._child_exited,
-            DrainAsked: self._drain_asked, TimePassed: self._time_passed, Kept: self._kept,
-            LeftBehind: self._left_behind,
+            MasterHeard: self._master_heard, ChildReady: self._child_ready, ChildSaid: self._child_said,
+            ChildExited: self._child_exited, DrainAsked: self._drain_asked, TimePassed: self._time_passed,
+            Kept: self._kept, LeftBehind: self._left_behind,
         }  # type: dict # fmt: skip
         self._said = {
             protocol.Joined: self._on_joined, protocol.DefineJob: self._on_define, protocol.Grant: self._on_grant,

@@ -22,7 +22,7 @@ try:
 except OSError:  # it has been removed
     _FOLDER = ""
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_HOMES = [os.path.dirname(os.path.abspath(each.__file__)) for each in (os, _socket) if hasattr(each, "__file__")]
+_HOMES = [os.path.dirname(os.path.abspath(str(each.__file__))) for each in (os, _socket) if hasattr(each, "__file__")]
 
 KEY_VARIABLE = "MINIMALCLUSTER_KEY"
 
@@ -55,7 +55,7 @@ def executable():
     """The interpreter. Raises StartError, one sentence, where it is seen at once that there is none."""
     path = sys.executable  # type: object
     if not isinstance(path, (str, text_type)):
-        path = path.__fspath__() if hasattr(path, "__fspath__") else path  # type: ignore[attr-defined]
+        path = path.__fspath__() if hasattr(path, "__fspath__") else path
     remedy = "set sys.executable to the path of a Python %d.%d" % sys.version_info[:2]
     if not path or not isinstance(path, (str, text_type)):
         raise StartError(
@@ -67,7 +67,7 @@ def executable():
             "worker processes cannot be started: sys.executable, %s, is a frozen program, which would run again; %s "
             "and sys.frozen to False, or run it with a Python" % (path, remedy)
         )
-    if os.path.dirname(path) and not (os.path.isfile(path) and os.access(path, os.X_OK)):  # type: ignore[type-var]
+    if os.path.dirname(path) and not (os.path.isfile(path) and os.access(path, os.X_OK)):
         what = "cannot be executed" if os.path.exists(path) else "is not there"
         raise StartError("worker processes cannot be started: sys.executable, %s, %s; %s" % (path, what, remedy))
     return native(path)
@@ -154,7 +154,7 @@ def told_paths():
     found = []
     for entry in list(sys.path):
         if isinstance(entry, bytes):  # 2.7's own
-            found.append(entry.decode("latin-1") if PY2 else os.fsdecode(entry))  # type: ignore[attr-defined] # novm
+            found.append(entry.decode("latin-1") if PY2 else os.fsdecode(entry)) # novm
         elif isinstance(entry, text_type):
             found.append(_as_told(entry))
     return [each or _as_told(_FOLDER) for each in found]

@@ -182,7 +182,7 @@ class Worker(object):
             self._next_fetch += 1
             self._fetches[request] = answer
         self._send(protocol.Fetch(request, {"what": what, "name": name, "pickle": PICKLE_PROTOCOL_MAX}))
-        fetched = answer.get()  # type: protocol.Fetched # type: ignore[assignment]
+        fetched = answer.get()  # type: protocol.Fetched
         return fetched.info, fetched.payload
 
     def _resolve(self, name):
@@ -501,8 +501,8 @@ def _die_with(lifeline):
 def _inherited(descriptor):
     # type: (int) -> socket.socket
     """Our end of a pair; what tasks start does not get it."""
-    os.set_inheritable(descriptor, False)  # type: ignore[attr-defined] # novm
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)  # type: ignore[call-arg]
+    os.set_inheritable(descriptor, False) # novm
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
 
 
 def _dialled(port):

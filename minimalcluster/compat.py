@@ -209,8 +209,8 @@ def forbid_patched_threads():
         patched = [name for name in needed if patcher is not None and getattr(patcher, question)(name)]
         if patched:
             raise StateError(
-                "%s has replaced what a cluster's threads need (%s): make the cluster in a process of its own, or leave "
-                "these out of its monkey_patch" % (library, ", ".join(patched))
+                "%s has replaced what a cluster's threads need (%s): make the cluster in a process of its own, or "
+                "leave these out of its monkey_patch" % (library, ", ".join(patched))
             )
 
 

@@ -109,8 +109,9 @@ class ClusterExecutor(Executor):
         packed = None if initializer is None else functions.pack((initializer, tuple(initargs)), runs_scripts)
         if packed is not None and functions.SAME_MINOR in packed.needs and functions.globals_set(initializer):
             log.warning(
-                "the initializer sets the global variables %s, and travels by value: functions that travel so have globals "
-                "of their own and do not see that; put it and them into a module", functions.globals_set(initializer)
+                "the initializer sets the global variables %s, and travels by value: functions that travel so have "
+                "globals of their own and do not see that; put it and them into a module",
+                functions.globals_set(initializer),
             )  # fmt: skip
         self.authkey: object
         host = addresses.checked_host(host, "host", everywhere=True)
@@ -153,8 +154,9 @@ class ClusterExecutor(Executor):
         and hands out nothing more after the first.
         retries: how often a call that raises is tried again (0). attempts_max: how many worker processes a call
         may kill before it is reported (3). timeout: seconds a call may take in its worker process, from where
-        its own code begins; then it is ended with that process and fails with TimeoutError. deadline: seconds for the whole of a ``map``, or
-        from a ``submit`` to its result; then what is not done is cancelled with DeadlineExceeded.
+        its own code begins; then it is ended with that process and fails with TimeoutError. deadline: seconds for
+        the whole of a ``map``, or from a ``submit`` to its result; then what is not done is cancelled with
+        DeadlineExceeded.
         journal: a file for the outcomes: the same calls in a program that is run again are not made again. A
         ``map`` must be over a list, a tuple or a range, and has the file to itself meanwhile.
         idempotent: when nothing else is left to do, a call that takes too long may run on a second node too (False).

@@ -132,8 +132,7 @@ class Library(object):
         if what == "share":
             return self._share(name, int(info.get("pickle", 2)), local)
         if what == "script":
-            known = script.known()
-            return ({"found": True}, [known.data]) if known is not None and known.digest == name else ({"found": False}, [])
+            return _script(name)
         number, _, name = name.partition(":")
         code = sources.loaded.numbered(int(number) if number.isdigit() else 0)
         if what == "module":
@@ -239,6 +238,14 @@ class Library(object):
             infos[protocol_] = dict(made, needs=first["needs"])
         info = infos[protocol_]
         return (info, []) if local else ({"found": True, "needs": info["needs"]}, shares.read(info))
+
+
+def _script(digest):
+    # type: (str) -> tuple
+    known = script.known()
+    if known is None or known.digest != digest:
+        return {"found": False}, []
+    return {"found": True}, [known.data]
 
 
 def _told(name, loaded, local):

@@ -140,7 +140,7 @@ class Log(object):
                 return
             file, number, function = place
             record = self._logger.makeRecord(
-                self._logger.name, level, file, number, text, arguments, error, function  # type: ignore[arg-type]
+                self._logger.name, level, file, number, text, arguments, error, function
             )
             if then is not None:
                 vars(record).update((name, getattr(then, name)) for name in _OF_THEN)

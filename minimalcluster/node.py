@@ -274,7 +274,8 @@ class Node(object):
     def _accompany(self, child):
         # type: (_Child) -> None
         """Its threads. Raises ThreadError where there can be no more."""
-        child.output = Reader(child.process.stdout, child.process.stderr, partial(self._loop.call, self._printed, child))
+        printed = partial(self._loop.call, self._printed, child)
+        child.output = Reader(child.process.stdout, child.process.stderr, printed)
         child.output.start()
         child.waiter = _thread("waiter", self._wait, child)
 

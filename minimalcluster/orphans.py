@@ -119,7 +119,8 @@ def _marked_of_ps(wanted):
     # type: (bytes) -> list
     """macOS and BSD; untested."""
     try:
-        process = subprocess.Popen(["/bin/ps", "-axww", "-E", "-o", "pid=,command="], stdout=subprocess.PIPE, env=boot.variables())
+        command = ["/bin/ps", "-axww", "-E", "-o", "pid=,command="]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=boot.variables())
     except (OSError, IOError):
         return []
     lines = process.communicate()[0].splitlines()

@@ -465,8 +465,8 @@ def explain(error):
     if found is None or not _ran or _script is None or not _script.hides(found.group(1)):
         return
     error.args = (
-        "%s: %s sets it behind  if __name__ == '__main__':  which worker processes do not run; give it to the function as "
-        "an argument, or set it in an initializer" % (found.group(), _script.path),
+        "%s: %s sets it behind  if __name__ == '__main__':  which worker processes do not run; give it to the function "
+        "as an argument, or set it in an initializer" % (found.group(), _script.path),
     )  # fmt: skip
 
 
