@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import unittest
 
 import minimalcluster.addresses
