@@ -33,6 +33,10 @@ from .compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox,
 from .errors import StateError
 from .imports import ClusterFinder
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Iterator  # noqa: F401 # novm
+
 #: A block's aim.
 BLOCK_SECONDS = 0.005
 BLOCK_GROWTH = 16
@@ -82,7 +86,7 @@ class _Helpers(object):
 
     @contextmanager
     def watched(self, info):
-        # type: (dict) -> object
+        # type: (dict) -> Iterator[None]
         if not (self._mark and orphans.looks_are_cheap()) or not (self._fresh or functions.will_initialize(info)):
             yield
             return

@@ -44,7 +44,7 @@ from .logs import log
 from .protocol import hkdf_sha256
 
 if not PY2:  # py2
-    from collections.abc import Iterator  # noqa: F401 # in type comments
+    from typing import Iterator  # noqa: F401 # novm
 
 MAGIC = b"minijrn1"
 RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8

@@ -8,6 +8,10 @@ from __future__ import absolute_import, division, print_function
 from bisect import bisect_left
 from collections import OrderedDict, namedtuple
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Iterator  # noqa: F401 # novm
+
 #: chunksize: None sizes chunks by time. retries: for tasks that raise. attempts_max: deaths of a worker process.
 #: idempotent: a task may run twice at a time.
 Options = namedtuple("Options", "chunksize retries attempts_max stop_on_error idempotent")
@@ -153,7 +157,7 @@ class Places(object):
         return low
 
     def __iter__(self):
-        # type: () -> object
+        # type: () -> Iterator[Piece]
         return (piece for piece in self._pieces if piece.live)
 
 
@@ -173,7 +177,7 @@ class Node(object):
         self.gone_at = None  # type: float | None
         self.connected, self.draining = True, False
         self.leases = OrderedDict()  # type: OrderedDict # attempt -> Lease
-        self.reserved = None  # type: Piece | None # an apart one: nothing else is handed out here
+        self.reserved = None  # type: Piece # type: ignore[assignment] # an apart one: nothing else is handed out here
         self.jobs = set()  # type: set # defined there in this session
         # Jobs (their ids) that were measured here in this session, whose tasks are short here, that cannot run here.
         self.measured, self.short, self.unfit = set(), set(), set()  # type: set, set, set

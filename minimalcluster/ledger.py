@@ -22,6 +22,10 @@ from itertools import count
 from . import policy
 from .leases import Job, Lease, Node, Piece, Speed
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Iterator  # noqa: F401 # novm
+
 
 class Ranked(object):
     """Some of the nodes, in their order."""
@@ -56,12 +60,12 @@ class Ranked(object):
         return len(self._ranks)
 
     def __iter__(self):
-        # type: () -> object
+        # type: () -> Iterator[Node]
         return iter([self._nodes[rank] for rank in self._ranks])
 
 
 class Agenda(object):
-    """When each of many things is due, where most are put off again and again before that: by signs of life, by results.
+    """When each of many things is due, where most are put off again and again before that: by signs of life, results.
 
     ``due_at(thing)`` is its moment now, or None. Whoever may have brought it forward calls ``note``; that it was put
     off is noticed when its old moment is the first one.
@@ -270,7 +274,7 @@ class Ledger(object):
     def reserve(self, node, piece):
         # type: (Node, Piece | None) -> None
         """For this piece alone, or no longer."""
-        node.reserved = piece
+        node.reserved = piece  # type: ignore[assignment]
         self.reserved.file(node, piece is not None)
         self.file(node)
 
@@ -402,7 +406,8 @@ class Ledger(object):
 
     def begin(self, attempt, piece, node, now):
         # type: (int, Piece, Node, float) -> None
-        node.leases[attempt] = piece.leases[attempt] = piece.job.leases[attempt] = lease = Lease(attempt, piece, node, now)
+        lease = Lease(attempt, piece, node, now)
+        node.leases[attempt] = piece.leases[attempt] = piece.job.leases[attempt] = lease
         if piece.hi - piece.lo > 1:
             self.divisible.add(lease)
         if piece.apart:
@@ -506,18 +511,20 @@ class Ledger(object):
     def _validate_places(self, job, pieces):
         # type: (Job, set) -> None
         places = list(job.places)
-        if set(places) != pieces or len(places) != len(pieces) or any(job.places.having(each.lo) is not each for each in places):
+        are_there = set(places) == pieces and len(places) == len(pieces)
+        if not are_there or any(job.places.having(each.lo) is not each for each in places):
             self._broken("job %d does not find its pieces by their tasks" % job.id, job.id)  # type: ignore[operator]
 
     def _validate_job_indexes(self, job):
         # type: (Job) -> None
-        short = {node.id for node in self.nodes.values() if policy.is_worth_prefetching(node, job)}
+        nodes = list(self.nodes.values())
+        short = {node.id for node in nodes if policy.is_worth_prefetching(node, job)}
         for what, is_so in (
             ("in line", job in self.touched or not job.ready or (job.turn, job) in self._line),
             ("where its tasks are short", job.short == short),
-            ("where it was measured", set(job.speeds) == {node.id for node in self.nodes.values() if job.id in node.measured}),
-            ("where it cannot run", set(job.unfit) == {node.id for node in self.nodes.values() if job.id in node.unfit}),
-            ("where it is known", job.nodes == {node.id for node in self.nodes.values() if job.id in node.jobs}),
+            ("where it was measured", set(job.speeds) == {node.id for node in nodes if job.id in node.measured}),
+            ("where it cannot run", set(job.unfit) == {node.id for node in nodes if job.id in node.unfit}),
+            ("where it is known", job.nodes == {node.id for node in nodes if job.id in node.jobs}),
             ("among those that may be copied", job in self.touched or (job in self.copyable) == _may_be_copied(job)),
             ("among those with tasks that run alone", job in self.touched or (job in self.apart) == bool(job.apart)),
         ):
@@ -558,9 +565,9 @@ class Ledger(object):
         serving = [node.slots for node in nodes if node.serving]
         for what, is_so in (
             ("a lease of no node", sum(len(job.leases) for job in self.jobs.values()) == leases),
-            ("a lease that has ended and may be taken back", here.issuperset(self.divisible) and here.issuperset(self.asked)),
+            ("a lease that has ended and may be taken back", here.issuperset(set(self.divisible).union(self.asked))),
             ("slots of nodes that are gone", (self.slots, self.serving) == (sum(serving), len(serving))),
-            ("a job that is gone", {job for job in self.copyable | self.apart}.issubset(self.jobs.values())),
+            ("a job that is gone", set(self.copyable | self.apart).issubset(self.jobs.values())),
             ("a node that is gone", set(self.crowded).union(self.idle, self.roomy, self.reserved).issubset(nodes)),
             ("an attempt of no job", sum(len(job.attempts) for job in self.jobs.values()) == len(self.attempts)),
         ):
@@ -580,7 +587,8 @@ def _may_be_copied(job):
     # type: (Job) -> bool
     """A second copy may run on another node: with ``attempts_max=1`` a task may not begin again whatever happens."""
     terms = job.options
-    return bool(terms.idempotent and terms.attempts_max > 1 and job.leases and not (job.queued or job.stopped or job.paused))
+    may_run = not (job.queued or job.stopped or job.paused)
+    return bool(terms.idempotent and terms.attempts_max > 1 and job.leases and may_run)
 
 
 def _turn(job):

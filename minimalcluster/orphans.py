@@ -165,7 +165,8 @@ def start_guardian(node_id):
     with open(os.devnull, "r+b") as nothing:
         return subprocess.Popen(
             boot.command("orphans", "guard", ["-S"], node_mark(node_id), str(os.getpid())),
-            stdin=subprocess.PIPE, stdout=nothing, stderr=subprocess.PIPE, close_fds=True, cwd="/", env=boot.variables(),
+            stdin=subprocess.PIPE, stdout=nothing, stderr=subprocess.PIPE, close_fds=True, cwd="/",
+            env=boot.variables(),
             **({"preexec_fn": os.setsid} if PY2 else {"start_new_session": True})  # py2
         )  # fmt: skip
 

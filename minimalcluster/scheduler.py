@@ -105,7 +105,8 @@ class Scheduler(Storied):
         self._next_attempt = epoch << EPOCH_SHIFT
         self._ledger = Ledger(self._broken)
         self._jobs, self._nodes, self._attempts = self._ledger.jobs, self._ledger.nodes, self._ledger.attempts
-        self._lost_at, self._queued_again_at, self._explained_at = Agenda(_lost_at), Agenda(_queued_again_at), Agenda(_explained_at)
+        self._lost_at, self._queued_again_at = Agenda(_lost_at), Agenda(_queued_again_at)
+        self._explained_at = Agenda(_explained_at)
         self._stuck = set()  # type: set # nodes on which no worker process can start
         self._changed = False  # something but signs of life, since tasks were last taken back and copied
         self._take_back_at = self._copy_at = None  # type: float | None
@@ -162,8 +163,9 @@ class Scheduler(Storied):
         """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
         moments = [self._lost_at.first(), self._queued_again_at.first(), self._explained_at.first()]
         moments += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
-        moments = [moment for moment in moments + [self._take_back_at, self._copy_at] if moment is not None]
-        return min(moments) if moments else None
+        moments += [self._take_back_at, self._copy_at]
+        due = [moment for moment in moments if moment is not None]  # type: list[float]
+        return min(due) if due else None
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -685,7 +687,7 @@ class Scheduler(Storied):
         """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
         ledger = self._ledger
         front = ledger.front()
-        if front is None or prefetch and not (front.short or front.unfit):
+        if front is None or (prefetch and not (front.short or front.unfit)):
             return  # nothing is to be done, or no node gains by its prefetch
         refused, rank, given = set(), -1, False  # type: set, int, bool
         while True:
@@ -770,7 +772,9 @@ class Scheduler(Storied):
         # type: () -> None
         """A job that makes no progress says what it waits for: once soon, then rarely."""
         jobs = self._explained_at.take(self._now)
-        cluster = status.overview(self._nodes.values()) if jobs else None
+        if not jobs:
+            return
+        cluster = status.overview(self._nodes.values())
         for job in sorted(jobs, key=lambda job: job.turn):
             wait = status.wait_of(job, cluster, self._now, NODE_LOST_SECONDS)
             job.explain_at = self._now + EXPLAIN_FIRST_SECONDS

@@ -16,6 +16,10 @@ from collections import namedtuple
 
 from . import leases  # noqa: F401 # in type comments
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Iterable  # noqa: F401 # novm
+
 #: Heartbeats come every 2 s: a node that has missed three is worth a word.
 SILENT_SECONDS = 6.0
 #: Names in one sentence.
@@ -60,14 +64,15 @@ class ClusterStatus(namedtuple("ClusterStatus", "nodes workers jobs")):
 
 
 #: What all jobs wait for alike, gathered once for many of them. serving: the nodes that take work, slots: their worker
-#: processes. connected: whether any node is; stuck: those on which none can start; reserved: whether any is kept for a task that runs alone.
+#: processes. connected: whether any node is; stuck: those on which none can start; reserved: whether any is kept for a
+#: task that runs alone.
 Overview = namedtuple("Overview", "serving slots connected stuck reserved")
 
 
 def overview(nodes):
-    # type: (object) -> Overview
+    # type: (Iterable[leases.Node]) -> Overview
     """Of the scheduler's nodes."""
-    nodes = list(nodes)  # type: ignore[call-overload]
+    nodes = list(nodes)
     serving = [node for node in nodes if node.serving]
     return Overview(
         serving, sum(node.slots for node in serving), any(node.connected for node in nodes),
