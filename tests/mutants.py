@@ -100,6 +100,7 @@ MUTANTS = [
     ("what a former master's nodes may run is not noticed in time", _S, "_job_resumed", "self._queued_again_at.note(job)", "pass"),
     ("who explained once is never asked again", _S, "_explain", "self._explained_at.note(job)", "pass"),
     ("slots of a lost node count", _L, "count_slots", "if node.serving", ""),
+    ("a node beats before its master has taken it in", _A, "_keep_in_touch", "if self._joined:", "if self._linked:"),
     ("what is held is not told", _A, "_all_held", "reported.union(self._held)", "set()"),
     ("what is reported and not acknowledged is not told as held", _A, "_all_held", "for message in self._reports.values()", "for message in ()"),
     ("a report is forgotten when it is sent", _A, "_report", "self._reports[self._next_report] = message", "if not self._joined: self._reports[self._next_report] = message"),

@@ -67,7 +67,8 @@ class Master(object):
         self._journaled, self._reported = self.jobs, OrderedDict()
         self._disk = self._loop = SlowDisk(self)
         self._sync_at = self._beat_at = 0.0  # the names with _ are those that Cluster._answer and _beat know
-        self._parked = OrderedDict()  # type: dict # none here: jobs come first
+        self._parked = OrderedDict()  # type: dict # sessions that bring a former master's work -> their Join
+        self.park_until = world.now + cluster.PARK_SECONDS if world.scripts_are_late else None
         self.stale = []  # type: list # events of closed sessions, to be replayed
         self.inbox = deque()  # type: deque
         self.next_session = 1
@@ -106,6 +107,8 @@ class Master(object):
             return
         while self.inbox:
             self.receive(*self.inbox.popleft())
+        if self.park_until is not None and self.world.now >= self.park_until:
+            self.unpark()
         self.event(scheduler.TimePassed())
         vars(cluster.Cluster)["_answer"](self, self.world.now)
         vars(cluster.Cluster)["_beat"](self, self.world.now)
@@ -115,8 +118,10 @@ class Master(object):
         due = self.scheduler.deadline()
         if self._syncing is None and self._dirty_journals():
             due = self._sync_at if due is None else min(due, self._sync_at)
-        if self.sessions:
+        if self.sessions or self._parked:
             due = self._beat_at if due is None else min(due, self._beat_at)
+        if self._parked:
+            due = min(due, self.park_until)
         if due is not None and due <= self.world.now:
             self.world.fail("the scheduler's deadline %r has passed: the master would spin" % due)
         self.step_timer.set(due)
@@ -174,6 +179,7 @@ class Master(object):
 
     def close(self, session, event=scheduler.NodeDisconnected):
         # type: (Session, object) -> None
+        self._parked.pop(session, None)
         if session.link.master_open:
             session.link.close_master()
             if session.node is not None:
@@ -240,8 +246,19 @@ class Master(object):
             self.send(session, protocol.Fetched(message.request, info, [message.info["name"].encode("ascii")]))
             session.link.flush_master()
 
+    def unpark(self):
+        # type: () -> None
+        self.park_until = None
+        parked, self._parked = self._parked, OrderedDict()
+        for session, info in parked.items():
+            self.joined(session, info)
+
     def joined(self, session, info):
         # type: (Session, dict) -> None
+        if info["held"] and self.park_until is not None:
+            self.world.count("parked")
+            self._parked[session] = info
+            return
         older = self.sessions.get(int(info["id"]))
         if older is not None and older.number > session.number:
             self.close(session)

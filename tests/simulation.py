@@ -157,6 +157,9 @@ class World(Faults):
         self.disk_until = 0.0  # it is busy
         self.disk_random = apart
         self.draw_thinness(Random(self.seed * 8 + 4).random)
+        self.scripts_are_late = False  # nodes of a killed master come back before it has a job again
+        self.late_random = Random(self.seed * 8 + 2).random
+        self.late_script_seconds = 90 * self.late_random() ** 2 if self.late_random() < 0.3 else 0.0
         self.odd_random = Random(self.seed * 8 + 3).random
         self.odd_rate = 0.02 * self.odd_random() ** 2 if self.odd_random() < 0.15 else 0.0
 
@@ -385,12 +388,22 @@ class World(Faults):
 
     def restart(self):
         # type: () -> None
+        self.scripts_are_late = self.late_script_seconds > 0.0
         self.master = Master(self, 1 + self.crashes + int(self.random() * 2**22))
         self.note("master", "up", self.master.epoch)
-        for number in sorted(self.jobs):
+        if self.scripts_are_late:
+            self.at(self.now + self.late_random() * self.late_script_seconds, self.submit_again, self.master)
+        else:
+            self.submit_again(self.master)
+
+    def submit_again(self, master):
+        # type: (Master) -> None
+        for number in sorted(self.jobs) if master.alive else ():
             job = self.jobs[number]
-            if job.submitted and not job.finished:
+            if job.submitted and not job.finished and job.id not in master.jobs:
                 self.submit(job)
+        if master.alive:
+            master.unpark()
 
     def master_kill(self):
         # type: () -> None
