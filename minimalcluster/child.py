@@ -124,6 +124,7 @@ class Worker(object):
         self._fetches = {}  # type: dict # request -> the Mailbox for its answer
         self._next_fetch = 1
         self._shared = {}  # type: dict # name -> object
+        self._is_leaving = False  # the interpreter ends by itself
 
     # -- reader thread ----------------------------------------------------------------------------
 
@@ -146,7 +147,8 @@ class Worker(object):
                         self._inbox.put(message)
         finally:
             # The node is gone or talks nonsense; whatever the main thread does is of no use to anybody.
-            os._exit(0)
+            if not self._is_leaving:
+                os._exit(0)
 
     def _give_back(self, number):
         # type: (int) -> None
@@ -205,7 +207,6 @@ class Worker(object):
         # type: () -> None
         sys.meta_path.insert(0, self._finder)  # type: ignore[arg-type]
         shares.resolver, shares.in_worker_process = self._resolve, True
-        _start_thread(self._watch, "minimalcluster-watch")
         while True:
             message = self._inbox.get()
             if isinstance(message, protocol.Grant):
@@ -215,6 +216,7 @@ class Worker(object):
                     return
                 self._run(message)
             elif isinstance(message, protocol.Farewell):
+                self._is_leaving = True
                 return
             elif isinstance(message, protocol.DefineJob):
                 self._finder.new_job()
@@ -408,6 +410,14 @@ def _start_thread(function, name):
     thread.start()
 
 
+def _start_for_later(name):
+    # type: (str) -> object
+    """A thread that waits for what it shall do; what is returned tells it."""
+    told = Mailbox()
+    _start_thread(lambda: told.get()(), name)  # type: ignore[operator]
+    return told.put
+
+
 def _block_size(seconds):
     # type: (float) -> int
     return max(1, int(BLOCK_SECONDS / seconds))
@@ -546,10 +556,13 @@ def main():
     sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc,assignment]
     sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc,assignment]
     boot.take_paths(told["path"])
+    # Before the node hears of this process: one that can have no threads is a start that failed, and costs no task.
+    read, watch = [_start_for_later("minimalcluster-" + name) for name in ("reader", "watch")]
     connection, handshake = _connect(told)
     worker = Worker(connection, handshake.channel)
     for message in handshake.channel.feed(handshake.leftover()):
         worker._inbox.put(message)
-    _start_thread(worker.read, "minimalcluster-reader")
+    read(worker.read)  # type: ignore[operator]
+    watch(worker._watch)  # type: ignore[operator]
     worker.serve()
     worker.let_go()

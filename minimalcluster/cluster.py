@@ -195,18 +195,24 @@ class Cluster(object):
             raise
         self.port = self._listener.port
         self._park_until = monotonic() + PARK_SECONDS
-        self._start_thread()
+        try:
+            self._start_thread()
+        except BaseException:  # no thread is to be had
+            self._loop.close()
+            self._library.close()
+            raise
 
     def _start_thread(self):
         # type: () -> None
+        self._library.start()  # now: what a worker process asks for must not fail for want of a thread
         self._loop.join(self)
-        self._thread = threading.Thread(target=self._run, name="minimalcluster-master")
-        self._thread.daemon = True
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="minimalcluster-master")
+        thread.daemon = True
+        thread.start()
+        self._thread = thread
         if not STARTS_THREADS_AT_EXIT:
             for printer in self._printers.values():
                 printer.start()
-            self._library.start()
             self._disk.start()
             log.start()
 

@@ -98,16 +98,16 @@ class Library(object):
 
     def ask(self, send, request, info, local):
         # type: (object, int, dict, bool) -> None
-        self.start()
         self._questions.put((send, request, info, local))
 
     def start(self):
         # type: () -> None
-        """Its thread, unless it runs; else with the first question."""
+        """Its thread, unless it runs. Raises RuntimeError where there can be no more."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="minimalcluster-library")
-            self._thread.daemon = True
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="minimalcluster-library")
+            thread.daemon = True
+            thread.start()
+            self._thread = thread
 
     # -- its own thread ---------------------------------------------------------------------------
 

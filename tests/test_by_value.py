@@ -1,7 +1,6 @@
 """Pickles by value: what they name of the script, and that what comes back is what was sent."""
 from __future__ import absolute_import, division, print_function
 
-import enum
 import os
 import pickle
 import sys
@@ -75,6 +74,8 @@ def square(x):
 
 @unittest.skipIf(cloudpickle is None, "cloudpickle is not installed")
 class ByValue(unittest.TestCase):
+    enum = __import__("enum") if sys.version_info[0] > 2 else None
+
     def setUp(self):
         support.keep_main(self)
 
@@ -108,7 +109,7 @@ class ByValue(unittest.TestCase):
             def __init__(self, x):
                 self.x = x
 
-        class Colour(enum.Enum):
+        class Colour(self.enum.Enum):
             RED = 1
 
         for number in range(1, 4):

@@ -221,9 +221,11 @@ class TaskFaults(MasterCase):
         with support.Process(code) as script:
             self.assertEqual(script.wait(), 0, script.output()[-1000:])
             self.assertIn("[(0, 0), (1, 2), (2, 4), (3, 6)]", script.output())
-            shown = script.output().count("x" * 1000 + "\n")
+            shown = script.output().count("x") / 1000.0
             dropped = sum(int(lines) for lines in re.findall(r"(\d+) lines dropped", script.output()))
-            self.assertEqual((8000, True), (shown + dropped, dropped > 0))
+            self.assertGreater(dropped, 0)
+            # A line of which a part was shown, or left out by itself, is counted there too.
+            self.assertAlmostEqual(8000, shown + dropped, delta=10)
 
     PRINTS = (
         "import os, sys\n"
@@ -626,7 +628,8 @@ class MasterFaults(unittest.TestCase):
                 support.worker_processes(node.pid, 1)  # its own port is open then
                 pids = [os.getpid(), node.pid] + [pid for pid, _ in support.descendants()]
                 addresses = _listening(pids)
-            self.assertGreaterEqual(len(addresses), 3)  # the master's port, one for each agent's worker processes
+            # The master's port; on 2.7 one for each agent's worker processes, which have a pair of sockets elsewhere.
+            self.assertEqual(3 if sys.version_info[0] == 2 else 1, len(addresses))
             self.assertEqual(set(addresses), set(["0100007F"]))
 
 

@@ -324,6 +324,7 @@ class Stuck(unittest.TestCase):
             self.assertEqual(1, future.result())
 
 
+@faces
 class Workers(unittest.TestCase):
     def test_max_tasks_per_child(self):
         # [test_max_tasks_per_child]

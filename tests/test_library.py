@@ -55,6 +55,7 @@ class LibraryTest(unittest.TestCase):
         self.write("secret.txt", "secret")
         sources.loaded.current()  # a job is given: what a former test had in its folder is gone
         self.library = Library(lambda function, message: function(message))
+        self.library.start()
         self.addCleanup(self.library.close)
 
     def write(self, name, text):
@@ -207,9 +208,10 @@ class LibraryTest(unittest.TestCase):
         self.addCleanup(setattr, library, "CLOSE_SECONDS", library.CLOSE_SECONDS)
         library.CLOSE_SECONDS = 30.0
         before = set(threading.enumerate())
-        self.ask("nonsense", "n")
+        other = Library(None)
+        other.start()
         answering, = set(threading.enumerate()) - before
-        self.library.close()
+        other.close()
         self.assertFalse(answering.is_alive())
 
 

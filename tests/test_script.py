@@ -246,7 +246,7 @@ class Programs(unittest.TestCase):
         self.folder = support.directory_for(self)
 
     def output(self, command, cwd=None):
-        environment = dict(os.environ, PYTHONPATH=support.ROOT)
+        environment = dict(os.environ, PYTHONPATH=support.ROOT, PWD=cwd or self.folder)  # as a shell's
         process = subprocess.Popen(
             [sys.executable] + command, cwd=cwd or self.folder, env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, stdin=subprocess.PIPE,
