@@ -414,7 +414,12 @@ def _start_for_later(name):
     # type: (str) -> object
     """A thread that waits for what it shall do; what is returned tells it."""
     told = Mailbox()
-    _start_thread(lambda: told.get()(), name)  # type: ignore[operator]
+
+    def work():
+        # type: () -> None
+        told.get()()
+
+    _start_thread(work, name)
     return told.put
 
 

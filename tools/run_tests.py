@@ -318,7 +318,7 @@ def main():
     parser.add_argument("--this", action="store_true", help="the running interpreter only")
     parser.add_argument("--all", action="store_true", help="all tests under every version")
     parser.add_argument("--jobs", type=int, default=JOBS, help="interpreters at a time (default: %(default)s)")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for one interpreter (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for an interpreter (default: %(default)s)")
     parser.add_argument("--logs", default=os.path.join(ROOT, "build", "logs"), help="folder of the full outputs")
     parser.add_argument("--list", action="store_true", help="show the interpreters and stop")
     arguments = parser.parse_args()
