@@ -167,6 +167,8 @@ class Worker(object):
         # type: () -> None
         while True:
             self._watched.wait()
+            if self._is_leaving:
+                return
             time.sleep(WATCH_SECONDS)
             self._watched.clear()  # before the look: an attempt that is begun behind it sets it again
             attempt = self._attempt
@@ -217,6 +219,7 @@ class Worker(object):
                 self._run(message)
             elif isinstance(message, protocol.Farewell):
                 self._is_leaving = True
+                self._watched.set()
                 return
             elif isinstance(message, protocol.DefineJob):
                 self._finder.new_job()
@@ -404,23 +407,23 @@ def _flush_streams():
 
 
 def _start_thread(function, name):
-    # type: (object, str) -> None
+    # type: (object, str) -> threading.Thread
     thread = threading.Thread(target=function, name=name)  # type: ignore[arg-type]
     thread.daemon = True
     thread.start()
+    return thread
 
 
 def _start_for_later(name):
-    # type: (str) -> object
-    """A thread that waits for what it shall do; what is returned tells it."""
+    # type: (str) -> tuple
+    """(what tells a thread what it shall do, the thread, which waits for that)."""
     told = Mailbox()
 
     def work():
         # type: () -> None
         told.get()()
 
-    _start_thread(work, name)
-    return told.put
+    return told.put, _start_thread(work, name)
 
 
 def _block_size(seconds):
@@ -562,12 +565,15 @@ def main():
     sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc,assignment]
     boot.take_paths(told["path"])
     # Before the node hears of this process: one that can have no threads is a start that failed, and costs no task.
-    read, watch = [_start_for_later("minimalcluster-" + name) for name in ("reader", "watch")]
+    read, _ = _start_for_later("minimalcluster-reader")
+    watch, watching = _start_for_later("minimalcluster-watch")
     connection, handshake = _connect(told)
     worker = Worker(connection, handshake.channel)
     for message in handshake.channel.feed(handshake.leftover()):
         worker._inbox.put(message)
-    read(worker.read)  # type: ignore[operator]
-    watch(worker._watch)  # type: ignore[operator]
+    read(worker.read)
+    watch(worker._watch)
     worker.serve()
+    if worker._is_leaving:
+        watching.join(WATCH_SECONDS * 5)  # 2.7 shows a traceback for a thread that ends with the interpreter
     worker.let_go()

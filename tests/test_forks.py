@@ -16,7 +16,8 @@ SECONDS = 60.0
 
 #: Ends forked processes in all ways there are; what they would take with them is needed behind that.
 SCRIPT = """
-import atexit, gc, os, sys, threading
+import atexit, gc, os, sys, threading, warnings
+warnings.simplefilter("ignore")  # 3.12 says of each fork that there are threads
 from minimalcluster import MasterNode
 
 def ended(leave):

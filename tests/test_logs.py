@@ -168,8 +168,8 @@ class TheEnd(unittest.TestCase):
     @unittest.skipIf(not hasattr(os, "fork"), "there is no fork here")
     def test_a_fork_has_its_own_lines_and_not_its_parents(self):
         output = self.run_program(
-            "import logging, os; from minimalcluster import logs; logging.basicConfig(level='INFO')\n"
-            "logs.log.info('of the parent'); pid = os.fork()\n"
+            "import logging, os, warnings; from minimalcluster import logs; logging.basicConfig(level='INFO')\n"
+            "warnings.simplefilter('ignore'); logs.log.info('of the parent'); pid = os.fork()\n"
             "if pid: os.waitpid(pid, 0)\n"
             "else: logs.log.info('of the child'); logs.log.flush(); os._exit(0)"
         )

@@ -26,8 +26,8 @@ BUILDERS = [
 ]
 #: May be imported where it is installed, never needed (the extras of pyproject.toml).
 OPTIONAL = {"cloudpickle", "joblib", "distributed", "dask", "ray"}
-#: The standard library's names for queue and pickle there.
-ONLY_ON_2 = {"Queue", "cPickle"}
+#: The standard library's names for queue and pickle there, and what finds modules.
+ONLY_ON_2 = {"Queue", "cPickle", "imp"}
 
 
 def text_of(*names):
