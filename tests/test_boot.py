@@ -43,6 +43,10 @@ MASTER = textwrap.dedent("""\
     """) % support.ROOT
 
 
+#: Not that of a virtual environment with an editable install: its .pth file imports standard modules before any code of ours.
+_PLAIN = getattr(sys, "_base_executable", sys.executable)
+
+
 def output_of(command, **named):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **named)
     return process.communicate()[0].decode("utf-8", "replace")
@@ -111,12 +115,12 @@ class Places(unittest.TestCase):
             with open(os.path.join(self.folder, name + ".py"), "w") as file:
                 file.write("raise SystemError('the user has this module')\n")
 
-    def run_script(self, before="pass", returned="abs(-x)", **named):
+    def run_script(self, before="pass", returned="abs(-x)", python=sys.executable, **named):
         path = os.path.join(tempfile.mkdtemp(), "script.py")
         self.addCleanup(shutil.rmtree, os.path.dirname(path))
         with open(path, "w") as file:
             file.write(MASTER % (before, returned))
-        return output_of([sys.executable, path], **named).strip()
+        return output_of([python, path], **named).strip()
 
     def test_standard_names_in_the_current_folder(self):
         self.assertEqual("1", self.run_script(cwd=self.folder))
@@ -128,13 +132,14 @@ class Places(unittest.TestCase):
         self.assertEqual("1", output_of([sys.executable, "-c", code], cwd="/").strip())
 
     def test_standard_names_in_a_folder_that_the_environment_names_by_then(self):
-        self.assertEqual("1", self.run_script("os.environ['PYTHONPATH'] = %r" % self.folder))
+        self.assertEqual("1", self.run_script("os.environ['PYTHONPATH'] = %r" % self.folder, python=_PLAIN))
 
     def test_another_package_of_our_name(self):
         os.mkdir(os.path.join(self.folder, "minimalcluster"))
         with open(os.path.join(self.folder, "minimalcluster", "__init__.py"), "w") as file:
             file.write("raise SystemError('an older one')\n")
-        self.assertEqual("1", self.run_script("os.environ['PYTHONPATH'] = %r" % self.folder, cwd=self.folder))
+        before = "os.environ['PYTHONPATH'] = %r" % self.folder
+        self.assertEqual("1", self.run_script(before, python=_PLAIN, cwd=self.folder))
 
     def test_afterwards_the_path_is_what_the_program_has(self):
         returned = "sys.path, os.getcwd()"
