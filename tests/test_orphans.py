@@ -195,6 +195,9 @@ class HelpersTest(unittest.TestCase):
                 master.start_master_server(if_join_as_worker=False)
                 master._cluster.join_local(1)
                 first = self.run_and_look(master, looks, "f")
+                here = master.environment.helper  # load_envir() runs the source in this process, too
+                self.addCleanup(here.wait)
+                self.addCleanup(here.kill)
                 self.assertEqual(first, self.run_and_look(master, looks, "f"))
                 worker, left, _ = self.run_and_look(master, looks, "g")
                 support.wait_until(lambda: left not in support.living(), what="the end of what a task has left")
