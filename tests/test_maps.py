@@ -370,12 +370,12 @@ class OnError(Running):
             gate, names = os.path.join(folder, "gate"), [os.path.join(folder, str(number)) for number in range(3)]
             gates = [folder, gate, folder]  # the second waits for ever
             for on_error, given in ((None, {2: names[2]}), ("finish", {0: names[0], 2: names[2]})):
-                results = self.executor.options(deadline=2.0, on_error=on_error).map(touch_and_wait, names, gates, chunksize=1)
+                results = self.executor.options(deadline=5.0, on_error=on_error).map(touch_and_wait, names, gates, chunksize=1)
                 self.assertEqual(names[0], next(results))
                 with self.assertRaises(DeadlineExceededError) as caught:
                     next(results)
                 self.assertEqual((given, {}), (caught.exception.results, caught.exception.errors))
-                self.assertIn("the deadline of 2 s has passed", str(caught.exception))
+                self.assertIn("the deadline of 5 s has passed", str(caught.exception))
                 self.assertIsInstance(caught.exception, FutureTimeoutError)
                 self.assertRaises(StopIteration, next, results)
             self.assertEqual([4], list(self.executor.options(deadline=600).map(abs, [-4])))

@@ -577,7 +577,7 @@ class Options(Running):
             names = [os.path.join(folder, str(number)) for number in range(3)]
             given = list(zip(names, [folder, os.path.join(folder, "gate"), folder]))  # the second waits for ever
             done = {0: names[0], 2: names[2]}
-            brief = self.pool.options(deadline=2.0)
+            brief = self.pool.options(deadline=5.0)
             for call in (brief.starmap, lambda *arguments: brief.starmap_async(*arguments).get(SECONDS)):
                 with self.assertRaises(DeadlineExceededError) as caught:
                     call(touch_and_wait, given, 1)
