@@ -399,9 +399,8 @@ class Master(object):
         job = self.live_job(effect.job)
         if job.journal is not None:
             job.journal.done(effect.first, effect.count, effect.payload)
-        sizes = [len(buffer) for buffer in effect.payload]
-        # A node that was away may bring more: what it had been granted was cut meanwhile, and only the front is taken.
-        if sizes[:1] != [1] or len(sizes) != 2 or sizes[1] < sum(job.sizes(effect.first, effect.count)):
+        # Of what the node brought: more than is wanted, where what it had been granted was cut while it was away.
+        if [len(buffer) for buffer in effect.payload] != [1, sum(job.sizes(effect.first, self.acting.count))]:
             self.world.fail("the results of %r have other sizes than they had" % (effect[:4],))
         data = effect.payload[1].tobytes()[: 8 * effect.count]
         values = struct.unpack(">%dq" % (len(data) // 8), data)[effect.skip : effect.count]
