@@ -119,6 +119,7 @@ class Node(object):
         self._children = {}  # type: dict # slot -> _Child
         self._started = 0  # worker processes so far
         self._guardian = None  # type: subprocess.Popen | None
+        self._brief = []  # type: list # threads that end by themselves soon, and hold up no step of the loop
         self._look_at = None  # type: float | None
         self._look_slots = set()  # type: set # whose jobs are over
         self._key = protocol.generate_key(os.urandom(32))
@@ -164,7 +165,7 @@ class Node(object):
             known = [child.process.pid for child in self._children.values()]
             self._look_at, self._look_slots = None, set()
             try:
-                _thread("look", self._look, children, known)
+                self._start_brief("look", self._look, children, known)
             except threading.ThreadError:  # what is left behind has taken all that this user may have
                 self._look(children, known)
 
@@ -244,9 +245,13 @@ class Node(object):
             self._guardian = guardian = orphans.start_guardian(self.id)
             if guardian is not None:
                 try:
-                    _thread("guardian", self._wait_for_guardian, guardian)
+                    self._start_brief("guardian", self._wait_for_guardian, guardian)
                 except threading.ThreadError:
                     self._wait_for_guardian(guardian)  # it forks and ends
+
+    def _start_brief(self, name, function, *arguments):
+        # type: (str, object, *object) -> None
+        self._brief = [each for each in self._brief if each.is_alive()] + [_thread(name, function, *arguments)]
 
     def _wait_for_guardian(self, guardian):
         # type: (subprocess.Popen) -> None
@@ -413,14 +418,17 @@ class Node(object):
         # type: () -> None
         if self._end is not None and not self._children:
             self._files.close()
-            self._dismiss_guardian()
+            self.dismiss()
             self._finished(self._end.reason, self._end.refused)  # type: ignore[operator]
             self._finished = lambda reason, refused: None
 
-    def _dismiss_guardian(self):
+    def dismiss(self):
         # type: () -> None
+        """The guardian and the brief threads, when all worker processes are gone."""
         if self._guardian is not None:
             self._guardian.stdin.close()  # type: ignore[union-attr]
+        for thread in self._brief:
+            thread.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
 
     # -- what tasks print -------------------------------------------------------------------------
 
@@ -597,7 +605,7 @@ class _Member(object):
         for child in children:
             if child.waiter is not None:
                 child.waiter.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
-        self._node._dismiss_guardian()
+        self._node.dismiss()
 
     # -- as participant of the loop ---------------------------------------------------------------
 

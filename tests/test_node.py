@@ -156,6 +156,20 @@ class ShortageTest(unittest.TestCase):
         loop.cycle()
         self.assertIsNone(worker._guardian)
 
+    def test_no_thread_of_a_node_outlives_it(self):
+        """2.7 shows a traceback for a thread that ends with the interpreter."""
+        loop = transport.Loop()
+        self.addCleanup(loop.close)
+        worker = node.Node(loop, 1, None, None, None)
+        waited_for = threading.Event()
+        worker._start_brief("look", waited_for.wait)
+        thread = worker._brief[0]
+        real = thread.join
+        thread.join = lambda seconds: (waited_for.set(), real(seconds))
+        self.addCleanup(waited_for.set)
+        worker.dismiss()
+        self.assertFalse(thread.is_alive())
+
 
 class ChannelTest(unittest.TestCase):
     """How a node and its worker processes are connected: by an inherited pair of sockets, or by loopback where there is none."""
