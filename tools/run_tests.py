@@ -174,9 +174,9 @@ def environment(run_id):
 
 def command(interpreter, names):
     flags = ["-X", "faulthandler"] if interpreter.key >= (3,) else []  # -X: worker processes do not inherit it
-    if names:
-        return [interpreter.path, *flags, "-m", "unittest", "-v", *names]
-    return [interpreter.path, *flags, "-m", "unittest", "discover", "-v", "-s", "tests", "-t", "."]
+    slowest = ["--durations", "100"] if interpreter.key >= (3, 12) else []
+    selected = names or ["discover", "-s", "tests", "-t", "."]
+    return [interpreter.path, *flags, "-m", "unittest", *selected[:1], "-v", *slowest, *selected[1:]]
 
 
 def end_with_stacks(process):
