@@ -174,9 +174,9 @@ def environment(run_id):
 
 def command(interpreter, names):
     flags = ["-X", "faulthandler"] if interpreter.key >= (3,) else []  # -X: worker processes do not inherit it
-    slowest = ["--durations", "100"] if interpreter.key >= (3, 12) else []
-    selected = names or ["discover", "-s", "tests", "-t", "."]
-    return [interpreter.path, *flags, "-m", "unittest", *selected[:1], "-v", *slowest, *selected[1:]]
+    options = ["-v", "--durations", "100"] if interpreter.key >= (3, 12) else ["-v"]
+    tests = [*options, *names] if names else ["discover", *options, "-s", "tests", "-t", "."]
+    return [interpreter.path, *flags, "-m", "unittest", *tests]
 
 
 def end_with_stacks(process):
