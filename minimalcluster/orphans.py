@@ -32,6 +32,9 @@ GUARDIAN_LOOKS_SECONDS = 0.5
 #: What goes on starting processes is looked for so often; then whoever looks gives up.
 SWEEPS_MAX = 200
 SWEEP_SECONDS = 0.02
+#: How long a process may take to become another program, from when its starter goes on.
+EXEC_LOOKS_MAX, EXEC_LOOK_SECONDS = 200, 0.005
+_KERNEL_OR_ENDING = 0x00200000 | 0x00000004  # PF_KTHREAD, PF_EXITING
 #: Of a process so many are asked for.
 ANCESTORS_MAX = 100
 
@@ -99,14 +102,34 @@ def marked(mark):
     for name in os.listdir(PROC):
         if name.isdigit() and int(name) != os.getpid():
             try:
-                with open("%s/%s/environ" % (PROC, name), "rb") as file:
-                    text = file.read()
+                text = _environment_of(name)
             except (OSError, IOError):
                 continue  # another user's, or it has just ended
             # Zombies have no environment: what is found can be killed.
             if wanted in text and any(entry.startswith(_VARIABLE) and wanted in entry for entry in text.split(b"\0")):
                 found.append(int(name))
     return found
+
+
+def _environment_of(pid):
+    # type: (str) -> bytes
+    """As it was when the process became what it is; if it is just about to, when it has."""
+    for _ in range(EXEC_LOOKS_MAX):
+        with open("%s/%s/environ" % (PROC, pid), "rb") as file:
+            text = file.read()
+        if text or not _is_in_exec(pid):
+            return text
+        time.sleep(EXEC_LOOK_SECONDS)
+    return b""
+
+
+def _is_in_exec(pid):
+    # type: (str) -> bool
+    """Between two programs a process has no environment: ``subprocess.Popen`` has returned, and Linux is still
+    setting up the new one. Then its ``env_end`` is 0 (proc(5), field 51), as for kernel threads and what ends."""
+    with open("%s/%s/stat" % (PROC, pid), "rb") as file:
+        fields = native(file.read()).rpartition(")")[2].split()
+    return len(fields) > 48 and fields[48] == "0" and fields[0] not in "ZX" and not int(fields[6]) & _KERNEL_OR_ENDING
 
 
 def looks_are_cheap():

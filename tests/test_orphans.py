@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import unittest
@@ -253,6 +254,19 @@ class GuardianTest(unittest.TestCase):
 
 
 class MarkTest(unittest.TestCase):
+    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "this system has no /proc to find processes in")
+    def test_a_process_is_found_from_its_first_moment(self):
+        """Linux shows no environment while a process becomes another program, though ``Popen`` has returned."""
+        mark = "test%d.%d." % (os.getpid(), id(self))
+        for _ in range(50):
+            process = subprocess.Popen([sys.executable, "-S", "-c", CODE], env=dict(os.environ, **{orphans.VARIABLE: mark}))
+            try:
+                self.assertEqual([process.pid], orphans.marked(mark))
+            finally:
+                process.kill()
+                process.wait()
+            self.assertEqual([], orphans.marked(mark))
+
     def test_an_outer_mark_is_kept(self):
         """A task can be a master itself: what its nodes start goes with the outer worker process too."""
         outer = orphans.Family(b"outer", 1).variable()[orphans.VARIABLE]
