@@ -3,9 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
-# The faces are for Python 3 alone; every other module runs on 2.7 too and is held to it.
-FACES := $(wildcard $(addprefix minimalcluster/,call_journal.py streams.py turns.py inputs.py futures.py calls.py maps.py results.py executor.py pool.py joblib_backend.py engines.py))
-CORE := $(filter-out $(FACES),$(sort $(wildcard minimalcluster/*.py)))
+# Faces and engines are for Python 3 alone; every other module runs on 2.7 too and is held to it.
+CORE := $(sort $(wildcard minimalcluster/*.py $(addprefix minimalcluster/,$(addsuffix /*.py,wire payload brain node master command))))
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help

@@ -15,7 +15,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from minimalcluster import leases, scheduler as s  # noqa: E402
+from minimalcluster.brain import leases, scheduler as s  # noqa: E402
 
 TRIES = 3
 CYCLES = 200

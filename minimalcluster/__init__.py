@@ -38,15 +38,15 @@ if TYPE_CHECKING:
         VersionMismatch as VersionMismatch,
         WorkerDied as WorkerDied,
     )
-    from .executor import ClusterExecutor as ClusterExecutor
-    from .joblib_backend import register_joblib_backend as register_joblib_backend
-    from .master import MasterNode as MasterNode
-    from .node import WorkerNode as WorkerNode
-    from .pool import Pool as Pool
+    from .faces.executor import ClusterExecutor as ClusterExecutor
+    from .faces.joblib_backend import register_joblib_backend as register_joblib_backend
+    from .faces.pool import Pool as Pool
+    from .master.masternode import MasterNode as MasterNode
+    from .node.node import WorkerNode as WorkerNode
 
 _HOMES = {
-    "MasterNode": "master",
-    "WorkerNode": "node",
+    "MasterNode": "master.masternode",
+    "WorkerNode": "node.node",
     "ArgumentsError": "errors",
     "AuthenticationError": "errors",
     "ClusterError": "errors",
@@ -74,9 +74,9 @@ _HOMES = {
 }
 
 if sys.version_info >= (3, 6):  # the faces
-    _HOMES["ClusterExecutor"] = "executor"
-    _HOMES["Pool"] = "pool"
-    _HOMES["register_joblib_backend"] = "joblib_backend"
+    _HOMES["ClusterExecutor"] = "faces.executor"
+    _HOMES["Pool"] = "faces.pool"
+    _HOMES["register_joblib_backend"] = "faces.joblib_backend"
 
 __all__ = sorted(_HOMES)
 
@@ -87,24 +87,25 @@ def _get(name):
     return getattr(module, name)
 
 
+class _Lazy(type(sys)):  # type: ignore[misc]
+    """A worker process imports this package and needs none of these names: it starts in half the time."""
+
+    def __getattr__(self, name):
+        # type: (str) -> object
+        if name in _HOMES:
+            return _get(name)
+        raise AttributeError("module %r has no attribute %r" % (__name__, name))
+
+    def __dir__(self):
+        # type: () -> list
+        return sorted(list(globals()) + __all__)
+
+
 if sys.version_info >= (3, 6):
-
-    class _Lazy(type(sys)):  # type: ignore[misc]
-        """A worker process imports this package and needs none of these names: it starts in half the time."""
-
-        def __getattr__(self, name):
-            # type: (str) -> object
-            if name in _HOMES:
-                return _get(name)
-            raise AttributeError("module %r has no attribute %r" % (__name__, name))
-
-        def __dir__(self):
-            # type: () -> list
-            return sorted(list(globals()) + __all__)
-
     # A module's own __getattr__ came with 3.7, this with 3.5.
     sys.modules[__name__].__class__ = _Lazy
-
 else:  # py2
-    for _name in _HOMES:
-        globals()[_name] = _get(_name)
+    # An import gives what stands in sys.modules; the module that is running keeps its globals while something has it.
+    _lazy = _Lazy(__name__)
+    _lazy.__dict__.update(globals(), _running=sys.modules[__name__])
+    sys.modules[__name__] = _lazy

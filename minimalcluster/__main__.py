@@ -3,7 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import sys
 
-from .cli import main
+from .command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,9 @@ import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster import agent, checks, cluster, journal, ledger, policy, protocol, scheduler
+from minimalcluster.wire import checks, protocol
+from minimalcluster.brain import agent, ledger, policy, scheduler
+from minimalcluster.master import cluster, journal
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.

@@ -1,7 +1,7 @@
 """Odd but authentic messages: each kind with a field that is not what it should be. For the simulation and test_checks.py."""
 from __future__ import absolute_import, division, print_function
 
-from minimalcluster import protocol
+from minimalcluster.wire import protocol
 
 INFINITY = float("inf")
 _TOO_MANY = 10**9

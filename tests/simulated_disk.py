@@ -1,6 +1,6 @@
 """A disk for the real journal inside the simulation: it fills up, and its machine dies at any byte.
 
-``installed(world)`` puts it under ``minimalcluster.journal``: the reader, the writer, its tags and its
+``installed(world)`` puts it under ``minimalcluster.master.journal``: the reader, the writer, its tags and its
 checks are the real ones; the file, fsync, the user's key and the log are not.
 """
 from __future__ import absolute_import, division, print_function
@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 
-from minimalcluster import journal
+from minimalcluster.master import journal
 
 
 class MasterDied(BaseException):

@@ -3,7 +3,8 @@ from __future__ import absolute_import, division, print_function
 
 import math
 
-from minimalcluster import agent, protocol, scheduler
+from minimalcluster.wire import protocol
+from minimalcluster.brain import agent, scheduler
 
 INTERRUPT_SECONDS = 1.5  # jobs.py
 

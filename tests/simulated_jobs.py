@@ -4,7 +4,8 @@ from __future__ import absolute_import, division, print_function
 import struct
 from random import Random
 
-from minimalcluster import journal, leases  # noqa: F401 # in a type comment
+from minimalcluster.brain import leases  # noqa: F401 # in a type comment
+from minimalcluster.master import journal  # noqa: F401 # in a type comment
 
 #: Seconds of a task that never ends by itself.
 HANG_SECONDS = 1e6

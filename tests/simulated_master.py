@@ -4,7 +4,10 @@ from __future__ import absolute_import, division, print_function
 import struct
 from collections import OrderedDict, deque
 
-from minimalcluster import agent, checks, cluster, errors, protocol, scheduler
+from minimalcluster import errors
+from minimalcluster.wire import checks, protocol
+from minimalcluster.brain import agent, scheduler
+from minimalcluster.master import cluster
 from minimalcluster.compat import native
 from tests.simulated_wire import Timer
 
@@ -240,7 +243,7 @@ class Master(object):
 
     def fetched(self, session, message):
         # type: (Session, protocol.Fetch) -> None
-        """library.py answers from a thread of its own."""
+        """serving.py answers from a thread of its own."""
         if self.alive and session.link.master_open:
             info = {"found": True, "name": message.info["name"]}
             self.send(session, protocol.Fetched(message.request, info, [message.info["name"].encode("ascii")]))

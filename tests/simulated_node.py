@@ -1,15 +1,17 @@
-"""The simulation's node: node.py's part around the real agent, and child.py as a function of virtual time."""
+"""The simulation's node: node.py's part around the real agent, and worker.py as a function of virtual time."""
 from __future__ import absolute_import, division, print_function
 
 from collections import deque
 
-from minimalcluster import agent, checks, errors, protocol
+from minimalcluster import errors
+from minimalcluster.wire import checks, protocol
+from minimalcluster.brain import agent
 from minimalcluster.compat import native
 from tests.simulated_wire import Link, Timer
 
 HANDSHAKE_SECONDS = 5.0  # transport.py
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0  # node.py
-BLOCK_SECONDS, BLOCK_GROWTH, FLUSH_SECONDS = 0.005, 16, 0.02  # child.py
+BLOCK_SECONDS, BLOCK_GROWTH, FLUSH_SECONDS = 0.005, 16, 0.02  # worker.py
 
 class Node(object):
     """node.py's part around one real agent."""
@@ -240,7 +242,7 @@ class Node(object):
 
 
 class Child(object):
-    """child.py as a function of virtual time: one call for each block, or part of one that ends early."""
+    """worker.py as a function of virtual time: one call for each block, or part of one that ends early."""
 
     def __init__(self, node, slot):
         # type: (Node, int) -> None

@@ -3,7 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import deque
 
-from minimalcluster import protocol
+from minimalcluster.wire import protocol
 from minimalcluster.compat import joined
 
 class Pipe(object):

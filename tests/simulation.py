@@ -8,9 +8,9 @@
       |     real protocol.Channel       }  one Link per connection: two Pipes of      |
     Node    real protocol.Channel       }  bytes: delayed, cut, stalled, lost, flipped|
       |     real agent.Agent           /                                             |
-    Child   modelled after child.py: blocks, flush, careful, Released ---------------+
+    Child   modelled after worker.py: blocks, flush, careful, Released ---------------+
 
-Only the shells are modelled, what cluster.py, node.py and child.py do around the brains: in
+Only the shells are modelled, what cluster.py, node.py and worker.py do around the brains: in
 simulated_master.py, simulated_node.py and simulated_wire.py. The journal is real too, on a disk that
 fills up and a master that dies at any byte of it (simulated_disk.py), and so is the rule when an
 outcome is acknowledged (``Cluster._answer``). Each seed draws *which* faults exist at all and their
@@ -37,7 +37,10 @@ import zlib
 from collections import deque, namedtuple
 from random import Random
 
-from minimalcluster import cluster, errors, jobs, journal, protocol, scheduler
+from minimalcluster import errors
+from minimalcluster.wire import protocol
+from minimalcluster.brain import scheduler
+from minimalcluster.master import cluster, jobs, journal
 from tests import odd_messages, simulated_disk
 from tests.simulated_faults import (
     ADOPTED, CONDITIONS, COPIES, HARMLESS, KILLS, LATE_CONDITIONS, LATE_STRIKES, LATEST_STRIKES, LOSSES, STRIKES, Faults,

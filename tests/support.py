@@ -22,7 +22,9 @@ import unittest
 
 from minimalcluster import MasterNode
 
-from minimalcluster import logs, protocol, script, values
+from minimalcluster import logs
+from minimalcluster.wire import protocol
+from minimalcluster.payload import script, values
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Far beyond what anything here takes; only a hanging test ever waits so long.
@@ -433,7 +435,7 @@ def worker_processes(pid, count):
 
     def found():
         # Not the node's guardian, nor what has been forked and not become another program yet (slow on 2.7).
-        workers = set(each for each in descendants(pid) if "minimalcluster.child" in _command(each[0]))
+        workers = set(each for each in descendants(pid) if "minimalcluster.node.worker" in _command(each[0]))
         return workers if len(workers) == count else None
 
     return wait_until(found, what="%d worker processes" % count)

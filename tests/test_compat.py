@@ -118,7 +118,7 @@ class Numbers(unittest.TestCase):
             "frozen = lambda: 5.0\n"
             "if sys.argv[1] == 'before':\n"
             "    time.monotonic = time.perf_counter = time.time = frozen\n"
-            "from minimalcluster import compat, maps\n"
+            "from minimalcluster import compat; from minimalcluster.faces import maps\n"
             "for name, value in list(vars(compat).items()) + list(vars(maps).items()):\n"  # as freezegun does
             "    assert value is not real, name\n"
             "time.monotonic = time.perf_counter = time.time = frozen\n"

@@ -13,19 +13,11 @@ import sys
 import threading
 import unittest
 
-import minimalcluster.addresses
+import minimalcluster.wire.addresses
 from minimalcluster import (
-    ArgumentsError,
-    MasterNode,
-    RemoteError,
-    SourceError,
-    TargetError,
-    TaskError,
-    UsageError,
-    WorkerDied,
-    WorkerNode,
-    protocol,
+    ArgumentsError, MasterNode, RemoteError, SourceError, TargetError, TaskError, UsageError, WorkerDied, WorkerNode,
 )
+from minimalcluster.wire import protocol
 from tests import support
 from tests.support import MasterCase, mistake
 
@@ -207,7 +199,7 @@ class TaskFaults(MasterCase):
     def test_row_13_task_prints_without_end(self):
         """8 MB in a moment: the task is not held up, the master prints a bounded part, and says what it leaves out."""
         code = (
-            "from minimalcluster import MasterNode, printed\n"
+            "from minimalcluster import MasterNode; from minimalcluster.node import output as printed\n"
             "printed.AT_ONCE_MAX = 1 << 18\n"
             "master = MasterNode(PORT=0)\n"
             "master.start_master_server()\n"
@@ -476,7 +468,7 @@ class NodeFaults(unittest.TestCase):
         try:
             error = mistake(MasterNode("no.such.host.invalid", 0).start_master_server)
             self.assertIn("no.such.host.invalid", str(error))
-            error = mistake(minimalcluster.addresses.resolve, "no.such.host.invalid", 8888)
+            error = mistake(minimalcluster.wire.addresses.resolve, "no.such.host.invalid", 8888)
             self.assertIn("no.such.host.invalid", str(error))
         finally:
             socket.getaddrinfo = before

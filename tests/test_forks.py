@@ -5,7 +5,8 @@ import os
 import sys
 import unittest
 
-from minimalcluster import JournalError, MasterNode, StateError, journal
+from minimalcluster import JournalError, MasterNode, StateError
+from minimalcluster.master import journal
 from tests import support
 
 PYTHON_3 = sys.version_info >= (3, 6)

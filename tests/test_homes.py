@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unittest
 
-from minimalcluster import boot
+from minimalcluster.node import boot
 from tests import support
 
 PROGRAM = """

@@ -3,132 +3,109 @@ from __future__ import absolute_import, division, print_function
 
 import ast
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import unittest
+import zlib
 
-from minimalcluster.agent import Agent
-from minimalcluster.scheduler import Scheduler
+from minimalcluster.brain.agent import Agent
+from minimalcluster.brain.scheduler import Scheduler
 from tests import support
 
 PACKAGE = os.path.join(support.ROOT, "minimalcluster")
 TESTS = os.path.join(support.ROOT, "tests")
 
-#: Who may import whom inside the package; errors and compat are for all. A new module is written down here first.
-ALLOWED = {
-    "__init__": "",
-    "__main__": "cli",
-    "errors": "",
-    "cgroups": "",
-    "compat": "cgroups",
-    "logs": "",
-    "disk": "logs",
-    "protocol": "",
-    "checks": "protocol",
-    "leases": "",
-    "policy": "leases",
-    "status": "leases",
-    "stories": "",
-    "ledger": "leases policy",
-    "scheduler": "protocol leases ledger policy status stories",
-    "agent": "protocol stories",
-    "environment": "",
-    "values": "",
-    "functions": "environment values by_value script",
-    "journal": "logs values protocol",
-    "script": "imports",
-    "by_value": "imports script",
-    "terminable": "",
-    "contents": "by_value functions script shares sources values",
-    "jobs": "contents values leases journal progress status terminable",
-    "progress": "logs",
-    "addresses": "",
-    "transport": "addresses logs protocol",
-    "scratch": "",
-    "shares": "scratch",
-    "imports": "",
-    "sources": "environment imports",
-    "library": "logs protocol shares imports sources values script",
-    "child": "checks boot orphans protocol functions environment values shares imports script",
-    "boot": "",
-    "orphans": "boot logs",
-    "printed": "",
-    "printer": "logs",
-    "node": "checks addresses boot logs printed protocol agent transport shares orphans",
-    "cluster": "checks boot logs printer disk protocol scheduler agent transport node library shares sources journal values status functions",
-    "master": "addresses protocol scheduler cluster contents environment functions values jobs progress status script",
-    "demo": "master progress",
-    # Faces: on what is below, never on one another (a pool is an executor with other manners).
-    "futures": "jobs",
-    "call_journal": "contents journal values jobs",
-    "streams": "logs call_journal values jobs",
-    "turns": "jobs logs",
-    "inputs": "functions shares values",
-    "calls": "call_journal streams turns futures cluster leases functions sources jobs shares status values",
-    "maps": "inputs turns calls contents jobs values",
-    "results": "futures calls maps jobs status terminable",
-    "executor": "addresses futures calls maps results master cluster protocol functions jobs status script",
-    "pool": "logs futures calls maps results executor master cluster scheduler protocol functions values jobs status",
-    "engines": "logs functions calls cluster scheduler protocol agent node child values jobs shares imports",
-    "joblib_backend": "futures streams calls executor master cluster scheduler functions values jobs shares by_value",
-    "cli": "",  # and anything inside of a function: see test_the_command_line_imports_lazily
-}
-FOR_ALL = {"errors", "compat"}
-PURE = ("protocol", "checks", "leases", "policy", "ledger", "status", "stories", "scheduler", "agent")
+#: The folders are the floors. What is in a folder may import what is in the same folder or in one before it; the files
+#: beside them (errors, compat and what these need) are for all.
+FLOORS = ["wire", "payload", "brain", "node", "master", "faces", "engines", "command"]
+#: Of the floors below it, a folder may know these only; what is not listed may know all.
+KNOWS = {"wire": [], "payload": [], "brain": ["wire"], "node": ["wire", "payload", "brain"]}
+#: The brains know the words, not how they are proved, framed and carried.
+BRAIN_KNOWS = {"wire.protocol"}
+FOR_ALL = {"errors", "compat", "cgroups", "logs"}
+PURE = ("wire.protocol", "wire.checks", "brain")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
-PICKLERS = ("compat", "by_value", "script", "values", "functions", "shares", "journal")
+PICKLERS = ("compat", "payload.by_value", "payload.script", "payload.values", "payload.functions", "payload.shares", "master.journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count", "in_main_thread"}
-#: Faces for Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
-FACES = {
-    "call_journal", "streams", "turns", "inputs", "futures", "calls", "maps", "results", "executor", "pool", "joblib_backend",
-    "engines",
-}  # fmt: skip
+#: For Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
+PYTHON_3_FOLDERS = {"faces", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"
 CLOCKS = {"time", "monotonic", "perf_counter"}
 FUNCTION_LINES_MAX = 70
+#: Of the sources that a node loads, comments included, compressed.
+NODE_BYTES_MAX = 100000
+
+
+def every_module():
+    """The dotted name of each module of the package, as ``brain.agent``; a folder's own is ``brain``."""
+    names = []
+    for folder, _, files in os.walk(PACKAGE):
+        parts = os.path.relpath(folder, PACKAGE).split(os.sep)
+        for name in files:
+            if name.endswith(".py"):
+                names.append(".".join([part for part in parts if part != "."] + [name[:-3]]).replace(".__init__", ""))
+    return sorted(names)
 
 
 def modules():
-    """Name of each module of the package; on 2.7 without those it cannot parse."""
-    names = sorted(name[:-3] for name in os.listdir(PACKAGE) if name.endswith(".py"))
-    return [name for name in names if name not in FACES] if sys.version_info[0] == 2 else names
+    """On 2.7 without those it cannot parse."""
+    return [name for name in every_module() if sys.version_info[0] > 2 or folder_of(name) not in PYTHON_3_FOLDERS]
+
+
+def folder_of(name):
+    """The floor of a module; "" for what lies beside the folders."""
+    first = name.split(".")[0]
+    return first if first in FLOORS else ""
+
+
+def path_of(name):
+    path = os.path.join(PACKAGE, *name.split("."))
+    return os.path.join(path, "__init__.py") if os.path.isdir(path) else path + ".py"
 
 
 def text_of(name):
-    with io.open(os.path.join(PACKAGE, name + ".py"), encoding="utf-8") as file:
+    with io.open(path_of(name), encoding="utf-8") as file:
         return file.read()
 
 
 def parsed(name):
-    with open(os.path.join(PACKAGE, name + ".py"), "rb") as file:
-        return ast.parse(file.read(), name + ".py")
+    if name not in _parsed:
+        with open(path_of(name), "rb") as file:
+            _parsed[name] = ast.parse(file.read(), path_of(name))
+    return _parsed[name]
 
 
-def imports(tree):
-    """(module, name or None) of each import below a node; relative ones begin with a dot."""
+_parsed = {}
+
+
+def is_pure(name):
+    return name in PURE or folder_of(name) in PURE
+
+
+def imports(name, tree):
+    """(module, name or None) of each import below a node; of this package as ``minimalcluster.brain.agent``."""
+    folder = ["minimalcluster"] + ([folder_of(name)] if folder_of(name) else [])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, None
         elif isinstance(node, ast.ImportFrom):
+            base = ".".join(folder[: len(folder) + 1 - node.level]) if node.level else ""
             for alias in node.names:
-                yield "." * node.level + (node.module or ""), alias.name
+                yield ".".join(part for part in (base, node.module) if part), alias.name
 
 
-def siblings(tree):
+def ours(name, tree):
     """The modules of this package that are imported below a node."""
     found = set()
-    for module, name in imports(tree):
-        if module == ".":
-            found.add(name)
-        elif module.startswith("."):
-            found.add(module[1:])
-        elif module.split(".")[0] == "minimalcluster":
-            found.add(module.split(".")[1] if "." in module else name)
+    for module, imported in imports(name, tree):
+        if module.split(".")[0] == "minimalcluster":
+            found.update(part.partition(".")[2] for part in (module, "%s.%s" % (module, imported)))
     return found.intersection(modules())
 
 
@@ -141,36 +118,60 @@ def lines_of(function):
     return max(getattr(node, "lineno", 0) for node in ast.walk(function)) - function.lineno + 1
 
 
+def tests_of(name):
+    parts = name.split(".")
+    return os.path.join(TESTS, *(parts[:-1] + ["test_%s.py" % parts[-1]]))
+
+
 class Imports(unittest.TestCase):
+    def test_every_folder_is_a_floor(self):
+        folders = [name for name in os.listdir(PACKAGE) if os.path.exists(os.path.join(PACKAGE, name, "__init__.py"))]
+        self.assertEqual(sorted(FLOORS), sorted(folders))
+
     def test_they_point_downward_only(self):
         for name in modules():
-            self.assertIn(name, ALLOWED, "%s.py: say in ALLOWED what it may import" % name)
             tree = parsed(name)
-            if name == "__init__":  # what only type checkers read is loaded on demand
-                tree = ast.Module(body=[node for node in tree.body if "TYPE_CHECKING" not in ast.dump(node)])
-            if name == "cli":
-                tree = ast.Module(body=[node for node in tree.body if not isinstance(node, ast.FunctionDef)])
-            forbidden = siblings(tree) - set(ALLOWED[name].split()) - FOR_ALL
-            self.assertFalse(forbidden, "%s.py must not import %s" % (name, ", ".join(sorted(forbidden))))
+            if name in ("__init__", "__main__"):
+                continue  # above all floors; what they import is loaded on demand
+            for imported in ours(name, tree) - FOR_ALL:
+                floor, below = folder_of(name), folder_of(imported)
+                self.assertTrue(floor, "%s is for all and must not import %s" % (name, imported))
+                if imported != below:  # the folder's own module says nothing
+                    allowed = KNOWS.get(floor, FLOORS[: FLOORS.index(floor)]) + [floor]
+                    self.assertIn(below, allowed, "%s must not import %s" % (name, imported))
+                if floor == "brain" and below == "wire" and imported != "wire":
+                    self.assertIn(imported, BRAIN_KNOWS, "%s must not import %s" % (name, imported))
 
-    def test_what_is_allowed_has_no_circle(self):
-        left = {name: set(allowed.split()) for name, allowed in ALLOWED.items()}
+    def test_there_is_no_circle_in_a_folder(self):
+        left = {name: {each for each in ours(name, parsed(name)) if each.count(".")} - {name} for name in modules()}
+        left.pop("__init__")
         while left:
             free = [name for name in left if not left[name].intersection(left)]
             self.assertTrue(free, "a circle among %s" % sorted(left))
             for name in free:
                 del left[name]
 
+    def test_a_node_loads_nothing_of_the_master_and_above(self):
+        """What a machine that only works must have: ``node`` and the folders below it. Part 8 sends just that."""
+        code = "import json, sys, minimalcluster.node.node, minimalcluster.node.worker; print(json.dumps(sorted(sys.modules)))"
+        output = subprocess.check_output([sys.executable, "-c", code], cwd=support.ROOT)
+        loaded = [name.partition(".")[2] for name in json.loads(output.decode()) if name.startswith("minimalcluster.")]
+        names = [name for name in loaded if os.path.exists(path_of(name))]  # 2.7 keeps names that it did not find, too
+        self.assertIn("node.worker", names)
+        self.assertEqual([], [name for name in names if folder_of(name) in FLOORS[FLOORS.index("node") + 1 :]])
+        packed = zlib.compress("".join(text_of(name) for name in names).encode("utf-8"), 9)
+        self.assertLess(len(packed), NODE_BYTES_MAX)
+
     def test_the_command_line_imports_lazily(self):
         # A machine that cannot import one face can still print the help.
-        top = [node for node in parsed("cli").body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        self.assertEqual(set(), siblings(ast.Module(body=top)) - FOR_ALL)
+        top = [node for node in parsed("command.cli").body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        self.assertEqual(set(), ours("command.cli", ast.Module(body=top)) - FOR_ALL)
 
     def test_of_the_agent_the_cluster_uses_events_only(self):
         # The node's decisions are the node's, also when it lives in the master's process.
         used = {
             node.attr
-            for node in ast.walk(parsed("cluster"))
+            for node in ast.walk(parsed("master.cluster"))
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "agent"
         }
         handled = {event.__name__ for event in Agent(1, {})._handlers}
@@ -178,30 +179,30 @@ class Imports(unittest.TestCase):
         self.assertLessEqual(used, handled)
 
     def test_the_brains_are_pure(self):
-        for name in PURE:
-            for module, imported in imports(parsed(name)):
-                self.assertNotIn(module.split(".")[0], IMPURE_MODULES, "%s.py" % name)
-                if module == ".compat":
-                    self.assertNotIn(imported, IMPURE_OF_COMPAT, "%s.py" % name)
-                    self.assertNotEqual("*", imported, "%s.py" % name)
+        for name in filter(is_pure, modules()):
+            for module, imported in imports(name, parsed(name)):
+                self.assertNotIn(module.split(".")[0], IMPURE_MODULES, name)
+                if module == "minimalcluster.compat":
+                    self.assertNotIn(imported, IMPURE_OF_COMPAT, name)
+                    self.assertNotEqual("*", imported, name)
             opened = [node for node in ast.walk(parsed(name)) if isinstance(node, ast.Name) and node.id == "open"]
-            self.assertFalse(opened, "%s.py opens a file" % name)
+            self.assertFalse(opened, "%s opens a file" % name)
 
     def test_few_modules_open_pickles(self):
         for name in modules():
-            found = set(module for module, _ in imports(parsed(name)))
-            found |= set(imported for module, imported in imports(parsed(name)) if module == ".compat")
+            found = set(module for module, _ in imports(name, parsed(name)))
+            found |= set(imported for module, imported in imports(name, parsed(name)) if module == "minimalcluster.compat")
             picklers = found & {"pickle", "cPickle", "shelve", "marshal", "multiprocessing.connection"}
-            self.assertTrue(not picklers or name in PICKLERS, "%s.py imports %s" % (name, picklers))
+            self.assertTrue(not picklers or name in PICKLERS, "%s imports %s" % (name, picklers))
 
 
 class Source(unittest.TestCase):
     def test_a_core_file_begins_with_the_future(self):
         for name in modules():
-            if name not in FACES:
+            if folder_of(name) not in PYTHON_3_FOLDERS:
                 code = [node for node in parsed(name).body if not isinstance(node, ast.Expr)]
                 lines = text_of(name).splitlines()
-                self.assertEqual(FUTURE, lines[code[0].lineno - 1], "%s.py" % name)
+                self.assertEqual(FUTURE, lines[code[0].lineno - 1], "%s" % name)
 
     def test_python_2_can_parse_it(self):
         python = support.interpreters().get((2, 7))
@@ -209,9 +210,9 @@ class Source(unittest.TestCase):
             self.skipTest("there is no python2.7 on this machine")
         # In a copy: 2.7 would put its .pyc files beside the sources.
         with support.directory() as folder:
-            for name in os.listdir(PACKAGE):
-                if name.endswith(".py") and name[:-3] not in FACES:
-                    shutil.copy(os.path.join(PACKAGE, name), folder)
+            for name in every_module():
+                if folder_of(name) not in PYTHON_3_FOLDERS:
+                    shutil.copy(path_of(name), os.path.join(folder, name + ".py"))
             process = subprocess.Popen(
                 [python, "-m", "compileall", "-q", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
@@ -220,32 +221,32 @@ class Source(unittest.TestCase):
 
     def test_the_library_prints_nothing(self):
         for name in modules():
-            if name not in ("cli", "demo"):
+            if folder_of(name) != "command":
                 called = [node.func for node in ast.walk(parsed(name)) if isinstance(node, ast.Call)]
                 printing = [each.lineno for each in called if isinstance(each, ast.Name) and each.id == "print"]
-                self.assertFalse(printing, "%s.py prints in lines %s" % (name, printing))
+                self.assertFalse(printing, "%s prints in lines %s" % (name, printing))
 
     def test_nobody_asks_a_clock_that_a_program_may_have_frozen(self):
         for name in modules():
             named = [node for node in ast.walk(parsed(name)) if isinstance(node, ast.Attribute) and node.attr in CLOCKS]
             asked = [node.lineno for node in named if isinstance(node.value, ast.Name) and node.value.id == "time"]
-            self.assertTrue(name == "compat" or not asked, "%s.py: compat.monotonic, in lines %s" % (name, asked))
+            self.assertTrue(name == "compat" or not asked, "%s: compat.monotonic, in lines %s" % (name, asked))
 
     def test_no_bare_except(self):
         for name in modules():
             bare = [node.lineno for node in ast.walk(parsed(name)) if isinstance(node, ast.ExceptHandler) and not node.type]
-            self.assertFalse(bare, "%s.py: a bare except in lines %s" % (name, bare))
+            self.assertFalse(bare, "%s: a bare except in lines %s" % (name, bare))
 
     def test_functions_are_short(self):
         for name in modules():
             long = [each.name for each in functions(parsed(name)) if lines_of(each) > FUNCTION_LINES_MAX]
-            self.assertFalse(long, "%s.py: more than %d lines: %s" % (name, FUNCTION_LINES_MAX, ", ".join(long)))
+            self.assertFalse(long, "%s: more than %d lines: %s" % (name, FUNCTION_LINES_MAX, ", ".join(long)))
 
     def test_every_module_has_its_tests(self):
         missing = [
             name
             for name in modules()
-            if not name.startswith("__") and not os.path.exists(os.path.join(TESTS, "test_%s.py" % name))
+            if not name.startswith("__") and name not in FLOORS and not os.path.exists(tests_of(name))
         ]
         self.assertEqual([], missing)
 

@@ -64,7 +64,7 @@ def folder():
 class Imports(unittest.TestCase):
     def test_only_the_standard_library_is_imported(self):
         """No module of the package imports what is neither its own, nor Python's, nor optional."""
-        for path in sorted(glob.glob(os.path.join(PACKAGE, "*.py"))):
+        for path in sources():
             for name in imported(ast.parse(text_of(path))):
                 self.assertTrue(is_standard(name) or name in OPTIONAL, "%s imports %s" % (os.path.basename(path), name))
 
@@ -72,6 +72,11 @@ class Imports(unittest.TestCase):
         tree = ast.parse("import os, numpy.linalg\nfrom . import x\ndef f():\n    from yaml import load\n"
                          "if TYPE_CHECKING:\n    import mypy")  # fmt: skip
         self.assertEqual([name for name in imported(tree) if not is_standard(name)], ["numpy", "yaml"])
+
+
+def sources():
+    """The package's files."""
+    return sorted(glob.glob(os.path.join(PACKAGE, "*.py")) + glob.glob(os.path.join(PACKAGE, "*", "*.py")))
 
 
 def imported(tree):
@@ -151,7 +156,7 @@ class Wheel(unittest.TestCase):
         self.assertIn("Tag: py3-none-any", tags)
         needs = [line for line in metadata if line.startswith("Requires-Dist:") and "extra ==" not in line]
         self.assertEqual(needs, [])
-        modules = {"minimalcluster/" + os.path.basename(path) for path in glob.glob(os.path.join(PACKAGE, "*.py"))}
+        modules = {os.path.relpath(path, support.ROOT).replace(os.sep, "/") for path in sources()}
         self.assertEqual(modules - names, set())
 
     def test_this_pythons_pip_installs_it_and_the_command_runs(self):

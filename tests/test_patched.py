@@ -124,11 +124,11 @@ class FrozenClocks(unittest.TestCase):
         freeze = "import freezegun; freezegun.freeze_time('2020-01-01').start()"
         if sys.platform.startswith("linux"):
             self.assertEqual(FROZEN_OUTPUT, output_of(FROZEN % freeze))
-        self.assertEqual(FROZEN_OUTPUT, output_of(FROZEN % ("import minimalcluster.executor; " + freeze)))
+        self.assertEqual(FROZEN_OUTPUT, output_of(FROZEN % ("import minimalcluster.faces.executor; " + freeze)))
 
     @unittest.skipIf(sys.version_info < (3, 6), "faces are for Python 3")
     def test_row_79_a_clock_that_stands_still(self):
-        stop = "import minimalcluster.executor; time.monotonic = time.time = time.perf_counter = lambda: 5.0"
+        stop = "import minimalcluster.faces.executor; time.monotonic = time.time = time.perf_counter = lambda: 5.0"
         self.assertEqual(FROZEN_OUTPUT, output_of(FROZEN % stop))
 
 

@@ -264,7 +264,7 @@ class TerminalTest(unittest.TestCase):
         workers = support.descendants(script.pid)
         script.ctrl_c()
         self.assertNotEqual(script.wait(), 0)
-        self.assertNotIn("child.py", script.output())
+        self.assertNotIn("worker.py", script.output())
         self.assertNotIn("node.py", script.output())
         self.assertIn("Interrupted", script.output())
         support.wait_for_death(workers)
@@ -277,7 +277,7 @@ class TerminalTest(unittest.TestCase):
         script.ctrl_c()
         script.ctrl_c()
         self.assertNotEqual(script.wait(), 0)
-        self.assertNotIn("child.py", script.output())
+        self.assertNotIn("worker.py", script.output())
         support.wait_for_death(workers)
 
     @unittest.skipUnless(hasattr(os, "register_at_fork"), "before 3.7 SIGTERM ends a script, as ever")

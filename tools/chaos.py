@@ -33,7 +33,8 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from minimalcluster import MasterNode, protocol  # noqa: E402 # the checkout's, not an installed one
+from minimalcluster import MasterNode  # noqa: E402 # the checkout's, not an installed one
+from minimalcluster.wire import protocol  # noqa: E402 # the checkout's, not an installed one
 from tests import support  # noqa: E402
 
 # -- what the suite shows -------------------------------------------------------------------------
@@ -49,23 +50,23 @@ SUITE = {
     7: ("exception with two arguments", _END + ".TaskFaults.test_row_07_exception_that_cannot_be_unpickled"),
     8: ("class of the worker's __main__", _END + ".TaskFaults.test_row_08_class_that_the_master_does_not_have"),
     9: ("bad calls", _END + ".TaskFaults.test_row_09_bad_input_is_refused_at_once"),
-    10: ("over the limit", "test_cluster.SizeTest.test_row_10_result_over_the_limit"),
-    11: ("endless task", "test_master.LimitsTest.test_row_11_a_task_that_takes_too_long_is_ended"),
-    12: ("task leaves children and daemons", "test_orphans"),
+    10: ("over the limit", "master.test_cluster.SizeTest.test_row_10_result_over_the_limit"),
+    11: ("endless task", "master.test_masternode.LimitsTest.test_row_11_a_task_that_takes_too_long_is_ended"),
+    12: ("task leaves children and daemons", "node.test_orphans"),
     13: ("fork in a task", _END + ".TaskFaults.test_row_13_task_forks_and_returns_twice"),
     14: ("kill -9 of a node", _END + ".NodeFaults.test_row_14_agent_killed"),
     18: ("late result", _END + ".NodeFaults.test_row_18_late_result"),
-    21: ("a full tmpfs", "test_journal.FileTest.test_row_21_a_disk_that_is_really_full"),
+    21: ("a full tmpfs", "master.test_journal.FileTest.test_row_21_a_disk_that_is_really_full"),
     23: ("nodes come and go", _END + ".NodeFaults.test_row_23_nodes_come_and_go_during_a_job"),
     24: ("all Pythons at once", _END + ".MixedPythons.test_row_24_every_python_3_in_one_cluster"),
     30: ("proxy: 1 byte at a time", _END + ".NodeFaults.test_row_30_one_byte_at_a_time_and_glued"),
     31: ("proxy: bit flips", _END + ".NodeFaults.test_row_31_bit_flip"),
-    33: ("kill -9 of the master", "test_journal.KilledMasterTest.test_row_33_killed_at_random_moments"),
-    34: ("cut at every byte", "test_journal.FileTest.test_row_34_cut_at_every_byte"),
+    33: ("kill -9 of the master", "master.test_journal.KilledMasterTest.test_row_33_killed_at_random_moments"),
+    34: ("cut at every byte", "master.test_journal.FileTest.test_row_34_cut_at_every_byte"),
     35: ("kill -9 of the script", _END + ".MasterFaults.test_row_35_driver_killed"),
-    36: ("Ctrl-C", "test_master.LimitsTest.test_row_36_ctrl_c_keeps_what_is_done"),
+    36: ("Ctrl-C", "master.test_masternode.LimitsTest.test_row_36_ctrl_c_keeps_what_is_done"),
     37: ("address in use", _END + ".NodeFaults.test_row_37_addresses_that_cannot_be_had"),
-    38: ("results nobody reads", "test_maps.Map.test_row_38_status_of_a_map_whose_results_nobody_reads"),
+    38: ("results nobody reads", "faces.test_maps.Map.test_row_38_status_of_a_map_whose_results_nobody_reads"),
 }
 
 

@@ -3,7 +3,7 @@
     python3 tools/run_tests.py                     all of them
     python3 tools/run_tests.py --only 2.7 --only 3.13
     python3 tools/run_tests.py --this              the running interpreter alone (CI on Windows)
-    python3 tools/run_tests.py tests.test_agent    some tests only
+    python3 tools/run_tests.py tests.brain.test_agent    some tests only
 
 An interpreter needs nothing installed: the tests are plain ``unittest``. Interpreters come from
 pyenv's folder, from PATH, and the running one; of each minor version the newest is taken. One
@@ -125,8 +125,12 @@ def selection(interpreter, everything):
     """Test modules of an in-between version; none means all."""
     if everything or interpreter.minor in FULL:
         return []
-    names = [os.path.splitext(name) for name in sorted(os.listdir(os.path.join(ROOT, "tests")))]
-    return ["tests." + name for name, end in names if end == ".py" and name.startswith("test_") and name not in LONG]
+    modules = []
+    for folder, _, files in sorted(os.walk(os.path.join(ROOT, "tests"))):
+        package = os.path.relpath(folder, ROOT).replace(os.sep, ".")
+        names = [name[:-3] for name in sorted(files) if name.startswith("test_") and name.endswith(".py")]
+        modules += ["%s.%s" % (package, name) for name in names if name not in LONG]
+    return modules
 
 
 def run(interpreter, names, everything, limit_seconds, logs):

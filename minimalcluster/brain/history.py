@@ -1,0 +1,46 @@
+"""What a brain remembers of what happened to it, bounded, for its own errors (DESIGN.md 4)."""
+from __future__ import absolute_import, division, print_function
+
+from collections import deque
+
+from ..compat import raise_from
+from ..errors import InternalError
+
+#: Of what has happened so many lines are told where no key says which.
+LAST_LINES = 30
+
+
+class Storied(object):
+    """Its subclasses keep ``_now``, and put into the words what somebody may ask for by ``story``."""
+
+    _now = 0.0
+
+    def __init__(self, length):
+        # type: (int) -> None
+        self._history = deque(maxlen=length)  # type: deque
+
+    def _tell(self, *words):
+        # type: (object) -> None
+        self._history.append((self._now, words))
+
+    def story(self, key):
+        # type: (object) -> list
+        """What is remembered of an attempt, a node, a job, "slot N" or "link": (time, words), oldest first, bounded."""
+        return [(when, words) for when, words in self._history if key in words]
+
+    def effects_of(self, event, now):
+        # type: (tuple, float) -> list
+        """As ``handle``. Whatever goes wrong there is a broken invariant, told with what has happened before."""
+        try:
+            return self.handle(event, now)  # type: ignore[attr-defined]
+        except InternalError:
+            raise
+        except Exception as error:
+            last = "\n".join("%.3f %r" % line for line in list(self._history)[-LAST_LINES:])
+            text = "%s while it handled %r: %s; before that:\n%s"
+            raise_from(InternalError(text % (type(error).__name__, event, error, last)), error)
+            raise  # never: for type checkers
+
+    def _broken(self, what, key):
+        # type: (str, object) -> None
+        raise InternalError("%s\n%s" % (what, "\n".join("%.3f %r" % line for line in self.story(key))))

@@ -1,0 +1,858 @@
+"""The master's brain: which node runs which tasks. Pure: events and time in, effects out.
+
+::
+
+    JobSubmitted --> [ cursor ........ total )      tasks nobody has had yet
+                         | grant: cut a piece off the front
+                         v
+     queued pieces --> leased pieces --> delivered       piece [lo, hi): lo moves up as results come
+          ^                |
+          +-- lost, died, released --+
+
+Rules:
+
+* A piece is a run of consecutive tasks [lo, hi). Its results are delivered from the front, so ``lo``
+  alone says what has been delivered: whatever arrives below it is a duplicate and is dropped.
+* An attempt is one lease of a piece to one node. Its number is unique across restarts of the
+  master (epoch, then a counter) and is the fencing token: an unknown number changes nothing. Nor
+  does an event of a session that is closed or replaced.
+* A lost attempt's number is remembered until its piece is done: if its node comes back first, its
+  results count. Whoever is first wins; the others are revoked.
+* A task that raises has an outcome. Only a task that was running when its worker process died is
+  suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison. Deaths by a SIGKILL that
+  is not ours (the system was out of memory, perhaps) are counted apart, and the task is reserved a node of its own.
+* At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
+  dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
+* Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
+* The rules are here; the books, and the indexes that spare a pass to go through all of them, are in ledger.py.
+"""
+from __future__ import absolute_import, division, print_function
+
+from collections import namedtuple
+
+from . import policy, status
+from .history import Storied
+from .leases import Job, Lease, Node, Piece, gaps_between, taken_from  # noqa: F401 # some in type comments
+from .ledger import Agenda, Ledger, Ranked  # noqa: F401 # some in type comments
+
+#: A node that was asked for what it has not started has answered by then, or is stuck.
+ANSWER_SECONDS = 0.2
+#: Heartbeats come every 2 s; five in a row must be missed (FAULTS.md 16).
+NODE_LOST_SECONDS = 10.0
+#: How long a node may reconnect after its connection broke before its tasks run elsewhere (FAULTS.md 14, 25).
+RECONNECT_SECONDS = 0.8
+#: How long nodes of a killed master have to come back with what they run; their longest pause is 10 s.
+ADOPT_SECONDS = 12.0
+#: After so long without progress a job says what it waits for; tasks that run are worth a word much later.
+EXPLAIN_FIRST_SECONDS = 2.0
+EXPLAIN_RUNNING_SECONDS = 60.0
+#: And again, for the same reason; of tasks that run, each time twice as long after.
+EXPLAIN_AGAIN_SECONDS = 60.0
+STORY_LENGTH = 2000
+
+EPOCH_SHIFT = 40  # attempts per epoch: 10^12
+
+# -- events: what happened ------------------------------------------------------------------------
+JobSubmitted = namedtuple("JobSubmitted", "job total options")
+JobResumed = namedtuple("JobResumed", "job done attempts")
+JobGrew = namedtuple("JobGrew", "job total closed")
+JobCancelled = namedtuple("JobCancelled", "job")
+JobStopped = namedtuple("JobStopped", "job")
+JobPaused = namedtuple("JobPaused", "job paused")
+TaskCancelled = namedtuple("TaskCancelled", "job task")
+NodeJoined = namedtuple("NodeJoined", "node session slots name held")
+NodeHeard = namedtuple("NodeHeard", "node session")
+NodeStarting = namedtuple("NodeStarting", "node session starting trouble stuck")
+NodeStarting.__new__.__defaults__ = (None,) # stuck: so many seconds it is waited for
+LinkBusy = namedtuple("LinkBusy", "node session sending received")  # for people: what is on its way
+NodeDraining = namedtuple("NodeDraining", "node session")
+NodeDisconnected = namedtuple("NodeDisconnected", "node session")
+NodeLeft = namedtuple("NodeLeft", "node session")
+TasksDone = namedtuple("TasksDone", "node session attempt first count seconds payload")
+TaskFailed = namedtuple("TaskFailed", "node session attempt first seconds info payload")
+AttemptSized = namedtuple("AttemptSized", "node session attempt size")
+AttemptReleased = namedtuple("AttemptReleased", "node session attempt first")
+AttemptDied = namedtuple("AttemptDied", "node session attempt first info")
+AttemptUnfit = namedtuple("AttemptUnfit", "node session attempt first info")
+TimePassed = namedtuple("TimePassed", "")
+
+# -- effects: what to do --------------------------------------------------------------------------
+Define = namedtuple("Define", "node job")
+Grant = namedtuple("Grant", "node job attempt first count careful")
+Revoke = namedtuple("Revoke", "node attempt kill")
+Forget = namedtuple("Forget", "node job")
+Deliver = namedtuple("Deliver", "job first count skip payload")
+DeliverFailure = namedtuple("DeliverFailure", "job first node info payload")
+DeliverPoison = namedtuple("DeliverPoison", "job first deaths")
+Finish = namedtuple("Finish", "job unfit")
+TakenBack = namedtuple("TakenBack", "job first end")
+Disconnect = namedtuple("Disconnect", "node session reason")
+Explain = namedtuple("Explain", "text")
+Idle = namedtuple("Idle", "job")
+
+Death = namedtuple("Death", "node info")
+
+#: Events after which nothing else is to be taken back or copied than before.
+_SIGNS_OF_LIFE = (NodeHeard, LinkBusy, TimePassed)
+
+
+class Scheduler(Storied):
+    """See the module's text. ``epoch`` must grow from one start of the master to the next."""
+
+    def __init__(self, epoch=1):
+        # type: (int) -> None
+        super(Scheduler, self).__init__(STORY_LENGTH)
+        self._next_attempt = epoch << EPOCH_SHIFT
+        self._ledger = Ledger(self._broken)
+        self._jobs, self._nodes, self._attempts = self._ledger.jobs, self._ledger.nodes, self._ledger.attempts
+        self._lost_at, self._queued_again_at = Agenda(_lost_at), Agenda(_queued_again_at)
+        self._explained_at = Agenda(_explained_at)
+        self._stuck = set()  # type: set # nodes on which no worker process can start
+        self._changed = False  # something but signs of life, since tasks were last taken back and copied
+        self._take_back_at = self._copy_at = None  # type: float | None
+        self.duplicates = 0
+        self.requeued = 0
+        self._effects = []  # type: list
+        self._handlers = {
+            JobSubmitted: self._job_submitted,
+            JobResumed: self._job_resumed,
+            JobGrew: self._job_grew,
+            JobCancelled: self._job_cancelled,
+            JobStopped: self._job_stopped,
+            JobPaused: self._job_paused,
+            TaskCancelled: self._task_cancelled,
+            NodeJoined: self._node_joined,
+            TimePassed: self._time_passed,
+        }  # type: dict
+        self._session_handlers = {
+            NodeHeard: self._node_heard,
+            NodeStarting: self._node_starting,
+            LinkBusy: self._link_busy,
+            NodeDraining: self._node_draining,
+            NodeDisconnected: self._node_disconnected,
+            NodeLeft: self._node_left,
+            TasksDone: self._tasks_done,
+            TaskFailed: self._task_failed,
+            AttemptSized: self._attempt_sized,
+            AttemptReleased: self._attempt_released,
+            AttemptDied: self._attempt_died,
+            AttemptUnfit: self._attempt_unfit,
+        }  # type: dict
+
+    # -- the one door -----------------------------------------------------------------------------
+
+    def handle(self, event, now):
+        # type: (tuple, float) -> list
+        """All changes go through here. ``TimePassed`` hands out work: send it once after each batch."""
+        self._effects = []
+        self._now = now
+        self._changed = self._changed or type(event) not in _SIGNS_OF_LIFE
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+        else:
+            node = self._nodes.get(event.node)  # type: ignore[attr-defined]
+            if node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
+                node.heard_at = now
+                self._session_handlers[type(event)](node, event)
+        self._end_finished()
+        return self._effects
+
+    def deadline(self):
+        # type: () -> float | None
+        """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
+        moments = [self._lost_at.first(), self._queued_again_at.first(), self._explained_at.first()]
+        moments += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
+        moments += [self._take_back_at, self._copy_at]
+        due = [moment for moment in moments if moment is not None]  # type: list[float]
+        return min(due) if due else None
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    def _job_submitted(self, event):
+        # type: (JobSubmitted) -> None
+        if event.job in self._jobs:
+            self._broken("job %d is submitted twice" % event.job, event.job)
+        self._explained_at.note(self._ledger.add_job(event.job, event.total, event.options, self._now))
+        self._tell("job", event.job, "submitted", event.total)
+
+    def _job_resumed(self, event):
+        # type: (JobResumed) -> None
+        """A former master's job: done are its delivered spans (first, end), attempts its (attempt, first, end),
+        the newest last: it has what an older one gave back.
+
+        Whoever still runs one of those attempts has a while to come back with it; then it is queued.
+        """
+        job = self._jobs.get(event.job)
+        if job is None:
+            return
+        job.cursor, job.queued = job.total, 0
+        gaps = gaps_between(event.done, job.total)
+        job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
+        careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
+        same, adopted = {}, []  # type: dict, list # (first, end) -> the piece of the newest attempt of just these
+        for attempt, first, end in reversed(event.attempts):
+            found = None if attempt in self._attempts else taken_from(gaps, first, end)
+            if found is not None:  # one before the last gap is a task that raised, and is to be tried again
+                piece = Piece(job, *found)
+                piece.cut = piece.hi < end
+                self._ledger.adopt(piece, attempt, careful)
+                job.awaited[piece] = self._now + ADOPT_SECONDS
+                adopted.append(piece)
+            newest = same.setdefault((first, end), self._attempts.get(attempt))
+            if attempt not in self._attempts and newest is not None and job.options.idempotent:  # they are two copies
+                self._ledger.adopt(newest, attempt, careful)
+        pieces = [Piece(job, lo, hi) for lo, hi in gaps]
+        job.places.fill(sorted(adopted + pieces, key=lambda piece: piece.lo))
+        for piece in reversed(pieces):
+            self._ledger.enqueue(piece)
+        self._queued_again_at.note(job)
+        self._tell("job", job.id, "resumed", job.delivered)
+        self._ledger.touched.add(job)
+
+    def _job_grew(self, event):
+        # type: (JobGrew) -> None
+        job = self._jobs.get(event.job)
+        if job is None or job.stopped:
+            return
+        if job.delivered == job.total:
+            job.moved_at = self._now  # it had nothing to do
+            job.explain_at = min(job.explain_at, self._now)
+        job.queued += event.total - job.total
+        job.total = event.total
+        job.closed = event.closed
+        self._explained_at.note(job)
+        self._ledger.touched.add(job)
+
+    def _job_cancelled(self, event):
+        # type: (JobCancelled) -> None
+        job = self._jobs.get(event.job)
+        if job is not None:
+            self._stop(job, kill=True)
+
+    def _job_stopped(self, event):
+        # type: (JobStopped) -> None
+        """As cancelled, but what runs may end and counts."""
+        job = self._jobs.get(event.job)
+        if job is not None:
+            self._stop(job, kill=False)
+
+    def _job_paused(self, event):
+        # type: (JobPaused) -> None
+        """Too many of its results wait for who reads them, or no more."""
+        job = self._jobs.get(event.job)
+        if job is not None:
+            job.paused = event.paused
+            job.moved_at = self._now
+            self._ledger.touched.add(job)
+
+    def _task_cancelled(self, event):
+        # type: (TaskCancelled) -> None
+        """Nobody wants this task's outcome: what runs it is ended, the rest of its piece runs again."""
+        job, task = self._jobs.get(event.job), event.task
+        piece = None if job is None or job.stopped else self._ledger.having(job, task)
+        if job is None or piece is None:
+            return
+        for lease in piece.leases.values():
+            self._do(Revoke(lease.node.id, lease.attempt, True))
+        self._retire(piece)
+        job.delivered += 1
+        job.failures.pop(task, None)
+        for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
+            if lo < hi:
+                self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
+
+    def _stop(self, job, kill):
+        # type: (Job, bool) -> None
+        """Hand out nothing more; what has not started comes back, what runs ends or is killed."""
+        if not job.stopped:
+            self._tell("job", job.id, "stopped", kill)
+        for _, lease in sorted(job.leases.items()):
+            self._do(Revoke(lease.node.id, lease.attempt, kill))
+            if kill:
+                self._ledger.end(lease)
+        self._ledger.stop(job)
+
+    def _end_finished(self):
+        # type: () -> None
+        """Of the jobs that something happened to, those that are done are at their end."""
+        for job in self._ledger.settle() if self._ledger.touched else ():
+            for node_id in sorted(job.nodes):  # a set's order differs from run to run
+                if self._nodes[node_id].connected:
+                    self._do(Forget(node_id, job.id))
+            self._ledger.remove_job(job)
+            self._explained_at.drop(job)
+            self._queued_again_at.drop(job)
+            self._tell("job", job.id, "finished", job.delivered)
+            self._do(Finish(job.id, job.hopeless))
+
+    # -- nodes ------------------------------------------------------------------------------------
+
+    def _node_joined(self, event):
+        # type: (NodeJoined) -> None
+        node = self._nodes.get(event.node)
+        if node is None:
+            node = self._ledger.add_node(event.node, event.session, event.slots, event.name, self._now)
+        elif event.session < node.session:  # it was held up on the way
+            self._do(Disconnect(node.id, event.session, "older than another connection of the same node"))
+            return
+        else:
+            if node.connected:
+                self._do(Disconnect(node.id, node.session, "replaced by a newer connection of the same node"))
+            self._ledger.forget_session(node)
+            node.session, node.slots, node.name = event.session, event.slots, event.name
+            node.heard_at, node.gone_at = self._now, None
+            node.connected, node.draining = True, False
+            node.starting, node.trouble, node.sending, node.received = 0, "", (), 0
+            node.stuck_until = None
+            self._stuck.discard(node)
+        self._tell("node", node.id, "joined", event.session)
+        self._connection_changed(node)
+        self._reconcile(node, event.held)
+
+    def _connection_changed(self, node):
+        # type: (Node) -> None
+        self._ledger.file(node)
+        self._ledger.count_slots()
+        self._lost_at.note(node)
+
+    def _reconcile(self, node, held):
+        # type: (Node, list | set) -> None
+        """After a (re)connection: leases on both sides agree again."""
+        held = set(held)
+        for attempt in list(node.leases):
+            if attempt not in held:
+                self._lose(node.leases[attempt])
+        for attempt in sorted(held):
+            piece = self._attempts.get(attempt)
+            if piece is None or piece.is_of_another(attempt, node):
+                self._do(Revoke(node.id, attempt, True))
+                continue
+            if attempt not in node.leases:
+                if piece.queued:
+                    self._ledger.dequeue(piece)
+                piece.job.awaited.pop(piece, None)
+                self._ledger.begin(attempt, piece, node, self._now)
+            self._ledger.may_be_asked(node.leases[attempt])  # the last question may have been lost with the connection
+            if piece.job.stopped:
+                self._do(Revoke(node.id, attempt, False))
+            # It is to be told when that job ends; and after a restart of the master the job has a new number.
+            if not self._ledger.knows(node, piece.job):
+                self._do(Define(node.id, piece.job.id))
+
+    def _node_heard(self, node, event):
+        # type: (Node, NodeHeard) -> None
+        pass
+
+    def _node_starting(self, node, event):
+        # type: (Node, NodeStarting) -> None
+        node.starting, node.trouble = event.starting, event.trouble
+        if (event.stuck is None) != (node.stuck_until is None):
+            node.stuck_until = None if event.stuck is None else self._now + event.stuck
+            self._tell("node", node.id, "stuck" if event.stuck else "not stuck")
+            self._stuck = {each for each in self._nodes.values() if each.stuck_until is not None}
+            self._connection_changed(node)
+            self._changed = True
+
+    def _link_busy(self, node, event):
+        # type: (Node, LinkBusy) -> None
+        """sending: ("attempt" or "job" and its number, or "" and 0; bytes sent; bytes in all) of each large message."""
+        node.sending, node.received = event.sending, event.received
+
+    def _node_draining(self, node, event):
+        # type: (Node, NodeDraining) -> None
+        node.draining = True
+        self._connection_changed(node)
+        self._tell("node", node.id, "draining")
+        for attempt in node.leases:
+            self._do(Revoke(node.id, attempt, False))
+
+    def _node_disconnected(self, node, event):
+        # type: (Node, NodeDisconnected) -> None
+        node.connected = False
+        node.gone_at = self._now + RECONNECT_SECONDS
+        self._connection_changed(node)
+        self._tell("node", node.id, "disconnected", event.session)
+
+    def _node_left(self, node, event):
+        # type: (Node, NodeLeft) -> None
+        self._remove(node, "left")
+
+    def _remove(self, node, why):
+        # type: (Node, str) -> None
+        self._tell("node", node.id, why)
+        for lease in list(node.leases.values()):
+            self._lose(lease)
+        self._ledger.remove_node(node)
+        self._ledger.count_slots()
+        self._lost_at.drop(node)
+        self._stuck.discard(node)
+        self._changed = True
+
+    # -- outcomes ---------------------------------------------------------------------------------
+
+    def _tasks_done(self, node, event):
+        # type: (Node, TasksDone) -> None
+        piece = self._piece_of(node, event)
+        if piece is None:
+            self.duplicates += event.count
+            return
+        job = piece.job
+        job.fit.add(node.id)
+        self._ledger.speed(node, job).measured(event.count, event.seconds, sum(map(len, event.payload)))
+        self._ledger.measured(node, job)
+        node.busy_seconds += event.seconds
+        job.busy_seconds += event.seconds
+        job.measured += event.count
+        skip = piece.lo - event.first
+        end = min(event.first + event.count, piece.hi)
+        self.duplicates += min(skip, event.count)
+        if end > piece.lo:
+            node.tasks_done += end - piece.lo
+            self._do(Deliver(job.id, event.first, end - event.first, skip, event.payload))
+            self._advance(piece, end)
+
+    def _task_failed(self, node, event):
+        # type: (Node, TaskFailed) -> None
+        piece = self._piece_of(node, event)
+        if piece is None or event.first < piece.lo or event.first >= piece.hi:
+            self.duplicates += 1
+            return
+        job, index = piece.job, event.first
+        job.fit.add(node.id)
+        node.busy_seconds += event.seconds
+        if event.seconds:
+            job.busy_seconds += event.seconds
+            job.measured += 1
+        failures = job.failures.get(index, 0) + 1
+        retried = failures <= job.options.retries and not job.stopped
+        if retried:
+            job.failures[index] = failures
+        if self._gives_way(node, event, piece, retried):
+            return
+        if retried:
+            deaths = piece.deaths if piece.size == 1 else None  # of more tasks, this one is not the suspect
+            self._advance(piece, index + 1, delivered=False)
+            self._ledger.enqueue(Piece(job, index, index + 1, deaths, piece.apart))
+            return
+        job.failures.pop(index, None)
+        node.tasks_done += 1
+        job.failed += 1
+        self._do(DeliverFailure(job.id, index, node.id, event.info, event.payload))
+        self._advance(piece, index + 1)
+        if job.options.stop_on_error and not job.stopped:
+            self._stop(job, kill=False)
+
+    def _gives_way(self, node, event, piece, retried):
+        # type: (Node, TaskFailed, Piece, bool) -> bool
+        """Another copy runs, and may still succeed: it is the retry. What was too late here may be in time there."""
+        lease = node.leases.get(event.attempt)
+        if lease is None or len(piece.leases) < 2 or piece.size > 1:
+            return False
+        if not retried and event.info.get("type") != "TaskTimeout":
+            return False
+        self._ledger.end(lease)
+        self._ledger.fence(piece, event.attempt)
+        return True
+
+    def _piece_of(self, node, event):
+        # type: (Node, TasksDone | TaskFailed) -> Piece | None
+        """The piece this result belongs to; None for a fenced attempt."""
+        piece = self._attempts.get(event.attempt)
+        if piece is None or piece.is_of_another(event.attempt, node):
+            return None
+        lease = node.leases.get(event.attempt)
+        if lease is not None:
+            self._ledger.may_be_asked(lease)  # it makes progress: it may be worth taking back again
+            lease.moved_at = self._now
+        if piece.lo < event.first < piece.hi:
+            # Results come in order, so it brings no others. A former master has had those run again, perhaps.
+            self._run_again(piece, event.first)
+        elif event.first > piece.lo:
+            self._do(Revoke(node.id, event.attempt, True))
+            if lease is not None:
+                self._lose(lease)
+            if event.attempt in piece.attempts:
+                self._ledger.fence(piece, event.attempt)
+            return None
+        return piece
+
+    def _run_again(self, piece, end):
+        # type: (Piece, int) -> None
+        """Of this piece, the tasks before ``end``."""
+        again = Piece(piece.job, piece.lo, end, piece.deaths)
+        self._ledger.move(piece, end, piece.hi)
+        if not piece.job.stopped:
+            self._ledger.enqueue(again)
+
+    def _advance(self, piece, end, delivered=True):
+        # type: (Piece, int, bool) -> None
+        job = piece.job
+        job.moved_at = self._now
+        if delivered:
+            job.delivered += end - piece.lo
+        self._ledger.move(piece, end, piece.hi)
+        if piece.lo == piece.hi:
+            self._retire(piece)
+
+    def _retire(self, piece):
+        # type: (Piece) -> None
+        """Nothing is left to run of it. It may go on where it was given with more tasks, or twice."""
+        for lease in self._ledger.retire(piece):
+            if piece.cut or len(piece.attempts) > 1:  # who has finished ignores this
+                self._do(Revoke(lease.node.id, lease.attempt, True))
+
+    def _attempt_sized(self, node, event):
+        # type: (Node, AttemptSized) -> None
+        """How many bytes its arguments have: chunks of large arguments stay small."""
+        lease = node.leases.get(event.attempt)
+        if lease is not None:
+            piece = lease.piece
+            self._ledger.speed(node, piece.job).weighed(piece.size, event.size)
+
+    def _attempt_released(self, node, event):
+        # type: (Node, AttemptReleased) -> None
+        """The node gives back [first, hi) unstarted; it goes on with [lo, first), if anything is there."""
+        lease = node.leases.get(event.attempt)
+        if lease is None:
+            return
+        piece = lease.piece
+        first = max(event.first, piece.lo)
+        lease.settled_at = self._now
+        self._ledger.answered(lease)
+        if first == piece.lo and len(piece.leases) > 1:  # it gives all of it back: the other holder goes on
+            self._ledger.end(lease)
+            self._ledger.fence(piece, event.attempt)
+            return
+        rest = None
+        if first < piece.hi:
+            if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
+                rest = Piece(piece.job, first, piece.hi, piece.deaths)
+            self._ledger.move(piece, piece.lo, first)
+            piece.cut = piece.cut or len(piece.attempts) > 1
+        if piece.lo == piece.hi:
+            self._retire(piece)
+        if rest is not None:
+            self._ledger.enqueue(rest)
+            self._do(TakenBack(rest.job.id, rest.lo, rest.hi))
+
+    def _attempt_died(self, node, event):
+        # type: (Node, AttemptDied) -> None
+        """The worker process died while it ran this attempt."""
+        lease = node.leases.get(event.attempt)
+        if lease is None:
+            return
+        piece = lease.piece
+        careful = piece.attempts[event.attempt]
+        self._ledger.end(lease)
+        self._ledger.fence(piece, event.attempt)
+        if piece.leases or piece.job.stopped:
+            self._abandon_if_stopped(piece)
+            return
+        self.requeued += 1
+        job, lo, hi = piece.job, piece.lo, piece.hi
+        self._retire(piece)
+        if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
+            self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
+            return
+        deaths = piece.deaths + [Death(node.name, event.info)]
+        if not careful and hi - lo > 1:
+            # One of these tasks did it. They run again, one result at a time, to see which.
+            self._ledger.enqueue(Piece(job, lo, hi, deaths))
+            return
+        del piece.deaths[:]
+        if hi - lo > 1:
+            self._ledger.enqueue(Piece(job, lo + 1, hi))
+        short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
+        if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
+            self._ledger.enqueue(Piece(job, lo, lo + 1, deaths, short_of_memory > 0))
+            return
+        self._do(DeliverPoison(job.id, lo, tuple(deaths)))
+        job.delivered += 1
+        job.failed += 1
+        if job.options.stop_on_error:
+            self._stop(job, kill=False)
+
+    def _attempt_unfit(self, node, event):
+        # type: (Node, AttemptUnfit) -> None
+        """This node cannot run this job at all (its environment fails there): pass it over."""
+        lease = node.leases.get(event.attempt)
+        if lease is None:
+            return
+        job = lease.piece.job
+        self._lose(lease)
+        if node.id not in job.unfit:
+            self._ledger.unfit(node, job, event.info)
+            why = event.info.get("text")
+            self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
+        others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
+        if others and all(other in job.unfit for other in others) and not job.stopped and not job.fit - set(job.unfit):
+            # (A node that could run it, and is only away, may come back: then the job waits.)
+            job.hopeless = event.info
+            self._stop(job, kill=True)
+
+    # -- leases and queue -------------------------------------------------------------------------
+
+    def _lose(self, lease):
+        # type: (Lease) -> None
+        """The node is gone, or does not hold it: back to the queue. Its late results may still count."""
+        piece = lease.piece
+        self._tell("attempt", lease.attempt, "lost")
+        self._ledger.end(lease)
+        self.requeued += 1
+        if not piece.leases and not piece.job.stopped:
+            self._ledger.enqueue(piece)
+        self._abandon_if_stopped(piece)
+
+    def _abandon_if_stopped(self, piece):
+        # type: (Piece) -> None
+        if piece.job.stopped and not piece.leases:
+            self._retire(piece)
+
+    # -- handing out ------------------------------------------------------------------------------
+
+    def _time_passed(self, event):
+        # type: (TimePassed) -> None
+        self._expire()
+        self._give_up_stuck()
+        self._end_finished()
+        self._grant_apart()
+        self._grant_all(self._ledger.idle, False)
+        self._grant_all(self._ledger.roomy, True)
+        look_at = policy.earlier(self._take_back_at, self._copy_at)
+        if self._changed or (look_at is not None and self._now >= look_at):
+            self._changed = False
+            self._end_finished()
+            self._take_back()
+            self._copy_stragglers()
+        self._explain()
+
+    def _expire(self):
+        # type: () -> None
+        for node in sorted(self._lost_at.take(self._now), key=lambda node: node.rank):
+            if node.connected:
+                self._do(Disconnect(node.id, node.session, "silent for %.0f s" % (self._now - node.heard_at)))
+                self._remove(node, "silent")
+            else:
+                self._remove(node, "lost")
+        for job in self._queued_again_at.take(self._now):
+            for piece in [piece for piece, until in job.awaited.items() if self._now >= until]:
+                del job.awaited[piece]
+                self._ledger.enqueue(piece)
+            self._queued_again_at.note(job)
+            self._changed = True
+
+    def _give_up_stuck(self):
+        # type: () -> None
+        """Jobs that only nodes could run on which, for long enough, no worker process can start."""
+        if not any(self._now >= node.stuck_until for node in self._stuck):
+            return
+        nodes = [node for node in self._nodes.values() if not node.draining]
+        for job in self._jobs.values():
+            left = [node for node in nodes if node.id not in job.unfit]
+            hopeless = left and all(node.stuck_until is not None and self._now >= node.stuck_until for node in left)
+            if hopeless and job.queued and not (job.leases or job.awaited or job.paused or job.stopped):
+                job.hopeless = {"type": "StartError", "text": status.why_stuck(left)}
+                self._stop(job, kill=True)
+
+    def _grant_apart(self):
+        # type: () -> None
+        """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
+        ledger = self._ledger
+        if not ledger.apart and not ledger.reserved:
+            return
+        for node in ledger.reserved:
+            if not policy.stays_reserved(node, node.reserved):
+                ledger.reserve(node, None)
+        having = {node.reserved for node in ledger.reserved}
+        for job in sorted(ledger.apart, key=lambda job: job.turn):
+            for piece in reversed(job.apart) if not job.paused else ():
+                if piece not in having and policy.may_reserve(len(ledger.reserved), ledger.serving):
+                    self._reserve_for(piece)
+        for node in ledger.reserved:
+            if node.reserved.queued and not node.leases:
+                ledger.dequeue(node.reserved)
+                self._lease_out(node.reserved, node)
+
+    def _reserve_for(self, piece):
+        # type: (Piece) -> None
+        chosen = policy.to_reserve(piece, list(self._nodes.values()))
+        if chosen is not None:
+            self._ledger.reserve(chosen, piece)
+            for lease in chosen.leases.values():
+                self._ask_back(lease)
+
+    def _grant_all(self, nodes, prefetch):
+        # type: (Ranked, bool) -> None
+        """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
+        ledger = self._ledger
+        front = ledger.front()
+        if front is None or (prefetch and not (front.short or front.unfit)):
+            return  # nothing is to be done, or no node gains by its prefetch
+        refused, rank, given = set(), -1, False  # type: set, int, bool
+        while True:
+            node = nodes.after(rank)
+            if node is None and not given:
+                return
+            rank, given = (-1, False) if node is None else (node.rank, given)
+            if node is None or node in refused:
+                continue
+            job = self._job_for(node, prefetch)
+            if job is not None:
+                self._grant(node, job)
+                given = True
+            elif ledger.front() is None:
+                return
+            else:
+                refused.add(node)
+
+    def _job_for(self, node, prefetch):
+        # type: (Node, bool) -> Job | None
+        job = self._ledger.next_job(node)
+        if job is None or (prefetch and not policy.is_worth_prefetching(node, job)):
+            return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
+        self._ledger.served(job)
+        return job
+
+    def _grant(self, node, job):
+        # type: (Node, Job) -> None
+        self._lease_out(self._ledger.cut(job, policy.chunk_size(node, job, self._ledger.slots)), node)
+
+    def _lease_out(self, piece, node):
+        # type: (Piece, Node) -> None
+        job, attempt = piece.job, self._next_attempt
+        self._next_attempt += 1
+        job.moved_at = self._now
+        careful = bool(piece.deaths) or job.options.attempts_max == 1
+        self._ledger.adopt(piece, attempt, careful)
+        self._ledger.begin(attempt, piece, node, self._now)
+        self._changed = True
+        if not self._ledger.knows(node, job):
+            self._do(Define(node.id, job.id))
+        self._tell("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
+        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, careful))
+
+    def _take_back(self):
+        # type: () -> None
+        """While slots are idle and nothing is queued, ask busy nodes for what they have not started."""
+        self._take_back_at = None
+        if self._ledger.front() is not None or not self._ledger.idle:
+            return
+        leases, self._take_back_at = policy.to_take_back(list(self._ledger.idle), self._ledger.givers(), self._now)
+        for lease in leases:
+            self._ask_back(lease)
+
+    def _ask_back(self, lease):
+        # type: (Lease) -> None
+        """What has not been started of it."""
+        self._ledger.ask_back(lease, self._now + ANSWER_SECONDS)
+        self._changed = True
+        self._do(Revoke(lease.node.id, lease.attempt, False))
+
+    def _copy_stragglers(self):
+        # type: () -> None
+        """At the end of a job of idempotent tasks, what takes too long also runs on an idle slot."""
+        self._copy_at = None
+        if self._take_back_at is not None or not self._ledger.copyable or not self._ledger.idle:
+            return  # unstarted tasks go first
+        self._copy_at = self._ledger.asked_until(self._now)
+        if self._copy_at is not None:
+            return
+        for job in sorted(self._ledger.copyable, key=lambda job: job.turn):
+            copies, again_at = policy.to_copy(job, list(self._ledger.idle), self._now)
+            self._copy_at = policy.earlier(self._copy_at, again_at)
+            for lease, node in copies:
+                lease.piece.copied = True
+                job.copied += lease.piece.size
+                self._lease_out(lease.piece, node)
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def _explain(self):
+        # type: () -> None
+        """A job that makes no progress says what it waits for: once soon, then rarely."""
+        jobs = self._explained_at.take(self._now)
+        if not jobs:
+            return
+        cluster = status.overview(self._nodes.values())
+        for job in sorted(jobs, key=lambda job: job.turn):
+            wait = status.wait_of(job, cluster, self._now, NODE_LOST_SECONDS)
+            job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
+            kind = status.IDLE if wait is None else wait.kind
+            again_at, interval = job.said.get(kind, (self._now, EXPLAIN_AGAIN_SECONDS))
+            if wait is not None and kind == status.RUNNING:
+                again_at = max(again_at, wait.since + EXPLAIN_RUNNING_SECONDS)
+            if self._now >= again_at:
+                # Somebody may know why it has nothing to do: who reads its results is slow.
+                self._do(Idle(job.id) if wait is None else Explain(wait.text))
+                again_at = self._now + interval
+                job.said[kind] = again_at, interval * (2 if kind in (status.RUNNING, status.IDLE) else 1)
+            job.explain_at = again_at if wait is None else min(job.explain_at, again_at)
+            self._explained_at.note(job)
+
+    def status(self, now, numbers=None):
+        # type: (float, object) -> list
+        """(id, JobStatus without its name) of each job, or of those with these numbers."""
+        cluster, found = status.overview(self._nodes.values()), []
+        for job in self._jobs.values():
+            if numbers is None or job.id in numbers:  # type: ignore[operator]
+                waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
+                wait = status.wait_of(job, cluster, now, NODE_LOST_SECONDS) if waits else None
+                found.append((job.id, status.status_of(job, cluster, now, wait)))
+        return found
+
+    def _do(self, effect):
+        # type: (tuple) -> None
+        self._effects.append(effect)
+
+    def snapshot(self):
+        # type: () -> dict
+        """The state for people: plain data, safe to keep."""
+        return {
+            "nodes": [
+                {
+                    "id": node.id, "name": node.name, "slots": node.slots, "connected": node.connected,
+                    "draining": node.draining, "leases": len(node.leases), "tasks_done": node.tasks_done,
+                    "busy_seconds": node.busy_seconds,
+                }
+                for node in self._nodes.values()
+            ],
+            "jobs": [
+                {
+                    "id": job.id, "total": job.total, "delivered": job.delivered, "queued": job.queued,
+                    "leases": job.leased, "stopped": job.stopped,
+                }
+                for job in self._jobs.values()
+            ],
+            "duplicates": self.duplicates,
+            "requeued": self.requeued,
+        }  # fmt: skip
+
+    def validate(self):
+        # type: () -> None
+        """Every invariant, for tests: raises InternalError with the story of what broke."""
+        self._ledger.validate()
+        for job in self._jobs.values():
+            if not self._explained_at.knows(job) or not self._queued_again_at.knows(job):
+                self._broken("job %d is due before anything looks at it" % job.id, job.id)
+        for node in self._nodes.values():
+            if not self._lost_at.knows(node):
+                self._broken("node %s is lost before anything looks at it" % node.id, node.id)
+
+
+def _lost_at(node):
+    # type: (Node) -> float
+    """From when on a node that says nothing is given up."""
+    return node.gone_at if node.gone_at is not None else node.heard_at + NODE_LOST_SECONDS
+
+
+def _queued_again_at(job):
+    # type: (Job) -> float | None
+    """When what a former master's nodes may still run is queued: all of it at once."""
+    return next(iter(job.awaited.values())) if job.awaited else None
+
+
+def _explained_at(job):
+    # type: (Job) -> float
+    """When a job that makes no progress may have to say what it waits for."""
+    return max(job.explain_at, job.moved_at + EXPLAIN_FIRST_SECONDS)

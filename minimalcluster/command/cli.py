@@ -1,0 +1,217 @@
+"""The command line: ``python -m minimalcluster demo``, ``... node HOST:PORT`` and ``... journal show FILE``."""
+from __future__ import absolute_import, division, print_function
+
+import argparse
+import errno
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import closing
+
+from .. import __version__, errors
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+
+_KEY_HELP = """\
+The key is never an argument, since every user of the machine can read those. It comes from, in this order:
+--key-file FILE, the environment variable MINIMALCLUSTER_KEY, or --key-stdin (one line on standard input).
+On the master it is MasterNode.AUTHKEY."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a node as tidily as Ctrl-C does."""
+
+
+def main(argv=None):
+    # type: (list[str] | None) -> int
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return EXIT_USAGE
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("minimalcluster").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    try:
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except _Terminated:
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (errors.ClusterError, EnvironmentError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EPIPE:  # whoever read has seen enough, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end
+            return EXIT_FAILED
+        sys.stderr.write("minimalcluster: %s: %s\n" % (type(error).__name__, error))
+        return EXIT_FAILED
+
+
+def _parser():
+    # type: () -> argparse.ArgumentParser
+    parser = argparse.ArgumentParser(
+        prog="python -m minimalcluster", description="Cluster computing with nothing but Python."
+    )
+    parser.add_argument("--version", action="version", version="minimalcluster " + __version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it work: a master and two nodes on this machine solve three problems",
+        description="Start a master and a second node on this machine, solve three problems with them, check the "
+        "answers and compare with one process. Exit status 0 only if everything checked out.",
+    )
+    demo.add_argument("--quick", action="store_true", help="a few seconds instead of up to half a minute")
+    demo.set_defaults(run=_demo, quiet=True)
+
+    node = commands.add_parser(
+        "node",
+        help="let this machine work for a master",
+        description="Join the master at HOST:PORT and work until it shuts down. A master that is not there yet is "
+        "waited for.",
+        epilog=_KEY_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    node.add_argument("master", metavar="HOST:PORT", type=_address, help="where the master listens")
+    node.add_argument("--nprocs", type=int, metavar="N", help="worker processes (default: the number of processors)")
+    node.add_argument("--key-file", metavar="FILE", help="a file that holds the master's key")
+    node.add_argument("--key-stdin", action="store_true", help="read the key from standard input")
+    node.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    node.set_defaults(run=_node)
+
+    journal = commands.add_parser(
+        "journal",
+        help="see what is in the file of journal=FILE",
+        description="See what is in a journal, also while a run writes it. The file is not changed.",
+    )
+    actions = journal.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    actions.required = True  # 2.7 always requires one
+    for name, function, text in (
+        ("show", _journal_show, "one line for each run in it, and one for the submitted calls"),
+        ("export", _journal_export, "one line of JSON for each outcome in it; what is not JSON, as its repr"),
+    ):
+        action = actions.add_parser(name, help=text, description="Print " + text + ".")
+        action.add_argument("file", metavar="FILE", help="the journal")
+        action.set_defaults(run=function, quiet=True)
+    return parser
+
+
+def _address(text):
+    # type: (str) -> tuple[str, int]
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError("%r is not of the form HOST:PORT, for example 192.168.1.5:8888" % text)
+    return host.strip("[]"), int(port)
+
+
+def _demo(arguments):
+    # type: (argparse.Namespace) -> int
+    from .demo import run
+
+    return run(arguments.quick)
+
+
+def _node(arguments):
+    # type: (argparse.Namespace) -> int
+    from ..compat import cpu_count
+    from ..node.node import WorkerNode
+
+    host, port = arguments.master
+    nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs
+    signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored: nobody's terminal
+        signal.signal(signal.SIGINT, _interrupted)
+    WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
+    return 0
+
+
+def _terminated(number, frame):
+    # type: (int, object) -> None
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+    raise _Terminated
+
+
+def _interrupted(number, frame):
+    # type: (int, object) -> None
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nor does this: it ends the process, without a word
+    raise KeyboardInterrupt
+
+
+def _journal_show(arguments):
+    # type: (argparse.Namespace) -> int
+    from ..master.journal import Journal
+
+    with closing(Journal(arguments.file, reading=True)) as opened:
+        for number, run in enumerate(opened.runs(with_buffers=False), 1):
+            done = {index for first, count, _ in run.done for index in range(first, first + count)}
+            failed = {first for first, _, _ in run.failed}
+            state = "ended" if run.ended else "not ended: it runs, or was killed"
+            text = "run %d: %s on %d arguments: %d done, %d failed, %s\n"
+            sys.stdout.write(text % (number, run.about["name"], run.about["count"], len(done), len(failed), state))
+        calls = opened.calls()
+        if any(calls):
+            sys.stdout.write("submitted calls: %d done, %d failed\n" % tuple(map(len, calls)))
+    return 0
+
+
+def _journal_export(arguments):
+    # type: (argparse.Namespace) -> int
+    from ..compat import hexadecimal
+    from ..master.journal import Journal, outcomes, shown, shown_failure
+
+    with closing(Journal(arguments.file, reading=True)) as opened:
+        for number, run in enumerate(opened.runs(), 1):
+            for index, outcome in outcomes(run):
+                _write_line(outcome, run=number, function=run.about["name"], task=index)
+        done, failed = opened.calls()
+        for key in sorted(set(done).union(failed)):
+            outcome = shown(opened.result(*done[key])) if key in done else shown_failure(failed[key][0])
+            _write_line(outcome, call=hexadecimal(key))
+    return 0
+
+
+def _write_line(outcome, **about):
+    # type: (dict, **object) -> None
+    line = dict(_as_json(outcome["value"]) if "value" in outcome else outcome, **about)
+    sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def _as_json(value):
+    # type: (object) -> dict
+    """{"result": value} if JSON gives it back as it was, else {"repr": text}."""
+    try:
+        if json.loads(json.dumps(value, allow_nan=False)) == value:
+            return {"result": value}
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    try:
+        text = repr(value)
+        json.dumps(text)
+    except Exception as error:  # the class's own __repr__
+        text = "<%s whose repr fails: %s>" % (type(value).__name__, type(error).__name__)
+    return {"repr": text}
+
+
+def _key(arguments):
+    # type: (argparse.Namespace) -> str
+    """The key from the first source that is named; a named source that cannot be read is fatal."""
+    from ..node.boot import KEY_VARIABLE
+
+    if arguments.key_file is not None:
+        try:
+            with io.open(arguments.key_file, encoding="utf-8") as file:
+                key, source = file.read().strip(), arguments.key_file
+        except UnicodeDecodeError:
+            raise ValueError("%s is not text in UTF-8, so it cannot be a key file" % arguments.key_file)
+    elif KEY_VARIABLE in os.environ:
+        key, source = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
+    elif arguments.key_stdin:
+        key, source = sys.stdin.readline().strip(), "standard input"
+    else:
+        raise ValueError("no key: give --key-file FILE, --key-stdin, or set %s" % KEY_VARIABLE)
+    if not key:
+        raise ValueError("the key from %s is empty" % source)
+    return key

@@ -1,0 +1,93 @@
+"""A journal of calls submitted one by one. They have no places in a list: each is known by its content.
+
+Of equal calls the first, in the order in which they are submitted, takes the first outcome of an earlier run, and
+so on.
+"""
+
+import logging
+from typing import Any, Dict, List, Tuple
+
+from ..master import journal
+from ..master.jobs import Failure, target_digest, with_failures
+from ..payload import values
+from ..payload.fingerprints import Contents, of_definition
+
+log = logging.getLogger("minimalcluster")
+
+
+class CallJournal:
+    """An open journal and what earlier runs left in it. Raises JournalError, OSError.
+
+    Keys are made and outcomes taken under the executor's lock; outcomes are written in the cluster's thread.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.file = journal.Journal(path)
+        try:
+            self._done, self._failed = self.file.calls()
+        except BaseException:
+            self.file.close()
+            raise
+        self._submitted: Dict[bytes, int] = {}  # how often an equal call has come
+        self._fits = not (self._done or self._failed)  # something of earlier runs was asked for, if there was anything
+        if not self._fits:
+            text = "%s has the outcomes of %d calls, %d of them failures"
+            log.info(text, path, len(self._done) + len(self._failed), len(self._failed))
+
+    def key(self, about: str, content: bytes) -> bytes:
+        """Of a call: its content, and a digest of all else that its outcome depends on."""
+        content = journal.content_key(about.encode("ascii"), content)
+        times = self._submitted[content] = self._submitted.get(content, 0) + 1
+        return journal.content_key(content, b"%d" % times)
+
+    def take(self, key: bytes) -> Tuple[object, ...]:
+        """(the outcome,) that an earlier run has left, once; else nothing."""
+        if key in self._done:
+            self._fits = True
+            return tuple(with_failures([self.file.result(*self._done.pop(key))], "the journal"))
+        if key in self._failed:
+            self._fits = True
+            return (Failure(values.decode_exception(*self._failed.pop(key)), "an earlier run, says %s" % self.path),)
+        return ()
+
+    def close(self) -> None:
+        if self._submitted and not self._fits:
+            count = sum(self._submitted.values())
+            log.warning("nothing in %s fits the calls that were submitted (%d): all of them ran", self.path, count)
+        self.file.close()
+
+
+class StreamJournal:
+    """What one stream's job writes: the journal's calls in place of its tasks."""
+
+    def __init__(self, kept: CallJournal, definition: Tuple[Dict[str, object], List[bytes]]) -> None:
+        self.kept = kept
+        self.keys: Dict[int, bytes] = {}  # of the tasks that have no outcome yet
+        self.sync = kept.file.sync
+        info, buffers = definition
+        self._content = Contents().of  # an edit makes a new stream
+        self._about = target_digest(info, of_definition(buffers))
+
+    def key(self, data: bytes) -> bytes:
+        """Of the call that ``data`` is the pickle of."""
+        return self.kept.key(self._about, self._content(data))
+
+    @property
+    def dirty(self) -> bool:
+        return self.kept.file.dirty
+
+    def close(self) -> None:
+        """Other streams may write to the same file; the executor's end closes it."""
+
+    def grant(self, attempt: int, first: int, count: int) -> None:
+        """What ran when the master was killed runs again: its place in the next run is not known."""
+
+    def done(self, first: int, count: int, buffers: List[Any]) -> None:
+        keys = [self.keys.pop(index, journal.NOBODYS) for index in range(first, first + count)]
+        self.kept.file.calls_done(keys, buffers)
+
+    def failed(self, first: int, info: Dict[str, Any], buffers: List[Any]) -> None:
+        key = self.keys.pop(first, None)
+        if key is not None:
+            self.kept.file.call_failed(key, info, buffers)

@@ -1,0 +1,350 @@
+"""``ClusterExecutor``: a ``concurrent.futures.Executor`` whose workers may be on any machine.
+
+::
+
+    submit ──> Stream (a job that grows) ──┐                  ┌──> nodes
+    map ─────> MapJob (one function) ──────┴──> Cluster ──────┘
+                                                  │ results
+    futures <── the stream's thread  <────────────┤
+    iterator <── the consumer's own thread <──────┘
+
+A stream's results are unpickled and given to futures in a thread of its own, so a callback that
+takes its time delays nobody's heartbeat. The face (what the user holds) never is referenced from
+below, so dropping it closes it: what was submitted is finished, then the workers leave.
+"""
+
+import asyncio
+import logging
+import os
+import weakref
+from concurrent.futures import Executor
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Dict,
+    Iterable,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
+
+from ..brain.status import ClusterStatus
+from ..compat import cpu_count, monotonic
+from ..master.cluster import Cluster
+from ..master.jobs import Failure
+from ..master.masternode import MasterNode, _check_key
+from ..payload import functions, script
+from ..wire import addresses, protocol
+from .calls import TERMS, Core, changed, until
+from .futures import (
+    AWAITED,
+    AwaitedFuture,
+    BrokenClusterExecutor,
+    BrokenExecutor,
+    CallTimeoutError,
+    ClusterFuture,
+    DeadlineExceededError,
+    WorkerDiedError,
+    raisable,
+)
+from .maps import MapJob
+from .results import MapResults, NotYetError
+
+__all__ = [
+    "BrokenClusterExecutor",
+    "BrokenExecutor",
+    "CallTimeoutError",
+    "ClusterExecutor",
+    "ClusterFuture",
+    "DeadlineExceededError",
+    "WorkerDiedError",
+]
+
+T = TypeVar("T")
+
+log = logging.getLogger("minimalcluster")
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+
+
+class ClusterExecutor(Executor):
+    """An executor on this machine's processors and on every node that joins at ``address`` with ``authkey``.
+
+    max_workers: worker processes on this machine, also beyond its processors; None: one per
+    processor. host, port: where other nodes join (None or "": on all networks; port 0: any free one).
+    authkey: None makes a strong one. master: ride on a running MasterNode instead. join=False: no worker processes on
+    this machine. engine: work on Dask, Ray or another Executor (``minimalcluster.engines``) instead of
+    worker processes of ours. initializer(*initargs) runs once in every worker process before its first call.
+    max_tasks_per_child: chunks (a submitted call is one) after which a worker process is replaced.
+
+    Raises ValueError for max_workers <= 0, TypeError for an initializer that cannot be called.
+    """
+
+    def __init__(
+        self,
+        max_workers: Optional[int] = None,
+        host: Optional[str] = "127.0.0.1",
+        port: int = 0,
+        authkey: Union[str, bytes, None] = None,
+        *,
+        master: Optional[MasterNode] = None,
+        engine: Any = None,
+        initializer: Optional[Callable[..., object]] = None,
+        initargs: Tuple[Any, ...] = (),
+        join: bool = True,
+        max_tasks_per_child: Optional[int] = None,
+    ) -> None:
+        if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        _check_whole("max_tasks_per_child", max_tasks_per_child, 1)
+        script.starts_a_cluster()
+        runs_scripts = engine is None and (master is None or master._running().runs_scripts)
+        packed = None if initializer is None else functions.pack((initializer, tuple(initargs)), runs_scripts)
+        if packed is not None and functions.SAME_MINOR in packed.needs and functions.globals_set(initializer):
+            log.warning(
+                "the initializer sets the global variables %s, and travels by value: functions that travel so have "
+                "globals of their own and do not see that; put it and them into a module",
+                functions.globals_set(initializer),
+            )  # fmt: skip
+        self.authkey: object
+        host = addresses.checked_host(host, "host", everywhere=True)
+        if master is not None:
+            cluster, self.authkey, host = master._running(), master.AUTHKEY, master.HOST
+        elif engine is not None:
+            if max_workers is not None:
+                raise ValueError("max_workers is for worker processes of ours; an engine has its own number of them")
+            cluster, self.authkey, host = engine.cluster(), None, ""
+            cluster.start()
+        else:
+            self.authkey = protocol.generate_key(os.urandom(32)) if authkey is None else authkey
+            _check_key(host, protocol.as_bytes(self.authkey))
+            cluster = Cluster(host, port, self.authkey)
+            cluster.start()
+            if join:
+                _join_or_stop(cluster, max_workers or cpu_count())
+        self.address = (addresses.reachable(host), cluster.port)
+        self._terms = TERMS
+        self._core = Core(cluster, master is None, packed, max_tasks_per_child)
+        self._finalizer = weakref.finalize(self, self._core.shutdown, False, False)
+        self._finalizer.atexit = False
+
+    def options(
+        self,
+        *,
+        on_error: Optional[str] = None,
+        retries: Optional[int] = None,
+        attempts_max: Optional[int] = None,
+        timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
+        journal: Optional[str] = None,
+        idempotent: Optional[bool] = None,
+    ) -> "ClusterExecutor":
+        """The same executor with other terms for the calls made through this view.
+
+        on_error: what a ``map`` does with a call that fails. None, the standard's way: its exception is raised
+        in its place, and the rest is cancelled. "return" gives exceptions as results; "finish" leaves them out
+        and raises TaskError behind the last result, with ``.results`` and ``.errors`` by position; "stop" too,
+        and hands out nothing more after the first.
+        retries: how often a call that raises is tried again (0). attempts_max: how many worker processes a call
+        may kill before it is reported (3). timeout: seconds a call may take in its worker process, from where
+        its own code begins; then it is ended with that process and fails with TimeoutError. deadline: seconds for
+        the whole of a ``map``, or from a ``submit`` to its result; then what is not done is cancelled with
+        DeadlineExceeded.
+        journal: a file for the outcomes: the same calls in a program that is run again are not made again. A
+        ``map`` must be over a list, a tuple or a range, and has the file to itself meanwhile.
+        idempotent: when nothing else is left to do, a call that takes too long may run on a second node too (False).
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._terms = changed(
+            self._terms, on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout,
+            deadline=deadline, journal=journal, idempotent=idempotent,
+        )  # fmt: skip
+        view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
+        return view
+
+    @property
+    def _max_workers(self) -> int:
+        """Programs ask the standard's for it: worker processes, everywhere and now."""
+        return self._core.size()
+
+    def share(self, value: T) -> T:
+        """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
+        return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object
+
+    def status(self) -> ClusterStatus:
+        """How far the calls and maps of this executor are, and what they wait for. From any thread."""
+        return self._core.status()
+
+    def submit(
+        __self,
+        __fn: "Callable[P, T]",
+        *args: "P.args",
+        **kwargs: "P.kwargs",
+    ) -> "ClusterFuture[T]":
+        """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
+        return __self._submit(ClusterFuture(), __fn, args, kwargs)
+
+    def _submit(
+        self, future: "ClusterFuture[T]", fn: Callable[..., T], args: Tuple[Any, ...], keywords: Dict[str, Any]
+    ) -> "ClusterFuture[T]":
+        core, terms = self._core, self._terms
+        core.check()
+        try:
+            packed = core.packed_call(fn, args, keywords, terms)
+        except (Exception, SystemExit) as error:  # pickling runs the classes' own code
+            future.resolve(Failure(error, ""))
+        else:
+            core.submit(future, packed, terms, until(terms), (args, keywords))
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: Optional[float] = None,
+        chunksize: Optional[int] = None,
+        buffersize: Optional[int] = None,
+    ) -> "MapResults[T]":
+        """The results of fn over the zipped iterables, in order.
+
+        Work begins at once; the input is read only a window ahead of what was taken (buffersize
+        tasks, if given), so it may be endless. chunksize: tasks shipped together, None lets the
+        cluster measure. timeout: seconds from now until the whole of it must be there.
+        """
+        return self._map(fn, iterables, timeout, chunksize, buffersize, True)
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: Optional[float] = None,
+        chunksize: Optional[int] = None,
+        buffersize: Optional[int] = None,
+    ) -> "MapResults[T]":
+        """As ``map``, but results come as soon as they are there."""
+        return self._map(fn, iterables, timeout, chunksize, buffersize, False)
+
+    def _map(
+        self, fn: Callable[..., T], iterables: Tuple[Iterable[Any], ...], timeout: Optional[float],
+        chunksize: Optional[int], buffersize: Optional[int], ordered: bool, apart: bool = False,
+    ) -> "MapResults[T]":  # fmt: skip
+        for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
+            if value is not None and value < 1:
+                raise ValueError("%s must be >= 1." % name)
+        self._core.check()
+        deadline = None if timeout is None else monotonic() + timeout
+        terms = self._terms._replace(chunksize=chunksize)
+        return MapResults(MapJob(self._core, fn, iterables, terms, buffersize, apart=apart), deadline, ordered)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; with ``wait`` return when everything is done and the workers have left."""
+        self._core.shutdown(wait, cancel_futures)
+
+    # -- asyncio ----------------------------------------------------------------------------------
+
+    async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:
+        """``await ex.run(fn, ...)``: the call's result. Cancelling it ends the call, also while it runs."""
+        future = __self._submit(AwaitedFuture(), __fn, args, kwargs)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.cancel_running()
+            raise
+
+    async def amap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        chunksize: Optional[int] = None,
+        buffersize: Optional[int] = None,
+    ) -> AsyncIterator[T]:
+        """``async for result in ex.amap(fn, items)``: in order. Leaving the loop ends the rest."""
+        results = self._map(fn, iterables, None, chunksize, buffersize, True, apart=True)
+        waiting = _Waiting(results, asyncio.get_event_loop())
+        results.watch(waiting)
+        try:
+            while await waiting.more():
+                try:
+                    result = results.next(0.0)
+                except NotYetError:
+                    continue  # what was there was a failure that is told at the end
+                except (GeneratorExit, *AWAITED) as error:
+                    raise raisable(error, (GeneratorExit, *AWAITED)) from error
+                yield result
+        finally:
+            waiting.over = True
+            results.close()
+            results.look(waiting)  # its last turn
+
+    async def __aenter__(self) -> "ClusterExecutor":
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await asyncio.get_event_loop().run_in_executor(None, self.shutdown)
+
+
+def _join_or_stop(cluster: Cluster, slots: int) -> None:
+    try:
+        cluster.join_local(slots)
+    except BaseException:
+        cluster.stop()
+        raise
+
+
+class _Waiting:
+    """A coroutine waits for more results; no thread does. What comes is unpickled in the executor's own thread."""
+
+    over = False
+
+    def __init__(self, results: "MapResults[Any]", loop: asyncio.AbstractEventLoop) -> None:
+        self._results, self._loop = results, loop
+        self._waiter: "Optional[asyncio.Future[bool]]" = None
+
+    async def more(self) -> bool:
+        """Whether there is a result, once there is one or the end. Raises what ends the map early."""
+        if self._results.has_some():
+            return True
+        self._waiter = self._loop.create_future()
+        self._results.look(self)
+        return await self._waiter
+
+    def turn(self) -> bool:
+        waiter = self._waiter
+        if waiter is None or self.over:
+            return self.over
+        error: Optional[BaseException] = None
+        try:
+            found = self._results.fill(0.0)
+        except NotYetError:
+            return False
+        except BaseException as caught:
+            error, found = caught, False
+        self._waiter = None  # what comes next waits until it is asked for
+        try:
+            self._loop.call_soon_threadsafe(_tell, waiter, found, error)
+        except RuntimeError:  # the loop is closed
+            return True
+        return not found
+
+
+def _tell(waiter: "asyncio.Future[bool]", found: bool, error: Optional[BaseException]) -> None:
+    if waiter.done():
+        return  # cancelled
+    if error is None:
+        waiter.set_result(found)
+    else:
+        waiter.set_exception(error)
+
+
+def _check_whole(name: str, value: Optional[int], least: int) -> None:
+    if value is not None and (not isinstance(value, int) or value < least):
+        raise ValueError("%s must be a whole number from %d on, not %r" % (name, least, value))

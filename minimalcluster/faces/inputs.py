@@ -1,0 +1,340 @@
+"""The input of a map: read, pickled right then, and kept until its results are here.
+
+::
+
+    iterator ──read──> plain values, and pickles of all else ──encode, in the cluster's thread──> chunks
+                ^ as far as the window allows: so many items, so many bytes
+
+An item is taken as it was when the iterator gave it. None of the user's code runs where chunks are made.
+"""
+
+import itertools
+import sys
+import threading
+from collections import deque
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+
+from ..compat import SCALARS, monotonic
+from ..payload import functions, shares, values
+
+#: How far ``map`` reads ahead of what has been taken, unless ``buffersize`` says otherwise.
+WINDOW_ITEMS = 1 << 18
+WINDOW_BYTES = 64 << 20
+#: Items that are read between two looks at the window's size in items.
+READ_ITEMS = 1 << 8
+#: A longer range is read as any other iterator: its positions do not fit into a message.
+RANGE_MAX = 1 << 62
+#: Never large: each is counted as so many bytes.
+NUMBER_BYTES = 32
+_NUMBERS = frozenset([bool, int, float, complex, type(None)])
+#: What lies in memory: to list its items takes no time and runs none of the user's code.
+_VIEWS = frozenset([type({}.keys()), type({}.values()), type({}.items())])
+_HERE = frozenset([list, tuple, set, frozenset, dict, deque, str, bytes, bytearray]) | _VIEWS
+#: Nor do these, but how many items they have is another matter.
+_BESIDE = frozenset([range, itertools.repeat, itertools.count])
+
+
+#: Gives an item's pickle. The second argument: it is the tuple of its call's arguments.
+Pack = Callable[[Any, bool], values.Packed]
+
+
+class Range:
+    """A range: consecutive integers cost nothing."""
+
+    closed, error, here = True, None, True
+    limited = True
+
+    def __init__(self, numbers: range) -> None:
+        self._numbers = numbers
+        self._arguments = values.RangeArguments(numbers)
+        self.total = len(numbers)
+        self.taken = 0
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        return self._arguments.encode(first, count)
+
+    def item(self, index: int) -> object:
+        return self._numbers[index]
+
+    def given(self) -> range:
+        return self._numbers
+
+    def let_go(self, first: int, count: int) -> Tuple[int, range]:
+        return 0, self._numbers[first : first + count]
+
+    def shown(self, entry: object) -> object:
+        return entry
+
+    def took(self, count: int, size: int) -> None:
+        self.taken += count
+
+    def room(self) -> int:
+        return 0
+
+    def read(self, job: Any, until: Optional[float], enough: Callable[[], bool]) -> None:
+        pass
+
+    def end(self, error: Optional[BaseException]) -> None:
+        pass
+
+
+class Items:
+    """Any other input. One thread at a time reads, and appends; the cluster's thread alone makes chunks and lets go."""
+
+    def __init__(self, source: Iterator[Any], star: bool, pack: Pack, window: Optional[int], here: bool) -> None:
+        """here: it lies in memory, so only bytes count, and only until results are here, whoever takes those."""
+        self._source, self._star, self._pack = source, star, pack
+        self._window, self.here = window, here
+        self._items: List[Any] = []  # from self._base on, until their results are here
+        self._pickles: List[Optional[bytes]] = []  # of each, made when it was read; None of what is plain
+        self._beside: Dict[int, values.Packed] = {}  # of pickles that need more than others, or that keep something
+        self._base = self._count = 0
+        self._frontier = 0
+        self._covered: Dict[int, int] = {}  # all before the frontier have results; covered: first -> end
+        self._final: Optional[int] = None  # the count, once nothing will follow
+        self.taken = 0  # items whose results somebody has taken
+        self._bytes_in = self._bytes_out = 0
+        self.limited = True
+        self.error: Optional[BaseException] = None  # of the reading: raised behind all results
+        self._read_lock = threading.Lock()
+        self._end_lock = threading.Lock()
+
+    @classmethod
+    def of_plain(cls, items: List[Any], star: bool) -> "Items":
+        """All that there is, and none of it needs to be pickled before it is sent."""
+        made = cls(iter(()), star, _none_to_pack, None, True)
+        made._items, made._count, made._final = items, len(items), len(items)
+        return made
+
+    @property
+    def total(self) -> int:
+        final = self._final
+        return self._count if final is None else final
+
+    @property
+    def closed(self) -> bool:
+        return self._final is not None
+
+    def end(self, error: Optional[BaseException]) -> None:
+        """Nothing follows, though somebody may be reading right now."""
+        with self._end_lock:
+            if self._final is None:
+                self.error, self._final = error, self._count
+
+    # -- by whoever reads -------------------------------------------------------------------------
+
+    def read(self, job: Any, until: Optional[float], enough: Callable[[], bool]) -> None:
+        """Read what there is room for; from the moment ``until`` on ``enough`` is asked behind each item.
+
+        job.grew() is called for each that is not announced: the next may take its time. Not for what is here.
+        """
+        with self._read_lock:
+            most = self.room()
+            while most > 0 and not self.closed:
+                if not self._read(min(most, READ_ITEMS), job, until, enough):
+                    break
+                most = self.room()
+
+    def _read(self, count: int, job: Any, until: Optional[float], enough: Callable[[], bool]) -> bool:
+        """Whether there may be more, and it is wanted. Each item costs less here than its pickle."""
+        keep, kept, before = self._items.append, self._pickles.append, self._count
+        silent = self.here
+        size, most = 0, WINDOW_BYTES - (self._bytes_in - self._bytes_out) if self._counts_bytes() else sys.maxsize
+        try:
+            for item in itertools.islice(self._source, count):
+                if type(item) in _NUMBERS:
+                    size += NUMBER_BYTES
+                    kept(None)
+                    keep(item)
+                elif _is_plain(item):
+                    size += _size(item)
+                    kept(None)
+                    keep(item)
+                else:
+                    shown, pickled = self._packed(item)
+                    size += len(pickled)
+                    kept(pickled)
+                    keep(shown)
+                self._count += 1
+                if not (silent or job.announced):
+                    job.grew()
+                if size >= most or (until is not None and monotonic() > until and enough()):
+                    return False
+        except Exception as error:
+            self.end(error)
+            return False
+        finally:
+            self._bytes_in += size
+        if self._count - before < count:
+            self.end(None)
+        return True
+
+    def _packed(self, item: Any) -> Tuple[Any, bytes]:
+        """(the item, its pickle): right now, since what gave it may change it the next moment."""
+        try:
+            item = tuple(item) if self._star else item
+            packed = self._pack(item, self._star)
+        except (Exception, SystemExit) as error:  # its class's own code runs here
+            packed = functions.pack(_Unsendable(error))
+        if packed.needs or packed.held:
+            self._beside[self._count] = packed._replace(data=b"")
+        return item, packed.data
+
+    # -- the window -------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """So many items more may be read now, if they are small."""
+        if self.closed or self._is_full():
+            return 0
+        if not self.limited or self.here:
+            return READ_ITEMS
+        return (self._window or WINDOW_ITEMS) - (self.total - self.taken)
+
+    def _is_full(self) -> bool:
+        return self._counts_bytes() and self._bytes_in - self._bytes_out >= WINDOW_BYTES
+
+    def _counts_bytes(self) -> bool:
+        return self.limited and self._window is None
+
+    def took(self, count: int, size: int) -> None:
+        """Results of so many items, of so many bytes, make room."""
+        self.taken += count
+        self._bytes_out += size
+
+    # -- in the cluster's thread ------------------------------------------------------------------
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        start = first - self._base
+        items, pickles = self._items[start : start + count], self._pickles[start : start + count]
+        if not any(pickles):
+            return [b"P", values.dumps(items)]
+        datas = [values.dumps(item) if data is None else data for item, data in zip(items, pickles)]
+        beside = [self._beside[index] for index in range(first, first + count) if index in self._beside]
+        return [b"E" + values.told(values.all_needs(each.needs for each in beside)).encode("ascii")] + datas
+
+    def given(self) -> List[Any]:
+        """All items, as long as none has results."""
+        return self._items
+
+    def item(self, index: int) -> object:
+        return self.shown(self._items[index - self._base])
+
+    def let_go(self, first: int, count: int) -> Tuple[int, List[Any]]:
+        """(their bytes, the items): they have results, and are needed no more whatever dies."""
+        span = slice(first - self._base, first - self._base + count)
+        items, size = self._items[span], 0
+        self._items[span] = [None] * count
+        if self._pickles:
+            size = _sizes(items, self._pickles[span])
+            self._pickles[span] = [None] * count
+            for index in range(first, first + count) if self._beside else ():
+                self._beside.pop(index, None)
+        self._covered[first] = first + count
+        while self._frontier in self._covered:
+            self._frontier = self._covered.pop(self._frontier)
+        behind = self._frontier - self._base
+        if 2 * behind > len(self._items):  # now and then: what is behind must move
+            del self._items[:behind], self._pickles[:behind]
+            self._base = self._frontier
+        return size, items
+
+    def shown(self, item: Any) -> object:
+        """The item as its user knows it."""
+        return tuple(map(_as_given, item)) if self._star and type(item) is tuple else _as_given(item)
+
+
+Input = Union[Range, Items]
+
+
+def _none_to_pack(item: Any, star: bool) -> values.Packed:
+    raise AssertionError("all of it is plain")
+
+
+def none(error: BaseException) -> Items:
+    """There is nothing to do but to raise the error."""
+    made = Items.of_plain([], False)
+    made.error = error
+    return made
+
+
+def of(iterables: Tuple[Iterable[Any], ...], star: bool, window: Optional[int], pack: Pack, later: bool) -> Input:
+    """later: what may take its time, ``iter`` included, is left to whoever reads. Raises what ``iter`` raises."""
+    if window is None and lies_here(iterables, star):
+        only = iterables[0]
+        if not star and type(only) is range:
+            return Range(only)
+        items = list(only if len(iterables) == 1 else zip(*iterables))
+        if _are_plain(items):
+            return Items.of_plain(items, star)
+        return Items(iter(items), star, pack, None, True)
+    source: Iterator[Any]
+    if later:
+        lists = iterables if len(iterables) == 1 else itertools.starmap(zip, [iterables])
+        source = itertools.chain.from_iterable(lists)
+    else:
+        source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables))
+    return Items(source, star, pack, window, False)
+
+
+def lies_here(iterables: Tuple[Iterable[Any], ...], star: bool = False) -> bool:
+    """To list it takes no time, and little memory beside what it is in already."""
+    kinds = set(map(type, iterables))
+    if not kinds or not kinds <= _HERE | _BESIDE:
+        return False
+    if kinds & _HERE:
+        return True
+    if kinds == {range} and len(iterables) == 1 and not star:
+        return _length(iterables[0]) <= RANGE_MAX
+    return min([_length(each) for each in iterables if type(each) is range], default=RANGE_MAX) <= WINDOW_ITEMS
+
+
+def _length(numbers: Any) -> int:
+    try:
+        return len(numbers)
+    except OverflowError:
+        return RANGE_MAX + 1
+
+
+def _is_plain(item: Any) -> bool:
+    """Nobody can change it, it survives every pickle, none of the user's code is in it, and it is not large."""
+    if type(item) in SCALARS:
+        return sys.getsizeof(item) < shares.LARGE_BYTES
+    return type(item) is tuple and SCALARS.issuperset(map(type, item)) and _size(item) < shares.LARGE_BYTES
+
+
+def _are_plain(items: List[Any]) -> bool:
+    """The same of all, and quickly where they are numbers or tuples of numbers."""
+    kinds = set(map(type, items))
+    if kinds == {tuple}:
+        kinds = set(map(type, itertools.chain.from_iterable(items)))
+    return kinds <= _NUMBERS or (kinds <= SCALARS and all(map(_is_plain, items)))
+
+
+def _sizes(items: List[Any], pickles: List[Optional[bytes]]) -> int:
+    if _NUMBERS.issuperset(map(type, items)):
+        return NUMBER_BYTES * len(items)
+    return sum(_size(item) if data is None else len(data) for item, data in zip(items, pickles))
+
+
+def _size(item: Any) -> int:
+    if type(item) in _NUMBERS:
+        return NUMBER_BYTES
+    return sum(map(sys.getsizeof, item)) if type(item) is tuple else sys.getsizeof(item)
+
+
+def _as_given(item: object) -> object:
+    return item.get() if isinstance(item, shares.Shared) else item
+
+
+class _Unsendable:
+    """In place of an argument that cannot be pickled: raises the pickling's own error where it would be used."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _raise_unsendable, values.encode_exception(self._error, 0)
+
+
+def _raise_unsendable(info: Any, buffers: List[bytes]) -> None:
+    raise values.decode_exception(info, buffers)

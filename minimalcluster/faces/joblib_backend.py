@@ -1,0 +1,469 @@
+"""The joblib backend "minimalcluster": scikit-learn and every other user of joblib, on the cluster.
+
+::
+
+    joblib.Parallel --batches--> ClusterBackend --pickled calls--> ClusterExecutor --> nodes
+          ^                                                             | futures
+          +---- joblib's callback of each batch, in the stream's thread <+
+
+joblib cuts the work into batches, keeps some under way and takes the results in callbacks; this
+module pickles a batch, sends it as one call, and ends the running ones when joblib gives up. Large
+NumPy arrays in a batch, wherever they are, travel once to each node and call of Parallel.
+"""
+
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import ChainMap, OrderedDict
+from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
+
+from .. import errors
+from ..compat import PICKLE_PROTOCOL, monotonic
+from ..master.jobs import RETURN, Failure
+from ..master.masternode import MasterNode
+from ..payload import by_value, functions, shares, values
+from .calls import TERMS, changed, until
+from .executor import ClusterExecutor
+from .futures import ClusterFuture, standard
+from .streams import argument_of
+
+try:
+    from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
+except ImportError:  # register_joblib_backend() says so
+    AutoBatchingMixin = type("AutoBatchingMixin", (), {})
+    ParallelBackendBase = FallbackToBackend = SequentialBackend = object
+    _without_joblib = True
+else:
+    _without_joblib = False
+    try:
+        import cloudpickle
+    except ImportError:  # joblib before 1.6 brings its own
+        from joblib.externals import cloudpickle
+
+log = logging.getLogger("minimalcluster")
+
+NAME = "minimalcluster"
+#: Arrays that no batch under way uses are kept on the nodes, for those to come, up to this many bytes.
+IDLE_BYTES_MAX = 256 << 20
+#: How often to look for nodes that have joined while Parallel runs, and while there is none yet.
+LOOK_SECONDS = 1.0
+POLL_SECONDS = 0.05
+
+
+def register_joblib_backend(name: str = NAME, make_default: bool = False) -> None:
+    """Make ``joblib.parallel_config(backend="minimalcluster")`` known to joblib. May be called again.
+
+    Its options, all of them optional: executor, a ClusterExecutor to work on; master, a running
+    MasterNode; address ("host:port" or a pair) with authkey, where a cluster of this process lets
+    other nodes join; max_workers, that cluster's worker processes on this machine. With none of
+    them there is one cluster of this machine's processors, shared by all and ended at exit.
+    on_error, retries, attempts_max, timeout, deadline, journal, idempotent: as ``ClusterExecutor.options``, where
+    a call is a task and a map is a call of Parallel. on_error is "return", or nothing for joblib's own way.
+    """
+    if _without_joblib:
+        raise ImportError("there is no joblib here: pip install 'minimalcluster[joblib]'")
+    from joblib import register_parallel_backend
+
+    register_parallel_backend(name, ClusterBackend, make_default=make_default)
+
+
+class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
+    """What joblib asks of a backend, 1.1 and later; one instance serves one Parallel at a time."""
+
+    parallel: Any
+    nesting_level: Optional[int]
+
+    supports_retrieve_callback = True
+    supports_timeout = True
+    supports_sharedmem = False
+    uses_threads = False
+    default_n_jobs = -1  # who names this backend means the cluster
+
+    def __init__(
+        self,
+        nesting_level: Optional[int] = None,
+        *,
+        executor: Optional[ClusterExecutor] = None,
+        master: Optional[MasterNode] = None,
+        address: Union[str, Tuple[str, int], None] = None,
+        authkey: Union[str, bytes, None] = None,
+        max_workers: Optional[int] = None,
+        wait_for_workers_timeout: float = 30.0,
+        on_error: Optional[str] = None,
+        retries: Optional[int] = None,
+        attempts_max: Optional[int] = None,
+        timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
+        journal: Optional[str] = None,
+        idempotent: Optional[bool] = None,
+    ) -> None:
+        super().__init__(nesting_level=nesting_level)
+        if on_error not in (None, RETURN):
+            raise ValueError("on_error must be %r, or None for joblib's own way, not %r" % (RETURN, on_error))
+        self._terms: Dict[str, Any] = {
+            "on_error": on_error, "retries": retries, "attempts_max": attempts_max, "timeout": timeout,
+            "deadline": deadline, "journal": journal, "idempotent": idempotent,
+        }  # fmt: skip
+        changed(TERMS, **self._terms)  # a wrong one is an error here
+        if executor is not None and not isinstance(executor, ClusterExecutor):
+            raise TypeError("executor must be a ClusterExecutor, not %r" % (executor,))
+        if sum(each is not None for each in (executor, master, address)) > 1:
+            raise ValueError("executor, master and address are three ways to name one cluster: give one of them")
+        if (address is None) != (authkey is None):
+            raise ValueError("address and authkey go together: other nodes join there with that key")
+        self._options: Dict[str, Any] = {
+            "executor": executor, "master": master, "address": address, "authkey": authkey,
+            "max_workers": max_workers, "wait_for_workers_timeout": wait_for_workers_timeout,
+        }  # fmt: skip
+        self._options.update(self._terms)
+        self._executor: Optional[ClusterExecutor] = None
+        self._lock = threading.RLock()  # a future may be let go of, and call back, in the middle of anything
+        self._busy = False  # configured for a Parallel that has not terminated it yet
+        self._over = True  # between two calls of Parallel
+        self._futures: "Set[_BatchFuture]" = set()  # under way
+        self._arrays: "Optional[_Arrays]" = None
+        self._n_jobs = 0
+        self._look_at = 0.0
+        self._bytes_min: Optional[int] = None
+        self._until: Optional[float] = None
+
+    # -- how many ---------------------------------------------------------------------------------
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        prefer: Optional[str] = None,
+        require: Optional[str] = None,
+        max_nbytes: Optional[int] = None,
+        mmap_mode: Optional[str] = None,
+        **others: Any,
+    ) -> int:
+        """Called by each Parallel before it begins: the number of jobs."""
+        if _in_worker_process():
+            raise FallbackToBackend(self._nested())
+        if self._busy and self.parallel is not parallel:
+            # Two generators may be under way in one parallel_config: each gets its own.
+            raise FallbackToBackend(ClusterBackend(self.nesting_level, **self._options))
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel, self._busy = parallel, True
+        # Read-only is what a shared array is; who wants to write to it gets a copy with each batch.
+        self._bytes_min = max_nbytes if mmap_mode == "r" else None
+        return n_jobs
+
+    def effective_n_jobs(self, n_jobs: Optional[int]) -> int:
+        """-1: as many as the cluster has worker processes now; -2: one less."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        if _in_worker_process():
+            return int(self._nested().effective_n_jobs(n_jobs))
+        return n_jobs if n_jobs > 0 else max(self._workers() + 1 + n_jobs, 1)
+
+    def _nested(self) -> Any:
+        """In a worker process nobody waits for another one, so that nothing can wait in a circle."""
+        if self.nesting_level is None:
+            self.nesting_level = 0
+        return self.get_nested_backend()[0]
+
+    def _workers(self) -> int:
+        """Worker processes there are; waits for the first."""
+        core = self._cluster()._core
+        seconds = self._options["wait_for_workers_timeout"]
+        deadline = monotonic() + seconds
+        said = False
+        while True:
+            found = _count(core)
+            if found:
+                return found
+            if not said:
+                said = True
+                log.warning("no node has joined the cluster at port %d yet; waiting for one", core.cluster.port)
+            if monotonic() > deadline:
+                raise TimeoutError(
+                    "no node has joined the cluster at port %d within %g s; start one, or wait longer: "
+                    "wait_for_workers_timeout" % (core.cluster.port, seconds)
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _cluster(self) -> ClusterExecutor:
+        if self._executor is None:
+            options = self._options
+            executor: Optional[ClusterExecutor] = options["executor"]
+            if executor is None and options["master"] is not None:
+                executor = _on_master(options["master"])
+            if executor is None:
+                executor = _own(options["max_workers"], options["address"], options["authkey"])
+            self._executor = executor.options(**self._terms)
+        return self._executor
+
+    # -- a call of Parallel -----------------------------------------------------------------------
+
+    def start_call(self) -> None:
+        share = self._cluster()._core.cluster.share
+        self._arrays = None if self._bytes_min is None else _Arrays(share, self._bytes_min)
+        self._n_jobs, self._look_at = self.effective_n_jobs(self.parallel.n_jobs), monotonic() + LOOK_SECONDS
+        self._until = until(self._cluster()._terms)
+        self._over = False
+
+    def stop_call(self) -> None:
+        with self._lock:
+            self._over = True
+        if self._arrays is not None:
+            # What the caller changes before the next call must be seen there.
+            self._arrays.close()
+
+    def submit(self, func: Any, callback: Optional[Callable[[Any], None]] = None) -> "_BatchFuture":
+        """Send a batch. Whatever goes wrong is the future's error: a callback's thread has nobody to tell."""
+        future = _BatchFuture()
+        with self._lock:
+            if self._over:  # a callback of a call that was given up meanwhile
+                future.cancel()
+                return future
+            self._futures.add(future)
+        arrays = self._arrays
+        try:
+            executor = self._cluster()
+            used, packed = _pack((run_batch, (func,), {}), arrays, executor._core.cluster.runs_scripts)
+            future.add_done_callback(lambda _: arrays.release(used) if arrays is not None else None)
+            future.add_done_callback(lambda _: self._done(future, callback))
+            terms = executor._terms
+            future.errors_returned = len(func.items) if terms.on_error == RETURN else 0
+            executor._core.submit(future, packed, terms, self._until, ((func,), {}))
+        except BaseException as error:
+            future.resolve(Failure(error, ""))
+            self._done(future, callback)
+        return future
+
+    apply_async = submit  # its name before joblib 1.5
+
+    def _done(self, future: "_BatchFuture", callback: Optional[Callable[[Any], None]]) -> None:
+        with self._lock:
+            wanted = future in self._futures
+            self._futures.discard(future)
+        if wanted and callback is not None:
+            callback(future)
+
+    def retrieve_result_callback(self, out: "_BatchFuture") -> Any:
+        return out.get()
+
+    def compute_batch_size(self) -> int:
+        """What is limited, repeated or kept is a task; a batch would share one fate."""
+        terms = self._cluster()._terms._replace(deadline=None, idempotent=False)
+        return super().compute_batch_size() if terms == TERMS else 1
+
+    def batch_completed(self, batch_size: int, duration: float) -> None:
+        super().batch_completed(batch_size, duration)
+        if self.parallel.n_jobs < 0 and monotonic() >= self._look_at:
+            self._look_at = monotonic() + LOOK_SECONDS
+            self._grow()
+
+    def _grow(self) -> None:
+        """When nodes have joined, keep as many more batches under way as joblib would have from the start."""
+        parallel, before = self.parallel, self._n_jobs
+        try:
+            n_jobs = _count(self._cluster()._core) + 1 + parallel.n_jobs
+        except RuntimeError:
+            # It was shut down, as every batch under way is told. After an error in here joblib would wait for ever.
+            return
+        if n_jobs <= before or not isinstance(parallel.pre_dispatch, str):
+            return
+        with parallel._lock:
+            self._n_jobs = parallel._cached_effective_n_jobs = n_jobs
+            for _ in range(parallel._pre_dispatch_amount * (n_jobs - before) // before):
+                if parallel._original_iterator is not None:
+                    parallel.dispatch_next()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Nobody wants what is under way any more: what waits is dropped, what runs is ended."""
+        with self._lock:
+            self._over = True
+            futures, self._futures = self._futures, set()
+        for future in futures:
+            future.cancel_running()
+
+    def terminate(self) -> None:
+        """The end of a Parallel. The worker processes live on for the next one."""
+        self._busy = False
+        self.reset_batch_stats()
+
+
+class _BatchFuture(ClusterFuture[List[Any]]):
+    errors_returned = 0  # in place of so many results
+
+    def resolve(self, outcome: object) -> None:
+        if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
+            calls: Optional[List[Any]] = getattr(outcome.error.argument, "items", None)  # of the batch
+            told = None if calls is None else [argument_of(*call[1:]) for call in calls]
+            outcome.error.argument = told[0] if told and len(told) == 1 else told
+        if self.errors_returned and type(outcome) is Failure and outcome.node:  # a task's, not the cluster's
+            outcome = [standard(outcome.error)] * self.errors_returned
+        super().resolve(outcome)
+
+    def get(self, timeout: Optional[float] = None) -> Any:
+        """As multiprocessing's AsyncResult: joblib before 1.3 takes results this way."""
+        try:
+            return self.result(timeout)
+        except CancelledError:
+            raise RuntimeError("the cluster was shut down before this call of Parallel had ended") from None
+        except FutureTimeoutError:
+            if self.done():
+                raise  # the task's own
+            raise multiprocessing.TimeoutError from None
+
+
+# -- what is sent ---------------------------------------------------------------------------------
+
+
+def run_batch(batch: Callable[[], List[Any]]) -> List[Any]:
+    """In the worker process. Nested calls may name this backend; results may be of classes that came by value."""
+    global _batches
+    register_joblib_backend()
+    values.by_value = values.by_value or by_value.dumper(cloudpickle)
+    with _lock:
+        _batches += 1
+    try:
+        return batch()
+    finally:
+        with _lock:
+            _batches -= 1
+
+
+def _pack(call: object, arrays: "Optional[_Arrays]", with_script: bool) -> Tuple[List[int], functions.Packed]:
+    """(the large arrays in it, the pickled call): by value what the worker processes cannot find."""
+    used: List[int] = []
+    table = None
+    numpy = sys.modules.get("numpy")
+    if arrays is not None and numpy is not None:
+
+        def reduce_array(array: Any) -> Any:
+            return arrays.reduce(array, used)
+
+        def table(others: Any) -> Any:
+            return ChainMap({numpy.ndarray: reduce_array, numpy.memmap: reduce_array}, others)
+
+    try:
+        return used, functions.packed(by_value.dump(cloudpickle, call, with_script, table))
+    except BaseException:
+        if arrays is not None:
+            arrays.release(used)
+        raise
+
+
+class _Shared:
+    """A large array on the nodes. The reference keeps its id from being another array's."""
+
+    def __init__(self, array: Any, handle: Any) -> None:
+        self.array, self.handle, self.users = array, handle, 0
+
+
+class _Arrays:
+    """The large arrays of one call of Parallel: in a batch each is only named."""
+
+    def __init__(self, share: Callable[[object], Any], bytes_min: int) -> None:
+        self._share, self._bytes_min = share, bytes_min
+        self._shared: "OrderedDict[int, _Shared]" = OrderedDict()  # by the array's id, the longest idle first
+        self._lock = threading.RLock()
+
+    def reduce(self, array: Any, used: List[int]) -> Any:
+        """As the array's own __reduce_ex__; its id is added to ``used`` if it is shared."""
+        if array.nbytes < self._bytes_min or array.dtype.hasobject:
+            return array.__reduce_ex__(PICKLE_PROTOCOL)
+        with self._lock:
+            shared = self._shared.get(id(array))
+            if shared is None:
+                try:
+                    handle = self._share(array.view(sys.modules["numpy"].ndarray))
+                except OSError as error:
+                    log.warning("a large array goes with each batch: it could not be written to a file (%s)", error)
+                    return array.__reduce_ex__(PICKLE_PROTOCOL)
+                shared = self._shared[id(array)] = _Shared(array, handle)
+            shared.users += 1
+            used.append(id(array))
+            return shared.handle.__reduce__()
+
+    def release(self, used: List[int]) -> None:
+        """A batch is done. The arrays that nobody uses now may go, those idle for the longest time first."""
+        with self._lock:
+            for name in used:
+                if name in self._shared:
+                    self._shared[name].users -= 1
+                    self._shared.move_to_end(name)
+            del used[:]
+            idle = [(name, shared) for name, shared in self._shared.items() if not shared.users]
+            surplus = sum(shared.array.nbytes for _, shared in idle) - IDLE_BYTES_MAX
+            for name, shared in idle:
+                if surplus <= 0:
+                    break
+                surplus -= shared.array.nbytes
+                shared.handle.drop()
+                del self._shared[name]
+
+    def close(self) -> None:
+        with self._lock:
+            while self._shared:
+                self._shared.popitem()[1].handle.drop()
+
+
+# -- which cluster --------------------------------------------------------------------------------
+
+
+def _count(core: Any) -> int:
+    """Worker processes of the nodes that are connected now. Raises RuntimeError after a shutdown."""
+    core.check()
+    return int(core.slots())
+
+
+def _in_worker_process() -> bool:
+    return shares.in_worker_process or _batches > 0
+
+
+_lock = threading.Lock()
+_batches = 0  # running in this process, which may be an engine's
+_own_executors = {}  # type: Dict[object, ClusterExecutor] # options -> this process's cluster with them
+_masters = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary[MasterNode, ClusterExecutor]
+
+
+def _own(
+    max_workers: Optional[int], address: Union[str, Tuple[str, int], None], authkey: Union[str, bytes, None]
+) -> ClusterExecutor:
+    """This process's own cluster with these options: made when first asked for, ended at exit."""
+    host, port = _split(address)
+    key = (os.getpid(), max_workers, host, port, authkey)
+    with _lock:
+        executor = _own_executors.get(key)
+        if executor is not None:
+            try:
+                executor._core.check()
+            except RuntimeError:
+                executor = None  # it was shut down
+        if executor is None:
+            executor = _own_executors[key] = ClusterExecutor(max_workers, host, port, authkey)
+            executor._core.ends_at_exit = True
+        return executor
+
+
+def _on_master(master: MasterNode) -> ClusterExecutor:
+    with _lock:
+        if master not in _masters:
+            _masters[master] = ClusterExecutor(master=master)
+        return _masters[master]
+
+
+def _split(address: Union[str, Tuple[str, int], None]) -> Tuple[str, int]:
+    if address is None:
+        return "127.0.0.1", 0
+    if isinstance(address, str):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError("address must be 'host:port' or (host, port), not %r" % (address,))
+        return host.strip("[]"), int(port)
+    return address[0], int(address[1])

@@ -1,0 +1,285 @@
+"""``map``: one function over many items, as a job.
+
+Who reads its input: what lies in memory is pickled in the caller's thread for a moment, then in a thread that the
+executor has for that; ``imap`` and ``amap`` have theirs read in a thread of its own; an executor's ``map`` reads in
+the threads that ask for its results, and never while one is there that could be given.
+"""
+
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+from ..compat import Mailbox, monotonic
+from ..master import jobs
+from ..master.jobs import FINISH, STOP, Failure, Job, Outcomes, Terms, target_digest
+from ..payload import values
+from ..payload.fingerprints import of_definition
+from . import inputs
+from .calls import AFTER_SHUTDOWN, Core
+from .turns import Turns
+
+#: How long ``map`` reads at a time in the caller's thread; what has been read is at work meanwhile.
+READ_SECONDS = 0.05
+
+
+class MapJob(Job):
+    """One function over many items, read as far ahead as the window allows."""
+
+    started = False  # somebody has asked for a result
+    abandoned = False  # nobody will
+    watcher: Any = None  # is called when something has come
+    _has_failed = False  # in an earlier run, says its journal, and that stops it
+    cut_short = False  # there was more to read
+    number = 0
+
+    def __init__(
+        self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
+        window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True, apart: bool = False,
+    ) -> None:  # fmt: skip
+        """lazy=False is multiprocessing's way: whatever becomes of the results, a finite input is worked on.
+
+        apart: what does not lie in memory is read in a thread of its own.
+        """
+        super().__init__()
+        self._core = core
+        self.options = terms.options()
+        self.terms = terms
+        self._lazy = lazy
+        self.unread_max = jobs.UNREAD_BYTES
+        self._keeps_arguments = terms.on_error in (FINISH, STOP)
+        self._let_go: Dict[int, Tuple[int, Any]] = {}  # first -> items with results that nobody has taken yet
+        star = len(iterables) != 1 if star is None else star
+        self._finite = inputs.lies_here(iterables, star) or any(hasattr(each, "__len__") for each in iterables)
+        self.input = inputs.of(iterables, star, window, self._packed, apart)
+        self._reader: Optional[Turns] = None  # reads in the place of those who ask for results
+        if self.input.here:
+            self._reader = core.packing
+        elif apart:
+            self._reader = Turns("minimalcluster-input")
+        self.function_name = getattr(function, "__name__", None) or type(function).__name__
+        self.name = "map of %s" % self.function_name
+        self._read_first()
+        self._define(function, star, terms.timeout)
+        if terms.journal is not None:
+            self._go_on(terms.journal, iterables)
+
+    @property
+    def total(self) -> int:
+        return self.input.total
+
+    @property
+    def taken(self) -> int:
+        return self.input.taken
+
+    @property
+    def closed(self) -> bool:
+        return self.input.closed
+
+    def submit(self) -> None:
+        try:
+            self._core.submit_map(self)
+            if self._reader is not None and not self.closed:
+                self._reader.add(self)
+        except BaseException:
+            self.close_journal()
+            raise
+        if self._has_failed:
+            self._core.cluster.stop_job(self.number)
+
+    def _define(self, function: Callable[..., Any], star: bool, timeout: Optional[float]) -> None:
+        """What cannot be sent is the first result's error."""
+        try:
+            packed = self._core.pack(function)
+            info, buffers = self._core.definition("function", packed.needs, timeout)
+            self._definition = dict(info, star=star), buffers + [packed.data]
+        except Exception as error:
+            self._definition = {}, []
+            self.input, self._reader = inputs.none(error), None
+
+    def _go_on(self, path: str, iterables: Tuple[Iterable[Any], ...]) -> None:
+        """With what an earlier run has left in the journal."""
+        if not self.input.here or not {list, tuple, range}.issuperset(map(type, iterables)):
+            raise ValueError("journal= needs an input of known length, a list, tuple or range, and no buffersize")
+        if self.input.error is not None:
+            return  # there is no function to run
+        info, buffers = self._definition
+        digest = target_digest(info, of_definition(buffers))
+        for outcomes in self.keep_journal(path, digest, self.input.given()):
+            self._arrivals.put((Outcomes, *outcomes))
+            if self.terms.on_error == STOP and Failure in map(type, outcomes.values):
+                self._has_failed = True
+
+    def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
+        return self._definition
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        return self.input.encode(first, count)
+
+    # -- in the cluster's thread ------------------------------------------------------------------
+
+    def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
+        self._has_results(first + skip, count - skip, self._keeps_arguments)
+        super().deliver(first, count, skip, buffers)
+
+    def deliver_failure(self, first: int, node: str, info: Dict[str, Any], buffers: List[Any]) -> None:
+        self._has_results(first, 1, True)
+        super().deliver_failure(first, node, info, buffers)
+
+    def deliver_poison(self, first: int, deaths: Any) -> None:
+        self._has_results(first, 1, True)
+        super().deliver_poison(first, deaths)
+
+    def _has_results(self, first: int, count: int, keep: bool) -> None:
+        """These items are needed no more, whatever dies."""
+        size, items = self.input.let_go(first, count)
+        if self.abandoned:
+            self.input.took(count, size)
+        elif self.input.here:
+            self.input.took(0, size)
+            size = 0
+        if not self.abandoned and (size or keep):
+            self._let_go[first] = size, items if keep else None
+        self._call_reader()
+
+    def argument(self, index: int) -> object:
+        return self.argument_in(index, index)
+
+    def arrive(self, *arrival: Any) -> None:
+        if not self.abandoned:
+            super().arrive(*arrival)
+            if self.watcher is not None:
+                self._core.collecting.call(self.watcher)
+
+    def crowded(self) -> bool:
+        """Until somebody reads, work on what is there goes on, as the standard's; an input without end is held up."""
+        return (self.started or not self._finite) and not self.abandoned and super().crowded()
+
+    def held_up(self) -> Optional[str]:
+        if self.paused:
+            return super().held_up()
+        pending = self.total - self.taken
+        if self.closed or self.abandoned or not pending or (self._reader is not None and self.input.room() > 0):
+            return None
+        return "%d results wait for who reads them; the input is read no further meanwhile" % pending
+
+    def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
+        self._core.maps.discard(self)
+        self._end_input(None)
+        super().finished(unfit)
+
+    def crashed(self, error: BaseException) -> None:
+        self._core.maps.discard(self)
+        self._end_input(None)
+        super().crashed(error)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _packed(self, item: Any, star: bool) -> values.Packed:
+        if self.terms.journal is not None:  # what has come before must not change what an item is known by
+            return self._core.pack(item)
+        return self._core.packed_item(item, star)
+
+    def _read_first(self) -> None:
+        """So that work begins at once. Raises what the input of an executor's map raises."""
+        if self.closed or (self._reader is not None and not self.input.here):
+            return
+        if self.terms.journal is not None:
+            self.input.limited = False
+        until: Optional[float] = monotonic() + READ_SECONDS
+        if self.terms.journal is not None or (self._finite and not self.input.here):
+            until = None  # the standard reads all of it here
+        self.announced = True  # there is nobody to be told yet
+        self.input.read(self, until, lambda: True)
+        self.announced = False
+        if self.input.error is not None and self._lazy:
+            raise self.input.error
+
+    def read_ahead(self) -> None:
+        """In a thread that wants a result and finds none: some of the input, until one comes if that is slow."""
+        if self._reader is None and not self.closed:
+            self.input.read(self, monotonic() + READ_SECONDS, self._is_enough)
+            self.grew()
+
+    def _is_enough(self) -> bool:
+        return not self._arrivals.empty() or self.total - self.taken >= max(1, 2 * self._core.slots())
+
+    def turn(self) -> bool:
+        """In the reader's thread: read on; whether it was the end."""
+        try:
+            self.input.read(self, monotonic() + READ_SECONDS if self.input.here else None, lambda: True)
+        except BaseException as error:  # the input's own SystemExit: no business of this thread
+            self._end_input(error)
+        self.grew()
+        self._call_reader()
+        return self.closed
+
+    def grew(self) -> None:
+        self._core.cluster.grew(self.number, self)
+
+    def _call_reader(self) -> None:
+        if self._reader is not None and (self.closed or self.input.room() > 0):
+            self._reader.call(self)
+
+    def _end_input(self, error: Optional[BaseException]) -> None:
+        self.input.end(error)
+        self._call_reader()
+
+    # -- in the user's threads --------------------------------------------------------------------
+
+    def argument_in(self, first: int, index: int) -> object:
+        """Of the task ``index``, whose outcome came with that of the task ``first``."""
+        _, items = self._let_go.get(first, (0, None))
+        return self.input.item(index) if items is None else self.input.shown(items[index - first])
+
+    def took(self, first: int, count: int) -> None:
+        size, _ = self._let_go.pop(first, (0, None))
+        self.input.took(count, size)
+        self._call_reader()
+
+    def dropped(self) -> None:
+        """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
+        if self.started and (self._lazy or not self._finite):
+            self.cancel()
+            return
+        self.abandoned = True
+        self._arrivals = Mailbox()  # what has come is nobody's either
+        for first in list(self._let_go):
+            self.took(first, 0)
+        self.input.limited = self.input.here  # results that have come are not counted as taken any more
+        self._call_reader()
+        self.wait_for_nobody()
+
+    def cancel(self) -> None:
+        self._cut_short()
+        self._core.cluster.cancel(self.number)
+        self.close_journal()
+
+    def stop(self) -> None:
+        """As ``cancel``, but what runs may end and counts."""
+        self._cut_short()
+        self._core.cluster.stop_job(self.number)
+
+    def _cut_short(self) -> None:
+        """Read no further."""
+        self.cut_short = self.cut_short or not self.closed
+        self._end_input(None)
+
+    def wait_for_nobody(self) -> None:
+        """Somebody waits for its end, and may be the one who reads its results."""
+        self.unread_max = None
+        self._core.cluster.read(self.number, self)
+
+    def finish_reading(self) -> None:
+        """The executor was shut down: what was promised is finished, the rest of a half-read input is refused."""
+        if self._finite or not self.started or not self._lazy:
+            self._read_the_rest()
+        else:
+            self._end_input(RuntimeError(AFTER_SHUTDOWN))
+        self._core.cluster.grew(self.number, self)
+
+    def _read_the_rest(self) -> None:
+        self.input.limited = self.input.here  # packing goes on as results come
+        self._call_reader()
+        if self._reader is None:
+            try:
+                self.input.read(self, None, lambda: True)
+            except BaseException as error:  # the input's own SystemExit
+                self._end_input(error)

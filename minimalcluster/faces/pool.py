@@ -1,0 +1,540 @@
+"""``Pool``: multiprocessing.pool.Pool's methods, on an executor's core.
+
+    apply_async ──> submit ──> future ──callback──> AsyncResult
+    map, starmap ──> MapJob ──> the caller's own thread
+    map_async ──> MapJob ──> one thread for all of them ──> MapResult
+    imap ──> MapJob ──> IMapIterator, in the consumer's thread
+      input ──^ what lies in memory: as map's; else read in a thread of its own, as multiprocessing's task handler
+
+What differs from multiprocessing: a worker process that dies fails only the call that killed it,
+and a pool that was terminated answers what it had not done with an error instead of never.
+"""
+
+import multiprocessing
+import multiprocessing.pool
+import os
+import threading
+import warnings
+import weakref
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
+from typing import Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
+
+from .. import errors
+from ..brain.status import ClusterStatus, JobStatus
+from ..compat import cpu_count, monotonic
+from ..logs import log
+from ..master.jobs import Failure, check_process
+from ..master.masternode import MasterNode
+from .calls import until
+from .executor import ClusterExecutor
+from .futures import raisable, standard
+from .maps import MapJob
+from .results import MapResults, NotYetError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+#: multiprocessing cuts a map into so many chunks for each process; here where worker processes count their chunks.
+CHUNKS_PER_PROCESS = 4
+
+
+class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
+    """What apply_async returns: the result to come."""
+
+    def __init__(
+        self, callback: Optional[Callable[[T], object]], error_callback: Optional[Callable[[BaseException], object]]
+    ) -> None:
+        self._callback, self._error_callback = callback, error_callback
+        self._event = threading.Event()
+        self._pid = os.getpid()
+        self._success = False
+        self._value: Any = None
+
+    def ready(self) -> bool:
+        return self._event.is_set()
+
+    def successful(self) -> bool:
+        if not self.ready():
+            raise ValueError("%r not ready" % (self,))
+        return self._success
+
+    def wait(self, timeout: Optional[float] = None) -> None:
+        if not self.ready():
+            check_process(self._pid)
+        self._event.wait(timeout)
+
+    def get(self, timeout: Optional[float] = None) -> T:
+        self.wait(timeout)
+        if not self.ready():
+            raise multiprocessing.TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    def _set(self, success: bool, value: Any) -> None:
+        """In a thread of the pool's. The callback comes before whoever waits in ``get``."""
+        self._success, self._value = success, value
+        callback: Optional[Callable[[Any], object]] = self._callback if success else self._error_callback
+        self._callback = self._error_callback = None
+        try:
+            if callback is not None:
+                callback(value)
+        except Exception:
+            log.exception("the callback of %r raised", self)
+        finally:
+            self._event.set()
+
+    # What an executor's stream expects of whoever waits for a call.
+
+    place: object = None
+
+    def hand_out(self) -> bool:
+        return True
+
+    def take_back(self) -> None:
+        pass  # it cannot be cancelled in any case
+
+    def resolve(self, outcome: object) -> None:
+        self.place = None
+        if type(outcome) is Failure:
+            self._set(False, _pool_error(outcome.error))
+        else:
+            self._set(True, outcome)
+
+
+ApplyResult = AsyncResult
+
+
+class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):
+    """What map_async returns. ``status()`` tells how far it is, and what it waits for; ``str`` of that is one line."""
+
+    def __init__(
+        self,
+        callback: Optional[Callable[[List[T]], object]],
+        error_callback: Optional[Callable[[BaseException], object]],
+        status: Callable[[], JobStatus],
+        length: int,
+    ) -> None:
+        super().__init__(callback, error_callback)
+        self.status = status
+        self._length = length
+
+    # Programs read these of multiprocessing's, to say how much is left: its chunks have any size, ours here one.
+    _chunksize = 1
+
+    @property
+    def _number_left(self) -> int:
+        return 0 if self.ready() else self._length - self.status().done
+
+
+class _Gathering:
+    """Takes a map's results as they come, and tells the one MapResult. Its turns are in a thread of the executor's."""
+
+    def __init__(self, results: "MapResults[Any]", result: MapResult[Any]) -> None:
+        self._results, self._result = results, result
+
+    def turn(self) -> bool:
+        try:
+            value = _collected(self._results, 0.0)
+        except NotYetError:
+            return False
+        except BaseException as error:
+            self._result._set(False, error)
+        else:
+            self._result._set(True, value)
+        return True
+
+
+class _Telling:
+    """Tells of a call that could not be sent; in another thread, as ever."""
+
+    def __init__(self, result: AsyncResult[Any], error: BaseException) -> None:
+        self._result, self._error = result, error
+
+    def turn(self) -> bool:
+        self._result.resolve(Failure(self._error, ""))
+        return True
+
+
+class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
+    """What imap returns: an error at its place leaves the later items readable."""
+
+    def __init__(self, results: "MapResults[T]") -> None:
+        self._results = results
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> "IMapIterator[T]":
+        return self
+
+    def next(self, timeout: Optional[float] = None) -> T:
+        """As ``__next__``; raises multiprocessing.TimeoutError when there is nothing within so many seconds."""
+        try:
+            return self._next(None if timeout is None else monotonic() + timeout)
+        except NotYetError:
+            raise multiprocessing.TimeoutError from None
+
+    __next__ = next  # noqa: A003
+
+    def status(self) -> JobStatus:
+        """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
+        return self._results.status()
+
+    def ready(self) -> bool:
+        return self._results.is_over()
+
+    @property
+    def _index(self) -> int:
+        """So many results are there, taken or not; programs read it of multiprocessing's."""
+        return self.status().done
+
+    @property
+    def _length(self) -> Optional[int]:
+        """Of the input, once all of it is read."""
+        return self._results.length()
+
+    def _next(self, moment: Optional[float]) -> T:
+        with self._lock:
+            try:
+                if self._results.on_error is not None:
+                    return self._results.next(moment)
+                outcome = self._results.outcome(moment)
+            except KeyboardInterrupt:
+                self._results.interrupt()
+                raise
+        if type(outcome) is Failure:
+            raise raisable(_pool_error(outcome.error))
+        return outcome  # type: ignore[return-value]
+
+
+class IMapUnorderedIterator(IMapIterator[T], multiprocessing.pool.IMapUnorderedIterator):
+    """What imap_unordered returns."""
+
+
+class _Life:
+    """What a pool has in common with its views."""
+
+    state = RUN
+
+    def __init__(self) -> None:
+        self.given: "weakref.WeakSet[Any]" = weakref.WeakSet()  # results and iterators
+
+
+class _Process:
+    """What programs ask a worker process of multiprocessing's pool for. pid: None on another machine."""
+
+    exitcode = None
+
+    def __init__(self, pid: Optional[int]) -> None:
+        self.pid = self.ident = pid
+        self.name = "worker process %s" % ("elsewhere" if pid is None else pid)
+
+    def is_alive(self) -> bool:
+        return True
+
+
+class _Waiting:
+    """Tasks that no worker process has, where multiprocessing has a queue."""
+
+    def __init__(self, status: Callable[[], ClusterStatus]) -> None:
+        self._status = status
+
+    def qsize(self) -> int:
+        return sum(job.queued for job in self._status().jobs)
+
+    def empty(self) -> bool:
+        return not self.qsize()
+
+
+class Pool(multiprocessing.pool.Pool):
+    """multiprocessing.Pool, whose worker processes may be on any machine.
+
+    processes, initializer, initargs, maxtasksperchild: as multiprocessing's. context is ignored:
+    worker processes are fresh interpreters. host, port, authkey, master, engine, join: as
+    ClusterExecutor's; other nodes join at ``address`` with ``authkey``.
+
+    chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
+    """
+
+    _life: Optional["_Life"] = None  # ``__del__`` also comes when it never ran
+    _viewed: Optional["Pool"] = None
+
+    def __init__(
+        self,
+        processes: Optional[int] = None,
+        initializer: Optional[Callable[..., object]] = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: Optional[int] = None,
+        context: object = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        authkey: Union[str, bytes, None] = None,
+        master: Optional[MasterNode] = None,
+        engine: Any = None,
+        join: bool = True,
+    ) -> None:
+        if processes is None and join and master is None and engine is None:
+            processes = cpu_count()
+        if processes is not None and processes < 1 and join:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        initargs = tuple(initargs)
+        self._executor = ClusterExecutor(
+            processes, host, port, authkey, master=master, engine=engine, initializer=initializer,
+            initargs=initargs, join=join, max_tasks_per_child=maxtasksperchild,
+        )  # fmt: skip
+        self._core = self._executor._core
+        self._core.ends_at_exit = True
+        self._maxtasksperchild, self._initializer, self._initargs = maxtasksperchild, initializer, initargs
+        self.address, self.authkey = self._executor.address, self._executor.authkey
+        self._life = _Life()
+
+    # What programs read of multiprocessing's, though it is private there. The numbers follow nodes that join and leave.
+
+    @property
+    def _processes(self) -> int:
+        return self._core.size()
+
+    @property
+    def _pool(self) -> List[_Process]:
+        here = [] if self._state != RUN else self._core.cluster.local_pids()
+        return [_Process(pid) for pid in here + [None] * (self._processes - len(here))]
+
+    @property
+    def _cache(self) -> Dict[int, Any]:
+        """What is not ready of that which somebody holds."""
+        return {id(each): each for each in list(self._life.given) if not each.ready()} if self._life else {}
+
+    @property
+    def _taskqueue(self) -> _Waiting:
+        return _Waiting(self.status)
+
+    @property
+    def _state(self) -> str:
+        return CLOSE if self._life is None else self._life.state
+
+    def options(
+        self,
+        *,
+        on_error: Optional[str] = None,
+        retries: Optional[int] = None,
+        attempts_max: Optional[int] = None,
+        timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
+        journal: Optional[str] = None,
+        idempotent: Optional[bool] = None,
+    ) -> "Pool":
+        """The same pool with other terms for the calls made through what this returns, as ``ClusterExecutor.options``.
+
+        on_error: None, multiprocessing's way: ``map`` raises the first error when all is done, ``imap`` each in
+        its place. "return", "finish" and "stop" are for maps, as an executor's. deadline: of ``apply_async``,
+        from the call to its result.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._executor = self._executor.options(
+            on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout, deadline=deadline,
+            journal=journal, idempotent=idempotent,
+        )  # fmt: skip
+        view._viewed = self  # a view keeps its pool
+        return view
+
+    def share(self, value: T) -> T:
+        """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
+        return self._executor.share(value)
+
+    def status(self) -> ClusterStatus:
+        """How far the calls and maps of this pool are, and what they wait for. From any thread."""
+        return self._executor.status()
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Optional[Callable[[T], object]] = None,
+        error_callback: Optional[Callable[[BaseException], object]] = None,
+    ) -> AsyncResult[T]:
+        self._check_running()
+        result: AsyncResult[T] = self._given(AsyncResult(callback, error_callback))
+        try:
+            terms = self._executor._terms
+            args = tuple(args)
+            packed = self._core.packed_call(func, args, kwds, terms)
+            self._core.submit(result, packed, terms, until(terms), (args, kwds))
+        except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
+            self._core.collecting.add(_Telling(result, error))
+        return result
+
+    def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: Optional[int] = None) -> List[T]:
+        return _collected(self._start(func, iterable, chunksize, False))
+
+    def starmap(
+        self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: Optional[int] = None
+    ) -> List[T]:
+        return _collected(self._start(func, iterable, chunksize, True))
+
+    def map_async(
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: Optional[int] = None,
+        callback: Optional[Callable[[List[T]], object]] = None,
+        error_callback: Optional[Callable[[BaseException], object]] = None,
+    ) -> MapResult[T]:
+        return self._collect(self._start(func, iterable, chunksize, False), callback, error_callback)
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: Optional[int] = None,
+        callback: Optional[Callable[[List[T]], object]] = None,
+        error_callback: Optional[Callable[[BaseException], object]] = None,
+    ) -> MapResult[T]:
+        return self._collect(self._start(func, iterable, chunksize, True), callback, error_callback)
+
+    def imap(  # type: ignore[override]
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator[T]:
+        return self._given(IMapIterator(self._lazily(func, iterable, chunksize, True)))
+
+    def imap_unordered(  # type: ignore[override]
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator[T]:
+        return self._given(IMapUnorderedIterator(self._lazily(func, iterable, chunksize, False)))
+
+    def _given(self, result: R) -> R:
+        self._life.given.add(result)  # type: ignore[union-attr]
+        return result
+
+    def _start(self, func: Callable[..., T], iterable: Any, chunksize: Optional[int], star: bool) -> "MapResults[T]":
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        count = len(iterable)  # a range may be too long for a list of results: OverflowError, as multiprocessing's
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
+        if chunksize is None and self._maxtasksperchild is not None:
+            chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
+            chunksize = max(1, -(-count // chunks))
+        results = self._mapped(func, iterable, chunksize, star, True)
+        results.expected = count
+        return results
+
+    def _lazily(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
+    ) -> "MapResults[T]":
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
+        measured = chunksize == 1 and self._maxtasksperchild is None
+        return self._mapped(func, iterable, None if measured else chunksize, False, ordered)
+
+    def _mapped(
+        self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool
+    ) -> "MapResults[T]":
+        terms = self._executor._terms._replace(chunksize=chunksize)
+        job = MapJob(self._core, func, (iterable,), terms, star=star, lazy=False, apart=True)
+        return MapResults(job, None, ordered)
+
+    def _collect(
+        self,
+        results: "MapResults[T]",
+        callback: Optional[Callable[[List[T]], object]],
+        error_callback: Optional[Callable[[BaseException], object]],
+    ) -> MapResult[T]:
+        result: MapResult[T] = self._given(MapResult(callback, error_callback, results.status, results.length() or 0))
+        results.watch(_Gathering(results, result))
+        return result
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _end(self, state: str) -> None:
+        if self._life is not None:
+            self._life.state = state
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        self._core.check_process()  # a fork has no thread that reads a map's input
+
+    def close(self) -> None:
+        """Take no more calls; when all are done the worker processes leave."""
+        if self._state == RUN:
+            self._end(CLOSE)
+            self._core.shutdown(False, False)
+
+    def terminate(self) -> None:
+        """End the worker processes now, whatever they do."""
+        self._end(TERMINATE)
+        self._core.terminate("the pool was terminated")
+        self._core.shutdown(True, False)
+
+    def join(self) -> None:
+        """Wait until the worker processes have left, after ``close`` or ``terminate``."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        self._core.shutdown(True, False)
+
+    def __enter__(self) -> "Pool":
+        self._check_running()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+    def __del__(self) -> None:
+        if self._state == RUN and self._viewed is None:
+            text = "unclosed running minimalcluster pool %r" % (self,)
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return "<%s.%s state=%s>" % (type(self).__module__, type(self).__qualname__, self._state)
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List[T]:
+    """All of them; the first error once everything is done, or what on_error makes of errors.
+
+    Raises NotYetError at the moment, and goes on when it is called again.
+    """
+    try:
+        if results.on_error is not None:
+            return results.rest(moment)
+        found = results.outcomes(moment)
+    except KeyboardInterrupt:
+        results.interrupt()  # nobody wants the rest, the pool stays usable
+        raise
+    if Failure in set(map(type, found)):
+        raise _pool_error(next(each.error for each in found if type(each) is Failure))
+    return found
+
+
+class _Text:
+    """MaybeEncodingError takes reprs of what it is told; this one's repr was taken in the worker process."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _pool_error(error: BaseException) -> BaseException:
+    if isinstance(error, errors.ResultError):
+        encoding = MaybeEncodingError(error.__context__, _Text(error.value))
+        encoding.__cause__ = error.__cause__
+        return encoding
+    return standard(error)

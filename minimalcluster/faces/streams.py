@@ -1,0 +1,196 @@
+"""Streams: calls submitted one by one, as a job that grows; whoever waits for one is told in the stream's thread.
+
+::
+
+    add ──> [ tasks, each a pickled call ] ──> cluster ──> results ──┐
+     │                                                               v
+     └──> deadlines, outcomes that a journal has ──> the stream's thread ──> futures
+"""
+
+import heapq
+import threading
+from collections import namedtuple
+from concurrent.futures import CancelledError
+from typing import Any, Dict, List, Optional, Tuple
+
+from .. import errors
+from ..compat import monotonic
+from ..logs import log
+from ..master.jobs import End, Failure, Job, Outcomes, Terms, seconds_until
+from ..payload import values
+from .call_journal import CallJournal, StreamJournal
+
+#: Deadlines of so many calls that are done may stay behind, and of as many as those that are not.
+_STALE_MAX = 64
+
+#: What the stream's thread is told beside a job's outcomes: a call's deadline, and what a journal knows of one.
+_Until = namedtuple("_Until", "moment index")
+_Known = namedtuple("_Known", "waiting given outcome")
+
+#: What the user called with: (arguments, keywords). For people: what is pickled may kill whoever unpickles it.
+Given = Tuple[Any, Any]
+#: What waits for a call: it is asked to be handed out, and told what came of it; or a Failure.
+Waiting = Any
+
+
+#: In place of a call that was cancelled: there is nothing to run, nor anything to fail and to be tried again.
+_NOTHING = values.dumps((bool, (), {}))
+_NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values.NOTHING), ((), {}))
+
+
+class Stream(Job):
+    """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
+
+    closed = False
+    name = "calls"
+
+    def __init__(self, core: Any, needs: str, terms: Terms, kept: Optional[CallJournal]) -> None:
+        super().__init__()
+        self.total = 0
+        self.options = core.options(terms)
+        self._core = core
+        self._definition = core.definition("calls", needs, terms.timeout)
+        if kept is not None:
+            self.journal: Optional[StreamJournal] = StreamJournal(kept, self._definition)  # type: ignore[assignment]
+        self._deadlines: List[Tuple[float, int]] = []  # a heap
+        self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
+        self._handed_out = 0  # tasks: those before it have been on their way to a node
+        self.number = core.cluster.submit(self)
+        self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
+        self.thread.start()
+
+    def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
+        return self._definition
+
+    def add(self, waiting: Waiting, packed: values.Packed, until: Optional[float], given: Given) -> None:
+        """Under the core's lock."""
+        if self.journal is not None:
+            key = self.journal.key(packed.data)
+            known = self.journal.kept.take(key)
+            if known:
+                self._arrivals.put((_Known, waiting, given, known[0]))
+                return
+            self.journal.keys[self.total] = key
+        waiting.place = self, self.total
+        self._waiting[self.total] = waiting, packed, given
+        if until is not None:
+            self._arrivals.put((_Until, until, self.total))
+        self.total += 1
+        self._core.cluster.grew(self.number, self)
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        self._handed_out = max(self._handed_out, first + count)  # first: see cancel_running
+        buffers = [b"E"]
+        for index in range(first, first + count):
+            waiting, packed, _ = self._waiting.get(index, _NOBODY)
+            buffers.append(packed.data if waiting is not None and waiting.hand_out() else _NOTHING)
+        return buffers
+
+    def taken_back(self, first: int, end: int) -> None:
+        for index in range(first, end):
+            waiting = self._waiting.get(index)
+            if waiting is not None:
+                waiting[0].take_back()
+
+    def is_idle(self) -> bool:
+        """Under the core's lock: nobody waits for a call of it."""
+        return not self._waiting
+
+    def close(self) -> None:
+        self.closed = True
+        self._core.cluster.grew(self.number, self)
+        self._end_if_nobody_waits()
+
+    def forget(self, index: int) -> None:
+        """It was cancelled before it was handed out."""
+        self._drop(index)
+        self._end_if_nobody_waits()
+
+    def _drop(self, index: int) -> None:
+        """Its outcome is nobody's."""
+        self._waiting.pop(index, None)
+        if self.journal is not None:
+            self.journal.keys.pop(index, None)
+
+    def _end_if_nobody_waits(self) -> None:
+        """Where no node is, nobody else would end it."""
+        if self.closed and not self._waiting:
+            self._core.cluster.cancel(self.number)
+
+    def cancel_waiting(self) -> None:
+        for waiting, _, _ in list(self._waiting.values()):
+            waiting.cancel()
+
+    def cancel_running(self, index: int) -> None:
+        """Nobody waits for it any more: what runs is ended, what has not been handed out will be nothing to run."""
+        self._drop(index)
+        if index < self._handed_out:
+            self._core.cluster.cancel_task(self.number, index)
+        self._end_if_nobody_waits()
+
+    def _deliver_all(self) -> None:
+        while True:
+            arrival: Any = self.take(self._seconds_left())
+            if isinstance(arrival, End):
+                break
+            if isinstance(arrival, Outcomes):
+                self._deliver(arrival)
+            elif isinstance(arrival, _Until):
+                self._watch(arrival)
+            elif isinstance(arrival, _Known):
+                _tell(arrival.waiting, arrival.outcome, arrival.given)
+            arrival = None  # nothing here keeps a result while the next one is waited for
+            self._expire()
+        error = self._core.ended(self, arrival.error) or CancelledError()  # from here on none is added
+        for index in sorted(self._waiting):
+            self._resolve(index, Failure(error, ""))
+        for arrival in iter(lambda: self.take(0.0), None):
+            if isinstance(arrival, _Known):
+                _tell(arrival.waiting, arrival.outcome, arrival.given)
+        self._core.delivering.discard(self)
+
+    def _seconds_left(self) -> Optional[float]:
+        return seconds_until(self._deadlines[0][0]) if self._deadlines else None
+
+    def _watch(self, arrival: _Until) -> None:
+        heapq.heappush(self._deadlines, tuple(arrival))
+        if len(self._deadlines) > _STALE_MAX + 2 * len(self._waiting):
+            self._deadlines = [each for each in self._deadlines if each[1] in self._waiting]
+            heapq.heapify(self._deadlines)
+
+    def _expire(self) -> None:
+        """Whose deadline has passed is told so; its worker process is ended if it runs."""
+        while self._deadlines and self._deadlines[0][0] <= monotonic():
+            _, index = heapq.heappop(self._deadlines)
+            if index in self._waiting:
+                self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))
+                self.cancel_running(index)
+
+    def _deliver(self, outcomes: Outcomes) -> None:
+        index = outcomes.first
+        outcomes.values.reverse()
+        while outcomes.values:
+            self._resolve(index, outcomes.values.pop())
+            index += 1
+
+    def _resolve(self, index: int, outcome: object) -> None:
+        waiting, _, given = self._waiting.pop(index, _NOBODY)
+        if waiting is not None:
+            _tell(waiting, outcome, given)
+
+
+def _tell(waiting: Waiting, outcome: object, given: Given) -> None:
+    """A callback may raise SystemExit; the others' outcomes come all the same."""
+    try:
+        if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
+            outcome.error.argument = argument_of(*given)
+        waiting.resolve(outcome)
+    except BaseException:
+        log.exception("a callback of %r raised", waiting)
+
+
+def argument_of(arguments: Tuple[Any, ...], keywords: Any) -> object:
+    """Of a call, for people: its only argument, or the tuple of them; with keywords (arguments, keywords)."""
+    if keywords:
+        return arguments, keywords
+    return arguments[0] if len(arguments) == 1 else arguments

@@ -1,0 +1,920 @@
+"""The running master: scheduler + transport + the local node, in one thread. Every face uses this.
+
+::
+
+    any thread -- submit, cancel, join_local ... --> Loop.call -+
+    nodes      -- connections -- messages as events ----------+--> scheduler -- effects --> nodes, jobs
+    this machine's own node -- the same messages, no socket --+
+
+A job is an object with: ``name``, ``total``, ``closed``, ``options``; ``definition()`` -> (info, buffers);
+``encode(first, count)`` -> buffers; and, called in the cluster's thread, ``deliver(first, count,
+skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poison(first, deaths)``,
+``held_up()`` -> why nothing is handed out though more may come, or None; ``crowded()`` -> whether it must be
+paused, since too many results are unread; ``finished(unfit)`` and ``crashed(error)``. None of these may block.
+"""
+from __future__ import absolute_import, division, print_function
+
+import itertools
+import os
+import socket  # noqa: F401 # in a type comment
+import sys
+import threading
+from collections import OrderedDict, deque, namedtuple
+
+from .. import errors
+from ..brain import agent, scheduler
+from ..brain.status import ClusterStatus
+from ..compat import (  # fmt: skip
+    PICKLE_PROTOCOL,
+    STARTS_THREADS_AT_EXIT,
+    cpu_count,
+    forbid_patched_threads,
+    hexadecimal,
+    monotonic,
+    native,
+)
+from ..logs import log
+from ..node import boot
+from ..node.node import Node
+from ..payload import functions, sources, values
+from ..payload.shares import Shared, Unasked
+from ..wire import checks, protocol
+from ..wire.transport import Connection, Listener, Loop
+from .disk import Disk
+from .journal import SYNC_SECONDS
+from .printer import Printer
+from .serving import Library
+
+#: How long running tasks may take to end when this machine stops working (their results would be lost).
+DRAIN_SECONDS = 5.0
+#: So often it is looked whether who shall answer is still there.
+ANSWER_SECONDS = 1.0
+STOP_SECONDS = 5.0
+#: Worker processes have 10 s for their exit handlers (agent.py), and a moment to be killed after that.
+LEAVE_SECONDS = 15.0
+FAREWELL_SECONDS = 2.0
+#: Arguments of a chunk below this size are not worth the scheduler's while.
+WEIGHED_BYTES_MIN = 64 << 10
+JOB_SHIFT = 24
+#: Of connections that are refused so many are told one by one in so many seconds, the others counted.
+STRANGERS_MAX, STRANGERS_SECONDS = 20, 60.0
+FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
+
+#: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
+WorkerInfo = namedtuple(
+    "WorkerInfo", "hostname nprocs pid busy address python platform tasks_done tasks_per_second connected"
+)
+
+_EVENTS = {
+    protocol.Done: lambda node, session, m: scheduler.TasksDone(
+        node, session, m.attempt, m.first, m.count, max(0, m.elapsed_ns) / 1e9, m.payload
+    ),
+    protocol.Failed: lambda node, session, m: scheduler.TaskFailed(
+        node, session, m.attempt, m.first, max(0, m.elapsed_ns) / 1e9, m.info, m.payload
+    ),
+    protocol.Released: lambda node, session, m: scheduler.AttemptReleased(node, session, m.attempt, m.first),
+    protocol.Died: lambda node, session, m: scheduler.AttemptDied(node, session, m.attempt, m.first, m.info),
+    protocol.Unfit: lambda node, session, m: scheduler.AttemptUnfit(node, session, m.attempt, m.first, m.info),
+    protocol.Heartbeat: lambda node, session, m: scheduler.NodeHeard(node, session),
+}
+
+#: How long nodes that bring a former master's work wait for the first job, which may resume it. So long they would
+#: have kept it without any master, too.
+PARK_SECONDS = 60.0
+#: Nodes take a master for lost of which no byte comes for 10 s: it says something unasked, whatever else goes on.
+BEAT_SECONDS = 2.0
+
+
+class _Session(object):
+    """One connection of one node, from its Join on. ``send(message)`` goes there."""
+
+    def __init__(self, number, send, address, close):
+        # type: (int, object, str, object) -> None
+        self.number, self.send, self.address, self.close = number, send, address, close
+        self.node = None  # type: str | None
+        self.info = {}  # type: dict
+        self.report = 0  # the last one received
+        self.answered = 0  # the last one acknowledged
+        self.under_way = lambda: ([], 0)  # type: object # what is being sent, and how much of a message has come
+        self.busy = ((), 0)  # type: tuple # the same, as the scheduler has been told
+        self.starting = (0, "", None)  # how many worker processes are not there, said its last heartbeat, and why
+
+    @property
+    def name(self):
+        # type: () -> str
+        """The node as people know it."""
+        return "%s/%s" % (self.info.get("hostname"), self.info.get("pid"))
+
+
+class _Answer(object):
+    """What a call in the cluster's thread returned, or raised."""
+
+    def __init__(self, function, arguments):
+        # type: (object, tuple) -> None
+        self._function, self._arguments = function, arguments
+        self._value = None  # type: object
+        self._error = None  # type: BaseException | None
+        self.made = threading.Event()
+
+    def make(self):
+        # type: () -> None
+        try:
+            self._value = self._function(*self._arguments)  # type: ignore[operator]
+        except errors.InternalError:
+            raise  # it ends the master, of which whoever asks hears
+        except BaseException as error:
+            self._error = error
+        self.made.set()
+
+    def get(self):
+        # type: () -> object
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Cluster(object):
+    """See the module's text. ``start`` opens the port; ``stop`` gives everything back."""
+
+    #: Its worker processes are ours alone: they may run the user's script for its functions.
+    runs_scripts = True
+
+    def __init__(self, host, port, authkey):
+        # type: (str, int, object) -> None
+        forbid_patched_threads()
+        self._host, self.port, self._authkey = host, port, authkey
+        self._epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
+        self._scheduler = scheduler.Scheduler(self._epoch)
+        self._loop = Loop()
+        self._listener = None  # type: Listener | None
+        self._thread = None  # type: threading.Thread | None
+        self._sessions = {}  # type: dict # node id -> _Session
+        self._proved = set()  # type: set # sessions that have not joined yet
+        self._parked = OrderedDict()  # type: OrderedDict # those that bring a former master's work -> their Join
+        self._park_until = None  # type: float | None
+        self._beat_at = 0.0
+        self._next_session = 1
+        self._jobs, self._journaled = {}, {}  # type: dict, dict # id -> job; those with a journal
+        self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
+        self._local = None  # type: Node | None
+        self._local_session = None  # type: _Session | None
+        self._local_gone = threading.Event()
+        self._local_gone.set()
+        self._all_left = threading.Event()
+        self._inbox = deque()  # type: deque # (session, message) of the local node
+        self._printers = {"stdout": Printer("stdout"), "stderr": Printer("stderr")}
+        self._library = Library(self._loop.call)
+        self._disk = Disk()
+        self._reported = OrderedDict()  # type: OrderedDict # sessions that brought something since it was looked at
+        self._sync_at = 0.0  # when journals may be synced again
+        self._syncing = None  # type: list | None # while that goes on: (session, the report that will be on the disk)
+        self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
+        self._crashed = None  # type: BaseException | None
+        self._strangers = 0  # refused lately
+        self._stopped = self._is_over = False  # asked to end; its thread has
+        self._ending = threading.RLock()
+        self._has_ended = False
+        self._pid = os.getpid()
+        self._effects = {
+            scheduler.Define: self._define, scheduler.Grant: self._grant, scheduler.Revoke: self._revoke,
+            scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
+            scheduler.DeliverFailure: self._deliver_failure, scheduler.DeliverPoison: self._deliver_poison,
+            scheduler.Finish: self._finish, scheduler.Disconnect: self._disconnect,
+            scheduler.TakenBack: self._taken_back,
+            scheduler.Explain: lambda effect: log.warning("%s", effect.text), scheduler.Idle: self._idle,
+        }  # fmt: skip
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def start(self):
+        # type: () -> None
+        """Open the port and start the thread. Raises OSError that names the address."""
+        self._salt = os.urandom(16)
+        authkey = protocol.as_bytes(self._authkey)
+        self._proof_key = protocol.proof_key(authkey, self._salt, protocol.KDF_ROUNDS)
+        try:
+            self._listener = Listener(self._loop, self._host, self.port, self._accepted)
+        except BaseException:
+            self._loop.close()
+            raise
+        self.port = self._listener.port
+        self._park_until = monotonic() + PARK_SECONDS
+        try:
+            self._start_thread()
+        except BaseException:  # no thread is to be had
+            self._loop.close()
+            self._library.close()
+            raise
+
+    def _start_thread(self):
+        # type: () -> None
+        self._library.start()  # now: what a worker process asks for must not fail for want of a thread
+        self._loop.join(self)
+        thread = threading.Thread(target=self._run, name="minimalcluster-master")
+        thread.daemon = True
+        thread.start()
+        self._thread = thread
+        if not STARTS_THREADS_AT_EXIT:
+            for printer in self._printers.values():
+                printer.start()
+            self._disk.start()
+            log.start()
+
+    def is_ours(self):
+        # type: () -> bool
+        """Not in a process that was forked: there are none of our threads, and all else is the parent's."""
+        return self._pid == os.getpid()
+
+    def check_process(self):
+        # type: () -> None
+        if not self.is_ours():
+            raise errors.StateError(FORKED)
+
+    def submit(self, job):
+        # type: (object) -> int
+        """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
+        self.check_process()
+        job.code = sources.loaded.current()  # type: ignore[attr-defined]
+        number = next(self._job_numbers)
+        self._loop.call(self._submit, number, job)
+        if self._is_over:
+            job.crashed(self._why_over())  # type: ignore[attr-defined]
+        return number
+
+    def grew(self, number, job):
+        # type: (int, object) -> None
+        """The job's ``total`` or ``closed`` has changed; many changes make one announcement."""
+        if not job.announced:  # type: ignore[attr-defined]
+            job.announced = True  # type: ignore[attr-defined]
+            self._loop.call(self._grew, number, job)
+
+    def _grew(self, number, job):
+        # type: (int, object) -> None
+        job.announced = False  # type: ignore[attr-defined]
+        # Read closed first: it is set after the last growth.
+        closed = job.closed  # type: ignore[attr-defined]
+        self._event(scheduler.JobGrew(number, job.total, closed))  # type: ignore[attr-defined]
+
+    def read(self, number, job):
+        # type: (int, object) -> None
+        """Somebody has taken results of the job, which may have been paused until then."""
+        if job.paused and not job.crowded():  # type: ignore[attr-defined]
+            self._loop.call(self._pace, number, job)
+
+    def _pace(self, number, job):
+        # type: (int, object) -> None
+        """Hand out nothing more while too many results wait for who reads them."""
+        job.paused = True  # type: ignore[attr-defined] # first: who reads from now on sees it, and calls
+        job.paused = job.crowded()  # type: ignore[attr-defined]
+        self._event(scheduler.JobPaused(number, job.paused))  # type: ignore[attr-defined]
+
+    def cancel(self, number):
+        # type: (int) -> None
+        self._loop.call(self._event, scheduler.JobCancelled(number))
+
+    def stop_job(self, number):
+        # type: (int) -> None
+        """As ``cancel``, but what runs may end and counts."""
+        self._loop.call(self._event, scheduler.JobStopped(number))
+
+    def cancel_task(self, number, task):
+        # type: (int, int) -> None
+        """Nothing is delivered for this task any more; its worker process is ended."""
+        self._loop.call(self._event, scheduler.TaskCancelled(number, task))
+
+    def settle(self):
+        # type: () -> None
+        """Return when what was submitted before has been handed out, as far as there are free worker processes."""
+        try:
+            self._ask(self.step, monotonic())
+        except errors.StateError:
+            pass  # nothing is handed out any more
+
+    def join_local(self, slots=None):
+        # type: (int | None) -> None
+        """Let this machine work; nothing happens when it does already. Raises StartError if it clearly cannot."""
+        boot.executable()
+        self._ask(self._join_local, slots or cpu_count())
+        if not STARTS_THREADS_AT_EXIT:
+            self.settle()  # the worker processes are started when it returns, with the threads that watch them
+
+    def leave_local(self, drain_seconds=DRAIN_SECONDS):
+        # type: (float) -> None
+        """Stop this machine's work: what has not started goes elsewhere, what runs may end within drain_seconds."""
+        self._ask(self._drain_local)
+        if not self._local_gone.wait(drain_seconds):
+            self._ask(self._end_local)
+            self._local_gone.wait(LEAVE_SECONDS)
+
+    def share(self, value):
+        # type: (object) -> Shared
+        """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
+        self.check_process()
+        buffers, needs = functions.pack_apart(value, self.runs_scripts)
+        return Shared(self._library.share(buffers, needs), value, self._drop_shared)
+
+    def share_unasked(self, value):
+        # type: (object) -> Unasked
+        """The same for what nobody can change, until nobody has the handle. Its name costs no digest."""
+        buffers, needs = functions.pack_apart(value, self.runs_scripts)
+        return Unasked(self._library.share(buffers, needs, hexadecimal(os.urandom(16))), value, self._drop_shared)
+
+    def _drop_shared(self, name):
+        # type: (str) -> None
+        if not self.is_ours():
+            return
+        self._library.drop(name)
+        self._loop.call(self._tell_all, protocol.Drop({"name": name}))
+
+    def _tell_all(self, message):
+        # type: (tuple) -> None
+        for session in self._sessions.values():
+            session.send(message)
+
+    def workers(self):
+        # type: () -> list
+        return self._ask(self._workers)  # type: ignore[return-value]
+
+    def local_pids(self):
+        # type: () -> list
+        """Of this machine's worker processes."""
+        return self._ask(lambda: [] if self._local is None else self._local.pids())  # type: ignore[return-value]
+
+    def snapshot(self):
+        # type: () -> dict
+        return self._ask(self._scheduler.snapshot)  # type: ignore[return-value]
+
+    def status(self, numbers=None):
+        # type: (object) -> ClusterStatus
+        """How far the jobs are, all of them or those with these numbers. Raises StateError if this is not running."""
+        return self._ask(self._status, numbers)  # type: ignore[return-value]
+
+    def stop(self, at_once=False):
+        # type: (bool) -> None
+        """Tell the nodes, end the local processes, free the port. Idempotent; a fork's copy ends nothing.
+
+        at_once: worker processes are killed; else those with nothing to do end by themselves, with their exit handlers.
+
+        Whoever calls it, and who calls it at the same time, returns after the end.
+        """
+        if self._thread is None or not self.is_ours():
+            return
+        if self.in_own_thread():  # a __del__ method runs here: it cannot wait for this thread
+            threading.Thread(target=self.stop, args=(at_once,), name="minimalcluster-stop").start()
+            return
+        with self._ending:
+            if not self._has_ended:
+                self._end(at_once)
+                self._has_ended = True
+
+    def _end(self, at_once):
+        # type: (bool) -> None
+        self._stopped = True
+        if self._thread.is_alive():  # type: ignore[union-attr]
+            try:
+                self._ask(self._say_farewell, at_once)
+            except errors.StateError:
+                pass  # it has failed meanwhile
+            self._all_left.wait(FAREWELL_SECONDS)  # so that all have heard it, and their last lines have come
+            self._local_gone.wait(LEAVE_SECONDS)
+            self._loop.stop()
+            self._thread.join(STOP_SECONDS)  # type: ignore[union-attr]
+        self._disk.close(STOP_SECONDS)
+        for printer in self._printers.values():
+            printer.close()
+        self._library.close()
+
+    def in_own_thread(self):
+        # type: () -> bool
+        """Garbage is collected there too, and runs what a program's objects do at their end."""
+        return self._thread is threading.current_thread()
+
+    def _ask(self, function, *arguments):
+        # type: (object, *object) -> object
+        """Run it in the cluster's thread and wait for what it returns."""
+        self.check_process()
+        if self._thread is None:
+            raise errors.StateError("the master is not running: call start_master_server() first")
+        if self.in_own_thread():
+            raise errors.StateError("the master cannot be asked in its own thread, where a __del__ method may run")
+        answer = _Answer(function, arguments)
+        self._loop.call(answer.make)
+        while not answer.made.wait(ANSWER_SECONDS) and self._thread.is_alive():
+            pass
+        if not answer.made.is_set():
+            raise self._why_over()
+        return answer.get()
+
+    def _why_over(self):
+        # type: () -> errors.StateError
+        """What everybody hears of a master whose thread has ended."""
+        if self._crashed is None:
+            return errors.StateError("the master was shut down")
+        error = errors.StateError("the master failed: %s: %s" % (type(self._crashed).__name__, self._crashed))
+        error.__cause__ = self._crashed
+        return error
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self):
+        # type: () -> None
+        try:
+            self._loop.run()
+        except BaseException as error:  # a defect of ours: whoever waits must hear of it
+            log.exception("the master's thread failed; please report this")
+            self._crashed = error
+        finally:
+            self._is_over = True  # first: a job that is submitted from now on is told so at once
+            late = [arguments[1] for function, arguments in self._loop.left() if function == self._submit]
+            for job in list(self._jobs.values()) + late:
+                self._tell_end(job, job.crashed, self._why_over())
+            self._jobs.clear()
+            self._local_gone.set()
+            self._loop.close()
+
+    def step(self, now):
+        # type: (float) -> None
+        while True:
+            while self._inbox:
+                session, message = self._inbox.popleft()
+                self._said(session, message)
+            if self._park_until is not None and now >= self._park_until:
+                self._unpark()
+            local = self._local_session
+            if local is not None and local.node is not None:
+                # Never silent: when this process was held up (suspended, in a long call of C code), so was its node.
+                self._handle(scheduler.NodeHeard(local.node, local.number), now)
+            self._handle(scheduler.TimePassed(), now)
+            self._answer(now)
+            self._beat(now)
+            if self._local is not None:
+                self._local.step(now)
+            if not self._inbox:
+                return
+
+    def deadline(self):
+        # type: () -> float | None
+        deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
+        if self._syncing is None and self._dirty_journals():
+            deadlines.append(self._sync_at)
+        if self._parked:
+            deadlines.append(self._park_until)
+        if self._parked or self._sessions:
+            deadlines.append(self._beat_at)
+        moments = [moment for moment in deadlines if moment is not None]
+        return min(moments) if moments else None
+
+    def _event(self, event):
+        # type: (tuple) -> None
+        self._handle(event, monotonic())
+
+    def _handle(self, event, now):
+        # type: (tuple, float) -> None
+        for effect in self._scheduler.effects_of(event, now):
+            self._loop.spare(self._effects[type(effect)], effect, self._effect_failed)
+
+    def _effect_failed(self, effect, error):
+        # type: (object, BaseException) -> None
+        """It costs the job that it was for; without one, the connection that it would go to."""
+        number = getattr(effect, "job", -1)
+        if number in self._jobs:  # the user's own code, perhaps: a __reduce__, a script that is gone
+            self._fail_job(number, error)
+            return
+        log.exception("%s failed, and the rest goes on; please report this", type(effect).__name__)
+        session = self._sessions.get(getattr(effect, "node", None))
+        if session is not None:
+            session.close(errors.ConnectionFailed("%s: %s" % (type(error).__name__, error)))
+
+    def _answer(self, now):
+        # type: (float) -> None
+        """Acknowledge what has been delivered, and is on the disk if it shall be; a disk may take its time for that."""
+        if self._syncing is None:
+            dirty = self._dirty_journals()
+            if dirty and now < self._sync_at:
+                return
+            delivered = [(session, session.report) for session in self._reported]
+            self._reported.clear()
+            if not dirty:
+                self._durable(delivered)
+            else:
+                self._sync_at = now + SYNC_SECONDS
+                self._syncing = delivered
+                self._disk.do(_sync, dirty, self._loop.call, self._synced)
+
+    def _durable(self, delivered):
+        # type: (list) -> None
+        """What these reports brought is where it shall be."""
+        for session, report in delivered:
+            if report > session.answered:
+                session.answered = report
+                session.send(protocol.Acknowledge(report))
+
+    def _synced(self):
+        # type: () -> None
+        delivered, self._syncing = self._syncing, None
+        self._durable(delivered)  # type: ignore[arg-type]
+
+    def _beat(self, now):
+        # type: (float) -> None
+        """Unasked, and passing what is large: what the nodes know already, as a sign of life."""
+        if now < self._beat_at:
+            return
+        self._beat_at = now + BEAT_SECONDS
+        for session in itertools.chain(self._sessions.values(), self._parked):
+            session.send(protocol.Acknowledge(session.answered))
+            busy = _busy(*session.under_way())
+            if busy != session.busy and session.node is not None:
+                session.busy = busy
+                self._event(scheduler.LinkBusy(session.node, session.number, *busy))
+
+    def _dirty_journals(self):
+        # type: () -> list
+        return [job.journal for job in self._journaled.values() if job.journal is not None and job.journal.dirty]
+
+    def _submit(self, number, job):
+        # type: (int, object) -> None
+        if self._stopped:
+            self._tell_end(job, job.crashed, self._why_over())  # type: ignore[attr-defined]
+            return
+        self._jobs[number] = job
+        if job.journal is not None:  # type: ignore[attr-defined]
+            self._journaled[number] = job
+        closed, total = job.closed, job.total  # type: ignore[attr-defined]
+        self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))  # type: ignore[attr-defined]
+        if not closed:
+            self._event(scheduler.JobGrew(number, total, closed))
+        if job.resumed is not None:  # type: ignore[attr-defined]
+            self._event(scheduler.JobResumed(number, *job.resumed))  # type: ignore[attr-defined]
+        self._unpark()
+
+    # -- what nodes say ---------------------------------------------------------------------------
+
+    def _said(self, session, message):
+        # type: (_Session, tuple) -> None
+        kind = type(message)
+        if session.node is None:
+            if kind is protocol.Join:
+                self._joined(session, message.info)  # type: ignore[attr-defined]
+            else:
+                session.close(errors.ProtocolError("%s before Join" % kind.__name__))  # type: ignore[operator]
+        elif kind in _EVENTS:
+            if kind is protocol.Heartbeat:
+                self._heard_of_starting(session, message.info)  # type: ignore[attr-defined]
+            else:
+                session.report = max(session.report, message.report)  # type: ignore[attr-defined]
+                self._reported[session] = None
+            self._event(_EVENTS[kind](session.node, session.number, message))
+        elif kind is protocol.Fetch:
+            self._library.ask(session.send, message.request, message.info, not session.address)  # type: ignore[attr-defined]
+        elif kind is protocol.Output:
+            self._printed(session, message.info)  # type: ignore[attr-defined]
+        elif kind is protocol.Farewell:
+            left = message.info.get("left")  # type: ignore[attr-defined]
+            event = scheduler.NodeLeft if left else scheduler.NodeDraining
+            self._event(event(session.node, session.number))
+            if left:
+                session.close(None)  # type: ignore[operator]
+        else:
+            session.close(errors.ProtocolError("a second %s" % kind.__name__))  # type: ignore[operator]
+
+    def _printed(self, session, info):
+        # type: (_Session, dict) -> None
+        pid = info.get("pid")
+        prefix = "" if not session.address else native("[%s/%s] " % (session.info.get("hostname"), pid))
+        self._printers[info["stream"]].show((session.node, pid), prefix, native(info["text"]))
+
+    def _heard_of_starting(self, session, info):
+        # type: (_Session, dict) -> None
+        starting, trouble, stuck = said = info.get("starting", 0), info.get("trouble", ""), info.get("stuck")
+        if said == session.starting:
+            return
+        session.starting = said
+        self._event(scheduler.NodeStarting(session.node, session.number, starting, native(trouble), stuck))
+
+    def _joined(self, session, info):
+        # type: (_Session, dict) -> None
+        ours, theirs = "%d.%d.%d" % sys.version_info[:3], str(info.get("python", "?"))
+        if theirs.split(".")[0] != ours.split(".")[0]:
+            text = (
+                "the master runs Python %s and this node Python %s: 2 and 3 do not mix in one cluster; "
+                "start the node with Python %s" % (ours, theirs, ours.split(".")[0])
+            )
+            log.warning("node %s is refused: %s", info.get("hostname"), text)
+            session.send(protocol.Farewell({"refused": text}))  # type: ignore[operator]
+            return
+        node, slots, held = native(info["id"]), info["slots"], info["held"]
+        session.info = info
+        if held and self._park_until is not None:
+            self._parked[session] = info
+            return
+        session.node = node
+        older = self._sessions.get(session.node)
+        if older is not None and older.number > session.number:
+            session.node = None
+            session.close(errors.ConnectionFailed("it was held up, and its node has joined again since"))  # type: ignore[operator]
+            return
+        self._sessions[session.node] = session
+        self._proved.discard(session)
+        self._event(scheduler.NodeJoined(session.node, session.number, slots, session.name, held))
+        if older is not None:
+            older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
+        log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
+        session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
+        for name in info.get("shared", ()):
+            if not self._library.has(name):  # dropped while the node was away, or a former master's
+                session.send(protocol.Drop({"name": name}))  # type: ignore[operator]
+
+    def _unpark(self):
+        # type: () -> None
+        """From here on unknown work is revoked: the first job has said what of it is its own, or none came."""
+        self._park_until = None
+        parked, self._parked = self._parked, OrderedDict()
+        for session, info in parked.items():
+            self._joined(session, info)
+
+    # -- what the scheduler wants -----------------------------------------------------------------
+
+    def _define(self, effect):
+        # type: (scheduler.Define) -> None
+        info, buffers = self._jobs[effect.job].definition()
+        code = self._jobs[effect.job].code
+        info = dict(info, code=code.number, tops=code.tops())
+        self._sessions[effect.node].send(protocol.DefineJob(effect.job, info, buffers))
+
+    def _grant(self, effect):
+        # type: (scheduler.Grant) -> None
+        job, session, count = self._jobs[effect.job], self._sessions[effect.node], effect.count
+        if effect.job in self._failing:
+            return  # its node has no definition of it, perhaps
+        buffers = job.encode(effect.first, count)
+        while sum(map(len, buffers)) > protocol.OBJECT_BYTES_MAX and count > 1:
+            count //= 2
+            buffers = job.encode(effect.first, count)
+        size = sum(map(len, buffers))
+        if size <= protocol.OBJECT_BYTES_MAX:
+            if session.address:  # this machine's own worker processes end with the master: nothing comes back
+                job.granted(effect.attempt, effect.first, count)
+            grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, int(effect.careful), buffers)
+            session.send(grant)
+            if size > WEIGHED_BYTES_MIN:
+                self._soon(scheduler.AttemptSized(effect.node, session.number, effect.attempt, size))
+        if count < effect.count:
+            self._soon(scheduler.AttemptReleased(effect.node, session.number, effect.attempt, effect.first + count))
+        if size > protocol.OBJECT_BYTES_MAX:
+            info, pickled = values.encode_exception(protocol.too_large("the argument", size), 0)
+            self._soon(
+                scheduler.TaskFailed(effect.node, session.number, effect.attempt, effect.first, 0.0, info, pickled)
+            )
+
+    def _soon(self, event):
+        # type: (tuple) -> None
+        """An effect's own consequence: after the pass that had the effect."""
+        self._loop.call(self._event, event)
+
+    def _fail_job(self, number, error):
+        # type: (int, BaseException) -> None
+        if number not in self._failing:
+            self._failing.add(number)
+            self._tell_end(self._jobs[number], self._jobs[number].crashed, error)
+        self._soon(scheduler.JobCancelled(number))
+
+    def _revoke(self, effect):
+        # type: (scheduler.Revoke) -> None
+        session = self._sessions.get(effect.node)
+        if session is not None:
+            session.send(protocol.Revoke(effect.attempt, int(effect.kill)))
+
+    def _forget(self, effect):
+        # type: (scheduler.Forget) -> None
+        session = self._sessions.get(effect.node)
+        if session is not None:
+            session.send(protocol.ForgetJob(effect.job))
+
+    def _taken_back(self, effect):
+        # type: (scheduler.TakenBack) -> None
+        self._jobs[effect.job].taken_back(effect.first, effect.end)
+
+    def _deliver(self, effect):
+        # type: (scheduler.Deliver) -> None
+        job = self._jobs[effect.job]
+        job.deliver(effect.first, effect.count, effect.skip, effect.payload)
+        if job.crowded() and not job.paused:
+            self._loop.call(self._pace, effect.job, job)
+
+    def _deliver_failure(self, effect):
+        # type: (scheduler.DeliverFailure) -> None
+        node = self._sessions[effect.node].name
+        self._jobs[effect.job].deliver_failure(effect.first, node, effect.info, effect.payload)
+
+    def _deliver_poison(self, effect):
+        # type: (scheduler.DeliverPoison) -> None
+        self._jobs[effect.job].deliver_poison(effect.first, effect.deaths)
+
+    def _finish(self, effect):
+        # type: (scheduler.Finish) -> None
+        job = self._jobs.pop(effect.job)
+        self._journaled.pop(effect.job, None)
+        self._failing.discard(effect.job)
+        self._tell_end(job, job.finished, effect.unfit)
+
+    def _tell_end(self, job, tell, argument):
+        # type: (object, object, object) -> None
+        """tell(argument), when all of its journal is on the disk: for that it must not be waited here."""
+        if job.journal is None:  # type: ignore[attr-defined]
+            tell(argument)  # type: ignore[operator]
+        else:
+            self._disk.do(_sync, [job.journal], tell, argument)  # type: ignore[attr-defined]
+
+    def _idle(self, effect):
+        # type: (scheduler.Idle) -> None
+        why = self._jobs[effect.job].held_up()
+        if why:
+            log.warning("%s", why)
+
+    def _disconnect(self, effect):
+        # type: (scheduler.Disconnect) -> None
+        session = self._sessions.get(effect.node)
+        if session is not None and session.number == effect.session:
+            log.warning("node %s is disconnected: %s", session.info.get("hostname"), effect.reason)
+            session.close(errors.ConnectionFailed(effect.reason))
+
+    # -- connections ------------------------------------------------------------------------------
+
+    def _accepted(self, sock, where):
+        # type: (socket.socket, str) -> Connection
+        number = self._next_session
+        self._next_session += 1
+        handshake = protocol.ServerHandshake(
+            self._authkey, self._salt, os.urandom(32), number, self._epoch, self._proof_key,
+            pickle_protocol=PICKLE_PROTOCOL,
+        )  # fmt: skip
+        return Connection(self._loop, sock, handshake, self, where)
+
+    def opened(self, connection):
+        # type: (Connection) -> None
+        peer = connection.peer
+        if peer.role != protocol.NODE:  # type: ignore[union-attr]
+            connection.close(errors.ProtocolError("%s is no node" % connection.where))
+            return
+        connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]
+        connection.about.under_way = connection.under_way
+        self._proved.add(connection.about)
+        if self._stopped:
+            connection.send(protocol.Farewell({}))
+
+    def received(self, connection, messages):
+        # type: (Connection, list) -> None
+        session = connection.about  # type: _Session # type: ignore[assignment]
+        if session.node is not None:
+            self._event(scheduler.NodeHeard(session.node, session.number))  # a part of a message is a sign of life, too
+        for message in messages:
+            checks.check(message, checks.NODE)
+            self._said(session, message)
+            if not connection.is_open:
+                return
+
+    def closed(self, connection, error):
+        # type: (Connection, BaseException | None) -> None
+        session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
+        self._proved.discard(session)
+        self._parked.pop(session, None)
+        if session is None or session.node is None:
+            if error is not None:
+                self._refused(connection.where, error)
+            self._notice_all_left()
+            return
+        # Who sends what is not ours may send it again: nothing waits for that node to come back.
+        event = scheduler.NodeLeft if isinstance(error, errors.ProtocolError) else scheduler.NodeDisconnected
+        self._event(event(session.node, session.number))
+        if self._sessions.get(session.node) is session:
+            del self._sessions[session.node]
+            self._notice_all_left()
+        log.info("node %s: %s", session.name, error or "left")
+
+    def _refused(self, where, error):
+        # type: (str, BaseException) -> None
+        """Anybody may call at the port, as often as they like."""
+        self._strangers += 1
+        if self._strangers == 1:
+            self._loop.later(STRANGERS_SECONDS, self._count_strangers)
+        if self._strangers <= STRANGERS_MAX:
+            log.warning("a connection from %s was refused: %s", where, error)
+
+    def _count_strangers(self):
+        # type: () -> None
+        more, self._strangers = self._strangers - STRANGERS_MAX, 0
+        if more > 0:
+            log.warning("%d more connections were refused in %.0f s", more, STRANGERS_SECONDS)
+
+    # -- this machine's own node ------------------------------------------------------------------
+
+    def _join_local(self, slots):
+        # type: (int) -> None
+        if self._local is not None:
+            return
+        number = self._next_session
+        self._next_session += 1
+        session = _Session(number, self._to_local, "", lambda error: None)
+        session_inbox = self._inbox
+        node = Node(
+            self._loop, slots, lambda message: session_inbox.append((session, message)), lambda reason: None,
+            lambda reason, refused: self._local_ended(session),
+        )  # fmt: skip
+        node.open()
+        self._local, self._local_session = node, session
+        self._local_gone.clear()
+        node.tell(agent.LinkUp())
+        self.step(monotonic())  # so that it is in the list when join_local returns
+
+    def _to_local(self, message):
+        # type: (tuple) -> None
+        if self._local is not None:
+            self._local.tell(agent.MasterSaid(message))
+
+    def _drain_local(self):
+        # type: () -> None
+        if self._local is not None:
+            self._local.tell(agent.DrainAsked())
+
+    def _end_local(self):
+        # type: () -> None
+        if self._local is not None:
+            self._local.tell(agent.MasterSaid(protocol.Farewell({})))
+
+    def _local_ended(self, session):
+        # type: (_Session) -> None
+        self._local = self._local_session = None
+        if self._sessions.pop(session.node, None) is not None:
+            self._event(scheduler.NodeLeft(session.node, session.number))
+        self._local_gone.set()
+        self._notice_all_left()
+
+    def _notice_all_left(self):
+        # type: () -> None
+        if self._stopped and not self._sessions and not self._proved:
+            self._all_left.set()
+
+    # -- the rest ---------------------------------------------------------------------------------
+
+    def _say_farewell(self, at_once):
+        # type: (bool) -> None
+        if self._listener is not None:
+            self._listener.close()
+        for number, job in list(self._jobs.items()):
+            self._tell_end(job, job.crashed, self._why_over())
+            self._event(scheduler.JobCancelled(number))
+        for session in list(self._sessions.values()) + list(self._proved):
+            session.send(protocol.Farewell({"at_once": True} if at_once else {}))
+        self._notice_all_left()
+
+    def _status(self, numbers):
+        # type: (object) -> ClusterStatus
+        jobs = []
+        for number, told in self._scheduler.status(monotonic(), numbers):
+            if number in self._jobs:
+                job = self._jobs[number]
+                idle = job.paused or (not told.queued and not told.running)
+                jobs.append(told._replace(name=job.name, why=told.why or (idle and job.held_up()) or ""))
+        nodes = [node for node in self._scheduler.snapshot()["nodes"] if node["connected"]]
+        return ClusterStatus(len(nodes), sum(node["slots"] for node in nodes), tuple(jobs))
+
+    def _workers(self):
+        # type: () -> list
+        workers = [_worker(node, self._sessions.get(node["id"])) for node in self._scheduler.snapshot()["nodes"]]
+        for session in self._parked:
+            about = {"name": session.name, "leases": 1, "tasks_done": 0, "busy_seconds": 0.0, "connected": True}
+            workers.append(_worker(dict(about, slots=int(session.info["slots"])), session))
+        return workers
+
+
+def _sync(journals, then, argument):
+    # type: (list, object, object) -> None
+    try:
+        for journal in journals:
+            journal.sync()
+    finally:
+        then(argument)  # type: ignore[operator]
+
+
+def _busy(sending, received):
+    # type: (list, int) -> tuple
+    """What is on its way, as the scheduler knows it."""
+    told = []
+    for message, sent, size in sending:
+        kind = type(message)
+        name = "attempt" if kind is protocol.Grant else "job" if kind is protocol.DefineJob else ""
+        told.append((name, getattr(message, name, 0), sent, size))
+    return tuple(told), received
+
+
+def _worker(node, session):
+    # type: (dict, _Session | None) -> WorkerInfo
+    """A node as the scheduler's snapshot has it, and its connection, if it has one, as people want it."""
+    info = session.info if session is not None else {}
+    seconds = node["busy_seconds"]
+    return WorkerInfo(
+        native(info.get("hostname", node["name"].split("/")[0])), node["slots"], info.get("pid"),
+        int(node["leases"] > 0), session.address if session is not None else "",
+        native(info.get("python", "?")), native(info.get("platform", "?")), node["tasks_done"],
+        node["tasks_done"] * node["slots"] / seconds if seconds else 0.0, node["connected"],
+    )  # fmt: skip

@@ -1,0 +1,709 @@
+"""Outcomes on disk: after ``kill -9`` of the master the same script goes on where it was.
+
+::
+
+    file    header: magic(8) salt(16) tag(16)
+            record: type(1) length(4) tag(8) body tag(16)     ... appended, never changed
+    RUN     one execute(): digest of source and function, digest of the arguments, how many
+    KEYS    a digest of each argument, for runs whose arguments will have changed
+    GRANT   attempt, first, count: what may still run somewhere after a restart
+    DONE    first, count and the results' buffers
+    FAILED  first, and the exception's description and buffers
+    END     the run is over: nobody works for it any more
+    CALLS   of calls that were submitted one by one: how many, a key of each, and the results' buffers
+    CALL_FAILED  a call's key, and the exception's description and buffers
+
+Rules:
+
+* An outcome is synced to disk before the node that brought it is told so (``Cluster._answer``).
+* A record is written at once, so that a killed master has lost none: of an attempt that it does not
+  know, the next one would kill the tasks and run them again. Only a power cut takes what is not synced.
+* Records are pickles, so each has a tag by a key of this user (0600, see ``_home``), over its
+  content and the tag before it. A changed, moved or foreign record is refused with the reason. The
+  last record may be torn, by a crash: it is dropped.
+* A file is read record by record, and nothing of it is kept but what is asked for: when it is opened, to
+  check all of it, and again for its outcomes.
+* A full disk stops the journal loudly, takes back what was half written, and leaves the run alone.
+"""
+from __future__ import absolute_import, division, print_function
+
+import errno
+import hashlib
+import hmac
+import io
+import json
+import os
+import stat
+import struct
+import threading
+from collections import namedtuple
+
+from .. import errors
+from ..compat import NO_LOCKS, PY2, TAKEN, WINDOWS, joined, lock_file, ordered_dict, unlock_file
+from ..logs import log
+from ..payload import values
+from ..wire.protocol import hkdf_sha256
+
+if not PY2:  # py2
+    from typing import Iterator  # noqa: F401 # novm
+
+MAGIC = b"minijrn1"
+RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8
+#: Names another folder for this user's key.
+HOME_VARIABLE = "MINIMALCLUSTER_HOME"
+_ANOTHER_HOME = "set %s to a folder that only you can write to" % HOME_VARIABLE
+#: Syncing more often costs more than the work that a crash within this time would repeat.
+SYNC_SECONDS = 0.05
+
+_HEAD = struct.Struct(">BI")
+_GRANT = struct.Struct(">QQQ")
+_SPAN = struct.Struct(">QQ")
+_COUNT = struct.Struct(">Q")
+_HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
+_HEADER = len(MAGIC) + _SALT + _TAG
+#: What a record has beside its body.
+_FRAME = _HEAD.size + _HEAD_TAG + _TAG
+#: In place of the key of a call whose outcome nobody wanted, among others that somebody did.
+NOBODYS = b"\0" * _KEY
+
+#: at: where it begins. tag: its last, which stands before the next one.
+Record = namedtuple("Record", "kind body at tag")
+#: One record's outcomes that nothing before it has, by their positions now.
+#: spans: (first, place, count) of results in ``buffers``, which has ``size`` of them.
+Done = namedtuple("Done", "spans size buffers")
+Failed = namedtuple("Failed", "tasks info buffers")
+#: One execute() in a journal. about: its RUN record. done: (first, count, buffers), failed: (first, info, buffers).
+Run = namedtuple("Run", "about done failed ended")
+#: How many bytes of a file are read at once, and kept of records with results that were asked for.
+READ_BYTES = 1 << 20
+KEPT_BYTES = 64 << 20
+
+
+class Journal(object):
+    """An open journal file; with ``reading`` it is left as it is, and may be in use by a run.
+
+    Raises JournalError for one that is not ours or was changed.
+    """
+
+    def __init__(self, path, reading=False):
+        # type: (str, bool) -> None
+        self.path = path
+        self._lock = threading.RLock()  # appended to in the cluster's thread, closed in the user's
+        self._syncing = threading.RLock()  # which may take long: the file stays open, and is written to meanwhile
+        self.dirty = False  # something is written and not synced
+        self._stopped = self._reading = reading
+        self._begun = False
+        self._pid = os.getpid()
+        self.runs_count = 0  # how many there were when it was opened
+        self.grants = []  # type: list[tuple] # (attempt, first, count), when ``outcomes`` has come to its end
+        self._keys_at = {}  # type: dict[str, int] # arguments' digest -> where the record with their keys is
+        self._decoded = ordered_dict()  # type: dict # where a record is -> (its size, its results)
+        self._decoded_bytes = 0
+        self._file, made = _opened(path, reading)
+        try:
+            self._load()
+        except BaseException as error:
+            if made and isinstance(error, errors.JournalError):
+                _remove_new(self._file, path)
+            self._file.close()
+            raise
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _load(self):
+        # type: () -> None
+        size = self._file.seek(0, os.SEEK_END)
+        start = _Blocks(self._file, 0).take(_HEADER)
+        if len(start) < _HEADER and MAGIC.startswith(start[: len(MAGIC)]):
+            if self._reading:
+                raise errors.JournalError("%s is empty: a run could not write to it, or has only begun" % self.path)
+            start = self._new()
+            size = len(start)
+        if len(start) < _HEADER or not start.startswith(MAGIC):
+            raise errors.JournalError("%s is no journal of this version; give another path, or remove it" % self.path)
+        head = start[: _HEADER - _TAG]
+        self._set_key(head)
+        if not hmac.compare_digest(self._tag(b"head", head)[:_TAG], start[len(head) :]):
+            text = "%s was changed, or written by another user (with another %s): it is not opened; give another path"
+            raise errors.JournalError(text % (self.path, _key_path()))
+        self._good, self._before = _HEADER, start[len(head) :]
+        for record in self._records(_HEADER, size):
+            self._good, self._before = record.at + _FRAME + len(record.body), record.tag
+            self._note(record)
+        if self._good < size and not self._reading:
+            torn = size - self._good
+            log.warning("the journal %s ends in a torn record of %d bytes; it is dropped", self.path, torn)
+            self._cut(self._good)
+        self._file.seek(self._good)
+
+    def _note(self, record):
+        # type: (Record) -> None
+        """Where the keys of which arguments are: they stand behind the first run that had them."""
+        if record.kind == RUN:
+            self.runs_count += 1
+            self._arguments = json.loads(record.body.decode("ascii"))["arguments"]
+        elif record.kind == KEYS:
+            self._keys_at[self._arguments] = record.at
+
+    def _set_key(self, head):
+        # type: (bytes) -> None
+        self._key = hkdf_sha256(_user_key(), head[len(MAGIC) :], b"minimalcluster journal", 32)
+
+    def _new(self):
+        # type: () -> bytes
+        head = MAGIC + os.urandom(_SALT)
+        self._set_key(head)
+        data = head + self._tag(b"head", head)[:_TAG]
+        self._cut(0)
+        try:
+            _write(self._file, data)
+            os.fsync(self._file.fileno())
+        except (OSError, IOError) as error:
+            error.filename = self.path  # what is there of it, the next run writes anew
+            raise
+        _sync_folder(self.path)
+        return data
+
+    def _records(self, at, size):
+        # type: (int, int) -> Iterator[Record]
+        """All records from there on that are whole, each when it has been checked. size: of the file."""
+        blocks = _Blocks(self._file, at - _TAG)
+        before, number = blocks.take(_TAG), 0
+        while size - at >= _HEAD.size + _HEAD_TAG:
+            start = blocks.take(_HEAD.size + _HEAD_TAG)
+            head, head_tag, body_at = start[: _HEAD.size], start[_HEAD.size :], at + len(start)
+            if not hmac.compare_digest(self._tag(b"record", before, head)[:_HEAD_TAG], head_tag):
+                if blocks.only_zeros_from(body_at - 1):
+                    return
+                raise self._changed(number, at)
+            kind, length = _HEAD.unpack(head)
+            end = body_at + length + _TAG
+            if end > size:
+                return
+            body, tag = blocks.take(length), blocks.take(_TAG)
+            if not hmac.compare_digest(self._tag(b"body", before, head, body)[:_TAG], tag):
+                # After a power cut: the file had grown, the rest had not been written.
+                if end == size or blocks.only_zeros_from(end - 1):
+                    return
+                raise self._changed(number, at)
+            yield Record(kind, body, at, tag)
+            at, before, number = end, tag, number + 1
+
+    def _changed(self, number, at):
+        # type: (int, int) -> errors.JournalError
+        return errors.JournalError(
+            "record %d of %s, at byte %d, was changed since it was written: the journal is not used; "
+            "remove it to run everything again" % (number, self.path, at)
+        )
+
+    def _tag(self, *parts):
+        # type: (*bytes) -> bytes
+        return _digest(self._key, b"".join(parts))
+
+    def _read_again(self):
+        # type: () -> Iterator[Record]
+        """All records that there were when it was opened."""
+        try:
+            for record in self._records(_HEADER, self._good):
+                yield record
+        finally:
+            self._file.seek(self._good)
+
+    def _record(self, at):
+        # type: (int) -> Record
+        """The one that begins there; also while others are appended."""
+        with self._lock:
+            try:
+                for record in self._records(at, self._good):
+                    return record
+                raise self._changed(0, at)
+            finally:
+                self._file.seek(self._good)
+
+    def outcomes(self, target, arguments, keys, total):
+        # type: (str, str, object, int) -> Iterator[Done | Failed]
+        """What earlier runs of the same function knew of these ``total`` arguments. Then ``grants`` is what still runs.
+
+        keys() gives the arguments' digests; it is only asked when the arguments have changed. The first outcome stays.
+        """
+        place = None  # type: object
+        positions = None  # type: dict | None
+        taken = bytearray(total)
+        for record in self._read_again():
+            if record.kind == RUN:
+                about = json.loads(record.body.decode("ascii"))
+                same, place = about["arguments"] == arguments, None
+                if about["target"] == target and same:
+                    place = _same
+                elif about["target"] == target and about["arguments"] in self._keys_at:
+                    positions = _positions(keys()) if positions is None else positions  # type: ignore[operator]
+                    place = _Moved(self._record(self._keys_at[about["arguments"]]).body, positions)
+            elif place is not None and record.kind in (DONE, FAILED):
+                outcome = (_new_done if record.kind == DONE else _new_failed)(record.body, place, taken)
+                if outcome is not None:
+                    yield outcome
+            elif place is _same and record.kind == GRANT:
+                self.grants.append(_GRANT.unpack(record.body))
+            elif place is _same and record.kind == END:
+                del self.grants[:]  # also those of a killed run before: this one adopted them or let them go
+
+    def runs(self, with_buffers=True):
+        # type: (bool) -> Iterator[Run]
+        """Each execute() in it, in order, one at a time; for ``journal show``, which needs no buffers."""
+        run = None  # type: Run | None
+        for record in self._read_again():
+            body = record.body
+            if record.kind == RUN:
+                if run is not None:
+                    yield run
+                run = Run(json.loads(body.decode("ascii")), [], [], False)
+            elif record.kind == END and run is not None:
+                run = run._replace(ended=True)
+            elif record.kind == DONE and run is not None:
+                first, count = _SPAN.unpack(body[: _SPAN.size])
+                run.done.append((first, count, _unpacked(body[_SPAN.size :]) if with_buffers else []))
+            elif record.kind == FAILED and run is not None:
+                (first,) = _COUNT.unpack(body[: _COUNT.size])
+                run.failed.append((first,) + _unpacked_failure(body[_COUNT.size :]))
+        if run is not None:
+            yield run
+
+    def calls(self):
+        # type: () -> tuple[dict, dict]
+        """The outcomes of calls by their keys: where results are (see ``result``), (info, buffers) of failures."""
+        done, failed = {}, {}  # type: dict, dict
+        for record in self._read_again():
+            body = record.body
+            if record.kind == CALLS:
+                (count,) = _COUNT.unpack(body[: _COUNT.size])
+                for place in range(count):
+                    at = _COUNT.size + place * _KEY
+                    done[body[at : at + _KEY]] = (record.at, place)
+            elif record.kind == CALL_FAILED:
+                failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
+        done.pop(NOBODYS, None)
+        return done, failed
+
+    def result(self, at, place):
+        # type: (int, int) -> object
+        """A call's result, or values.Misfit. Calls often come in an earlier run's order: records are kept a while."""
+        found = self._decoded.pop(at, None)
+        if found is None:
+            body = self._record(at).body
+            (count,) = _COUNT.unpack(body[: _COUNT.size])
+            results = values.decode_results(_unpacked(body[_COUNT.size + count * _KEY :]), count)
+            if count == 1:
+                return results[0]
+            found = len(body), results
+            self._decoded_bytes += len(body)
+        while self._decoded and self._decoded_bytes > KEPT_BYTES:
+            oldest = next(iter(self._decoded))
+            self._decoded_bytes -= self._decoded.pop(oldest)[0]
+        self._decoded[at] = found
+        return found[1][place]
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def begin(self, target, arguments, count, name, keys):
+        # type: (str, str, int, str, object) -> None
+        """A new run of the function ``name``. Its digests are what ``known`` will be asked for."""
+        about = {"target": target, "arguments": arguments, "count": count, "name": name}
+        self._append(RUN, [json.dumps(about, sort_keys=True).encode("ascii")])
+        if arguments not in self._keys_at:
+            self._append(KEYS, [b"".join(keys())])  # type: ignore[operator]
+        self._begun = True
+        self.sync()
+
+    def grant(self, attempt, first, count):
+        # type: (int, int, int) -> None
+        self._append(GRANT, [_GRANT.pack(attempt, first, count)])
+
+    def done(self, first, count, buffers):
+        # type: (int, int, list) -> None
+        self._append(DONE, [_SPAN.pack(first, count)] + _packed(buffers))
+
+    def failed(self, first, info, buffers):
+        # type: (int, dict, list) -> None
+        self._append(FAILED, [_COUNT.pack(first)] + _packed_failure(info, buffers))
+
+    def calls_done(self, keys, buffers):
+        # type: (list, list) -> None
+        self._append(CALLS, [_COUNT.pack(len(keys))] + keys + _packed(buffers))
+
+    def call_failed(self, key, info, buffers):
+        # type: (bytes, dict, list) -> None
+        self._append(CALL_FAILED, [key] + _packed_failure(info, buffers))
+
+    def _append(self, kind, parts):
+        # type: (int, list) -> None
+        body = joined(parts)
+        head = _HEAD.pack(kind, len(body))
+        with self._lock:
+            if self._stopped:
+                return
+            head_tag = self._tag(b"record", self._before, head)[:_HEAD_TAG]
+            tag = self._tag(b"body", self._before, head, body)[:_TAG]
+            try:
+                _write(self._file, head + head_tag + body + tag)
+            except (OSError, IOError) as error:
+                self._stop(error)
+                return
+            self._good += len(head) + _HEAD_TAG + len(body) + _TAG
+            self._before = tag
+            self.dirty = self.dirty or kind != GRANT  # that one costs no sync of its own
+
+    def sync(self):
+        # type: () -> None
+        """Everything so far is on the disk when this returns, or the journal has stopped and said so."""
+        with self._syncing:
+            with self._lock:
+                if self._stopped or not self.dirty:
+                    return
+                self.dirty = False
+            try:
+                os.fsync(self._file.fileno())
+            except (OSError, IOError) as error:
+                with self._lock:
+                    self._stop(error)
+
+    def _stop(self, error):
+        # type: (BaseException) -> None
+        self._stopped, self.dirty = True, False
+        log.error(
+            "the journal %s has stopped: %s. The run goes on; what it does from here on is not in the journal",
+            self.path, error,
+        )  # fmt: skip
+        try:
+            self._cut(self._good)
+        except (OSError, IOError):
+            pass  # a torn tail, which the next opening drops
+
+    def _cut(self, size):
+        # type: (int) -> None
+        self._file.seek(size)
+        self._file.truncate()
+        os.fsync(self._file.fileno())
+
+    def close(self):
+        # type: () -> None
+        """May be called again. The run that has begun is over: its attempts are not waited for by the next one."""
+        if self._pid != os.getpid():  # a fork's copy: the records and the lock are the parent's
+            self._file.close()
+            return
+        if self._lock._is_owned() or self._syncing._is_owned():  # type: ignore[attr-defined]
+            return  # garbage is collected in the middle of a record, an iterator with it: the end of its job is to come
+        if self._begun:
+            self._append(END, [])
+        self.sync()
+        with self._syncing, self._lock:
+            self._stopped, self.dirty = True, False
+            if not self._file.closed:
+                unlock_file(self._file)
+            self._file.close()
+
+
+def _same(index):
+    # type: (int) -> list[int]
+    return [index]
+
+
+class _Moved(object):
+    """Where an argument of an earlier run stands among those of now; nowhere when it is there no more."""
+
+    def __init__(self, keys, positions):
+        # type: (bytes, dict) -> None
+        self._keys, self._positions = keys, positions
+
+    def __call__(self, index):
+        # type: (int) -> list[int]
+        return self._positions.get(self._keys[index * _KEY : (index + 1) * _KEY], [])
+
+
+def _positions(keys):
+    # type: (list) -> dict
+    """key -> where the arguments of now have it."""
+    positions = {}  # type: dict
+    for index, key in enumerate(keys):
+        positions.setdefault(key, []).append(index)
+    return positions
+
+
+def _new_done(body, place, taken):
+    # type: (bytes, object, bytearray) -> Done | None
+    first, count = _SPAN.unpack(body[: _SPAN.size])
+    if place is _same and not taken.count(b"\1", first, first + count):
+        spans = [(first, 0, count)]
+        taken[first : first + count] = b"\1" * count
+    else:
+        spans = []
+        for offset in range(count):
+            for index in place(first + offset):  # type: ignore[operator]
+                if not taken[index]:
+                    taken[index] = 1
+                    _add(spans, index, offset)
+    return Done(spans, count, _unpacked(body[_SPAN.size :])) if spans else None
+
+
+def _add(spans, index, place):
+    # type: (list, int, int) -> None
+    """One more result; it makes the last span longer where it can."""
+    if spans and (index, place) == (spans[-1][0] + spans[-1][2], spans[-1][1] + spans[-1][2]):
+        index, place, count = spans.pop()
+        spans.append((index, place, count + 1))
+    else:
+        spans.append((index, place, 1))
+
+
+def _new_failed(body, place, taken):
+    # type: (bytes, object, bytearray) -> Failed | None
+    (first,) = _COUNT.unpack(body[: _COUNT.size])
+    tasks = [index for index in place(first) if not taken[index]]  # type: ignore[operator]
+    for index in tasks:
+        taken[index] = 1
+    return Failed(tasks, *_unpacked_failure(body[_COUNT.size :])) if tasks else None
+
+
+def _packed(buffers):
+    # type: (list) -> list
+    return [struct.pack(">I%dQ" % len(buffers), len(buffers), *map(len, buffers))] + list(buffers)
+
+
+def _unpacked(body):
+    # type: (bytes) -> list
+    view = memoryview(body)
+    (count,) = struct.unpack(">I", body[:4])
+    at = 4 + 8 * count
+    buffers = []
+    for length in struct.unpack(">%dQ" % count, body[4:at]):
+        buffers.append(view[at : at + length])
+        at += length
+    return buffers
+
+
+def _packed_failure(info, buffers):
+    # type: (dict, list) -> list
+    described = json.dumps(info).encode("ascii")
+    return [_COUNT.pack(len(described)), described] + _packed(buffers)
+
+
+def _unpacked_failure(body):
+    # type: (bytes) -> tuple[dict, list]
+    (size,) = _COUNT.unpack(body[: _COUNT.size])
+    at = _COUNT.size + size
+    return json.loads(body[_COUNT.size : at].decode("ascii")), _unpacked(body[at:])
+
+
+# -- tags, and keys of content --------------------------------------------------------------------
+
+
+def _digest(key, data):
+    # type: (bytes, bytes) -> bytes
+    if hasattr(hmac, "digest"):  # in one call, since 3.7
+        return hmac.digest(key, data, "sha256")  # novm
+    return hmac.new(key, data, hashlib.sha256).digest()
+
+
+def content_key(*parts):
+    # type: (*bytes) -> bytes
+    return hashlib.sha256(b"".join(parts)).digest()[:_KEY]
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+class _Blocks(object):
+    """A file from ``at`` on, a piece at a time. Others may read or append meanwhile."""
+
+    def __init__(self, file, at):
+        # type: (io.FileIO, int) -> None
+        self._file, self._next = file, at
+        self._data, self._at = b"", 0
+
+    def take(self, count):
+        # type: (int) -> bytes
+        """So many bytes; fewer at the file's end."""
+        if len(self._data) - self._at < count:
+            parts = [self._data[self._at :]]
+            missing = count - len(parts[0])
+            self._file.seek(self._next)
+            while missing > 0:
+                parts.append(self._file.read(max(missing, READ_BYTES)))
+                if not parts[-1]:
+                    break
+                self._next += len(parts[-1])
+                missing -= len(parts[-1])
+            self._data, self._at = b"".join(parts), 0
+        found = self._data[self._at : self._at + count]
+        self._at += len(found)
+        return found
+
+    def only_zeros_from(self, at):
+        # type: (int) -> bool
+        self._data, self._at, self._next = b"", 0, at
+        return not any(piece.strip(b"\0") for piece in iter(lambda: self.take(READ_BYTES), b""))
+
+
+def _opened(path, reading=False):
+    # type: (str, bool) -> tuple[io.FileIO, bool]
+    """The file, and whether it is new. Without a buffer: what could not be written is not tried again at its end."""
+    try:
+        descriptor, made = _descriptor_of(path, reading)
+    except (OSError, IOError) as error:
+        if error.errno == errno.ELOOP:
+            raise errors.JournalError("%s is a symbolic link: a journal must be a file of its own" % path)
+        raise
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):  # which can be opened, to be read
+        os.close(descriptor)
+        raise errors.JournalError("%s is a folder: a journal must be a file" % path)
+    file = io.open(descriptor, "rb" if reading else "r+b", buffering=0)  # noqa: SIM115
+    try:
+        if not reading:
+            _lock(file, path)
+    except BaseException:
+        if made:
+            _remove_new(file, path)
+        file.close()
+        raise
+    return file, made
+
+
+def _descriptor_of(path, reading):
+    # type: (str, bool) -> tuple[int, bool]
+    if not (reading or os.path.exists(path)):
+        try:
+            return _descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
+        except (OSError, IOError) as error:
+            if error.errno != errno.EEXIST:  # another run was quicker
+                raise
+    return _descriptor(path, os.O_RDONLY if reading else os.O_RDWR), False
+
+
+def _remove_new(file, path):
+    # type: (io.FileIO, str) -> None
+    """Nothing is in it, and nothing will be."""
+    if WINDOWS:
+        file.close()  # what is open cannot be removed there
+    os.remove(path)
+
+
+def _descriptor(path, flags):
+    # type: (str, int) -> int
+    return os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def _lock(file, path):
+    # type: (io.FileIO, str) -> None
+    """Raises JournalError where another run has it, or it cannot be told."""
+    try:
+        found = lock_file(file)
+    except (OSError, IOError) as error:
+        raise errors.JournalError("%s cannot be locked, which keeps other runs from it: %s" % (path, error))
+    if found == NO_LOCKS:
+        log.warning("the file system of %s has no locks: nothing keeps two runs from writing to it at once", path)
+    elif found == TAKEN:
+        text = "%s is in use by another run, a process it left behind, or other calls of this one; give each its own"
+        raise errors.JournalError(text % path)
+
+
+def _write(file, data):
+    # type: (io.FileIO, bytes) -> None
+    """All of it: a file without a buffer may take a part."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _sync_folder(path):
+    # type: (str) -> None
+    """The file's name too is on the disk, where the system can do that."""
+    if WINDOWS:
+        return
+    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _home():
+    # type: () -> str
+    """This user's folder for what is kept from run to run: as the environment says, else in the user's home."""
+    return os.path.abspath(os.environ.get(HOME_VARIABLE) or os.path.join(os.path.expanduser("~"), ".minimalcluster"))
+
+
+def _key_path():
+    # type: () -> str
+    return os.path.join(_home(), "journal.key")
+
+
+def _user_key():
+    # type: () -> bytes
+    """This user's key for journals: made once, 0600 in a 0700 folder. Raises JournalError when others can read it."""
+    path = _key_path()
+    if not os.environ.get(HOME_VARIABLE) and not os.path.isabs(os.path.expanduser("~")):
+        raise errors.JournalError("journals need a key of yours, and you have no home: " + _ANOTHER_HOME)
+    try:
+        if not os.path.isdir(_home()):
+            os.mkdir(_home(), 0o700)
+        if os.path.islink(path):
+            raise errors.JournalError("%s is a symbolic link: the key must be a file of its own; remove it" % path)
+        with _opened_key(path) as file:
+            return _key_in(file, path)
+    except (OSError, IOError) as error:
+        text = "journals need a key of yours in %s, which cannot be made or read: %s. If it never can: %s"
+        raise errors.JournalError(text % (path, error, _ANOTHER_HOME))
+
+
+def _key_in(file, path):
+    # type: (io.FileIO, str) -> bytes
+    about = os.fstat(file.fileno())
+    if not WINDOWS and about.st_uid != os.geteuid():
+        raise errors.JournalError("%s is another user's; %s" % (path, _ANOTHER_HOME))
+    if not WINDOWS and about.st_mode & 0o077:
+        raise errors.JournalError("%s can be read by others; run: chmod 600 %s" % (path, path))
+    key = file.read()
+    if not key:
+        lock_file(file, wait=True)  # two first runs at once make one key; and none is left empty by a crash
+        key = file.read()
+    if not key:
+        key = os.urandom(32)
+        _write(file, key)
+        os.fsync(file.fileno())
+        _sync_folder(path)
+    if len(key) != 32:
+        raise errors.JournalError("%s is damaged; remove it, and the journals that it belongs to" % path)
+    return key
+
+
+def _opened_key(path):
+    # type: (str) -> io.FileIO
+    """To be written where there is none yet: the folder may be one that only can be read."""
+    writing = not os.path.exists(path) or not os.path.getsize(path)
+    return io.open(
+        _descriptor(path, os.O_RDWR | os.O_CREAT if writing else os.O_RDONLY), "r+b" if writing else "rb", buffering=0
+    )
+
+
+def outcomes(run):
+    # type: (Run) -> list[tuple]
+    """(task, {"value": its result} or {"error": type, "text": message}) in the tasks' order, for ``journal export``."""
+    found = {}  # type: dict
+    for first, count, buffers in run.done:
+        for task, result in enumerate(values.decode_results(buffers, count), first):
+            found.setdefault(task, shown(result))
+    for task, info, _ in run.failed:
+        found.setdefault(task, shown_failure(info))
+    return sorted(found.items(), key=lambda pair: pair[0])
+
+
+def shown(result):
+    # type: (object) -> dict
+    misfit = isinstance(result, values.Misfit)
+    return {"error": "RemoteError", "text": str(result.error)} if misfit else {"value": result}  # type: ignore[attr-defined]
+
+
+def shown_failure(info):
+    # type: (dict) -> dict
+    return {"error": info.get("type"), "text": info.get("text")}

@@ -1,0 +1,271 @@
+"""The master's answers to what worker processes ask for: project modules, package data, shared objects.
+
+Questions about modules begin with the number of the code that the asker's job runs (``sources.Code``): "17:lab.shapes".
+It reads files and pickles, so it works in a thread of its own, started with the first question.
+"""
+from __future__ import absolute_import, division, print_function
+
+import itertools
+import os
+import sys
+import threading
+from collections import deque
+
+from ..compat import PICKLE_PROTOCOL_MAX, as_text, queue
+from ..logs import log
+from ..payload import script, shares, sources, values
+from ..payload.imports import FALLBACKS
+from ..wire import protocol
+
+#: Of a shared object's digest, 128 bits: enough to tell objects of one user apart.
+NAME_LETTERS = 32
+#: So many differing versions of packages, on so many machines, the log has.
+VERSIONS_SAID_MAX = 1000
+#: So long an answer that is being prepared is waited for at the end.
+CLOSE_SECONDS = 1.0
+
+if not shares.in_worker_process:  # a script that imports us there has its modules from here
+    sources.watch()
+
+
+class Library(object):
+    """``ask(send, request, info, local)`` answers later, through ``send``, from the library's own thread."""
+
+    def __init__(self, call):
+        # type: (object) -> None
+        self._call = call  # runs a function in the cluster's thread
+        self._questions = queue.Queue()  # type: queue.Queue
+        self._thread = None  # type: threading.Thread | None
+        self._names = threading.RLock()  # while a file is written or removed
+        self._dropped = deque()  # type: deque # names whose files may go
+        self._versions = set()  # type: set[str] # what was said of them
+        self._shared = {}  # type: dict[str, dict] # name -> {protocol: info}, the newest protocol first
+        self._files = shares.Files()
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def share(self, buffers, needs, name=None):
+        # type: (list, str, str | None) -> str
+        """Keep an object, pickled, for the nodes, under the name that is returned.
+
+        The name tells the content, and which of its equals it is: the script's next run calls the same
+        object by the same name, so that a journal knows its tasks again. (A set of texts has another each time.)
+        """
+        protocol_ = PICKLE_PROTOCOL_MAX
+        content = values.digest(buffers)[:NAME_LETTERS] if name is None else name
+        with self._names:
+            names = ("%s-%d" % (content, number) for number in itertools.count())
+            name = next(name for name in names if not self.has(name))
+            self._shared[name] = {}  # taken: garbage may be collected in here, whose ``__del__`` shares its equal
+            try:
+                info = self._files.keep("%s.%d" % (name, protocol_), buffers)
+                self._shared[name][protocol_] = dict(info, needs=values.told(needs))
+            except BaseException:
+                del self._shared[name]
+                raise
+        self._remove_dropped()
+        return name
+
+    def has(self, name):
+        # type: (object) -> bool
+        return name in self._shared
+
+    def drop(self, name):
+        # type: (str) -> None
+        """Never waits: a ``__del__`` method may call it at any point, in the middle of ``share`` too."""
+        self._dropped.append(name)
+        self._remove_dropped()
+
+    def _remove_dropped(self):
+        # type: () -> None
+        """Unless the names are in use; then whoever uses them comes here next."""
+        while self._dropped and self._names.acquire(False):
+            try:
+                while self._dropped:
+                    name = self._dropped.popleft()
+                    for protocol_ in self._shared.pop(name, {}):
+                        self._files.discard("%s.%d" % (name, protocol_))
+            finally:
+                self._names.release()
+
+    def close(self):
+        # type: () -> None
+        self._questions.put(None)
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
+        self._files.close()
+
+    # -- from the cluster's thread ----------------------------------------------------------------
+
+    def ask(self, send, request, info, local):
+        # type: (object, int, dict, bool) -> None
+        self._questions.put((send, request, info, local))
+
+    def start(self):
+        # type: () -> None
+        """Its thread, unless it runs. Raises RuntimeError where there can be no more."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="minimalcluster-library")
+            thread.daemon = True
+            thread.start()
+            self._thread = thread
+
+    # -- its own thread ---------------------------------------------------------------------------
+
+    def _work(self):
+        # type: () -> None
+        while True:
+            question = self._questions.get()
+            if question is None:
+                return
+            send, request, info, local = question
+            try:
+                answer, buffers = self._answer(info, local)
+            except BaseException as error:  # finders and loaders may be anybody's
+                answer, buffers = {"found": False, "error": as_text("%s: %s" % (type(error).__name__, error))}, []
+            self._call(send, protocol.Fetched(request, answer, buffers))  # type: ignore[operator]
+
+    def _answer(self, info, local):
+        # type: (dict, bool) -> tuple
+        what, name = info.get("what"), str(info.get("name"))
+        if what == "version":
+            return self._other_version(name)
+        if what == "share":
+            return self._share(name, int(info.get("pickle", 2)), local)
+        if what == "script":
+            return _script(name)
+        number, _, name = name.partition(":")
+        code = sources.loaded.numbered(int(number) if number.isdigit() else 0)
+        if what == "module":
+            return self._module(code, name, local)
+        if what == "code":
+            found = [(each, sources.loaded.of(code, each)) for each in name.split(",")]
+            stamps = {each: _stamp(loaded) for each, loaded in found if loaded is not None}
+            return {"found": True, "modules": stamps}, []
+        if what in ("resource", "contents"):
+            package, _, resource = name.partition(":")
+            return (self._resource if what == "resource" else self._contents)(package, resource)
+        return {"found": False}, []
+
+    def _module(self, code, name, local):
+        # type: (sources.Code, str, bool) -> tuple
+        if name.partition(".")[0] in FALLBACKS:
+            return self._fallback(name, local)
+        loaded = sources.loaded.of(code, name)
+        if loaded is None:
+            version = sources.variables(sys.modules.get(name)).get("__version__")
+            return {"found": False, "version": as_text(version) if isinstance(version, str) else None}, []
+        module = loaded.module
+        if module.kind == sources.FOREIGN:
+            return {"found": False, "foreign": as_text(module.filename), "local": local}, []
+        return _told(name, loaded, local), [loaded.data]
+
+    def _other_version(self, told):
+        # type: (str) -> tuple
+        """A worker process has imported an installed package of another version than ours. That is said once."""
+        if told not in self._versions and len(self._versions) < VERSIONS_SAID_MAX:
+            self._versions.add(told)
+            log.warning("%s: results may differ", told)
+        return {"found": True}, []
+
+    def _fallback(self, name, local):
+        # type: (str, bool) -> tuple
+        """An installed package that is served all the same: by-value functions need it on every node."""
+        module = sources.find(name, False)
+        if module is None or module.kind != sources.SOURCE:
+            return {"found": False}, []
+        data, _ = sources.read(module, name)
+        return _told(name, sources.Loaded(module, data, values.digest([data]), None, 0, 0), local), [data]
+
+    def _folders(self, package):
+        # type: (str) -> list[str]
+        """Of a package; of a folder without __init__.py only if it is in use as one: any folder could be."""
+        module = sources.find(package)
+        if module is None or not module.package or (module.kind == sources.FOLDER and not sources.is_imported(package)):
+            return []
+        return module.folders if module.kind == sources.FOLDER else [os.path.dirname(module.filename)]
+
+    def _below(self, package, resource):
+        # type: (str, str) -> str | None
+        """The path of package data. It lies below the package: nothing else of the master's files is to be had."""
+        parts = resource.split("/") if resource else []
+        if not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
+            return None
+        for folder in self._folders(package):
+            path = os.path.join(folder, *parts)
+            real, real_folder = os.path.realpath(path), os.path.realpath(folder)
+            if (real + os.sep).startswith(real_folder + os.sep) and os.path.exists(path):
+                return path
+        return None
+
+    def _resource(self, package, resource):
+        # type: (str, str) -> tuple
+        path = self._below(package, resource)
+        if path is None:
+            return self._part_of_zip(package, resource)
+        if not os.path.isfile(path):
+            return {"found": False}, []
+        with open(path, "rb") as file:
+            return {"found": True}, [file.read()]
+
+    def _part_of_zip(self, package, resource):
+        # type: (str, str) -> tuple
+        """Data of a package that lies in no folder: its own loader has it."""
+        module = sources.find(package)
+        if module is None or not module.package or os.path.exists(module.filename) or ".." in resource.split("/"):
+            return {"found": False}, []
+        path = os.path.join(os.path.dirname(module.filename), *resource.split("/"))
+        try:
+            return {"found": True}, [bytes(module.loader.get_data(path))]
+        except (AttributeError, OSError, IOError):
+            return {"found": False}, []
+
+    def _contents(self, package, resource):
+        # type: (str, str) -> tuple
+        path = self._below(package, resource)
+        if path is None or not os.path.isdir(path):
+            return {"found": False}, []
+        return {"found": True, "names": sorted(as_text(name) for name in os.listdir(path))}, []
+
+    def _share(self, name, protocol_, local):
+        # type: (str, int, bool) -> tuple
+        if name not in self._shared:
+            return {"found": False}, []
+        infos = self._shared[name]
+        protocol_ = min(protocol_, PICKLE_PROTOCOL_MAX)
+        if protocol_ not in infos:
+            first = infos[PICKLE_PROTOCOL_MAX]
+            made = self._files.keep("%s.%d" % (name, protocol_), shares.in_older_protocol(first, protocol_))
+            infos[protocol_] = dict(made, needs=first["needs"])
+        info = infos[protocol_]
+        return (info, []) if local else ({"found": True, "needs": info["needs"]}, shares.read(info))
+
+
+def _script(digest):
+    # type: (str) -> tuple
+    known = script.known()
+    if known is None or known.digest != digest:
+        return {"found": False}, []
+    return {"found": True}, [known.data]
+
+
+def _told(name, loaded, local):
+    # type: (str, sources.Loaded, bool) -> dict
+    """What a worker process must know of a module, besides its source."""
+    module = loaded.module
+    info = {
+        "found": True, "kind": module.kind, "filename": as_text(module.filename), "package": module.package,
+        "local": local, "stamp": _stamp(loaded),
+    }  # type: dict[str, object] # fmt: skip
+    if module.kind == sources.FOLDER:
+        info.update(folders=[as_text(each) for each in module.folders], imported=sources.is_imported(name))
+    elif module.kind == sources.COMPILED:
+        info["minor"] = "%d.%d" % sys.version_info[:2]
+    else:
+        info["mtime"] = loaded.mtime
+    return info
+
+
+def _stamp(loaded):
+    # type: (sources.Loaded) -> list
+    return [loaded.digest, loaded.loads, loaded.serial]

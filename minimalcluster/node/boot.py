@@ -1,0 +1,174 @@
+"""Another Python process of ours: its interpreter, the options it gets, and how it finds this package.
+
+A new interpreter looks for modules in the current folder, in ``PYTHONPATH`` and in site-packages, and there a
+``json.py`` or a backport of ``enum`` may lie. So the code it begins with (``command``) puts the folders first from
+which *we* have the standard library, leaves the current folder out, and takes this package by its place. What the
+program has in ``sys.path`` comes later, by ``told_paths`` and ``take_paths``.
+
+The options are those that multiprocessing hands on (``subprocess._args_from_interpreter_flags``), every ``-X``, and
+2.7's ``-Q``, ``-t`` and ``-R``.
+"""
+from __future__ import absolute_import, division, print_function
+
+import _socket  # its folder is where the standard library's extension modules are
+import os
+import sys
+
+from ..compat import PY2, native, text_type
+from ..errors import StartError
+
+try:
+    _FOLDER = os.getcwd()
+except OSError:  # it has been removed
+    _FOLDER = ""
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_HOMES = [os.path.dirname(os.path.abspath(str(each.__file__))) for each in (os, _socket) if hasattr(each, "__file__")]
+
+KEY_VARIABLE = "MINIMALCLUSTER_KEY"
+
+_CODE = """\
+def boot():
+    import sys
+    sys.path[:] = %(homes)s + [each for each in sys.path if each]
+    if sys.version_info[0] > 2:
+        from importlib import machinery, util
+        spec = machinery.PathFinder.find_spec("minimalcluster", [%(parent)s])
+        sys.modules["minimalcluster"] = package = util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    else:
+        import pkgutil
+        pkgutil.get_importer(%(parent)s).find_module("minimalcluster").load_module("minimalcluster")
+    import minimalcluster.%(module)s
+    return minimalcluster.%(module)s.%(function)s
+boot()()
+"""
+
+#: Those of ``sys.flags`` that are a letter, as often as the flag says. ``-i`` and ``-u`` are of no use to us.
+_LETTERS = (
+    ("debug", "d"), ("optimize", "O"), ("dont_write_bytecode", "B"), ("no_site", "S"), ("verbose", "v"),
+    ("bytes_warning", "b"), ("quiet", "q"), ("py3k_warning", "3"), ("tabcheck", "t"),
+)  # fmt: skip
+
+
+def executable():
+    # type: () -> str
+    """The interpreter. Raises StartError, one sentence, where it is seen at once that there is none."""
+    path = sys.executable  # type: object
+    if not isinstance(path, (str, text_type)):
+        path = path.__fspath__() if hasattr(path, "__fspath__") else path
+    remedy = "set sys.executable to the path of a Python %d.%d" % sys.version_info[:2]
+    if not path or not isinstance(path, (str, text_type)):
+        raise StartError(
+            "worker processes cannot be started: sys.executable is %r, as in a program that embeds Python; %s"
+            % (sys.executable, remedy)
+        )
+    if getattr(sys, "frozen", False):
+        raise StartError(
+            "worker processes cannot be started: sys.executable, %s, is a frozen program, which would run again; %s "
+            "and sys.frozen to False, or run it with a Python" % (path, remedy)
+        )
+    if os.path.dirname(path) and not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        what = "cannot be executed" if os.path.exists(path) else "is not there"
+        raise StartError("worker processes cannot be started: sys.executable, %s, %s; %s" % (path, what, remedy))
+    return native(path)
+
+
+def command(module, function, options, *arguments):
+    # type: (str, str, list, *str) -> list
+    """The command line of a process that runs this function of a module of ours. Raises StartError."""
+    names = {"homes": _literal(_HOMES), "parent": _literal(_PACKAGE_PARENT), "module": module, "function": function}
+    return [executable()] + options + ["-c", _CODE % names] + list(arguments)
+
+
+def _literal(value):
+    # type: (object) -> str
+    """As source: ASCII, whatever the locale."""
+    return repr(value) if PY2 else ascii(value)
+
+
+def folder():
+    # type: () -> str | None
+    """Where it starts; None: in our current folder. With one that was removed, 3.13's ``-c`` fails in any import."""
+    try:
+        os.getcwd()
+    except OSError:
+        return os.sep if sys.version_info >= (3, 13) else None
+    return None
+
+
+def variables():
+    # type: () -> dict
+    """The environment variables of any process that we start: ours, without the key, which is nobody else's."""
+    found = dict(os.environ)
+    found.pop(KEY_VARIABLE, None)
+    return found
+
+
+def options():
+    # type: () -> list
+    """The options with which an interpreter becomes what this one is."""
+    flags = sys.flags
+    counts = [(letter, getattr(flags, name, 0)) for name, letter in _LETTERS]
+    found = ["-" + letter * count for letter, count in counts if count > 0]
+    if getattr(flags, "isolated", 0):
+        found.append("-I")
+    else:
+        letters = (("ignore_environment", "-E"), ("no_user_site", "-s"), ("safe_path", "-P"))
+        found += [option for name, option in letters if getattr(flags, name, 0)]
+    if PY2:  # py2
+        found += ["-R"] if flags.hash_randomization else []
+        found += ["-Qnew"] if flags.division_new else []  # type: ignore[attr-defined]
+        found += ["-Qwarn"] if flags.division_warning == 1 else []  # type: ignore[attr-defined]
+        found += ["-Qwarnall"] if flags.division_warning > 1 else []  # type: ignore[attr-defined]
+    for option in _warning_options():
+        found.append("-W" + option)
+    for name, value in sorted(getattr(sys, "_xoptions", {}).items()):
+        found += ["-X", name if value is True else "%s=%s" % (name, value)]
+    return found
+
+
+def _warning_options():
+    # type: () -> list
+    """Of ``sys.warnoptions`` those that do not come by themselves: by the environment, ``-b`` or ``-X dev``."""
+    wanted = [each for each in sys.warnoptions if isinstance(each, str)]
+    own = [] if sys.flags.ignore_environment else os.environ.get("PYTHONWARNINGS", "").split(",")
+    if getattr(sys.flags, "dev_mode", False):
+        own.append("default")
+    if sys.flags.bytes_warning and not PY2:
+        own.append("error::BytesWarning" if sys.flags.bytes_warning > 1 else "default::BytesWarning")
+    for option in own:
+        if option in wanted:
+            wanted.remove(option)
+    return wanted
+
+
+# -- sys.path -------------------------------------------------------------------------------------
+
+
+def told_paths():
+    # type: () -> list
+    """``sys.path`` as text for JSON. Python imports from no other objects in it, so they are left out.
+
+    The folder in which the program was started for "", as multiprocessing has it: ours may be another one by now.
+    """
+    found = []
+    for entry in list(sys.path):
+        if isinstance(entry, bytes):  # 2.7's own
+            found.append(entry.decode("latin-1") if PY2 else os.fsdecode(entry)) # novm
+        elif isinstance(entry, text_type):
+            found.append(_as_told(entry))
+    return [each or _as_told(_FOLDER) for each in found]
+
+
+def _as_told(entry):
+    # type: (str) -> str
+    if PY2:  # py2
+        data = entry if isinstance(entry, bytes) else entry.encode(sys.getfilesystemencoding() or "utf-8", "replace")
+        return data.decode("latin-1")  # type: ignore[no-any-return, union-attr]
+    return str(entry)
+
+
+def take_paths(told):
+    # type: (list) -> None
+    """In the new process: ``sys.path`` is what the program has."""
+    sys.path[:] = [each.encode("latin-1") for each in told] if PY2 else told

@@ -1,0 +1,531 @@
+"""A worker process's imports: the project's modules come from the master, as it had loaded them when the job was given.
+
+The finder stands first in ``sys.meta_path``: a node's own file of such a name is another program's. It asks once for
+each name that is neither the standard library's nor below an installed package; the master serves pure-Python modules
+of the project only (and cloudpickle, where a node has none), never installed packages: whether those fit this machine
+is not its to say. When a job brings other code, the modules that differ are run anew in their places.
+"""
+from __future__ import absolute_import, division, print_function
+
+import os
+import sys
+import types
+
+from ..compat import PY2, WINDOWS, native, standard_library
+
+if PY2:  # py2
+    SourceFileLoader = SourcelessFileLoader = object  # type: ignore[assignment,misc]
+else:
+    from importlib.machinery import SourceFileLoader, SourcelessFileLoader  # novm
+
+_OURS = __name__.split(".")[0]
+#: Where no project's module lies.
+_INSTALLED = ("site-packages", "dist-packages")
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_installed = {}  # type: dict[str, set[str]] # folder in sys.path -> names of what pip has put there
+#: Of these the node's own are as good, and fit it better.
+FALLBACKS = ("cloudpickle",)
+
+
+def is_own_path(path):
+    # type: (str) -> bool
+    """Neither the standard library's nor an installed package's."""
+    if "-packages" in path and any(each in _INSTALLED for each in path.replace("\\", "/").split("/")):
+        return False
+    path = path if os.path.isabs(path) else os.path.abspath(path)
+    if path.lower().startswith(_LIBRARY.lower()) if WINDOWS else path.startswith(_LIBRARY):
+        return False
+    for folder in sys.path:
+        if isinstance(folder, str) and folder and path.startswith(folder.rstrip(os.sep) + os.sep):
+            top = path[len(folder.rstrip(os.sep)) + 1 :].split(os.sep)[0].partition(".")[0]
+            if top in _installed_names(folder):
+                return False
+    return True
+
+
+def _installed_names(folder):
+    # type: (str) -> set[str]
+    """What has been installed into a folder of another name (``pip install --target``), by pip's own records."""
+    if folder not in _installed:
+        names = _installed[folder] = set()
+        try:
+            for each in [each for each in os.listdir(folder) if each.endswith(".dist-info")]:
+                with open(os.path.join(folder, each, "RECORD"), "rb") as file:
+                    lines = file.read().decode("utf-8", "replace").splitlines()
+                names.update(native(line.split("/")[0].split(",")[0].partition(".")[0]) for line in lines)
+        except (OSError, IOError):
+            pass  # no such folder, or no records that may be read
+    return _installed[folder]
+
+
+def variables(module):
+    # type: (object) -> dict
+    """A module's, without asking it: a lazy one may answer with any error. None of what is no module."""
+    if not issubclass(type(module), types.ModuleType):
+        return {}
+    return object.__getattribute__(module, "__dict__") or {}
+
+
+class ClusterFinder(object):
+    """Finds modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
+
+    first: it stands before all others. Else (an engine's process is not ours alone) it has what no other has found.
+    One class for both import systems: find_spec of 3.x, find_module of 2.7.
+    """
+
+    def __init__(self, fetch, first=True):
+        # type: (object, bool) -> None
+        self._fetch, self._first = fetch, first
+        self._pid, self._standard = os.getpid(), standard_library()
+        self._code = None  # type: object # names the master's code that is in use
+        self._tops = ()  # type: object # names that are the project's for certain
+        self._known = {}  # type: dict[str, Loader | None] # answers; None: not the master's
+        self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> which of them
+        self._variables = {}  # type: dict[tuple, dict] # (module, which of them) -> as other code has left it
+        self._tables = {}  # type: dict[object, dict] # code -> the modules' stamps in it
+        self.versions = {}  # type: dict[str, str] # installed packages that the master has loaded -> its version of each
+        self.places = {}  # type: dict[str, types.ModuleType] # modules that are about to run anew
+
+    def new_job(self):
+        # type: () -> None
+        """What was missing may be there now."""
+        self._known = {name: loader for name, loader in self._known.items() if loader is not None}
+
+    def use(self, code, tops=()):
+        # type: (object, object) -> bool
+        """The master's code for what is run from now on. True if modules have been run anew, in place.
+
+        Raises what these raise; the next call tries again.
+        """
+        self._tops = tops
+        if code == self._code:
+            return False
+        former, self._code = self._code, code
+        self._known.clear()
+        try:
+            return self._change(former)
+        except BaseException:
+            self._code = None
+            raise
+
+    def forget(self, codes):
+        # type: (set) -> None
+        """Only these are in use by a job."""
+        self._tables = {code: self._tables[code] for code in self._tables if code in codes or code == self._code}
+        needed = {each for table in self._tables.values() for each in table.items()}
+        self._variables = {each: self._variables[each] for each in self._variables if each in needed}
+
+    def _change(self, former):
+        # type: (object) -> bool
+        """Let each module that was run here be what it is in this code: as it was left in it, or else run anew."""
+        if not self._stamps:
+            return False
+        if former is not None:
+            self._tables.setdefault(former, {}).update(self._stamps)
+        info, _ = self._ask_master("code", ",".join(sorted(self._stamps)))
+        told = {native(name): stamp for name, stamp in info.get("modules", {}).items()}
+        table = self._tables[self._code] = {name: tuple(told[name][:2]) for name in told}
+        others = [name for name in table if table[name] != self._stamps[name]]
+        fresh = sorted((name for name in others if not self._swap(name, table[name])), key=lambda name: told[name][2])
+        # Those that the master has only imported: as they import each other. Those that it has reloaded: in its order.
+        self._run_anew([name for name in fresh if not table[name][1]], False)
+        for name in fresh:
+            if table[name][1]:
+                self._run_anew([name], True)
+        return bool(fresh)
+
+    def _run_anew(self, names, reloaded):
+        # type: (list, bool) -> None
+        """Each in its place. A reload keeps the variables that it does not set."""
+        taken = {name: sys.modules.pop(name, None) for name in names}
+        for name, module in taken.items():
+            if isinstance(module, types.ModuleType):  # else it has put something else in its place
+                self.places[name] = module
+                if not reloaded:
+                    self._replace(name, module, {"__name__": name})
+        try:
+            for name in names:
+                __import__(name)
+        except BaseException:
+            for name, module in taken.items():
+                sys.modules.setdefault(name, module)  # type: ignore[arg-type]
+            raise
+
+    def _swap(self, name, stamp):
+        # type: (str, tuple) -> bool
+        """Put the variables that the module had in the former code aside. True if it has been in this code before."""
+        module = sys.modules.get(name)
+        if isinstance(module, types.ModuleType):
+            self._variables[name, self._stamps[name]] = dict(module.__dict__)
+        self._stamps[name] = stamp
+        if (name, stamp) not in self._variables or not isinstance(module, types.ModuleType):
+            self._stamps[name] = ("", 0)  # until it has run to its end
+            return False
+        self._replace(name, module, self._variables.pop((name, stamp)))
+        return True
+
+    def _replace(self, name, module, variables):
+        # type: (str, types.ModuleType, dict) -> None
+        below = {each[len(name) + 1 :]: sys.modules[each] for each in list(sys.modules) if each.startswith(name + ".")}
+        module.__dict__.clear()
+        module.__dict__.update(below, **variables)
+
+    def _ask_master(self, what, name):
+        # type: (str, str) -> tuple
+        return self._fetch(what, "%s:%s" % (self._code, name))  # type: ignore[operator]
+
+    def _ask(self, name):
+        # type: (str) -> Loader | None
+        top = name.partition(".")[0]
+        if top == _OURS or (top in self._standard and top not in self._tops):  # type: ignore[operator]
+            return None
+        if name not in self._known:
+            if os.getpid() != self._pid:
+                return None  # a task's fork has no line to the master
+            if name != top and self._ask(top) is None:
+                return None
+            self._known[name] = self._asked(name)
+        return self._known[name]
+
+    def _asked(self, name):
+        # type: (str) -> Loader | None
+        if self._first and name in FALLBACKS and _has_own_file(name):
+            return None
+        info, buffers = self._ask_master("module", name)
+        if info.get("version"):
+            self.versions[name] = native(info["version"])
+        if not info.get("found"):
+            return None if info.get("foreign") is None or info["local"] else Loader(self, name, info, b"")
+        if info["kind"] == "folder" and not info["imported"] and "." not in name and _has_own_file(name):
+            return None  # it need not be meant as a package at all
+        return Loader(self, name, info, bytes(buffers[0].tobytes()))
+
+    def ran(self, loader):
+        # type: (Loader) -> None
+        self._stamps[loader.name] = tuple(loader.info["stamp"][:2])
+
+    def differing(self):
+        # type: () -> list[tuple[str, str, str]]
+        """(name, version here, version on the master) of packages that were imported since the last time."""
+        found = []
+        for name, theirs in list(self.versions.items()):
+            if name in sys.modules:
+                del self.versions[name]
+                ours = variables(sys.modules[name]).get("__version__")
+                if isinstance(ours, str) and ours != theirs:
+                    found.append((name, ours, theirs))
+        return found
+
+    def find_spec(self, fullname, path=None, target=None):
+        # type: (str, object, object) -> object
+        loader = self._ask(fullname)
+        return None if loader is None else loader.spec()
+
+    def find_module(self, fullname, path=None):  # py2
+        # type: (str, object) -> Loader | None
+        return self._ask(fullname)
+
+    def resource(self, what, package, path):
+        # type: (str, str, str) -> tuple
+        """A file ("resource") of a package on the master, or the names in a folder of it ("contents")."""
+        if os.getpid() != self._pid:
+            return {"found": False}, []
+        return self._ask_master(what, "%s:%s" % (package, path))
+
+
+def _own(name):
+    # type: (str) -> tuple
+    """(spec, folders if it is a package) as this machine itself finds a module; (None, None) if it has none."""
+    from importlib.machinery import PathFinder  # novm
+
+    spec, folders = None, None  # type: object, list[str] | None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        above, part = folders, ".".join(parts[:count])
+        try:
+            spec = PathFinder.find_spec(part, above)
+        except KeyError:
+            spec = None
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else plain_folders(part, above)
+        if spec is None and not folders:
+            return None, None
+    return spec, folders
+
+
+def plain_folders(name, path):
+    # type: (str, list | None) -> list[str]
+    """Those of a package without __init__.py inside of another one, which lies in this path.
+
+    The interpreter finds such a package only (else KeyError) when the one above it is imported.
+    """
+    last = name.rpartition(".")[2]
+    return [os.path.join(each, last) for each in path or () if os.path.isdir(os.path.join(each, last))]
+
+
+def _has_own_file(name):
+    # type: (str) -> bool
+    """Of a top-level module: more than an empty folder."""
+    if PY2:  # py2
+        import imp
+
+        try:
+            return bool(imp.find_module(name))
+        except ImportError:
+            return False
+    spec, _ = _own(name)
+    return spec is not None and spec.has_location
+
+
+class Loader(SourceFileLoader):
+    """Loads one module of the master's; for Python 3 with all that a file's own loader can do."""
+
+    def __init__(self, finder, name, info, data):
+        # type: (ClusterFinder, str, dict, bytes) -> None
+        self.name, self.path = name, native(info.get("filename", ""))
+        self.info, self._finder, self._data = info, finder, data
+
+    # -- Python 3 ---------------------------------------------------------------------------------
+
+    def spec(self):
+        # type: () -> object
+        from importlib.machinery import ModuleSpec  # novm
+
+        info, name = self.info, self.name
+        if not info["found"]:
+            return self._own_extension()
+        if info["kind"] == "folder":
+            if info["local"]:
+                return None  # on the master's own machine it is what it is there, too
+            spec = ModuleSpec(name, self, is_package=True)
+            folders = [native(each) for each in info["folders"]]
+            spec.submodule_search_locations = folders + [each for each in _own(name)[1] or () if each not in folders]
+            return spec
+        spec = ModuleSpec(name, self, origin=self.path, is_package=info["package"])
+        spec.has_location = not self.path.startswith("<")
+        if info["package"]:
+            spec.submodule_search_locations = [os.path.dirname(self.path)]
+        return spec
+
+    def _own_extension(self):
+        # type: () -> object
+        """A module that is no Python source cannot be served: this machine's own, or an error that says so."""
+        from importlib.machinery import EXTENSION_SUFFIXES  # novm
+
+        spec, _ = _own(self.name)
+        if spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES)):
+            return spec
+        raise ImportError(
+            "the module %s is no Python source on the master (%s), so this machine needs its own: install it here"
+            % (self.name, self.info["foreign"])
+        )
+
+    def create_module(self, spec):
+        # type: (object) -> types.ModuleType | None
+        return self._finder.places.pop(self.name, None)
+
+    def exec_module(self, module):
+        # type: (types.ModuleType) -> None
+        if self.info["kind"] == "folder":
+            return
+        module.__loader__ = self # also where it is run anew
+        self._show_lines()
+        super(Loader, self).exec_module(module)
+        self._finder.ran(self)
+
+    def get_code(self, fullname):  # type: ignore[override]
+        # type: (str) -> object
+        if self.info["kind"] == "compiled":
+            return self._compiled(fullname)
+        if PY2:  # py2
+            return compile(self._data, self.path, "exec", dont_inherit=True)
+        return super(Loader, self).get_code(fullname)
+
+    def path_stats(self, path):
+        # type: (str) -> dict
+        """So that on the master's own machine what it has compiled is used, if it is of this very source."""
+        if not self.info["local"] or self.info.get("mtime") is None:
+            raise IOError("%s is on the master" % path)
+        return {"mtime": self.info["mtime"], "size": len(self._data)}
+
+    def get_resource_reader(self, fullname):  # type: ignore[override]
+        # type: (str) -> object
+        if self._is_here(self.path) and hasattr(super(Loader, self), "get_resource_reader"):
+            return super(Loader, self).get_resource_reader(fullname)
+        return _ResourceReader(self._finder.resource, fullname) if self.info["package"] else None
+
+    # -- Python 2 ---------------------------------------------------------------------------------
+
+    def load_module(self, fullname):  # type: ignore[override]
+        # type: (str) -> types.ModuleType
+        if not PY2:
+            return super(Loader, self).load_module(fullname)
+        if not self.info["found"] or self.info["kind"] == "folder":  # py2
+            raise ImportError("the module %s is no Python source on the master (%s)" % (fullname, self.path))
+        is_new = fullname not in sys.modules
+        place = self._finder.places.pop(fullname, None) or types.ModuleType(fullname)
+        module = sys.modules.setdefault(fullname, place)
+        module.__file__, module.__loader__ = self.path, self
+        if self.info["package"]:
+            module.__path__ = [os.path.dirname(self.path)]
+        module.__package__ = fullname if self.info["package"] else fullname.rpartition(".")[0]
+        self._show_lines()
+        try:
+            exec(self.get_code(fullname), module.__dict__)
+        except BaseException:
+            if is_new:
+                del sys.modules[fullname]
+            raise
+        self._finder.ran(self)
+        return sys.modules[fullname]
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def _compiled(self, fullname):
+        # type: (str) -> object
+        theirs, ours = native(self.info["minor"]), "%d.%d" % sys.version_info[:2]
+        if PY2 or theirs != ours:
+            text = "the module %s is without its source on the master, compiled by Python %s (%s); this is Python %s"
+            raise ImportError(text % (self.name, theirs, self.path, ours))
+        return SourcelessFileLoader.get_code(self, fullname)  # type: ignore[arg-type]
+
+    def _show_lines(self):
+        # type: () -> None
+        """Let tracebacks show this source, whatever the file of that name says here and now."""
+        import linecache
+
+        source = self.get_source(self.name)
+        if source is not None:
+            linecache.cache[self.path] = (len(source), None, source.splitlines(True), self.path)
+
+    def get_source(self, fullname):
+        # type: (str) -> str | None
+        if self.info["kind"] != "source":
+            return None
+        if PY2:  # py2
+            return self._data  # type: ignore[return-value]
+        from importlib.util import decode_source  # novm
+
+        try:
+            return decode_source(self._data)
+        except (SyntaxError, UnicodeDecodeError):  # running it says so
+            return None
+
+    def is_package(self, fullname):
+        # type: (str) -> bool
+        return bool(self.info["package"])
+
+    def get_filename(self, fullname=None):
+        # type: (str | None) -> str
+        return self.path
+
+    def _is_here(self, path):
+        # type: (str) -> bool
+        return bool(self.info["local"]) and os.path.isfile(path)
+
+    def get_data(self, path):
+        # type: (str) -> bytes
+        """The module's own source, or a package's data by path, as ``pkgutil.get_data`` asks for it."""
+        if path == self.path:
+            return self._data
+        if self._is_here(path):
+            with open(path, "rb") as file:
+                return file.read()
+        folder = os.path.dirname(self.path)
+        package = self.name if self.info["package"] else self.name.rpartition(".")[0]
+        if not package or not path.startswith(folder + os.sep):
+            raise IOError("%s does not come from the master: the files in its packages do" % path)
+        return _resource(self._finder.resource, package, path[len(folder) + 1 :].replace(os.sep, "/"))
+
+
+def _resource(fetch, package, name):
+    # type: (object, str, str) -> bytes
+    info, buffers = fetch("resource", package, name)  # type: ignore[operator]
+    if not info.get("found"):
+        raise IOError("package %s has no data file %r on the master" % (package, name))
+    return bytes(buffers[0].tobytes())
+
+
+class _ResourceReader(object):
+    """importlib.resources' simple protocol (importlib.abc.ResourceReader) over ``fetch``."""
+
+    def __init__(self, fetch, package):
+        # type: (object, str) -> None
+        self._fetch, self._package = fetch, package
+
+    def files(self):
+        # type: () -> _Resource
+        # Python 3.9's importlib.resources.files() asks for a folder on disk; the older calls work there.
+        return _Resource(self._fetch, self._package, "")
+
+    def open_resource(self, resource):
+        # type: (str) -> object
+        import io
+
+        try:
+            return io.BytesIO(_resource(self._fetch, self._package, resource))
+        except IOError:
+            # importlib.resources wants this very type
+            raise FileNotFoundError(resource)  # novm
+
+    def resource_path(self, resource):
+        # type: (str) -> str
+        raise FileNotFoundError(resource)  # novm
+
+    def is_resource(self, name):
+        # type: (str) -> bool
+        info, _ = self._fetch("resource", self._package, name)  # type: ignore[operator]
+        return bool(info.get("found"))
+
+    def contents(self):
+        # type: () -> list[str]
+        info, _ = self._fetch("contents", self._package, "")  # type: ignore[operator]
+        return list(info.get("names", ()))
+
+
+class _Resource(object):
+    """importlib.resources.abc.Traversable: a package's folder on the master, or a file below it."""
+
+    def __init__(self, fetch, package, path):
+        # type: (object, str, str) -> None
+        self._fetch, self._package, self._path = fetch, package, path
+        self.name = path.split("/")[-1] or package.split(".")[-1]
+
+    def joinpath(self, *names):
+        # type: (*str) -> _Resource
+        return _Resource(self._fetch, self._package, "/".join([part for part in (self._path,) + names if part]))
+
+    __truediv__ = joinpath
+
+    def is_file(self):
+        # type: () -> bool
+        return bool(self._path) and bool(self._ask("resource").get("found"))
+
+    def is_dir(self):
+        # type: () -> bool
+        return bool(self._ask("contents").get("found"))
+
+    def iterdir(self):
+        # type: () -> object
+        return iter([self.joinpath(name) for name in self._ask("contents").get("names", ())])
+
+    def _ask(self, what):
+        # type: (str) -> dict
+        return self._fetch(what, self._package, self._path)[0]  # type: ignore[operator]
+
+    def read_bytes(self):
+        # type: () -> bytes
+        try:
+            return _resource(self._fetch, self._package, self._path)
+        except IOError:
+            raise FileNotFoundError(self._path)  # novm # 3.x alone comes here
+
+    def read_text(self, encoding="utf-8", errors="strict"):
+        # type: (str, str) -> str
+        return self.read_bytes().decode(encoding or "utf-8", errors)
+
+    def open(self, mode="r", encoding="utf-8", errors="strict"):
+        # type: (str, str, str) -> object
+        import io
+
+        data = io.BytesIO(self.read_bytes())
+        return data if "b" in mode else io.TextIOWrapper(data, encoding, errors)

@@ -1,0 +1,278 @@
+"""The scheduler's books: each index against what it is made from, and what a pass costs, counted in steps."""
+from __future__ import absolute_import, division, print_function
+
+import sys
+import unittest
+from random import Random
+
+from minimalcluster.brain import leases, ledger, policy, scheduler as s, status
+from minimalcluster.errors import InternalError
+from minimalcluster.brain.leases import DEFAULTS, Node
+from tests.support import only
+from tests.brain.test_scheduler import ONE, Master
+
+#: n log n, with room for what is rounded: ten times as much work may take so many times the steps.
+LINEAR = 15
+
+
+def steps(function, *arguments):
+    """Lines of the brain's code that this call runs: what it costs, whatever else the machine does."""
+    files = {module.__file__.replace(".pyc", ".py") for module in (leases, ledger, policy, s, status)}
+    count = [0]
+
+    def local(frame, event, argument):
+        count[0] += event == "line"
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: local if frame.f_code.co_filename in files else None)
+    try:
+        function(*arguments)
+    finally:
+        sys.settrace(before)
+    return count[0]
+
+
+class RankedTest(unittest.TestCase):
+    def test_in_the_nodes_order_whatever_the_order_of_filing(self):
+        nodes = [Node(rank, 1, 1, "", 0.0, rank) for rank in range(5)]
+        ranked = ledger.Ranked()
+        for rank in (3, 0, 4, 0):
+            ranked.file(nodes[rank], True)
+        self.assertEqual([node.rank for node in ranked], [0, 3, 4])
+        self.assertEqual([getattr(ranked.after(rank), "rank", None) for rank in (-1, 0, 1, 3, 4)], [0, 3, 3, 4, None])
+        for rank in (3, 1):
+            ranked.file(nodes[rank], False)
+        self.assertEqual((len(ranked), nodes[3] in ranked, nodes[4] in ranked), (2, False, True))
+
+
+class AgendaTest(unittest.TestCase):
+    def setUp(self):
+        self.moments = {"a": 3.0, "b": 1.0, "c": None}
+        self.agenda = ledger.Agenda(self.moments.get)
+        for thing in self.moments:
+            self.agenda.note(thing)
+
+    def test_the_first(self):
+        self.assertEqual(self.agenda.first(), 1.0)
+        self.moments["b"] = 5.0  # it was put off
+        self.assertEqual(self.agenda.first(), 3.0)
+        self.moments["c"] = 2.0
+        self.agenda.note("c")  # it was brought forward
+        self.assertEqual(self.agenda.first(), 2.0)
+        self.agenda.drop("c")
+        self.assertEqual(self.agenda.first(), 3.0)
+        self.moments.update(a=None, b=None)
+        self.assertIsNone(self.agenda.first())
+
+    def test_what_is_due(self):
+        self.assertEqual(self.agenda.take(0.5), [])
+        self.moments["a"] = 4.0
+        self.assertEqual(self.agenda.take(3.5), ["b"])
+        self.assertEqual(self.agenda.take(9.0), ["a"])
+        self.assertEqual(self.agenda.take(9.0), [])
+
+    def test_brought_forward_and_put_off_again(self):
+        self.moments["a"] = 0.5
+        self.agenda.note("a")
+        self.moments["a"] = 3.0
+        self.assertEqual(self.agenda.take(3.0), ["b", "a"])
+        self.assertIsNone(self.agenda.first())
+
+    def test_whether_it_notices(self):
+        self.assertTrue(self.agenda.knows("a") and self.agenda.knows("c"))
+        self.moments["a"] = 2.0
+        self.assertFalse(self.agenda.knows("a"))
+
+
+class ValidateTest(unittest.TestCase):
+    """Each index, made wrong by hand: ``validate`` must find it."""
+
+    def setUp(self):
+        self.master = Master()
+        for node in "ab":
+            self.master.join(node)
+        self.master.submit(90, DEFAULTS._replace(chunksize=3, idempotent=True))
+        self.first, self.second = self.master.grants()
+        self.master.done(self.first, 1)
+        self.ledger = self.master.brain._ledger
+        self.job, = self.ledger.jobs.values()
+        self.a, self.b = self.ledger.nodes.values()
+        self.lease, = self.a.leases.values()
+
+    def breaks(self):
+        """(name, change) of each."""
+        book, job, a, b = self.ledger, self.job, self.a, self.b
+        return (
+            ("line", book._line.pop),
+            ("idle", lambda: book.idle.file(a, True)),
+            ("roomy", lambda: book.roomy.file(a, False)),
+            ("crowded", lambda: book.crowded.file(a, True)),
+            ("reserved", lambda: book.reserved.file(a, True)),
+            ("slots", lambda: setattr(book, "slots", 3)),
+            ("divisible", lambda: book.divisible.discard(self.lease)),
+            ("ended, divisible", lambda: book.divisible.add(None)),
+            ("ended, asked", lambda: book.asked.update({None: None})),
+            ("copyable", lambda: book.copyable.add(job)),
+            ("apart", lambda: book.apart.add(job)),
+            ("gone, apart", lambda: book.apart.add(None)),
+            ("short on the node", lambda: job.short.add("b")),
+            ("speeds", lambda: job.speeds.pop("a")),
+            ("measured", lambda: b.measured.add(job.id)),
+            ("unfit", lambda: b.unfit.add(job.id)),
+            ("known", lambda: b.jobs.clear()),
+            ("over", lambda: a.short.add(99)),
+            ("leases", lambda: job.leases.popitem()),
+            ("attempts", lambda: job.attempts.popitem()),
+            ("places", lambda: setattr(self.lease.piece, "live", False)),
+            ("order of places", lambda: job.places._pieces.reverse()),
+        )
+
+    def test_every_index_is_compared(self):
+        for number, (name, _) in enumerate(self.breaks()):
+            self.setUp()
+            self.master.brain.validate()
+            self.breaks()[number][1]()
+            with self.assertRaises(InternalError):
+                self.master.brain.validate()
+                self.fail(name)
+
+    def test_what_is_due_too_early(self):
+        def not_explained():
+            self.job.explain_at = self.job.moved_at = 0.0
+
+        def not_lost():
+            self.a.heard_at = 0.0
+
+        for change in (not_explained, not_lost):
+            self.setUp()
+            change()
+            with self.assertRaises(InternalError):
+                self.master.brain.validate()
+
+
+class StepsTest(unittest.TestCase):
+    """What was quadratic: ten times as much may take some ten times the steps; what is not touched costs nothing."""
+
+    def setUp(self):
+        self.master = Master()
+
+    def joined(self, count, slots=2):
+        self.master = Master()
+        brain = self.master.brain
+        for number in range(count):
+            self.master.sessions[number] = number + 1
+            brain.handle(s.NodeJoined(number, number + 1, slots, "n%d" % number, []), 100.0)
+        return brain
+
+    def grows(self, cost, few, most=LINEAR):
+        self.assertLess(cost(10 * few), most * cost(few))
+
+    def test_row_81_a_sign_of_life_costs_the_same_whatever_there_is(self):
+        def cost(count):
+            brain = self.joined(count)
+            for job in range(count):
+                brain.handle(s.JobSubmitted(job, None, DEFAULTS), 100.0)
+            brain.handle(s.TimePassed(), 100.0)
+            brain.deadline()
+
+            def beats():
+                for number in range(count):  # each once: what was put off is noticed in time
+                    brain.handle(s.NodeHeard(number, number + 1), 101.0)
+                    brain.handle(s.TimePassed(), 101.0)
+                    brain.deadline()
+
+            return steps(beats) / count
+
+        self.assertLess(cost(300), 1.5 * cost(30))
+
+    def test_row_81_nor_do_jobs_that_run_cost_more_beside_others(self):
+        def cost(count):
+            brain = self.joined(count)
+            for job in range(count):
+                brain.handle(s.JobSubmitted(job, None, DEFAULTS), 100.0)
+            brain.handle(s.JobSubmitted(-1, 10 ** 6, ONE), 100.0)
+            grants = only(s.Grant, brain.handle(s.TimePassed(), 100.0))
+
+            def work():
+                for grant in grants[:20]:
+                    done = s.TasksDone(grant.node, grant.node + 1, grant.attempt, grant.first, 1, 0.5, [b"x"])
+                    brain.handle(done, 100.5)
+                    brain.handle(s.TimePassed(), 100.5)
+                    brain.deadline()
+
+            return steps(work)
+
+        self.assertLess(cost(300), 1.5 * cost(30))
+
+    def test_row_80_second_copies_at_the_end_of_a_job(self):
+        def cost(count):
+            brain = self.joined(count)
+            brain.handle(s.JobSubmitted(1, count, DEFAULTS._replace(idempotent=True)), 100.0)
+            grants = only(s.Grant, brain.handle(s.TimePassed(), 100.0))
+            for grant in grants[: count // 10]:
+                done = s.TasksDone(grant.node, grant.node + 1, grant.attempt, grant.first, 1, 30.0, [b"x"])
+                brain.handle(done, 101.0)
+            return steps(brain.handle, s.TimePassed(), 102.0)
+
+        self.grows(cost, 20)
+
+    def test_row_80_nothing_is_looked_at_again_before_something_has_changed_or_is_due(self):
+        brain = self.joined(50)
+        brain.handle(s.JobSubmitted(1, 50, DEFAULTS._replace(idempotent=True)), 100.0)
+        grant = only(s.Grant, brain.handle(s.TimePassed(), 100.0))[0]
+        brain.handle(s.TasksDone(grant.node, grant.node + 1, grant.attempt, 0, 1, 1.0, [b"x"]), 101.0)
+        first = steps(brain.handle, s.TimePassed(), 101.0)
+        self.assertLess(steps(brain.handle, s.TimePassed(), 101.1), first / 10)
+        self.assertEqual(len(only(s.Grant, brain.handle(s.TimePassed(), brain.deadline()))), policy.copies_max(brain._jobs[1]))
+
+    def test_row_80_taking_back(self):
+        def cost(count):
+            brain = self.joined(count)
+            brain.handle(s.JobSubmitted(1, 10 * count, DEFAULTS._replace(chunksize=10)), 100.0)
+            brain.handle(s.TimePassed(), 100.0)
+            return steps(brain.handle, s.TimePassed(), 101.0)
+
+        self.grows(cost, 20)
+
+    def test_row_82_a_journal_with_many_gaps_in_any_order_and_many_attempts(self):
+        def cost(gaps):
+            brain = self.joined(1)
+            brain.handle(s.JobSubmitted(1, 2 * gaps, DEFAULTS), 100.0)
+            done = [(n, n + 1) for n in range(0, 2 * gaps, 2)]
+            Random(1).shuffle(done)
+            attempts = [(n, first, first + 3) for n, (first, _) in enumerate(done)]
+            return steps(brain.handle, s.JobResumed(1, done, attempts), 100.0)
+
+        self.grows(cost, 100)
+
+    def test_row_82_tasks_cancelled_in_any_order(self):
+        def cost(count):
+            brain = self.joined(1)
+            brain.handle(s.JobSubmitted(1, count, DEFAULTS), 100.0)
+            order = list(range(count))
+            Random(1).shuffle(order)
+
+            def cancel():
+                for task in order:
+                    brain.handle(s.TaskCancelled(1, task), 100.0)
+
+            spent = steps(cancel)
+            self.assertEqual(brain.snapshot()["jobs"], [])
+            return spent
+
+        self.grows(cost, 100, 20)
+
+    def test_row_83_status_of_many_jobs_on_many_nodes(self):
+        def cost(count):
+            brain = self.joined(count)
+            for job in range(count):
+                brain.handle(s.JobSubmitted(job, 10 * count, DEFAULTS), 100.0)
+            brain.handle(s.TimePassed(), 100.0)
+            return steps(brain.status, 103.0)
+
+        self.grows(cost, 20)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,365 @@
+"""The user's side of a job, with a cluster that delivers what the test tells it to."""
+from __future__ import absolute_import, division, print_function
+
+import itertools
+import threading
+import unittest
+
+from minimalcluster import errors
+from minimalcluster.payload import values
+from minimalcluster.brain import leases, scheduler
+from minimalcluster.master import jobs, progress
+from minimalcluster.master.jobs import End, Failure, Job, ListedJob, Outcomes, Target, Terms
+from tests import support
+
+TARGET = Target("f", {"kind": "source", "function": "f"}, [b"source"], lambda: [b"source"])
+
+
+def described(error):
+    """As a worker process tells it."""
+    try:
+        raise error
+    except type(error) as caught:
+        return values.encode_exception(caught, 0)
+
+
+class Unloadable(object):
+    def __reduce__(self):
+        return fail_to_load, ()
+
+
+def fail_to_load():
+    raise ValueError("made to fail")
+
+
+class Cluster(object):
+    """submit() lets the script deliver; what else the job asks for is written down."""
+
+    def __init__(self, script=()):
+        self.script, self.asked = list(script), []
+
+    def submit(self, job):
+        self.job = job
+        for call in self.script:
+            call(job)
+        return 7
+
+    def stop_job(self, number):
+        self.asked.append(("stop", number))
+
+    def cancel(self, number):
+        self.asked.append(("cancel", number))
+
+    def read(self, number, job):
+        pass
+
+
+def done(first, results, skip=0):
+    return lambda job: job.deliver(first, len(results), skip, support.encoded(results))
+
+
+def failed(index, error, node="somewhere/1"):
+    return lambda job: job.deliver_failure(index, node, *described(error))
+
+
+def finish(unfit=None):
+    return lambda job: job.finished(unfit)
+
+
+def raiser(error):
+    def raises(count):
+        raise error
+
+    return raises
+
+
+class Shown(object):
+    def __init__(self):
+        self.shown, self.ended = [], None
+
+    def show(self, count):
+        self.shown.append(count)
+
+    def end(self, count):
+        self.ended = count
+
+
+class Arrivals(unittest.TestCase):
+    def setUp(self):
+        self.job = Job()
+
+    def test_results(self):
+        self.job.deliver(0, 3, 0, support.encoded([1, 2, 3]))
+        self.job.deliver(3, 2, 0, support.encoded([(4,), [5]]))
+        self.assertEqual(Outcomes(0, [1, 2, 3]), self.job.take())
+        self.assertEqual(Outcomes(3, [(4,), [5]]), self.job.take())
+
+    def test_what_was_delivered_before_is_skipped(self):
+        for results in ([1, 2, 3, 4], [(1,), (2,), (3,), (4,)]):
+            self.job.deliver(10, 4, 3, support.encoded(results))
+            self.assertEqual(Outcomes(13, results[3:]), self.job.take())
+
+    def test_what_is_beyond_its_piece_is_cut(self):
+        self.job.deliver(0, 2, 0, support.encoded([1, 2, 3]))
+        self.assertEqual(Outcomes(0, [1, 2]), self.job.take())
+        self.job.deliver(0, 3, 1, support.encoded([(1,), (2,), (3,), (4,)]))
+        self.assertEqual(Outcomes(1, [(2,), (3,)]), self.job.take())
+
+    def test_one_that_cannot_be_unpickled(self):
+        self.job.deliver(0, 3, 0, support.encoded([(1,), Unloadable(), (3,)]))
+        first, (good, bad, last) = self.job.take()
+        self.assertEqual((0, (1,), (3,)), (first, good, last))
+        self.assertIsInstance(bad, Failure)
+        self.assertIn("made to fail", str(bad.error))
+
+    def test_it_is_decoded_where_it_is_taken(self):
+        # Not in the cluster's thread: a slow unpickling must not delay a heartbeat.
+        self.job.deliver(0, 1, 0, [b"E", values.dumps(Whoami())])
+        taken = support.Background(self.job.take).result()
+        self.assertNotEqual(threading.current_thread().ident, taken.values[0])
+
+    def test_a_failure(self):
+        self.job.deliver_failure(5, "there/1", *described(KeyError("k")))
+        first, (failure,) = self.job.take()
+        self.assertEqual((5, "there/1"), (first, failure.node))
+        self.assertIsInstance(failure.error, KeyError)
+        self.assertIn("KeyError", failure.error.__cause__.tb)
+
+    def test_poison(self):
+        deaths = (
+            scheduler.Death("a/1", {"exit": "exit code 3", "lines": ["early"]}),
+            scheduler.Death("b/2", {"exit": "killed by signal 9 (SIGKILL)", "lines": [u"caf\xe9", "last words"]}),
+        )
+        self.job.deliver_poison(4, deaths)
+        first, (failure,) = self.job.take()
+        self.assertEqual((4, "b/2"), (first, failure.node))
+        error = failure.error
+        self.assertIsInstance(error, errors.WorkerDied)
+        self.assertEqual(("killed by signal 9 (SIGKILL)", ["a/1", "b/2"]), (error.exit, error.nodes))
+        self.assertEqual("last words", error.lines[-1])
+        for part in ("each of 2 times", "SIGKILL", "a/1, b/2", "last words"):
+            self.assertIn(part, str(error))
+        self.job.deliver_poison(0, (scheduler.Death("a/1", {}),))
+        self.assertIn("each of 1 times", str(self.job.take().values[0].error))
+
+    def test_the_end(self):
+        self.job.finished(None)
+        self.assertEqual(End(None), self.job.take())
+        info, _ = described(ImportError("no numpy"))
+        self.job.finished(info)
+        error = self.job.take().error
+        self.assertIsInstance(error, errors.SourceError)
+        self.assertIn("no numpy", str(error))
+        self.assertEqual("ImportError", error.__cause__.type_name)
+        broken = RuntimeError("the master's own")
+        self.job.crashed(broken)
+        self.assertIs(broken, self.job.take().error)
+
+    def test_nothing_in_time(self):
+        self.assertIsNone(self.job.take(0.001))
+
+
+class Whoami(object):
+    def __reduce__(self):
+        return thread_of, ()
+
+
+def thread_of():
+    return threading.current_thread().ident
+
+
+class TermsTest(unittest.TestCase):
+    def test_defaults(self):
+        terms = Terms.of()
+        self.assertEqual(("finish", None, 0, 3), terms[:4])
+        self.assertEqual({None}, set(terms[4:7]))
+        self.assertIs(False, terms.idempotent)
+
+    def test_mistakes_are_named(self):
+        for name, wrong in (
+            ("on_error", "ignore"), ("chunksize", 0), ("chunksize", 1.5), ("retries", -1), ("retries", "2"),
+            ("attempts_max", 0), ("timeout", 0), ("timeout", "soon"), ("deadline", -1), ("idempotent", 1),
+        ):  # fmt: skip
+            with self.assertRaises(ValueError) as caught:
+                Terms.of(**{name: wrong})
+            self.assertIn(name, str(caught.exception))
+            self.assertIn(repr(wrong), str(caught.exception))
+        self.assertRaises(TypeError, Terms.of, unknown=1)
+
+
+class Listed(unittest.TestCase):
+    def job(self, keys=(1, 2, 3), shown=None, **options):
+        return ListedJob(TARGET, keys, values.arguments(keys), Terms.of(**options), shown)
+
+    def run_it(self, script, keys=(1, 2, 3), **options):
+        self.cluster, self.progress = Cluster(script), Shown()
+        return self.job(keys, **options).run(self.cluster, self.progress)
+
+    def error_of(self, script, kind=errors.TaskError, **options):
+        with self.assertRaises(kind) as caught:
+            self.run_it(script, **options)
+        return caught.exception
+
+    def test_what_the_cluster_needs(self):
+        job = self.job(range(5), chunksize=2, retries=1, attempts_max=4, on_error="stop", idempotent=True)
+        self.assertEqual((5, True), (job.total, job.closed))
+        self.assertEqual(leases.Options(2, 1, 4, True, True), job.options)
+        self.assertEqual((TARGET.info, TARGET.buffers), job.definition())
+        self.assertEqual([2, 3], list(values.decode_arguments(job.encode(2, 2), 2)[0]))
+
+    def test_a_limit_in_time_is_for_one_task(self):
+        job = self.job(chunksize=5, timeout=1.5)
+        self.assertEqual(1, job.options.chunksize)
+        self.assertEqual(dict(TARGET.info, timeout=1.5), job.definition()[0])
+        self.assertNotIn("timeout", TARGET.info)
+
+    def test_results_in_the_arguments_order(self):
+        result = self.run_it([done(2, [30]), done(0, [10, 20]), finish()])
+        self.assertEqual([(1, 10), (2, 20), (3, 30)], list(result.items()))
+        self.assertEqual(([1, 3], 3), (self.progress.shown, self.progress.ended))
+        self.assertEqual([("cancel", 7)], self.cluster.asked)
+        self.assertEqual({}, self.run_it([finish()], ()))
+
+    def test_a_failure_is_raised_when_all_is_done(self):
+        error = self.error_of([failed(1, ValueError("two")), done(0, [10]), done(2, [30]), finish()])
+        self.assertEqual((2, "somewhere/1"), (error.argument, error.node))
+        self.assertEqual({1: 10, 3: 30}, error.results)
+        self.assertEqual([2], list(error.errors))
+        self.assertIs(error.errors[2], error.__cause__)
+        for part in ("1 of 3 tasks failed", "f(2)", "somewhere/1", "ValueError: two", "Traceback"):
+            self.assertIn(part, str(error))
+        self.assertNotIn("not run", str(error))
+
+    def test_the_first_in_order_is_named(self):
+        error = self.error_of([failed(2, ValueError("three")), failed(0, KeyError("one")), done(1, [20]), finish()])
+        self.assertIsInstance(error.__cause__, KeyError)
+        self.assertEqual((1, [1, 3]), (error.argument, list(error.errors)))
+
+    def test_stop(self):
+        error = self.error_of([done(0, [10]), failed(1, ValueError("two")), finish()], on_error="stop")
+        self.assertEqual(({1: 10}, [2]), (error.results, list(error.errors)))
+        self.assertIn("1 tasks were not run", str(error))
+
+    def test_return(self):
+        result = self.run_it([done(0, [10]), failed(1, ValueError("two")), done(2, [30]), finish()], on_error="return")
+        self.assertEqual([10, 30], [result[1], result[3]])
+        self.assertIsInstance(result[2], ValueError)
+
+    def test_an_end_before_its_time(self):
+        info, _ = described(ImportError("no numpy"))
+        self.assertIn("no numpy", str(self.error_of([finish(info)], errors.SourceError)))
+        broken = errors.StateError("shut down")
+        self.assertIs(broken, self.error_of([done(0, [1]), lambda job: job.crashed(broken)], errors.StateError))
+        self.assertEqual(1, self.progress.ended)
+
+    def test_row_67_the_journal_is_closed_whatever_the_progress_function_raises(self):
+        for error in (ValueError("bar is closed"), SystemExit(1), KeyboardInterrupt()):
+            job, shown, closed = self.job(), Shown(), []
+            shown.show = shown.end = raiser(error)
+            job.close_journal = lambda closed=closed: closed.append(True)
+            with self.assertRaises(type(error)):
+                job.run(Cluster([done(0, [10])]), shown)
+            self.assertEqual([True], closed)
+
+    def test_deadline(self):
+        error = self.error_of([done(0, [10]), failed(1, ValueError("two"))], errors.DeadlineExceeded, deadline=0.01)
+        self.assertEqual(({1: 10}, [2]), (error.results, list(error.errors)))
+        self.assertIn("0.01 s", str(error))
+        self.assertIn("2 of 3", str(error))
+        self.assertEqual([("stop", 7), ("cancel", 7)], self.cluster.asked)
+
+    def test_no_deadline_for_what_is_done(self):
+        """Who reads slowly gets it all the same; and a sleeping laptop's job may be done when it wakes up."""
+        script = [done(0, [10]), failed(1, ValueError("two")), done(2, [30]), finish()]
+        with support.patched(jobs, "monotonic", lambda moments=itertools.count(): next(moments)):
+            self.assertEqual(3, len(self.run_it(script, on_error="return", deadline=0.01)))
+            pairs = self.job(on_error="return", deadline=0.01).iterate(Cluster(script), True)
+            self.assertEqual([1, 2, 3], [argument for argument, _ in pairs])
+
+    def test_ctrl_c(self):
+        class Interrupting(Shown):
+            def show(self, count):
+                raise KeyboardInterrupt
+
+        cluster, shown = Cluster([done(0, [10]), finish()]), Interrupting()
+        with self.assertRaises(KeyboardInterrupt) as caught:
+            self.job().run(cluster, shown)
+        self.assertEqual({1: 10}, caught.exception.results)
+        self.assertEqual([("stop", 7), ("cancel", 7)], cluster.asked)
+        self.assertEqual(1, shown.ended)
+
+
+class Iterated(unittest.TestCase):
+    def iterate(self, script, ordered=True, keys=(1, 2, 3), **options):
+        self.cluster = Cluster(script)
+        return ListedJob(TARGET, keys, values.arguments(keys), Terms.of(**options)).iterate(self.cluster, ordered)
+
+    def test_it_submits_at_once(self):
+        self.iterate([])
+        self.assertTrue(self.cluster.job)
+
+    def test_in_order(self):
+        script = [done(2, [30]), done(0, [10]), done(1, [20]), finish()]
+        self.assertEqual([(1, 10), (2, 20), (3, 30)], list(self.iterate(script)))
+        self.assertEqual([("cancel", 7)], self.cluster.asked)
+
+    def test_as_they_come(self):
+        script = [done(2, [30]), done(0, [10]), done(1, [20]), finish()]
+        self.assertEqual([(3, 30), (1, 10), (2, 20)], list(self.iterate(script, False)))
+
+    def test_each_as_soon_as_its_turn_has_come(self):
+        pairs = self.iterate([done(0, [10])])
+        self.assertEqual((1, 10), next(pairs))
+        for call in (done(2, [30]), done(1, [20]), finish()):
+            call(self.cluster.job)
+        self.assertEqual([(2, 20), (3, 30)], list(pairs))
+
+    def test_nothing_given_is_kept(self):
+        pairs = self.iterate([done(0, [(10,)])])
+        self.assertEqual((1, (10,)), next(pairs))
+        self.cluster.job.deliver(1, 1, 0, support.encoded([(20,)]))
+        next(pairs)
+        self.assertNotIn((10,), self.cluster.job._outcomes)
+
+    def test_leaving_it_ends_the_job(self):
+        pairs = self.iterate([done(0, [10])])
+        next(pairs)
+        pairs.close()
+        self.assertEqual([("cancel", 7)], self.cluster.asked)
+
+    def test_failures(self):
+        script = [done(0, [10]), failed(1, ValueError("two")), done(2, [30]), finish()]
+        for ordered in (True, False):
+            got = []
+            with self.assertRaises(errors.TaskError) as caught:
+                for pair in self.iterate(script, ordered):
+                    got.append(pair)
+            self.assertEqual([(1, 10), (3, 30)], got)
+            self.assertEqual([2], list(caught.exception.errors))
+            pairs = list(self.iterate(script, ordered, on_error="return"))
+            self.assertEqual([1, 2, 3], [key for key, _ in pairs])
+            self.assertIsInstance(pairs[1][1], ValueError)
+
+    def test_an_end_before_its_time(self):
+        pairs = self.iterate([done(0, [10]), lambda job: job.crashed(errors.StateError("shut down"))])
+        self.assertEqual((1, 10), next(pairs))
+        self.assertRaises(errors.StateError, next, pairs)
+
+
+class Spans(unittest.TestCase):
+    def test_runs_of_indexes(self):
+        for indexes, spans in (
+            ([], []), ([3], [(3, 4)]), ([0, 1, 2], [(0, 3)]), ([0, 2, 3, 7], [(0, 1), (2, 4), (7, 8)]),
+        ):  # fmt: skip
+            self.assertEqual(spans, jobs._spans((index, index + 1) for index in indexes))
+
+
+class Quiet(unittest.TestCase):
+    def test_the_progress_that_is_off_takes_what_jobs_tell(self):
+        quiet = progress.progress_for(False, 3)
+        quiet.show(1)
+        quiet.end(3)
+
+
+if __name__ == "__main__":
+    unittest.main()

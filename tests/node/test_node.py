@@ -1,0 +1,460 @@
+"""WorkerNode: joining, refusals, lost masters, dying worker processes."""
+from __future__ import absolute_import, division, print_function
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+from minimalcluster import MasterNode, WorkerNode
+from minimalcluster.wire import transport
+from minimalcluster.brain import agent
+from minimalcluster.node import node
+from minimalcluster.compat import cpu_count
+from minimalcluster.errors import HandshakeTimeout
+from minimalcluster.node.boot import KEY_VARIABLE
+from minimalcluster.node.node import THREAD_VARIABLES, child_environment, exit_in_words
+from tests import support
+
+DOUBLE = "f = lambda x: x * 2"
+
+#: A master in a process of its own, so that it can be killed.
+MASTER = """
+import json, sys
+from minimalcluster import MasterNode
+told = json.loads(sys.stdin.readline())
+master = MasterNode("127.0.0.1", told["port"], told["key"])
+master.start_master_server(if_join_as_worker=False)
+master.load_envir(told["source"], from_file=False)
+master.register_target_function("f")
+master.load_args(told["arguments"])
+print("started")
+print(sorted(master.execute().items()))
+master.shutdown()
+"""
+
+
+def start_master(port, key, source=DOUBLE, arguments=(1, 2)):
+    told = {"port": port, "key": key, "source": source, "arguments": list(arguments)}
+    return support.Process(MASTER, told)
+
+
+class ArgumentsTest(unittest.TestCase):
+    def test_nprocs_beyond_the_processors(self):
+        for wrong in (0, -3, cpu_count() + 1, 10 ** 6):
+            with support.Log() as log:
+                node = WorkerNode("127.0.0.1", 8888, "key", wrong)
+            self.assertEqual(node.nprocs, cpu_count())
+            self.assertEqual(len(log.having("WARNING nprocs=%d changed to %d" % (wrong, cpu_count()))), 1)
+
+    def test_nprocs_that_fits(self):
+        with support.Log() as log:
+            self.assertEqual(WorkerNode("127.0.0.1", 8888, "key", cpu_count()).nprocs, cpu_count())
+            self.assertEqual(WorkerNode("127.0.0.1", 8888, b"key", 1, quiet=True).nprocs, 1)
+        self.assertEqual(log.messages, [])
+
+    def test_wrong_values_are_named(self):
+        for port in (0, 70000, "8888"):
+            self.assertRaises(ValueError, WorkerNode, "127.0.0.1", port, "key", 1)
+        for key in (None, "", b""):
+            self.assertRaises(ValueError, WorkerNode, "127.0.0.1", 8888, key, 1)
+        self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", 1.5)
+        self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", "2")
+
+
+class WorkerProcessTest(unittest.TestCase):
+    """What a worker process is given, and how its end is told."""
+
+    def test_environment_variables(self):
+        before = dict(os.environ)
+        os.environ[KEY_VARIABLE] = "secret"
+        os.environ["MKL_NUM_THREADS"] = "3"
+        try:
+            variables = child_environment(1)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        self.assertNotIn(KEY_VARIABLE, variables)
+        self.assertEqual(variables["MKL_NUM_THREADS"], "3")
+        for name in set(THREAD_VARIABLES) - set(before) - set(["MKL_NUM_THREADS"]):
+            self.assertEqual(variables[name], str(cpu_count()))
+
+    def test_exit_in_words(self):
+        self.assertEqual(exit_in_words(3), "exit code 3")
+        self.assertEqual(exit_in_words(-signal.SIGTERM), "killed by signal 15 (SIGTERM)")
+        self.assertEqual(exit_in_words(-200), "killed by signal 200")
+
+
+class ShortageTest(unittest.TestCase):
+    """What the system refuses once is tried again; what was half started is ended; running work goes on."""
+
+    def refuse(self, where, name, error, times):
+        """The next calls of this function in a master's thread raise the error."""
+        real, left = getattr(where, name), [times]
+
+        def refusing(*arguments, **named):
+            if left[0] and threading.current_thread().name == "minimalcluster-master":
+                left[0] -= 1
+                raise error
+            return real(*arguments, **named)
+
+        return support.patched(where, name, refusing), left
+
+    def check(self, where, name, error, times=3):
+        started = []
+        real = node._Child.__init__
+
+        def noted(child, slot, process, family):
+            started.append(process)
+            real(child, slot, process, family)
+
+        patch, left = self.refuse(where, name, error, times)
+        with support.patched(node._Child, "__init__", noted), patch:
+            with MasterNode("127.0.0.1", 0) as master:
+                master.start_master_server()
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                support.wait_until(lambda: not left[0], what="all refusals")
+        for process in started:
+            self.assertIsNotNone(process.poll(), "a half started process was left")
+
+    def test_row_61_no_thread_for_its_output(self):
+        self.check(node, "_thread", threading.ThreadError("can't start new thread"))
+
+    def test_row_61_no_process(self):
+        self.check(node.subprocess, "Popen", OSError(errno.EAGAIN, "Resource temporarily unavailable"))
+
+    def test_row_61_no_descriptor(self):
+        self.check(node.orphans, "start_guardian", OSError(errno.EMFILE, "Too many open files"))
+
+    def test_row_61_no_thread_for_its_end(self):
+        real = node._thread
+
+        def refusing(name, function, *arguments):
+            if name == "waiter" and not refused:
+                refused.append(name)
+                raise threading.ThreadError("can't start new thread")
+            return real(name, function, *arguments)
+
+        refused = []
+        with support.patched(node, "_thread", refusing):
+            with MasterNode("127.0.0.1", 0) as master:
+                master.start_master_server()
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+        self.assertEqual(["waiter"], refused)
+
+    def test_row_61_a_guardian_that_fails_is_followed_by_another(self):
+        loop = transport.Loop()
+        self.addCleanup(loop.close)
+        worker = node.Node(loop, 1, None, None, None)
+        code = "import sys; sys.exit(1)"
+        worker._guardian = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(worker._guardian.stdin.close)
+        worker._wait_for_guardian(worker._guardian)
+        loop.cycle()
+        self.assertIsNone(worker._guardian)
+
+    def test_no_thread_of_a_node_outlives_it(self):
+        """2.7 shows a traceback for a thread that ends with the interpreter."""
+        loop = transport.Loop()
+        self.addCleanup(loop.close)
+        worker = node.Node(loop, 1, None, None, None)
+        waited_for = threading.Event()
+        worker._start_brief("look", waited_for.wait)
+        thread = worker._brief[0]
+        real = thread.join
+        thread.join = lambda seconds: (waited_for.set(), real(seconds))
+        self.addCleanup(waited_for.set)
+        worker.dismiss()
+        self.assertFalse(thread.is_alive())
+
+
+class ChannelTest(unittest.TestCase):
+    """How a node and its worker processes are connected: by an inherited pair of sockets, or by loopback where there is none."""
+
+    def check(self):
+        with MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+
+    @unittest.skipUnless(node.PAIRS, "no descriptor can be inherited alone")
+    def test_row_64_no_network_is_needed(self):
+        def refusing(*arguments, **named):
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+        with support.patched(node, "Listener", refusing):
+            self.check()
+
+    @unittest.skipUnless(node.PAIRS, "no descriptor can be inherited alone")
+    def test_what_a_task_starts_does_not_inherit_it(self):
+        source = (
+            "import os, subprocess, sys\n"
+            "def f(x):\n"
+            "    found = subprocess.check_output([sys.executable, '-c', 'import os; print(len([n for n in range(3, 64) if "
+            "os.path.exists(\"/dev/fd/%d\" % n)]))'], close_fds=False)\n"
+            "    return int(found)"
+        )
+        if not os.path.exists("/dev/fd/0"):
+            self.skipTest("this system does not show a process its descriptors")
+        with MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            self.assertEqual(support.run(master, source, "f", [1]), {1: 0})
+
+    def test_without_pairs_it_is_loopback(self):
+        with support.patched(node, "PAIRS", False):
+            self.check()
+
+
+class LeavingTest(unittest.TestCase):
+    """Worker processes with nothing to do end as programs do, and what does not end is killed."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.path = os.path.join(self.folder, "notes")
+
+    def run_and_read(self, source, **named):
+        with MasterNode("127.0.0.1", 0) as master:
+            master.start_master_server()
+            support.run(master, source % self.path, "f", [1, 2, 3], **named)
+        with open(self.path) as file:
+            return sorted(file.read().split())
+
+    def test_row_62_a_file_that_a_global_has_open_is_flushed(self):
+        source = "log = open(%r, 'a')\ndef f(x): log.write('%%d\\n' %% x)"
+        self.assertEqual(["1", "2", "3"], self.run_and_read(source))
+
+    def test_row_62_exit_handlers_run(self):
+        source = (
+            "import atexit, os\n"
+            "def end(): os.write(os.open(%r, os.O_CREAT | os.O_WRONLY | os.O_APPEND), b'end\\n')\n"
+            "def f(x):\n"
+            "    if not globals().get('once'): atexit.register(end)\n"
+            "    globals()['once'] = True"
+        )
+        self.assertIn("end", self.run_and_read(source))
+
+    def test_row_62_one_that_does_not_end_is_killed(self):
+        source = "import atexit, time\nwith open(%r, 'w') as file: file.write('begun')\ndef f(x): atexit.register(time.sleep, 1000)"
+        with support.patched(agent, "LEAVE_SECONDS", 0.2):
+            self.assertEqual(["begun"], self.run_and_read(source))
+
+
+class JoinTest(unittest.TestCase):
+    def test_returns_when_the_master_shuts_down(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                master.shutdown()
+                self.assertEqual(node.wait(), 0)
+                self.assertIn("join_cluster returned\n", node.output())
+                for text in ("Traceback", "next try"):
+                    self.assertNotIn(text, node.output())
+            self.assertFalse(support.alive(workers))
+
+    def test_in_a_thread_of_the_same_process(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            node = support.Background(WorkerNode("127.0.0.1", master.PORT, master.AUTHKEY, 1).join_cluster)
+            self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+            workers = support.worker_processes(os.getpid(), 1)
+            master.shutdown()
+            self.assertIsNone(node.result())
+        self.assertFalse(support.alive(workers))
+
+    def test_before_the_master(self):
+        port, key = support.free_port(), MasterNode(PORT=0).AUTHKEY
+        with support.start_node(port, key) as node:
+            node.wait_for_output("WARNING cannot connect to 127.0.0.1:%d" % port)
+            self.assertIn("next try in", node.output())
+            with MasterNode(PORT=port, AUTHKEY=key) as master:
+                master.start_master_server(if_join_as_worker=False)
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                self.assertIn("connected to the master", node.wait_for_output("connected to the master"))
+
+    def test_interrupt_leaves(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                node.interrupt()
+                self.assertNotEqual(node.wait(), 0)
+                self.assertIn("KeyboardInterrupt", node.output())
+                support.wait_for_death(workers)
+                support.wait_until(lambda: not master.list_workers(), what="an empty list of workers")
+
+    def test_terminated(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                os.kill(node.pid, signal.SIGTERM)
+                node.wait()
+                support.wait_for_death(workers)
+                support.wait_until(lambda: not master.list_workers(), what="an empty list of workers")
+
+
+class RefusalTest(unittest.TestCase):
+    """A clear exception at once, and the process ends."""
+
+    def refused(self, node, kind, *texts):
+        with node:
+            self.assertEqual(node.wait(), 1, node.output())
+            last = node.output().strip().splitlines()[-1]
+            self.assertIn(kind + ": ", last)
+            for text in texts:
+                self.assertIn(text, last)
+            self.assertNotIn("next try", node.output())
+
+    def test_wrong_key(self):
+        with MasterNode(PORT=0) as master, support.Log() as log:
+            master.start_master_server(if_join_as_worker=False)
+            other = MasterNode(PORT=0).AUTHKEY
+            node = support.start_node(master.PORT, other)
+            self.refused(node, "AuthenticationError", "127.0.0.1:%d" % master.PORT, "AUTHKEY")
+            self.assertNotIn(other, node.output())
+            self.assertEqual(master.list_workers(), [])
+            self.assertEqual(len(log.having("could not prove that it knows the key")), 1)
+            with support.node_of(master):  # the master serves on
+                self.assertEqual(support.run(master, DOUBLE, "f", [1]), {1: 2})
+
+    def test_other_major_python(self):
+        other = support.other_major()
+        with MasterNode(PORT=0) as master, support.Log() as log:
+            master.start_master_server(if_join_as_worker=False)
+            node = support.start_node(master.PORT, master.AUTHKEY, python=other)
+            self.refused(node, "VersionMismatch", "Python 2", "Python 3", "do not mix")
+            self.assertEqual(master.list_workers(), [])
+            self.assertEqual(len(log.having("do not mix")), 1)
+
+    def test_server_that_speaks_something_else(self):
+        for greeting, name in (
+            (b"SSH-2.0-OpenSSH_9.0\r\n", "SSH"),
+            (b"HTTP/1.0 400 Bad Request\r\n\r\n", "HTTP"),
+            (b"\0\0\0\x1f#CHALLENGE#" + b"x" * 20, "multiprocessing"),
+        ):
+            with _Greeter(greeting) as server:
+                node = support.start_node(server.port, "k" * 16)
+                self.refused(node, "ProtocolError", "127.0.0.1:%d speaks %s" % (server.port, name))
+
+    def test_silent_server(self):
+        with _Greeter(b"") as server, support.patched(transport, "HANDSHAKE_SECONDS", 0.2), support.Log() as log:
+            with self.assertRaises(HandshakeTimeout) as caught:
+                WorkerNode("127.0.0.1", server.port, "k" * 16, 1).join_cluster()
+            self.assertIn("no answer from 127.0.0.1:%d" % server.port, str(caught.exception))
+            self.assertEqual(len(log.having("next try")), 2)  # a master that many join at once is late
+
+
+class _Greeter(object):
+    """Accepts, says one thing and waits."""
+
+    def __init__(self, greeting):
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(5)
+        self.port = self._listener.getsockname()[1]
+        self._peers = []
+        support.Background(self._serve, greeting)
+
+    def _serve(self, greeting):
+        while True:
+            peer = self._listener.accept()[0]
+            self._peers.append(peer)
+            peer.sendall(greeting)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        except (OSError, socket.error):
+            pass
+        for sock in [self._listener] + self._peers:
+            sock.close()
+
+
+class LossTest(unittest.TestCase):
+    def test_master_lost_and_another_one_at_its_port(self):
+        port, key = support.free_port(), MasterNode(PORT=0).AUTHKEY
+        with start_master(port, key, "import time\ndef f(x):\n    time.sleep(60)\n") as first:
+            first.wait_for_output("started")
+            with support.start_node(port, key) as node:
+                node.wait_for_output("connected to the master")
+                workers = support.worker_processes(node.pid, 1)
+                first.kill()
+                node.wait_for_output("next try in")
+                with start_master(port, key) as second:
+                    self.assertEqual(second.wait(), 0, second.output())
+                    self.assertIn("[(1, 2), (2, 4)]", second.output())
+                self.assertEqual(node.wait(), 0, node.output())
+                self.assertEqual(node.output().count("connected to the master"), 2)
+                support.wait_for_death(workers)
+
+    def test_node_killed(self):
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            gates = support.Gates(path)
+            source = gates.source + (
+                "def f(x):\n"
+                "    note(os.environ['NODE_NAME'])\n"
+                "    if os.environ['NODE_NAME'] == 'first': wait_for('never')\n"
+                "    return x * 2\n"
+            )
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master, name="first") as first:
+                support.prepare(master, source, "f", range(20))
+                job = support.Background(master.execute)
+                gates.wait_for("first")
+                workers = support.worker_processes(first.pid, 1)
+                with support.node_of(master, name="second"):
+                    first.kill()
+                    self.assertEqual(job.result(), dict((x, x * 2) for x in range(20)))
+                    support.wait_for_death(workers)
+                    self.assertEqual(gates.noted("second"), 20)
+                    self.assertEqual([worker.connected for worker in master.list_workers()], [True])
+
+    def test_worker_process_killed_while_it_works(self):
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            gates = support.Gates(path)
+            source = gates.source + (
+                "def f(x):\n"
+                "    note('run')\n"
+                "    if x == 3:\n"
+                "        note('three')\n"
+                "        wait_for('gate')\n"
+                "    return x * 2\n"
+            )
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                support.prepare(master, source, "f", range(10))
+                job = support.Background(master.execute)
+                gates.wait_for("three")
+                worker, = support.worker_processes(node.pid, 1)
+                support.kill(worker)
+                gates.wait_for("three", 2)
+                gates.open("gate")
+                self.assertEqual(job.result(), dict((x, x * 2) for x in range(10)))
+                self.assertEqual(gates.noted("three"), 2)
+                self.assertNotEqual(support.worker_processes(node.pid, 1), set([worker]))
+
+    def test_idle_worker_process_killed(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                for _ in range(3):
+                    worker, = support.worker_processes(node.pid, 1)
+                    support.kill(worker)
+                    support.wait_until(lambda: support.descendants(node.pid) - set([worker]), what="a new process")
+                self.assertEqual(support.run(master, DOUBLE, "f", range(9)), dict((x, x * 2) for x in range(9)))
+                self.assertNotIn("Traceback", node.output())
+
+
+if __name__ == "__main__":
+    unittest.main()
