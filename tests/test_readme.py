@@ -396,7 +396,7 @@ class FailuresTest(unittest.TestCase):
         rows = table(section("## What happens when things fail"))[1:]
         self.assertGreater(len(rows), 15)
         for what, happens in rows:
-            named = re.search(r"<!-- (\w+)\.(\w+)\.(test_\w+) -->$", happens)
+            named = re.search(r"<!-- ([\w.]+)\.(\w+)\.(test_\w+) -->$", happens)
             self.assertTrue(named, "no test is named for: %s" % what)
             module, case, method = (str(word) for word in named.groups())
             found = getattr(__import__("tests." + module, fromlist=["_"]), case)
