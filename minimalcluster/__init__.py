@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from .faces.joblib_backend import register_joblib_backend as register_joblib_backend
     from .faces.pool import Pool as Pool
     from .master.masternode import MasterNode as MasterNode
-    from .node.node import WorkerNode as WorkerNode
+    from .node.link import WorkerNode as WorkerNode
 
 _HOMES = {
     "MasterNode": "master.masternode",
-    "WorkerNode": "node.node",
+    "WorkerNode": "node.link",
     "ArgumentsError": "errors",
     "AuthenticationError": "errors",
     "ClusterError": "errors",

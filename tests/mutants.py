@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 import textwrap
 
-from minimalcluster.wire import checks, protocol
+from minimalcluster.wire import checks, frames, protocol
 from minimalcluster.brain import agent, ledger, policy, scheduler
 from minimalcluster.master import cluster, journal
 from tests import simulation
@@ -23,7 +23,7 @@ from tests import simulation
 SEEDS_MAX = 2000
 
 _S, _L, _A, _C, _J = scheduler.Scheduler, ledger.Ledger, agent.Agent, cluster.Cluster, journal.Journal
-_L, _W, _W2 = ledger.Ledger, protocol._Outgoing, protocol.Channel
+_L, _W, _W2 = ledger.Ledger, frames._Outgoing, frames.Channel
 
 #: (what is wrong, class or module, function, text, its replacement)
 MUTANTS = [

@@ -9,7 +9,7 @@ from minimalcluster.brain import agent
 from minimalcluster.compat import native
 from tests.simulated_wire import Link, Timer
 
-HANDSHAKE_SECONDS = 5.0  # transport.py
+HANDSHAKE_SECONDS = 5.0  # connection.py
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0  # node.py
 BLOCK_SECONDS, BLOCK_GROWTH, FLUSH_SECONDS = 0.005, 16, 0.02  # worker.py
 

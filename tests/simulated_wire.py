@@ -3,7 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import deque
 
-from minimalcluster.wire import protocol
+from minimalcluster.wire import frames
 from minimalcluster.compat import joined
 
 class Pipe(object):
@@ -95,8 +95,8 @@ class Link(object):
     def __init__(self, world, node):
         # type: (World, Node) -> None
         self.node = node
-        self.node_channel = protocol.Channel(b"node", b"master")
-        self.master_channel = protocol.Channel(b"master", b"node")
+        self.node_channel = frames.Channel(b"node", b"master")
+        self.master_channel = frames.Channel(b"master", b"node")
         rate, piece_bytes = world.thinness(node)
         for channel in (self.node_channel, self.master_channel):
             channel._piece_bytes = piece_bytes
@@ -145,8 +145,8 @@ class Link(object):
         self._flush(self.master_channel, self.to_node)
 
     def _flush(self, channel, pipe):
-        # type: (protocol.Channel, Pipe) -> None
-        """As transport.Connection: what has to pass is taken when there is room, not earlier."""
+        # type: (frames.Channel, Pipe) -> None
+        """As Connection: what has to pass is taken when there is room, not earlier."""
         data = b""
         while not pipe.waiting:
             if not pipe.has_room():
@@ -164,7 +164,7 @@ class Link(object):
             pipe.send(data)
 
     def _go_on(self, channel, pipe):
-        # type: (protocol.Channel, Pipe) -> None
+        # type: (frames.Channel, Pipe) -> None
         pipe.waiting = False
         if self.node_open if pipe is self.to_master else self.master_open and self.master.alive:
             self._flush(channel, pipe)

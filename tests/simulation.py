@@ -5,8 +5,8 @@
     World: heap of (time, call) -----------------------------------------------------+
       |                                                                              |
     Master  real scheduler.Scheduler   \\                                             |
-      |     real protocol.Channel       }  one Link per connection: two Pipes of      |
-    Node    real protocol.Channel       }  bytes: delayed, cut, stalled, lost, flipped|
+      |     real frames.Channel       }  one Link per connection: two Pipes of      |
+    Node    real frames.Channel       }  bytes: delayed, cut, stalled, lost, flipped|
       |     real agent.Agent           /                                             |
     Child   modelled after worker.py: blocks, flush, careful, Released ---------------+
 
@@ -38,7 +38,7 @@ from collections import deque, namedtuple
 from random import Random
 
 from minimalcluster import errors
-from minimalcluster.wire import protocol
+from minimalcluster.wire import frames
 from minimalcluster.brain import scheduler
 from minimalcluster.master import cluster, jobs, journal
 from tests import odd_messages, simulated_disk
@@ -170,7 +170,7 @@ class World(Faults):
         # type: (object) -> None
         """How fast links are, how much of what they are given is only in a kernel's buffer, how large the pieces are."""
         self.thin = apart() < 0.35
-        self.rate, self.buffer_seconds, self.piece_bytes = None, 0.0, protocol.PIECE_BYTES
+        self.rate, self.buffer_seconds, self.piece_bytes = None, 0.0, frames.PIECE_BYTES
         if self.thin:
             self.count("thin_link")
             self.rate = 1000 * 30 ** apart()

@@ -23,7 +23,7 @@ import unittest
 from minimalcluster import MasterNode
 
 from minimalcluster import logs
-from minimalcluster.wire import protocol
+from minimalcluster.wire import handshakes, protocol
 from minimalcluster.payload import script, values
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -545,10 +545,10 @@ def run(master, source, name, arguments, **options):
 class RawNode(object):
     """Proves the key and speaks the wire's messages, as the test wants them: to replay, to lie, to fall silent."""
 
-    def __init__(self, port, key, role=protocol.NODE, node_id=None):
+    def __init__(self, port, key, role=handshakes.NODE, node_id=None):
         self.id = node_id or os.urandom(16)
         self.socket = socket.create_connection(("127.0.0.1", port), SECONDS)
-        handshake = protocol.ClientHandshake(key, os.urandom(32), role, self.id, sys.version_info[:2], "the master", 2)
+        handshake = handshakes.ClientHandshake(key, os.urandom(32), role, self.id, sys.version_info[:2], "the master", 2)
         while handshake.channel is None:
             self.socket.sendall(handshake.receive(self._bytes()))
         self._channel = handshake.channel

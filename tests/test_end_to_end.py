@@ -17,7 +17,7 @@ import minimalcluster.wire.addresses
 from minimalcluster import (
     ArgumentsError, MasterNode, RemoteError, SourceError, TargetError, TaskError, UsageError, WorkerDied, WorkerNode,
 )
-from minimalcluster.wire import protocol
+from minimalcluster.wire import frames, handshakes, keys
 from tests import support
 from tests.support import MasterCase, mistake
 
@@ -534,7 +534,7 @@ class MasterFaults(unittest.TestCase):
 
     def test_row_39_rogue_master(self):
         """A server that takes any proof and invents its own: the node sends it nothing more."""
-        hello = protocol.ServerHandshake("a key of its own, 16 bytes", b"s" * 16, b"n" * 32, 1, 1, key=b"k" * 32)
+        hello = handshakes.ServerHandshake("a key of its own, 16 bytes", b"s" * 16, b"n" * 32, 1, 1, key=b"k" * 32)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -556,19 +556,19 @@ class MasterFaults(unittest.TestCase):
             self.assertIn("could not prove that it knows the key", node.output())
         received, rest = answers.result()
         self.assertEqual(rest, b"")
-        self.assertNotIn(protocol.as_bytes(key), received)
+        self.assertNotIn(keys.as_bytes(key), received)
         listener.close()
 
     def test_row_39_a_stranger_learns_one_byte(self):
         with MasterNode(PORT=0) as master:
             master.start_master_server(if_join_as_worker=False)
-            handshake = protocol.ClientHandshake(b"k" * 32, b"n" * 32, protocol.NODE, b"i" * 16, (3, 6), "there", 2)
+            handshake = handshakes.ClientHandshake(b"k" * 32, b"n" * 32, handshakes.NODE, b"i" * 16, (3, 6), "there", 2)
             handshake._key = b"not the key"
-            protocol_key, protocol.proof_key = protocol.proof_key, lambda *_: b"not the key"
+            protocol_key, keys.proof_key = keys.proof_key, lambda *_: b"not the key"
             try:
                 answer = handshake.receive(self.greeting(master))
             finally:
-                protocol.proof_key = protocol_key
+                keys.proof_key = protocol_key
             self.assertEqual(self.said_after(master, answer, fresh=handshake), b"\x01")
 
     def greeting(self, master):
@@ -601,11 +601,11 @@ class MasterFaults(unittest.TestCase):
             self.assertTrue(os.path.exists(canary))
             os.rmdir(canary)
             master.start_master_server(if_join_as_worker=False)
-            auth = protocol._AUTH.pack(protocol.MAGIC, protocol.VERSION, b"n" * 32, protocol.NODE, b"i" * 16, 2, 3, 6)
+            auth = handshakes._AUTH.pack(handshakes.MAGIC, handshakes.VERSION, b"n" * 32, handshakes.NODE, b"i" * 16, 2, 3, 6)
             whole = auth + b"p" * 32
             for length in range(0, len(whole) + 1, 3):
                 self.said_after(master, whole[:length] + poison)
-            for prefix in (b"", b"\0\0\0\x40", protocol._FRAME.pack(16, len(poison)), whole + protocol._FRAME.pack(18, len(poison))):
+            for prefix in (b"", b"\0\0\0\x40", frames._FRAME.pack(16, len(poison)), whole + frames._FRAME.pack(18, len(poison))):
                 self.said_after(master, prefix + poison)
             with support.node_of(master):
                 self.assertEqual(support.run(master, DOUBLE, "f", range(9)), doubled(9))

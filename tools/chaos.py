@@ -34,7 +34,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from minimalcluster import MasterNode  # noqa: E402 # the checkout's, not an installed one
-from minimalcluster.wire import protocol  # noqa: E402 # the checkout's, not an installed one
+from minimalcluster.wire import keys  # noqa: E402 # the checkout's, not an installed one
 from tests import support  # noqa: E402
 
 # -- what the suite shows -------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def clocks():
     with support.directory() as folder:
         gates = support.Gates(folder)
         support.write(os.path.join(folder, "sitecustomize.py"), _SHIFTED % folder)
-        port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+        port, key = support.free_port(), keys.generate_key(os.urandom(32))
         told = {"port": port, "key": key, "nprocs": 2}
         variables = {"NODE_NAME": "far"}
         here = "import sys; sys.path.insert(0, %r); import sitecustomize; sitecustomize.shift()\n" % folder
@@ -373,7 +373,7 @@ def check_each_ran_once(script, gates):
 def suspended_alone():
     """The program only, as by Ctrl-Z; its own worker processes go on."""
     with support.directory() as folder:
-        gates, key = support.Gates(folder), protocol.generate_key(os.urandom(32))
+        gates, key = support.Gates(folder), keys.generate_key(os.urandom(32))
         code = _SCRIPT.replace("(False)", "(True)") % (ROOT, support.free_port(), key, gates.source + _TASK)
         with support.Process(code, None, None, {"NODE_NAME": "far"}) as script:
             gates.wait_for("far", min(2, os.cpu_count()))
@@ -417,7 +417,7 @@ master.shutdown()
 def no_descriptors():
     with support.directory() as folder, contextlib.ExitStack() as stack:
         gates = support.Gates(folder)
-        port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+        port, key = support.free_port(), keys.generate_key(os.urandom(32))
         source = gates.source.replace("+ 60", "+ 600") + _TASK
         script = stack.enter_context(support.Process(_SCRIPT % (ROOT, port, key, source)))
         stack.enter_context(start_node("127.0.0.1", port, key, 2, "far"))
@@ -709,7 +709,7 @@ def huge_results():
     free = int(support.read("/proc/meminfo").split("MemAvailable:")[1].split()[0]) / 1024.0 / 1024
     if free < 9:
         raise Skip("needs 9 GiB of free memory, %.1f are" % free)
-    port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+    port, key = support.free_port(), keys.generate_key(os.urandom(32))
     with contextlib.ExitStack() as stack:
         script = stack.enter_context(support.Process(_HUGE % (ROOT, port, key)))
         stack.callback(Held._end, start_node("127.0.0.1", port, key, 1))
@@ -814,7 +814,7 @@ def slow_reader():
 
 
 def _peak_of_slow_reader(face):
-    port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+    port, key = support.free_port(), keys.generate_key(os.urandom(32))
     with contextlib.ExitStack() as stack:
         script = stack.enter_context(support.Process(_READ_SLOWLY % (ROOT, port, key, face)))
         stack.callback(Held._end, start_node("127.0.0.1", port, key, 2))
@@ -827,7 +827,7 @@ def _peak_of_slow_reader(face):
 @row(19, "kill -9 of the master of many nodes, another one at its port")
 def all_return():
     count = int(os.environ.get("AGENTS", "200"))
-    port, key = support.free_port(), protocol.generate_key(os.urandom(32))
+    port, key = support.free_port(), keys.generate_key(os.urandom(32))
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(support.Process(_GATHER % (ROOT, port, key, count)))
         for part in range(4):
@@ -970,7 +970,7 @@ print("finished")
 def kill_masters(kills, chance, tally):
     """Jobs with a journal whose script is killed and started again until it ends."""
     with support.directory() as folder, contextlib.ExitStack() as stack:
-        port, key, count = support.free_port(), protocol.generate_key(os.urandom(32)), 3000
+        port, key, count = support.free_port(), keys.generate_key(os.urandom(32)), 3000
         told = os.path.join(folder, "told")
         job = 0
 

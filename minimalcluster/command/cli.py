@@ -117,7 +117,7 @@ def _demo(arguments):
 def _node(arguments):
     # type: (argparse.Namespace) -> int
     from ..compat import cpu_count
-    from ..node.node import WorkerNode
+    from ..node.link import WorkerNode
 
     host, port = arguments.master
     nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs

@@ -37,7 +37,7 @@ from ..master.cluster import Cluster
 from ..master.jobs import Failure
 from ..master.masternode import MasterNode, _check_key
 from ..payload import functions, script
-from ..wire import addresses, protocol
+from ..wire import addresses, keys
 from .calls import TERMS, Core, changed, until
 from .futures import (
     AWAITED,
@@ -124,8 +124,8 @@ class ClusterExecutor(Executor):
             cluster, self.authkey, host = engine.cluster(), None, ""
             cluster.start()
         else:
-            self.authkey = protocol.generate_key(os.urandom(32)) if authkey is None else authkey
-            _check_key(host, protocol.as_bytes(self.authkey))
+            self.authkey = keys.generate_key(os.urandom(32)) if authkey is None else authkey
+            _check_key(host, keys.as_bytes(self.authkey))
             cluster = Cluster(host, port, self.authkey)
             cluster.start()
             if join:

@@ -1,4 +1,4 @@
-"""The running master: scheduler + transport + the local node, in one thread. Every face uses this.
+"""The running master: scheduler + loop + the local node, in one thread. Every face uses this.
 
 ::
 
@@ -38,8 +38,10 @@ from ..node import boot
 from ..node.node import Node
 from ..payload import functions, sources, values
 from ..payload.shares import Shared, Unasked
-from ..wire import checks, protocol
-from ..wire.transport import Connection, Listener, Loop
+from ..wire import checks, handshakes, keys, protocol
+from ..wire.connection import Connection
+from ..wire.listener import Listener
+from ..wire.loop import Loop
 from .disk import Disk
 from .journal import SYNC_SECONDS
 from .printer import Printer
@@ -190,8 +192,8 @@ class Cluster(object):
         # type: () -> None
         """Open the port and start the thread. Raises OSError that names the address."""
         self._salt = os.urandom(16)
-        authkey = protocol.as_bytes(self._authkey)
-        self._proof_key = protocol.proof_key(authkey, self._salt, protocol.KDF_ROUNDS)
+        authkey = keys.as_bytes(self._authkey)
+        self._proof_key = keys.proof_key(authkey, self._salt, keys.KDF_ROUNDS)
         try:
             self._listener = Listener(self._loop, self._host, self.port, self._accepted)
         except BaseException:
@@ -744,7 +746,7 @@ class Cluster(object):
         # type: (socket.socket, str) -> Connection
         number = self._next_session
         self._next_session += 1
-        handshake = protocol.ServerHandshake(
+        handshake = handshakes.ServerHandshake(
             self._authkey, self._salt, os.urandom(32), number, self._epoch, self._proof_key,
             pickle_protocol=PICKLE_PROTOCOL,
         )  # fmt: skip
@@ -753,7 +755,7 @@ class Cluster(object):
     def opened(self, connection):
         # type: (Connection) -> None
         peer = connection.peer
-        if peer.role != protocol.NODE:  # type: ignore[union-attr]
+        if peer.role != handshakes.NODE:  # type: ignore[union-attr]
             connection.close(errors.ProtocolError("%s is no node" % connection.where))
             return
         connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]

@@ -42,7 +42,7 @@ from .. import errors
 from ..compat import NO_LOCKS, PY2, TAKEN, WINDOWS, joined, lock_file, ordered_dict, unlock_file
 from ..logs import log
 from ..payload import values
-from ..wire.protocol import hkdf_sha256
+from ..wire.keys import hkdf_sha256
 
 if not PY2:  # py2
     from typing import Iterator  # noqa: F401 # novm

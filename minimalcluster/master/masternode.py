@@ -12,7 +12,7 @@ from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
 from ..compat import PY2, as_bytes, as_text, forbid_patched_threads, integer_types, native, text_type
 from ..payload import environment, functions, script, values
 from ..payload.fingerprints import code_imported, of_definition
-from ..wire import addresses, protocol
+from ..wire import addresses, keys
 from .cluster import Cluster
 from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
@@ -40,7 +40,7 @@ class MasterNode(object):
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
         script.starts_a_cluster()
         self.HOST, self.PORT = addresses.checked_host(HOST, "HOST", everywhere=True), PORT
-        self.AUTHKEY = protocol.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
+        self.AUTHKEY = keys.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
         _check_key(self.HOST, as_bytes(self.AUTHKEY))
         self.chunksize = checked_chunksize(chunksize)
         if engine is not None and not hasattr(engine, "cluster"):
@@ -323,7 +323,7 @@ def _check_key(host, key):
     # type: (str, bytes) -> None
     if not key:
         raise ValueError("AUTHKEY is empty; AUTHKEY=None makes a strong one, to be read from .AUTHKEY")
-    protocol.warn_of_odd_key(key, log.warning)
+    keys.warn_of_odd_key(key, log.warning)
     if len(key) >= _KEY_BYTES_MIN:
         return
     text = "AUTHKEY has %d bytes, at least %d are needed; AUTHKEY=None makes a strong one, to be read from .AUTHKEY"

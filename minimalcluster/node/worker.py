@@ -32,7 +32,7 @@ from ..compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, SCALARS, Mailbox
 from ..errors import StateError
 from ..payload import functions, script, shares, values
 from ..payload.imports import ClusterFinder
-from ..wire import checks, protocol
+from ..wire import checks, frames, handshakes, protocol  # noqa: F401 # frames in a type comment
 from . import boot, orphans
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -107,7 +107,7 @@ class Worker(object):
     """Serves one connection to the node until it closes."""
 
     def __init__(self, connection, channel):
-        # type: (socket.socket, protocol.Channel) -> None
+        # type: (socket.socket, frames.Channel) -> None
         self._socket, self._channel = connection, channel
         self._inbox = Mailbox()
         self._lock = threading.Lock()  # guards the attempt's claim
@@ -541,8 +541,8 @@ def _connect(told):
     # type: (dict) -> tuple
     connection = _inherited(told["descriptor"]) if "descriptor" in told else _dialled(told["port"])
     node_id = ("slot%d" % told["slot"]).encode("ascii").ljust(16, b"\0")
-    handshake = protocol.ClientHandshake(
-        told["key"], os.urandom(32), protocol.CHILD, node_id, sys.version_info[:2], "the node", PICKLE_PROTOCOL
+    handshake = handshakes.ClientHandshake(
+        told["key"], os.urandom(32), handshakes.CHILD, node_id, sys.version_info[:2], "the node", PICKLE_PROTOCOL
     )
     while handshake.channel is None:
         data = connection.recv(4096)

@@ -12,7 +12,7 @@ import time
 import unittest
 
 from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, logs
-from minimalcluster.wire import protocol
+from minimalcluster.wire import handshakes, keys, protocol
 from minimalcluster.payload import sources, values
 from minimalcluster.brain import agent, leases, scheduler
 from minimalcluster.master import cluster
@@ -256,7 +256,7 @@ class NodeMessagesTest(unittest.TestCase):
         support.wait_until(lambda: self.log.having("Revoke from a node"))
 
     def test_worker_process_at_the_port_for_nodes(self):
-        self.assertRaises(EOFError, self.node, role=protocol.CHILD)
+        self.assertRaises(EOFError, self.node, role=handshakes.CHILD)
         support.wait_until(lambda: self.log.having("is no node"))
 
     def test_other_major_python(self):
@@ -343,7 +343,7 @@ def throw(error):
 
 class ClusterTest(unittest.TestCase):
     def setUp(self):
-        self.cluster = Cluster("127.0.0.1", 0, protocol.generate_key(b"k" * 32))
+        self.cluster = Cluster("127.0.0.1", 0, keys.generate_key(b"k" * 32))
         self.addCleanup(self.cluster.stop)
 
     def test_before_start(self):
@@ -431,7 +431,7 @@ class ClusterTest(unittest.TestCase):
 
     def test_joining_with_no_descriptor_left_fails_for_who_asked(self):
         self.cluster.start()
-        node = support.RawNode(self.cluster.port, protocol.generate_key(b"k" * 32)).join()
+        node = support.RawNode(self.cluster.port, keys.generate_key(b"k" * 32)).join()
         self.addCleanup(node.socket.close)
         node.receive(protocol.Joined)
         with support.patched(Node, "open", lambda node: throw(OSError(24, "Too many open files"))):
@@ -522,7 +522,7 @@ class SizeTest(unittest.TestCase):
     SOURCE = """
 size = len
 def make(n):
-    from minimalcluster.wire import protocol
+    from minimalcluster.wire import handshakes, keys, protocol
     protocol.OBJECT_BYTES_MAX = 1 << 16
     return b"x" * n
 """

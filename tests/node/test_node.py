@@ -13,7 +13,8 @@ import threading
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
-from minimalcluster.wire import transport
+from minimalcluster.wire import connection as connection_module
+from minimalcluster.wire.loop import Loop
 from minimalcluster.brain import agent
 from minimalcluster.node import node
 from minimalcluster.compat import cpu_count
@@ -149,7 +150,7 @@ class ShortageTest(unittest.TestCase):
         self.assertEqual(["waiter"], refused)
 
     def test_row_61_a_guardian_that_fails_is_followed_by_another(self):
-        loop = transport.Loop()
+        loop = Loop()
         self.addCleanup(loop.close)
         worker = node.Node(loop, 1, None, None, None)
         code = "import sys; sys.exit(1)"
@@ -161,7 +162,7 @@ class ShortageTest(unittest.TestCase):
 
     def test_no_thread_of_a_node_outlives_it(self):
         """2.7 shows a traceback for a thread that ends with the interpreter."""
-        loop = transport.Loop()
+        loop = Loop()
         self.addCleanup(loop.close)
         worker = node.Node(loop, 1, None, None, None)
         waited_for = threading.Event()
@@ -345,7 +346,7 @@ class RefusalTest(unittest.TestCase):
                 self.refused(node, "ProtocolError", "127.0.0.1:%d speaks %s" % (server.port, name))
 
     def test_silent_server(self):
-        with _Greeter(b"") as server, support.patched(transport, "HANDSHAKE_SECONDS", 0.2), support.Log() as log:
+        with _Greeter(b"") as server, support.patched(connection_module, "HANDSHAKE_SECONDS", 0.2), support.Log() as log:
             with self.assertRaises(HandshakeTimeout) as caught:
                 WorkerNode("127.0.0.1", server.port, "k" * 16, 1).join_cluster()
             self.assertIn("no answer from 127.0.0.1:%d" % server.port, str(caught.exception))

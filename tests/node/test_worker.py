@@ -11,7 +11,7 @@ import sys
 import time
 import unittest
 
-from minimalcluster.wire import protocol
+from minimalcluster.wire import handshakes, keys, protocol
 from minimalcluster.payload import environment, values
 from minimalcluster.node import boot, worker
 from minimalcluster.compat import PY2, joined
@@ -60,7 +60,7 @@ class Child(object):
             boot.command("child", "main", []),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=POSIX,
         )  # fmt: skip
-        key = protocol.generate_key(os.urandom(32))
+        key = keys.generate_key(os.urandom(32))
         told = {"port": listener.getsockname()[1], "key": key, "slot": 3, "path": [support.ROOT] + sys.path}
         self.process.stdin.write(json.dumps(told).encode("ascii") + b"\n")
         self.process.stdin.flush()
@@ -69,7 +69,7 @@ class Child(object):
         finally:
             listener.close()
         self.socket.settimeout(support.SECONDS)
-        handshake = protocol.ServerHandshake(key, os.urandom(16), os.urandom(32), 0, 0, tagged=False)
+        handshake = handshakes.ServerHandshake(key, os.urandom(16), os.urandom(32), 0, 0, tagged=False)
         self.socket.sendall(handshake.start())
         while handshake.channel is None:
             self.socket.sendall(handshake.receive(self.socket.recv(4096)))
@@ -177,7 +177,7 @@ class Gated(Base):
 
 class Work(Base):
     def test_it_says_who_it_is(self):
-        self.assertEqual(protocol.CHILD, self.child.peer.role)
+        self.assertEqual(handshakes.CHILD, self.child.peer.role)
         self.assertEqual(b"slot3", self.child.peer.node_id.rstrip(b"\0"))
         self.assertEqual(sys.version_info[:2], self.child.peer.python)
 
@@ -606,18 +606,18 @@ class Beginning(unittest.TestCase):
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
         listener.settimeout(support.SECONDS)
-        told = {"port": listener.getsockname()[1], "key": protocol.generate_key(b"k" * 32), "slot": 0, "path": sys.path}
+        told = {"port": listener.getsockname()[1], "key": keys.generate_key(b"k" * 32), "slot": 0, "path": sys.path}
         process = self.begin()
         self.addCleanup(process.stdin.close)
         process.stdin.write(json.dumps(told).encode("ascii") + b"\n")
         process.stdin.flush()
         sock = listener.accept()[0]
         self.addCleanup(sock.close)
-        rogue = protocol.ServerHandshake(protocol.generate_key(b"r" * 32), b"s" * 16, b"n" * 32, 0, 0, tagged=False)
+        rogue = handshakes.ServerHandshake(keys.generate_key(b"r" * 32), b"s" * 16, b"n" * 32, 0, 0, tagged=False)
         sock.sendall(rogue.start())
         sock.settimeout(support.SECONDS)
         self.assertTrue(sock.recv(4096))
-        sock.sendall(b"\0" + b"x" * protocol._OK.size)
+        sock.sendall(b"\0" + b"x" * handshakes._OK.size)
         support.wait_until(lambda: process.poll() is not None)
         self.assertIn(b"could not prove", process.stdout.read())
 

@@ -8,7 +8,7 @@ import socket
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
-from minimalcluster.wire import addresses, protocol
+from minimalcluster.wire import addresses, keys
 from minimalcluster.errors import AuthenticationError, ConnectionFailed
 from tests import support
 from tests.support import patched, wait_until
@@ -103,7 +103,7 @@ class Checked(unittest.TestCase):
                     make()
                 self.assertEqual(1, len(log.having(part)), (key, part))
         with support.Log() as log:
-            for key in (KEY, protocol.generate_key(b"x" * 32), u"a p\u00e4ssword with blanks inside"):
+            for key in (KEY, keys.generate_key(b"x" * 32), u"a p\u00e4ssword with blanks inside"):
                 MasterNode(AUTHKEY=key)
         self.assertEqual([], log.having("AUTHKEY"))
 

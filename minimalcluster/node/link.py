@@ -1,0 +1,243 @@
+"""A machine that works for a master elsewhere: ``WorkerNode``, and the link that comes back when it was lost."""
+from __future__ import absolute_import, division, print_function
+
+import logging
+import os
+import random
+import socket
+import sys
+
+from .. import errors
+from ..brain import agent as brain
+from ..compat import PICKLE_PROTOCOL, cpu_count, forbid_patched_threads, integer_types, monotonic, native
+from ..logs import log
+from ..wire import checks, handshakes, keys, protocol
+from ..wire.addresses import checked_host, dial, in_words, resolve
+from ..wire.connection import Connection
+from ..wire.loop import Loop
+from . import boot
+from .node import Node
+
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
+#: Where a name has more addresses, one that answers nothing shall not hold up the next for long.
+FIRST_PATIENCE_SECONDS = 2.0
+#: A master that many nodes join at once may be late with an answer; three times late, it is none.
+UNANSWERED_MAX = 3
+#: How long a node that ends stays for what is not sent yet, and how often it looks.
+SEND_SECONDS, SENT_LOOK_SECONDS = 2.0, 0.02
+
+
+class WorkerNode(object):
+    """A machine that works for a master.
+
+    IP, PORT, AUTHKEY: the master's, as it was started with. nprocs: worker processes; fewer than
+    1 or more than the processors means as many as there are processors, with a warning. quiet:
+    connection news go to the log as DEBUG instead of WARNING and INFO.
+    """
+
+    def __init__(self, IP, PORT, AUTHKEY, nprocs, quiet=False):
+        # type: (str, int, object, int, bool) -> None
+        forbid_patched_threads()
+        if not isinstance(PORT, integer_types) or not 0 < PORT < 65536:
+            raise ValueError("PORT must be a port of the master (1 to 65535), not %r" % (PORT,))
+        if not AUTHKEY:
+            raise ValueError("AUTHKEY must be the master's key; it is %r" % (AUTHKEY,))
+        if not isinstance(nprocs, integer_types):
+            raise TypeError("nprocs must be a whole number, not %r" % (nprocs,))
+        self.IP, self.PORT, self.quiet = checked_host(IP, "IP"), PORT, quiet
+        self._authkey = AUTHKEY
+        keys.warn_of_odd_key(AUTHKEY, log.warning)
+        processors = cpu_count()
+        if not 1 <= nprocs <= processors:
+            log.warning("nprocs=%d changed to %d, the processors that this process may use", nprocs, processors)
+            nprocs = processors
+        self.nprocs = nprocs
+
+    def join_cluster(self):
+        # type: () -> None
+        """Work until the master shuts down, then return.
+
+        A master that is not there yet or is lost is tried again and again, at growing, jittered
+        intervals of up to 10 s, at each of its addresses. Raises AuthenticationError (another key), VersionMismatch
+        (Python 2 with 3), ProtocolError or, when three connections in a row stay without an answer,
+        HandshakeTimeout (no master at that address), and StartError when no worker process can be started.
+        """
+        boot.executable()
+        _Member(self).run()
+
+
+class _Member(object):
+    """One ``join_cluster``: the loop, the node and the link that reconnects."""
+
+    def __init__(self, worker):
+        # type: (WorkerNode) -> None
+        self._worker = worker
+        self._where = in_words((worker.IP, worker.PORT))
+        self._loop = Loop()
+        self._node = Node(self._loop, worker.nprocs, self._send, self._drop, self._on_finished)
+        self._connection = None  # type: Connection | None
+        self._retry_at = 0.0  # type: float | None # None while a connection is there or on its way
+        self._addresses = []  # type: list # of the master's name, those that this try has not come to
+        self._failures = []  # type: list # what came of the others
+        self._tries = 0
+        self._been_in = False
+        self._unanswered = 0
+        self._ending = False  # the master has said Farewell: the end of the link is no loss
+        self._error = None  # type: BaseException | None
+
+    def run(self):
+        # type: () -> None
+        self._loop.join(self)
+        try:
+            self._loop.run()
+        except KeyboardInterrupt:
+            self._leave_now()
+            raise
+        finally:
+            self._loop.leave(self)
+            self._loop.close()
+        if self._error is not None:
+            raise self._error
+
+    def _leave_now(self):
+        # type: () -> None
+        """Tidy within a moment: the master hears it, the processes are gone."""
+        self._send(protocol.Farewell({"left": True}))
+        if self._connection is not None:
+            self._connection.write()
+        self._node.leave_now()
+
+    # -- as participant of the loop ---------------------------------------------------------------
+
+    def step(self, now):
+        # type: (float) -> None
+        if self._retry_at is not None and now >= self._retry_at:
+            self._dial()
+        self._node.step(now)
+
+    def deadline(self):
+        # type: () -> float | None
+        moments = [moment for moment in (self._retry_at, self._node.deadline()) if moment is not None]
+        return min(moments) if moments else None
+
+    # -- the link ---------------------------------------------------------------------------------
+
+    def _dial(self):
+        # type: () -> None
+        self._retry_at, self._failures = None, []
+        try:
+            self._addresses = resolve(self._worker.IP, self._worker.PORT)
+        except errors.ConnectionFailed as error:
+            self._try_again(error)
+            return
+        self._dial_next()
+
+    def _dial_next(self):
+        # type: () -> None
+        while self._addresses:
+            found = self._addresses.pop(0)
+            patience = FIRST_PATIENCE_SECONDS if self._addresses else None
+            where = in_words(found[4]) if self._addresses or self._failures else self._where
+            handshake = handshakes.ClientHandshake(
+                self._worker._authkey, os.urandom(32), handshakes.NODE, self._node.id, sys.version_info[:2], where,
+                PICKLE_PROTOCOL,
+            )  # fmt: skip
+            try:
+                sock = dial(found)
+            except errors.ConnectionFailed as error:
+                self._failures.append(error)
+                continue
+            try:
+                self._connection = Connection(self._loop, sock, handshake, self, where, True, patience)
+                return
+            except (OSError, socket.error) as error:
+                sock.close()
+                self._failures.append(errors.ConnectionFailed("cannot connect to %s: %s" % (where, error)))
+        self._all_failed()
+
+    def _all_failed(self):
+        # type: () -> None
+        """At none of its addresses. What no other try can change ends it."""
+        fatal = [error for error in self._failures if self._is_fatal(error)]
+        if fatal:
+            self._error = fatal[0]
+            self._loop.stop()
+            return
+        text = "; ".join(map(str, self._failures))
+        if self._where not in text:  # its name
+            text = "%s: %s" % (self._where, text)
+        self._try_again(errors.ConnectionFailed(text))
+
+    def _is_fatal(self, error):
+        # type: (BaseException) -> bool
+        if isinstance(error, errors.HandshakeTimeout):
+            return self._is_unheard()
+        return isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError))
+
+    def _try_again(self, error):
+        # type: (BaseException | None) -> None
+        self._tries += 1
+        longest = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(self._tries, 10))
+        wait = random.uniform(RETRY_SECONDS_MIN / 2, longest)
+        self._retry_at = monotonic() + wait
+        level = logging.DEBUG if self._worker.quiet else logging.WARNING
+        log.log(level, "%s; next try in %.1f s", error, wait)
+
+    def opened(self, connection):
+        # type: (Connection) -> None
+        self._tries = 0
+        self._been_in = True
+        log.log(logging.DEBUG if self._worker.quiet else logging.INFO, "connected to the master at %s", self._where)
+        self._node.tell(brain.LinkUp())
+
+    def received(self, connection, messages):
+        # type: (Connection, list) -> None
+        self._node.tell(brain.MasterHeard())
+        for message in messages:
+            checks.check(message, checks.MASTER)
+            self._ending = self._ending or isinstance(message, protocol.Farewell)
+            self._node.tell(brain.MasterSaid(message))
+
+    def closed(self, connection, error):
+        # type: (Connection, BaseException | None) -> None
+        self._connection = None
+        if error is None or self._ending:
+            return
+        if connection.peer is not None:
+            self._node.tell(brain.LinkDown())
+            self._try_again(error)
+        else:
+            self._failures.append(error)
+            self._dial_next()
+
+    def _is_unheard(self):
+        # type: () -> bool
+        """Nothing there has ever answered, though it was asked often enough for a master with much to do."""
+        self._unanswered += 1
+        return not self._been_in and self._unanswered >= UNANSWERED_MAX
+
+    def _send(self, message):
+        # type: (tuple) -> None
+        if self._connection is not None:
+            self._connection.send(message)
+
+    def _drop(self, reason):
+        # type: (str) -> None
+        if self._connection is not None:
+            self._connection.close(errors.ConnectionFailed(reason))
+
+    def _on_finished(self, reason, refused):
+        # type: (str, str | None) -> None
+        if refused:
+            self._error = errors.VersionMismatch(native(refused))
+        self._stop_when_sent(monotonic() + SEND_SECONDS)
+
+    def _stop_when_sent(self, until):
+        # type: (float) -> None
+        """What tasks printed last may be on its way."""
+        if self._connection is not None and monotonic() < until:
+            self._connection.write()
+            if self._connection is not None and self._connection.has_unsent:
+                self._loop.later(SENT_LOOK_SECONDS, lambda: self._stop_when_sent(until))
+                return
+        self._loop.stop()

@@ -1,0 +1,200 @@
+"""A connection: a handshake, then messages both ways.
+
+Its owner hears of all bytes that arrive, also of a part of a message: they are a sign of life.
+"""
+from __future__ import absolute_import, division, print_function
+
+import socket
+from collections import deque
+
+from ..compat import monotonic
+from ..errors import ConnectionFailed
+from ..logs import log
+from . import frames, handshakes  # noqa: F401 # in type comments
+from .loop import Loop  # noqa: F401 # in a type comment
+from .stream import SocketStream
+
+HANDSHAKE_SECONDS = 5.0
+RECEIVES_PER_CYCLE = 8
+#: The kernel may hold so much that is not on its way yet; more would only stand before what has to pass.
+UNSENT_BYTES_MAX = 256 << 10
+
+
+class Connection(object):
+    """One TCP connection: handshake, then messages both ways.
+
+    The owner has ``opened(connection)``, ``received(connection, messages)``, also with none of them when only a part
+    of one has come, and ``closed(connection, error)``; error is None when we closed it on purpose.
+    patience: seconds that we wait for the proof.
+    """
+
+    def __init__(self, loop, sock, handshake, owner, where, connecting=False, patience=None):
+        # type: (Loop, socket.socket, object, object, str, bool, float | None) -> None
+        self._loop, self._handshake, self._owner = loop, handshake, owner
+        self._stream = SocketStream(sock, connecting)
+        self.where = where
+        self.peer = None  # type: handshakes.Peer | None
+        self.about = None  # type: object # the owner's
+        self._channel = None  # type: frames.Channel | None
+        self._out = deque()  # type: deque
+        self._writing = False
+        self._open = True
+        self.taken_at = 0.0  # when the peer last took something of what waits
+        self.patience = HANDSHAKE_SECONDS if patience is None else patience
+        self.expires_at = loop.waited + self.patience
+        loop.add(sock, self)
+        loop.await_proof(self)
+        if connecting:
+            self._set_writing(True)
+        self._send_raw(handshake.start())  # type: ignore[attr-defined]
+
+    # -- out --------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self):
+        # type: () -> bool
+        return self._open
+
+    def send(self, message):
+        # type: (tuple) -> None
+        if self._open and self._channel is not None:
+            self._channel.send(message)
+            self._loop.write_soon(self)
+
+    def under_way(self):
+        # type: () -> tuple
+        """(what waits to be sent, as ``Channel.sending``; bytes that have come of a large message)."""
+        return (self._channel.sending(), self._channel.receiving) if self._channel is not None else ([], 0)
+
+    @property
+    def has_unsent(self):
+        # type: () -> bool
+        return self._open and self._writing
+
+    @property
+    def unproved(self):
+        # type: () -> bool
+        return self._open and self._channel is None
+
+    def _send_raw(self, data):
+        # type: (bytes) -> None
+        if data:
+            self._out.append(data)
+            self._loop.write_soon(self)
+
+    def write(self):
+        # type: () -> None
+        if not self._open or self._stream.is_connecting:
+            return
+        try:
+            while self._has_more():
+                count = self._stream.send(self._out)
+                if not count:
+                    break
+                self._sent(count)
+        except (OSError, socket.error) as error:
+            self.close(ConnectionFailed("the connection to %s broke: %s" % (self.where, error)))
+            return
+        self._set_writing(bool(self._out))
+
+    def _has_more(self):
+        # type: () -> bool
+        """What has to pass is taken when the last piece has gone, no earlier: then nothing stands before it."""
+        if not self._out and self._channel is not None:
+            self._out.extend(self._channel.pull())
+        return bool(self._out)
+
+    def _sent(self, count):
+        # type: (int) -> None
+        while self._out and count >= len(self._out[0]):
+            count -= len(self._out.popleft())
+        if count:
+            self._out[0] = memoryview(self._out[0])[count:]
+        self.taken_at = monotonic()
+
+    def _set_writing(self, wanted):
+        # type: (bool) -> None
+        if wanted is not self._writing:
+            self._writing = wanted
+            self._loop.want_write(self._stream.socket, wanted)
+            self._watch_for_stuck(wanted)
+
+    def _watch_for_stuck(self, wanted):
+        # type: (bool) -> None
+        """Of a node's link; a worker process may be busy for longer."""
+        if wanted and self._channel is not None and self._channel.tagged:
+            self.taken_at = monotonic()
+            self._loop.await_progress(self)
+        else:
+            self._loop.took_all(self)
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def writable(self):
+        # type: () -> None
+        if self._stream.is_connecting:
+            try:
+                self._stream.finish_connecting()
+            except (OSError, socket.error) as error:
+                self.close(ConnectionFailed("cannot connect to %s: %s" % (self.where, error.strerror)))
+                return
+        self.write()
+
+    def readable(self):
+        # type: () -> bool
+        """Take in what has arrived; True when there may be more."""
+        try:
+            for _ in range(RECEIVES_PER_CYCLE):
+                data = self._stream.receive() if self._open else None
+                if data is None:
+                    return False
+                if not data:
+                    raise ConnectionFailed("%s closed the connection" % self.where)
+                self._feed(data)
+                if not self._stream.has_more:
+                    return False
+            return self._open
+        except ConnectionFailed as error:
+            self._send_raw(getattr(error, "reply", b""))
+            self.write()
+            self.close(error)
+        except (OSError, socket.error) as error:
+            text = "cannot connect to %s: %s" if self._stream.is_connecting else "the connection to %s broke: %s"
+            self.close(ConnectionFailed(text % (self.where, error)))
+        return False
+
+    def _feed(self, data):
+        # type: (bytes) -> None
+        if self._channel is None:
+            self._send_raw(self._handshake.receive(data))  # type: ignore[attr-defined]
+            self._channel = self._handshake.channel  # type: ignore[attr-defined]
+            if self._channel is None:
+                return
+            self.peer = self._handshake.peer  # type: ignore[attr-defined]
+            data = self._handshake.leftover()  # type: ignore[attr-defined]
+            self._handshake = None
+            self._loop.proved(self)
+            if self._channel.tagged:
+                self._stream.keep_little_unsent(UNSENT_BYTES_MAX)
+            self._owner.opened(self)  # type: ignore[attr-defined]
+        if not data:
+            return  # the handshake's end came alone
+        messages = self._channel.feed(data)
+        if self._open:
+            self._owner.received(self, messages)  # type: ignore[attr-defined]
+
+    def failed(self, error):
+        # type: (BaseException) -> None
+        """What came or went here raised: it costs this connection."""
+        log.exception("the connection to %s is closed: %s", self.where, error)
+        self.close(ConnectionFailed("%s: %s" % (type(error).__name__, error)))
+
+    def close(self, error=None):
+        # type: (BaseException | None) -> None
+        if not self._open:
+            return
+        self._open = False
+        self._loop.drop(self._stream.socket)
+        self._stream.close()
+        self._out.clear()
+        self._owner.closed(self, error)  # type: ignore[attr-defined]

@@ -1,0 +1,224 @@
+"""Messages to buffers, bytes to messages: the frames of one proved connection. Pure.
+
+* A frame: type(1) length(8) check(4) body tag(16). Its tag covers its sequence number (never sent), type, length and
+  body, with one key per direction, and is checked before the body is looked at. Under ``tagged=False`` (a node and its
+  own child, where nobody but the kernel is between them) it is left out. The check is the CRC-32 of type and
+  length: since all bytes are a sign of life, a length that was changed by accident would be waited for.
+* A message larger than ``PIECE_BYTES`` travels in pieces, each a frame with a tag of its own: type ``PIECE`` while
+  more is to come, then the message's type + ``LAST``. One large message is on its way at a time; between its
+  pieces others pass it, but for those that ``protocol.order`` names, so that a beat or a small task does not wait for
+  30 MB. The receiver has an unfinished message's bytes, and no more.
+* There is one way to a ``Channel``: a handshake that ran the proof (``handshakes.py``).
+"""
+from __future__ import absolute_import, division, print_function
+
+import binascii
+import hashlib
+import hmac
+import struct
+from collections import deque
+
+from .. import errors
+from .protocol import ANYTHING, FRAME_BYTES_MAX, decode, encode, order
+
+#: What has to pass waits for one piece at most: two seconds at 1 Mbit/s. Smaller ones cost more on fast links.
+PIECE_BYTES = 256 << 10
+PIECE, LAST = 0, 128  # a frame's type: more is to come; added to the message's: its last piece
+
+_FRAME = struct.Struct(">BQ")
+_CHECK = struct.Struct(">I")
+_HEAD_BYTES = _FRAME.size + _CHECK.size
+_SEQUENCE = struct.Struct(">Q")
+_TAG_BYTES = 16
+
+
+class _Outgoing(object):
+    """A message that waits for its turn: its buffers, of which ``sent`` bytes have gone."""
+
+    __slots__ = ("buffers", "message", "names", "number", "sent", "size")
+
+    def __init__(self, message, number, buffers, size):
+        # type: (tuple, int, list, int) -> None
+        self.number, self.size, self.sent = number, size, 0
+        self.buffers = deque(buffers)  # type: deque
+        if hasattr(message, "payload"):  # what is said about it, without its arguments: they go with their buffers
+            message = message._replace(payload=())  # type: ignore[attr-defined]
+        self.message = message
+        self.names = order(message)[0] + [ANYTHING]
+
+    def take(self, size):
+        # type: (int) -> tuple
+        """(type, buffers) of a frame with the next bytes, so many at most."""
+        left, taken, whole = size, [], self.sent == 0 and self.size <= size
+        while left and self.buffers:
+            buffer = self.buffers.popleft()
+            if len(buffer) > left:
+                view = memoryview(buffer)
+                self.buffers.appendleft(view[left:])
+                buffer = view[:left]
+            left -= len(buffer)
+            taken.append(buffer)
+        self.sent += size - left
+        if self.sent < self.size:
+            return PIECE, taken
+        taken.extend(self.buffers)  # empty ones
+        return self.number if whole else self.number + LAST, taken
+
+
+def head(number, size):
+    # type: (int, int) -> bytes
+    """A frame's first bytes."""
+    told = _FRAME.pack(number, size)
+    return told + _CHECK.pack(binascii.crc32(told) & 0xFFFFFFFF)
+
+
+class Channel(object):
+    """Both directions of one proved connection: messages to buffers, bytes to messages.
+
+    ``send`` takes a message, ``pull`` gives what is to be written next; who writes everything at once uses
+    ``frame`` instead. Without tags, which is within one machine, nothing is cut.
+    """
+
+    def __init__(self, send_key, receive_key, tagged=True, frame_bytes_max=FRAME_BYTES_MAX):
+        # type: (bytes, bytes, bool, int) -> None
+        self._send_tag = hmac.new(send_key, None, hashlib.sha256)
+        self._receive_tag = hmac.new(receive_key, None, hashlib.sha256)
+        self.tagged = tagged
+        self._tag_bytes = _TAG_BYTES if tagged else 0
+        self._frame_bytes_max = frame_bytes_max
+        self._piece_bytes = PIECE_BYTES if tagged else frame_bytes_max
+        self._sent = 0
+        self._received = 0
+        self._buffer = bytearray()
+        self._parts = bytearray()  # of the large message that is coming in
+        self._ready = deque()  # type: deque # (number, buffers, size): what passes
+        self._waiting = deque()  # type: deque # _Outgoing: large ones, and what must not pass them
+        self._names = {}  # type: dict # of those that wait -> how many
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def frame(self, message):
+        # type: (tuple) -> list
+        """The buffers that put this message on the wire, in order, in one frame."""
+        number, buffers, _ = self._encoded(message)
+        return self._framed(number, buffers)
+
+    def send(self, message):
+        # type: (tuple) -> None
+        """It goes with the next ``pull``, or, if it is large or must not pass what waits, when its turn comes."""
+        number, buffers, size = self._encoded(message)
+        if size <= self._piece_bytes and not (self._waiting and self._must_wait(message)):
+            self._ready.append((number, buffers))
+            return
+        outgoing = _Outgoing(message, number, buffers, size)
+        self._waiting.append(outgoing)
+        for name in outgoing.names:
+            self._names[name] = self._names.get(name, 0) + 1
+
+    def pull(self):
+        # type: () -> list
+        """The buffers to write next: all that may pass, then one piece of what waits. Empty: there is nothing."""
+        buffers = []  # type: list
+        while self._ready:
+            buffers += self._framed(*self._ready.popleft())
+        if self._waiting:
+            outgoing = self._waiting[0]
+            buffers += self._framed(*outgoing.take(self._piece_bytes))
+            if outgoing.sent == outgoing.size:
+                self._waiting.popleft()
+                for name in outgoing.names:
+                    self._names[name] -= 1
+                    if not self._names[name]:
+                        del self._names[name]
+        return buffers
+
+    def sending(self):
+        # type: () -> list
+        """(message without its payload, bytes sent, bytes in all) of each that waits for its turn."""
+        return [(each.message, each.sent, each.size) for each in self._waiting]
+
+    @property
+    def receiving(self):
+        # type: () -> int
+        """Bytes that have come of a large message that is not complete."""
+        return len(self._parts)
+
+    def _must_wait(self, message):
+        # type: (tuple) -> bool
+        return any(name in self._names for name in order(message)[1])
+
+    def _encoded(self, message):
+        # type: (tuple) -> tuple
+        number, buffers = encode(message)
+        size = sum(map(len, buffers))
+        if size > self._frame_bytes_max:
+            raise errors.FrameTooLarge(
+                "%s of %d bytes, limit %d" % (type(message).__name__, size, self._frame_bytes_max)
+            )
+        return number, buffers, size
+
+    def _framed(self, number, buffers):
+        # type: (int, list) -> list
+        framed = [head(number, sum(map(len, buffers)))] + buffers
+        if self._tag_bytes:
+            framed.append(_tag(self._send_tag, self._sent, framed))
+            self._sent += 1
+        return framed
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def feed(self, data):
+        # type: (bytes) -> list
+        """The messages completed by these bytes. Raises ProtocolError; close the connection then."""
+        self._buffer += data
+        messages = []
+        start = 0
+        buffer = self._buffer
+        while len(buffer) - start >= _HEAD_BYTES:
+            number, size = _FRAME.unpack_from(buffer, start)
+            if buffer[start : start + _HEAD_BYTES] != head(number, size):
+                raise errors.ProtocolError("the head of frame %d was changed on the way" % self._received)
+            whole = size if PIECE < number < LAST else size + len(self._parts)
+            if whole > self._frame_bytes_max:
+                text = "a message of %d bytes is announced, limit %d" % (whole, self._frame_bytes_max)
+                raise errors.FrameTooLarge(text)
+            body_end = start + _HEAD_BYTES + size
+            if len(buffer) < body_end + self._tag_bytes:
+                break
+            view = memoryview(buffer)
+            if self._tag_bytes:
+                self._check(view, start, body_end)
+            body = view[start + _HEAD_BYTES : body_end]
+            if number == PIECE:
+                self._parts += body
+            elif number < LAST:
+                messages.append(decode(number, body))
+            else:
+                messages.append(self._completed(number - LAST, body))
+            start = body_end + self._tag_bytes
+        if start:
+            # The views above keep the old buffer alive; what is left starts a new one.
+            self._buffer = bytearray(memoryview(buffer)[start:])
+        return messages
+
+    def _completed(self, number, body):
+        # type: (int, memoryview) -> tuple
+        self._parts += body
+        parts, self._parts = self._parts, bytearray()
+        return decode(number, memoryview(parts))
+
+    def _check(self, view, start, body_end):
+        # type: (memoryview, int, int) -> None
+        expected = _tag(self._receive_tag, self._received, [view[start:body_end]])
+        if not hmac.compare_digest(expected, view[body_end : body_end + _TAG_BYTES].tobytes()):
+            raise errors.ProtocolError("frame %d has a wrong tag: changed, replayed or cut on the way" % self._received)
+        self._received += 1
+
+
+def _tag(keyed, sequence, buffers):
+    # type: (hmac.HMAC, int, list) -> bytes
+    digest = keyed.copy()
+    digest.update(_SEQUENCE.pack(sequence))
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.digest()[:_TAG_BYTES]

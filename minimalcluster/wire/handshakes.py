@@ -1,0 +1,227 @@
+"""The handshake: both sides prove that they know the key, then there is a channel. Pure: bytes in, bytes out.
+
+::
+
+    server                              client
+      HELLO  ------------------------->            who I am, a salt, a nonce; nothing keyed
+             <-------------------------  AUTH      the client proves the key first
+      OK     ------------------------->            then the server proves it, to a member only
+      frame  <------------------------>  frame     see frames.py
+
+Nothing keyed is sent to a peer that has not proved itself; a refusal is one byte. It is the handshake of SECURITY.md.
+"""
+from __future__ import absolute_import, division, print_function
+
+import hashlib
+import hmac
+import struct
+from collections import namedtuple
+
+from .. import errors
+from ..compat import as_bytes
+from .frames import Channel
+from .keys import KDF_ROUNDS, hkdf_sha256, oddness, proof_key
+
+# Read as a multiprocessing length this is 1.8 GB: an old peer fails at once instead of hanging.
+MAGIC = b"minicl1\n"
+VERSION = 2
+NODE, CHILD = 1, 2  # roles
+REFUSED_KEY, REFUSED_VERSION = 1, 2
+UNTAGGED = 1  # flag in HELLO
+
+_HELLO = struct.Struct(">8sBB16sI32s")
+_AUTH = struct.Struct(">8sB32sB16sBBB")
+_OK = struct.Struct(">QIB32s")
+_PROOF_BYTES = 32
+
+Peer = namedtuple("Peer", "role node_id python pickle_protocol session epoch")
+
+
+class _Handshake(object):
+    """What both sides share. ``channel`` and ``peer`` are set once the proof has been checked."""
+
+    def __init__(self, authkey):
+        # type: (object) -> None
+        self.authkey = as_bytes(authkey)
+        self._key = None  # type: bytes # type: ignore[assignment] # the proof key, once the salt is known
+        self.channel = None  # type: Channel | None
+        self.peer = None  # type: Peer | None
+        self._buffer = b""
+
+    def _take(self, size):
+        # type: (int) -> bytes | None
+        if len(self._buffer) < size:
+            return None
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def leftover(self):
+        # type: () -> bytes
+        """Bytes that followed the handshake in the same read: the first frames."""
+        taken, self._buffer = self._buffer, b""
+        return taken
+
+    def _proof(self, side, transcript):
+        # type: (bytes, bytes) -> bytes
+        return hmac.new(self._key, side + transcript, hashlib.sha256).digest()
+
+    def _open(self, transcript, ours, theirs, tagged):
+        # type: (bytes, bytes, bytes, bool) -> None
+        keys = {
+            side: hkdf_sha256(self._key, transcript, b"minimalcluster frames " + side, 32) for side in (ours, theirs)
+        }
+        self.channel = Channel(keys[ours], keys[theirs], tagged)
+
+
+def _transcript(hello, auth):
+    # type: (bytes, bytes) -> bytes
+    # The zeros stand where the hash of the server's TLS certificate goes.
+    return hashlib.sha256(hello + auth + b"\0" * 32).digest()
+
+
+def _answer(transcript, proof, fields):
+    # type: (bytes, bytes, bytes) -> bytes
+    # OK's own fields are covered too: nobody in between chooses a session or a pickle protocol for us.
+    return hashlib.sha256(transcript + proof + fields).digest()
+
+
+class ServerHandshake(_Handshake):
+    """The accepting side. ``start()`` gives HELLO; ``receive(data)`` gives what to send back."""
+
+    def __init__(self, authkey, salt, nonce, session, epoch, key=None, tagged=True, pickle_protocol=4):
+        # type: (object, bytes, bytes, int, int, bytes | None, bool, int) -> None
+        super(ServerHandshake, self).__init__(authkey)
+        self._key = key if key is not None else proof_key(self.authkey, salt, KDF_ROUNDS)
+        self._tagged = tagged
+        self._session, self._epoch, self._pickle = session, epoch, pickle_protocol
+        self._hello = _HELLO.pack(MAGIC, VERSION, 0 if tagged else UNTAGGED, salt, KDF_ROUNDS, nonce)
+
+    def start(self):
+        # type: () -> bytes
+        return self._hello
+
+    def receive(self, data):
+        # type: (bytes) -> bytes
+        """Raises ProtocolError or AuthenticationError with ``.reply``, the one byte to send before closing."""
+        self._buffer += data
+        if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
+            raise errors.ProtocolError("the peer speaks %s" % spoken(self._buffer))
+        auth = self._take(_AUTH.size + _PROOF_BYTES)
+        if auth is None:
+            return b""
+        fields, proof = auth[: _AUTH.size], auth[_AUTH.size :]
+        _, version, _, role, node_id, pickle_protocol, major, minor = _AUTH.unpack(fields)
+        transcript = _transcript(self._hello, fields)
+        if version != VERSION:
+            raise _refusal(errors.ProtocolError("the peer speaks wire version %d" % version), REFUSED_VERSION)
+        if not hmac.compare_digest(self._proof(b"client", transcript), proof):
+            raise _refusal(errors.AuthenticationError("the peer could not prove that it knows the key"), REFUSED_KEY)
+        chosen = min(pickle_protocol, self._pickle)
+        self.peer = Peer(role, node_id, (major, minor), chosen, self._session, self._epoch)
+        self._open(transcript, b"server", b"client", self._tagged)
+        fields = _OK.pack(self._session, self._epoch, chosen, b"")[:-_PROOF_BYTES]
+        return b"\0" + fields + self._proof(b"server", _answer(transcript, proof, fields))
+
+
+class ClientHandshake(_Handshake):
+    """The dialling side; ``where`` ("host:port") is for the errors a person sees."""
+
+    def __init__(self, authkey, nonce, role, node_id, python, where, pickle_protocol=4):
+        # type: (object, bytes, int, bytes, tuple, str, int) -> None
+        super(ClientHandshake, self).__init__(authkey)
+        self._where = where
+        self._fields = (nonce, role, node_id, pickle_protocol, python[0], python[1])
+        self._hello = None  # type: bytes | None
+        self._auth = b""
+        self._transcript = b""
+
+    def start(self):
+        # type: () -> bytes
+        return b""
+
+    def receive(self, data):
+        # type: (bytes) -> bytes
+        """Raises ProtocolError, AuthenticationError or VersionMismatch; close the connection then."""
+        self._buffer += data
+        if self._hello is None:
+            return self._answer_hello()
+        return self._check_ok()
+
+    def _answer_hello(self):
+        # type: () -> bytes
+        if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
+            raise errors.ProtocolError("%s speaks %s" % (self._where, spoken(self._buffer)))
+        hello = self._take(_HELLO.size)
+        if hello is None:
+            return b""
+        _, version, flags, salt, rounds, _ = _HELLO.unpack(hello)
+        if version != VERSION:
+            raise errors.VersionMismatch(_wire_versions(self._where, version))
+        self._hello, self._flags = hello, flags
+        self._key = proof_key(self.authkey, salt, rounds)
+        nonce, role, node_id, pickle_protocol, major, minor = self._fields
+        auth = _AUTH.pack(MAGIC, VERSION, nonce, role, node_id, pickle_protocol, major, minor)
+        self._transcript = _transcript(hello, auth)
+        self._auth = auth + self._proof(b"client", self._transcript)
+        return self._auth
+
+    def _check_ok(self):
+        # type: () -> bytes
+        if self._buffer and self._buffer[:1] != b"\0":
+            raise self._refused(bytearray(self._buffer)[0])
+        ok = self._take(1 + _OK.size)
+        if ok is None:
+            return b""
+        session, epoch, pickle_protocol, answer = _OK.unpack(ok[1:])
+        proof = self._auth[-_PROOF_BYTES:]
+        expected = self._proof(b"server", _answer(self._transcript, proof, ok[1:-_PROOF_BYTES]))
+        if not hmac.compare_digest(expected, answer):
+            raise errors.AuthenticationError(
+                "%s could not prove that it knows the key: not our master, or someone in the middle; "
+                "nothing was sent to it" % self._where
+            )
+        self.peer = Peer(self._fields[1], self._fields[2], None, pickle_protocol, session, epoch)
+        # UNTAGGED is part of the transcript: nobody in between can switch it on.
+        self._open(self._transcript, b"client", b"server", not self._flags & UNTAGGED)
+        return b""
+
+    def _refused(self, reason):
+        # type: (int) -> errors.ConnectionFailed
+        if reason == REFUSED_KEY:
+            odd = oddness(self.authkey)
+            return errors.AuthenticationError(
+                "the master at %s refused our key. Is AUTHKEY the same on both sides?%s"
+                % (self._where, " Ours has %s." % odd if odd else "")
+            )
+        if reason == REFUSED_VERSION:
+            return errors.VersionMismatch(_wire_versions(self._where, None))
+        return errors.ProtocolError("%s refused us with the unknown reason %d" % (self._where, reason))
+
+
+def _refusal(error, reason):
+    # type: (errors.ConnectionFailed, int) -> errors.ConnectionFailed
+    error.reply = struct.pack("B", reason)  # type: ignore[attr-defined]
+    return error
+
+
+def _wire_versions(where, theirs):
+    # type: (str, int | None) -> str
+    return "%s speaks wire version %s, we speak %d; install the same minimalcluster on both" % (
+        where,
+        "another" if theirs is None else theirs,
+        VERSION,
+    )
+
+
+def spoken(data):
+    # type: (bytes) -> str
+    """What a peer that is not ours seems to speak, in words."""
+    if data[:5] == b"HTTP/" or data.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT"):
+        return "HTTP"
+    if data[:4] == b"SSH-":
+        return "SSH"
+    if data[:2] in (b"\x16\x03", b"\x15\x03"):
+        return "TLS"
+    if data[:3] == b"\0\0\0" and b"#" in data[3:8]:
+        return "multiprocessing (an old minimalcluster?); upgrade it"
+    return "another protocol (it began with %r)" % bytes(data[:8])

@@ -1,0 +1,88 @@
+"""Keys: made, stretched, derived, and what an editor may have put around one. Pure.
+
+HMAC is RFC 2104, HKDF RFC 5869, PBKDF2 RFC 8018.
+"""
+from __future__ import absolute_import, division, print_function
+
+import hashlib
+import hmac
+import re
+import struct
+
+from .. import errors
+from ..compat import as_bytes, hexadecimal
+
+#: OWASP's figure for PBKDF2-HMAC-SHA256 (2023); a client accepts no fewer and at most 10 times it.
+KDF_ROUNDS = 600000
+#: A key made by ``generate_key`` has 256 random bits and needs no stretching.
+GENERATED_KEY = re.compile(br"^mck-[0-9a-f]{64}$")
+
+
+def generate_key(random_bytes):
+    # type: (bytes) -> str
+    """A key in text form from 32 random bytes."""
+    if len(random_bytes) != 32:
+        raise ValueError("a generated key needs 32 random bytes, not %d" % len(random_bytes))
+    return "mck-" + hexadecimal(random_bytes)
+
+
+def oddness(authkey):
+    # type: (object) -> str
+    """What a key has around it that may be meant for no key (an editor's, a shell's), in words; "" if nothing."""
+    key = as_bytes(authkey)
+    found = []
+    if key.startswith(b"\xef\xbb\xbf") or key[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        found.append("a byte order mark (BOM) before it")
+    if key[-1:] in (b"\n", b"\r"):
+        found.append("a line end behind it")
+    stripped = key.strip()
+    if stripped != key.strip(b"\r\n"):
+        found.append("white space around it")
+    if len(stripped) > 1 and stripped[:1] == stripped[-1:] and stripped[:1] in (b"'", b'"'):
+        found.append("quotes around it")
+    return " and ".join(found)
+
+
+def warn_of_odd_key(authkey, warn):
+    # type: (object, object) -> None
+    """Said at once, on the side that has it: the other side's refusal cannot know."""
+    odd = oddness(authkey)
+    if odd:
+        warn("AUTHKEY has %s, which counts: the other side's key must have it, too", odd)  # type: ignore[operator]
+
+
+_STRETCHED_MAX = 8  # salts come from the other side: bounded
+_stretched = {}  # type: dict # (authkey, salt, rounds) -> key
+
+
+def proof_key(authkey, salt, rounds):
+    # type: (bytes, bytes, int) -> bytes
+    """The key that proofs are made with. Only a generated key skips the stretching, whatever HELLO says.
+
+    Raises ProtocolError for a number of rounds out of bounds (a rogue server's wish).
+    """
+    if GENERATED_KEY.match(authkey):
+        return hashlib.sha256(b"minimalcluster generated key" + authkey).digest()
+    if not KDF_ROUNDS <= rounds <= 10 * KDF_ROUNDS:
+        raise errors.ProtocolError("the other side asks for %d rounds of PBKDF2; refused" % rounds)
+    # Seconds on 2.7, perhaps more than the master waits for an answer: the next try must not pay again.
+    wanted = (authkey, salt, rounds)
+    key = _stretched.get(wanted)
+    if key is None:
+        key = hashlib.pbkdf2_hmac("sha256", authkey, salt, rounds)
+        if len(_stretched) >= _STRETCHED_MAX:
+            _stretched.clear()
+        _stretched[wanted] = key
+    return key
+
+
+def hkdf_sha256(material, salt, info, length):
+    # type: (bytes, bytes, bytes, int) -> bytes
+    """RFC 5869: extract, then expand."""
+    extracted = hmac.new(salt or b"\0" * 32, material, hashlib.sha256).digest()
+    block, output, counter = b"", b"", 1
+    while len(output) < length:
+        block = hmac.new(extracted, block + info + struct.pack("B", counter), hashlib.sha256).digest()
+        output += block
+        counter += 1
+    return output[:length]

@@ -1,0 +1,130 @@
+"""Accepting connections, strangers' among them, without being held up by these."""
+from __future__ import absolute_import, division, print_function
+
+import errno
+import socket
+from collections import Counter
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+from ..errors import ConnectionFailed
+from ..logs import log
+from .addresses import BACKLOG, listen, prepare
+from .connection import Connection  # noqa: F401 # in a type comment
+from .loop import Loop  # noqa: F401 # in a type comment
+
+#: Peers of one listener that have not proved themselves yet; of too many the oldest goes, of the address that has most.
+#: 1,000 strangers a second leave each a quarter of a second: a round trip, and time to spare.
+HALF_OPEN_MAX = 256
+#: And no more than this part of the descriptors that the process may have.
+HALF_OPEN_SHARE = 4
+#: New connections a cycle, so that strangers who call without end do not keep us from the rest.
+ACCEPTS_PER_CYCLE = 64
+#: How long a listener rests when the process has no descriptor or memory left (FAULTS.md 22).
+PAUSE_SECONDS = 1.0
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener(object):
+    """Accepts on one port; ``accepted(sock, where)`` makes a Connection of each, and returns it.
+
+    expected: so many peers of our own may come at once, beside strangers.
+    """
+
+    def __init__(self, loop, host, port, accepted, expected=0):
+        # type: (Loop, str, int, object, int) -> None
+        self._loop, self._accepted, self._expected = loop, accepted, expected
+        self._open = True
+        self._unproved = []  # type: list # connections, oldest first, and some that have proved themselves since
+        self._sockets = listen(host, port, max(BACKLOG, 2 * expected))
+        self.port = self._sockets[0].getsockname()[1]
+        self._watch()
+
+    def _watch(self):
+        # type: () -> None
+        for sock in self._sockets:
+            self._loop.add(sock, self)
+
+    def readable(self):
+        # type: () -> bool
+        for sock in self._sockets:
+            for _ in range(ACCEPTS_PER_CYCLE):
+                try:
+                    accepted, address = sock.accept()
+                except (OSError, socket.error) as error:
+                    if error.errno in _EXHAUSTED:
+                        self._pause(error)
+                        return False
+                    break  # nobody (left) in the queue, or one that has gone again
+                self._take(accepted, "%s:%d" % address[:2])
+        return False
+
+    def _take(self, sock, where):
+        # type: (socket.socket, str) -> None
+        try:
+            prepare(sock)
+            connection = self._accepted(sock, where)  # type: ignore[operator]
+        except (OSError, socket.error) as error:
+            sock.close()  # gone again, or one too many
+            if error.errno in _EXHAUSTED:
+                self._pause(error)
+            return
+        if connection is not None:
+            self._unproved.append(connection)
+            self._keep_room()
+
+    def _keep_room(self):
+        # type: () -> None
+        """Strangers of one address push out one another, and no member that comes from elsewhere."""
+        most = _half_open_max() + self._expected
+        if len(self._unproved) <= most:
+            return
+        self._unproved = [each for each in self._unproved if each.unproved]
+        if len(self._unproved) <= most:
+            return
+        crowds = Counter(_host_of(each) for each in self._unproved)
+        for _ in range(len(self._unproved) - most + most // 16):  # some more, so that not each stranger costs a count
+            crowd = crowds.most_common(1)[0][0]
+            oldest = next(each for each in self._unproved if _host_of(each) == crowd)
+            crowds[crowd] -= 1
+            self._unproved.remove(oldest)
+            oldest.close(ConnectionFailed("too many connections that have not proved themselves"))
+
+    def _pause(self, error):
+        # type: (BaseException) -> None
+        """What waits stays readable: without a pause the loop would spin, and the running work starve."""
+        log.error("port %d takes no connections for %.0f s: %s; running work goes on", self.port, PAUSE_SECONDS, error)
+        for sock in self._sockets:
+            self._loop.drop(sock)
+        self._loop.later(PAUSE_SECONDS, self._go_on)
+
+    def failed(self, error):
+        # type: (BaseException) -> None
+        self._pause(error)
+
+    def _go_on(self):
+        # type: () -> None
+        if self._open:
+            self._watch()
+
+    def close(self, error=None):
+        # type: (BaseException | None) -> None
+        if self._open:
+            self._open = False
+            for sock in self._sockets:
+                self._loop.drop(sock)
+                sock.close()
+
+
+def _half_open_max():
+    # type: () -> int
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 0
+    return min(HALF_OPEN_MAX, max(1, soft // HALF_OPEN_SHARE)) if soft > 0 else HALF_OPEN_MAX
+
+
+def _host_of(connection):
+    # type: (Connection) -> str
+    return connection.where.rpartition(":")[0]

@@ -1,0 +1,359 @@
+"""A poller, a wake-up and one deadline: one thread's I/O, in a fixed rhythm.
+
+::
+
+    Loop.run:  wait until something is readable, writable or due
+               read everything that has arrived      -> each connection's owner
+               run what other threads asked for
+               one step of every participant         (its brain's pass)
+               write everything
+
+That order makes batches by itself: whatever came in together is decided and answered together.
+
+A handler's ``readable`` returns True when there may be more than the poller knows: it is called again in the next
+cycle.
+
+What fails is that connection, that call, that step: it is closed or logged, and the loop goes on. Only a brain's broken
+invariant (InternalError) ends it; and in the main thread what is no Exception: Ctrl-C, a signal handler's SystemExit.
+
+A peer that takes no bytes for ``STUCK_SECONDS`` is given up. Limits for strangers count only the time that was spent
+waiting for them, never what this process was held up by itself.
+"""
+from __future__ import absolute_import, division, print_function
+
+import errno
+import select
+import socket
+import threading
+from collections import deque
+
+from ..compat import WINDOWS, in_main_thread, monotonic, socketpair
+from ..errors import ConnectionFailed, HandshakeTimeout, InternalError
+from ..logs import log
+from .stream import NO_SIGPIPE
+
+#: A peer that takes nothing for so long is gone, though its own words may still arrive.
+STUCK_SECONDS = 10.0
+
+#: FD_SETSIZE: of Windows' Pythons a number of sockets, elsewhere one that no descriptor reaches.
+SELECT_SOCKETS_MAX, SELECT_DESCRIPTOR_MAX = 512, 1024
+
+
+class _Poller(object):
+    """epoll, else poll, else select: readiness of file descriptors."""
+
+    def __init__(self):
+        # type: () -> None
+        self._interest = {}  # type: dict # descriptor -> wants to write
+        if hasattr(select, "epoll"):
+            self._poll = select.epoll()  # type: select.epoll | select.poll | None
+            self._unit, self._read, self._write = 1.0, select.EPOLLIN, select.EPOLLOUT
+        elif hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._unit, self._read, self._write = 1000.0, select.POLLIN, select.POLLOUT
+        else:
+            self._poll = None  # Windows
+
+    def set(self, descriptor, writing):
+        # type: (int, bool) -> None
+        known = self._interest.get(descriptor)
+        if self._poll is None and known is None:
+            self._check_room(descriptor)
+        self._interest[descriptor] = writing
+        if self._poll is not None and known is not writing:
+            mask = self._read | self._write if writing else self._read
+            if known is None:
+                self._poll.register(descriptor, mask)
+            else:
+                self._poll.modify(descriptor, mask)
+
+    def _check_room(self, descriptor):
+        # type: (int) -> None
+        """select() takes so many sockets (Windows), or descriptors below a number; beyond that it always raises."""
+        if len(self._interest) >= SELECT_SOCKETS_MAX or (not WINDOWS and descriptor >= SELECT_DESCRIPTOR_MAX):
+            raise OSError(errno.EMFILE, "this system's select() watches no more than %d sockets" % len(self._interest))
+
+    def drop(self, descriptor):
+        # type: (int) -> None
+        if self._interest.pop(descriptor, None) is not None and self._poll is not None:
+            self._poll.unregister(descriptor)
+
+    def wait(self, seconds):
+        # type: (float | None) -> list
+        """(descriptor, readable, writable) of those that are ready; an error counts as readable."""
+        try:
+            if self._poll is None:
+                return self._select(seconds)
+            ready = self._poll.poll(-1 if seconds is None else _rounded_up(seconds * self._unit, self._unit))
+        except (select.error, OSError) as error:
+            if error.args[0] == errno.EINTR:  # before 3.5 a signal ends the wait
+                return []
+            raise
+        return [(fd, mask & ~self._write, mask & self._write) for fd, mask in ready]
+
+    def _select(self, seconds):
+        # type: (float | None) -> list
+        reading = list(self._interest)
+        writing = [fd for fd, wanted in self._interest.items() if wanted]
+        readable, writable, failed = select.select(reading, writing, writing, seconds)
+        ready = set(readable) | set(failed)
+        return [(fd, fd in ready, fd in writable) for fd in ready | set(writable)]
+
+    def close(self):
+        # type: () -> None
+        if hasattr(self._poll, "close"):
+            self._poll.close()  # type: ignore[union-attr]
+
+
+def _rounded_up(amount, unit):
+    # type: (float, float) -> float
+    # poll() takes whole milliseconds: rounded down it would spin until the deadline.
+    return amount if unit == 1.0 else int(amount) + 1
+
+
+class Loop(object):
+    """One thread's I/O. Participants have ``step(now)`` and ``deadline()``; handlers ``failed(error)``, too."""
+
+    def __init__(self):
+        # type: () -> None
+        self._poller = _Poller()
+        self._handlers = {}  # type: dict # descriptor -> object with readable(), writable()
+        self._participants = []  # type: list
+        self._calls = deque()  # type: deque
+        self._later = []  # type: list # (moment, function)
+        self._unread = []  # type: list # handlers that may have more to read, which the poller does not know
+        self._dirty = set()  # type: set # connections with something to write
+        self._unproved = []  # type: list # connections before their proof, oldest first
+        self._writing = set()  # type: set # connections whose peer has not taken all yet
+        self.waited = 0.0  # seconds spent waiting so far: the clock of limits for strangers
+        self._waker, self._wakes = socketpair()
+        self._waker.setblocking(False)
+        self._wakes.setblocking(False)
+        self._awake = False  # or woken: it will see what it is asked for before it waits again
+        self._thread = None  # type: int | None
+        self._stopping = False
+        self._spared = (Exception,)  # type: tuple
+        self.add(self._wakes, self)
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def call(self, function, *arguments):
+        # type: (object, *object) -> None
+        """Run function(*arguments) in the loop's thread, soon."""
+        self._calls.append((function, arguments))
+        if not self._awake and self._thread != threading.current_thread().ident:
+            self._awake = True
+            try:
+                self._waker.send(b"w", NO_SIGPIPE)
+            except (OSError, socket.error):
+                pass  # full: it is awake; closed: nobody is there to be woken
+            except BaseException:  # Ctrl-C: whoever calls next must wake it
+                self._awake = False
+                raise
+
+    def stop(self):
+        # type: () -> None
+        self.call(self._stop)
+
+    def _stop(self):
+        # type: () -> None
+        self._stopping = True
+
+    # -- in its own thread ------------------------------------------------------------------------
+
+    def run(self):
+        # type: () -> None
+        """Until ``stop``; what is left to write is written as far as the peers take it at once."""
+        self._thread = threading.current_thread().ident
+        self._spared = (Exception,) if in_main_thread() else (BaseException,)
+        while not self._stopping:
+            self.cycle()
+
+    def spare(self, function, argument, failed):
+        # type: (object, object, object) -> None
+        """function(argument); failed(argument, error) if it raises, whatever it raises but a broken invariant."""
+        try:
+            function(argument)  # type: ignore[operator]
+        except InternalError:
+            raise
+        except self._spared as error:
+            failed(argument, error)  # type: ignore[operator]
+
+    def cycle(self):
+        # type: () -> None
+        self._awake = False
+        ready = self._wait(self._seconds_to_wait())
+        self._awake = True
+        unread, self._unread = self._unread, []
+        for handler in unread:
+            self.spare(self._read, handler, _failed)
+        for descriptor, readable, writable in ready:
+            handler = self._handlers.get(descriptor)
+            if handler is not None and readable:
+                self.spare(self._read, handler, _failed)
+            if writable and self._handlers.get(descriptor) is handler and handler is not None:
+                self.spare(_writable, handler, _failed)
+        for _ in range(len(self._calls)):
+            self.spare(_call, self._calls.popleft(), _call_failed)
+        self.spare(_call, (self._expire_unproved, ()), _call_failed)
+        now = monotonic()
+        for due in [due for due in self._later if now >= due[0]]:
+            self._later.remove(due)
+            self.spare(_call, (due[1], ()), _call_failed)
+        for participant in list(self._participants):
+            self.spare(_call, (participant.step, (now,)), _call_failed)
+        while self._dirty:
+            self.spare(_write, self._dirty.pop(), _failed)
+        self.spare(_call, (self._expire_stuck, (now,)), _call_failed)
+
+    def _read(self, handler):
+        # type: (object) -> None
+        if handler.readable() and handler not in self._unread:  # type: ignore[attr-defined]
+            self._unread.append(handler)
+
+    def _wait(self, seconds):
+        # type: (float | None) -> list
+        began_at = monotonic()
+        ready = self._poller.wait(seconds)
+        passed = monotonic() - began_at
+        self.waited += passed if seconds is None else min(passed, seconds)  # longer: this process was stopped
+        return ready
+
+    def _seconds_to_wait(self):
+        # type: () -> float | None
+        if self._calls or self._unread or self._stopping:
+            return 0.0
+        moments = [participant.deadline() for participant in self._participants]
+        moments += [moment for moment, _ in self._later]
+        moments += [connection.taken_at + STUCK_SECONDS for connection in self._writing]
+        moments = [moment for moment in moments if moment is not None]
+        lengths = [min(moments) - monotonic()] if moments else []
+        lengths += [connection.expires_at - self.waited for connection in self._unproved]
+        return max(0.0, min(lengths)) if lengths else None
+
+    def _expire_unproved(self):
+        # type: () -> None
+        for connection in [each for each in self._unproved if self.waited >= each.expires_at]:
+            connection.close(HandshakeTimeout("no answer from %s in %.0f s" % (connection.where, connection.patience)))
+
+    def _expire_stuck(self, now):
+        # type: (float) -> None
+        for connection in [each for each in self._writing if now >= each.taken_at + STUCK_SECONDS]:
+            connection.close(ConnectionFailed("%s has taken nothing for %.0f s" % (connection.where, STUCK_SECONDS)))
+
+    def readable(self):
+        # type: () -> bool
+        """The wake-up itself."""
+        try:
+            self._wakes.recv(4096)
+        except (OSError, socket.error):
+            pass
+        return False
+
+    def failed(self, error):
+        # type: (BaseException) -> None
+        log.error("the loop's wake-up failed: %s", error)
+
+    def add(self, sock, handler):
+        # type: (socket.socket, object) -> None
+        """Raises OSError when the system watches no more."""
+        self._poller.set(sock.fileno(), False)
+        self._handlers[sock.fileno()] = handler
+
+    def later(self, seconds, function):
+        # type: (float, object) -> None
+        self._later.append((monotonic() + seconds, function))
+
+    # -- for connections --------------------------------------------------------------------------
+
+    def write_soon(self, connection):
+        # type: (object) -> None
+        """Its ``write`` is called at this cycle's end."""
+        self._dirty.add(connection)
+
+    def await_proof(self, connection):
+        # type: (object) -> None
+        """It is closed when ``waited`` reaches its ``expires_at``, unless ``proved`` comes first."""
+        self._unproved.append(connection)
+
+    def proved(self, connection):
+        # type: (object) -> None
+        self._unproved.remove(connection)
+
+    def await_progress(self, connection):
+        # type: (object) -> None
+        """It is closed when its peer has taken nothing for ``STUCK_SECONDS`` since ``taken_at``."""
+        self._writing.add(connection)
+
+    def took_all(self, connection):
+        # type: (object) -> None
+        self._writing.discard(connection)
+
+    def want_write(self, sock, wanted):
+        # type: (socket.socket, bool) -> None
+        self._poller.set(sock.fileno(), wanted)
+
+    def drop(self, sock):
+        # type: (socket.socket) -> None
+        """Its handler hears no more."""
+        handler = self._handlers.pop(sock.fileno(), None)
+        self._poller.drop(sock.fileno())
+        self._writing.discard(handler)
+        for waiting in (self._unproved, self._unread):
+            if handler in waiting:
+                waiting.remove(handler)
+
+    def left(self):
+        # type: () -> list
+        """After ``run`` has returned: (function, arguments) of the calls that it has not made."""
+        return list(self._calls)
+
+    def join(self, participant):
+        # type: (object) -> None
+        self._participants.append(participant)
+
+    def leave(self, participant):
+        # type: (object) -> None
+        if participant in self._participants:
+            self._participants.remove(participant)
+
+    def close(self):
+        # type: () -> None
+        """After ``run`` has returned: give the descriptors back."""
+        for handler in list(self._handlers.values()):
+            if handler is not self:
+                self.spare(_close, handler, _failed)
+        self._waker.close()
+        self._wakes.close()
+        self._poller.close()
+
+
+def _writable(handler):
+    # type: (object) -> None
+    handler.writable()  # type: ignore[attr-defined]
+
+
+def _close(handler):
+    # type: (object) -> None
+    handler.close(None)  # type: ignore[attr-defined]
+
+
+def _write(connection):
+    # type: (object) -> None
+    connection.write()  # type: ignore[attr-defined]
+
+
+def _failed(handler, error):
+    # type: (object, BaseException) -> None
+    handler.failed(error)  # type: ignore[attr-defined]
+
+
+def _call(asked):
+    # type: (tuple) -> None
+    function, arguments = asked
+    function(*arguments)
+
+
+def _call_failed(asked, error):
+    # type: (tuple, BaseException) -> None
+    log.exception("%r failed, and the rest goes on; please report this", asked[0])

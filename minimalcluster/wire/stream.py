@@ -1,0 +1,88 @@
+"""Bytes to a socket and back, without waiting. TLS will be another class with the same methods. Knows no message."""
+from __future__ import absolute_import, division, print_function
+
+import os
+import socket
+import sys
+from collections import deque  # noqa: F401 # in a type comment
+
+from ..compat import joined
+from .addresses import WOULD_BLOCK
+
+RECEIVE_BYTES = 1 << 18
+#: Buffers a single call may write; POSIX promises at least 16 (IOV_MAX), Linux and macOS have 1024.
+BUFFERS_PER_WRITE = 64
+JOIN_BYTES_MAX = 1 << 16
+_TCP_NOTSENT_LOWAT = {"linux": 25, "linux2": 25, "darwin": 0x201}.get(sys.platform)  # unnamed before 3.12
+#: A program may have set SIGPIPE to end it, as for "| head": that is not for our connections.
+NO_SIGPIPE = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform.startswith("linux") else 0)
+
+
+class SocketStream(object):
+    """A connected socket, or one that is connecting, which does not block. All raise OSError (2.7: socket.error)."""
+
+    def __init__(self, sock, connecting=False):
+        # type: (socket.socket, bool) -> None
+        self.socket = sock
+        self.is_connecting = connecting
+        self.has_more = False  # perhaps, than the last ``receive`` has given
+
+    def finish_connecting(self):
+        # type: () -> None
+        """When the socket is writable for the first time. Raises OSError with the reason if it could not connect."""
+        code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        self.is_connecting = False
+
+    def receive(self):
+        # type: () -> bytes | None
+        """What has arrived; ``b""`` at its end, None when there is nothing now."""
+        try:
+            data = self.socket.recv(RECEIVE_BYTES)
+        except (OSError, socket.error) as error:
+            if error.errno not in WOULD_BLOCK:
+                raise
+            self.has_more = False
+            return None
+        self.has_more = len(data) == RECEIVE_BYTES
+        return data
+
+    def send(self, buffers):
+        # type: (deque) -> int
+        """How many of their bytes have gone; 0 when the peer takes none now. One call of the system at most."""
+        if self.is_connecting:
+            return 0
+        try:
+            return self._send_some(buffers)
+        except (OSError, socket.error) as error:
+            if error.errno in WOULD_BLOCK:
+                return 0
+            raise
+
+    def _send_some(self, buffers):
+        # type: (deque) -> int
+        if len(buffers) == 1 or len(buffers[0]) > JOIN_BYTES_MAX:
+            return self.socket.send(buffers[0], NO_SIGPIPE)
+        if hasattr(self.socket, "sendmsg"):
+            some = [buffers[n] for n in range(min(len(buffers), BUFFERS_PER_WRITE))]
+            return self.socket.sendmsg(some, [], NO_SIGPIPE)
+        small = []
+        for buffer in buffers:  # 2.7 and Windows
+            if len(buffer) > JOIN_BYTES_MAX:
+                break
+            small.append(buffer)
+        return self.socket.send(joined(small), NO_SIGPIPE)
+
+    def keep_little_unsent(self, size):
+        # type: (int) -> None
+        """The kernel takes no more than so many bytes beyond what it can send at once, where it knows how."""
+        if _TCP_NOTSENT_LOWAT is not None:
+            try:
+                self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+            except (OSError, socket.error):
+                pass  # an old kernel: what has to pass takes longer there
+
+    def close(self):
+        # type: () -> None
+        self.socket.close()
