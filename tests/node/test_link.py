@@ -1,0 +1,238 @@
+"""A machine that works for a master elsewhere: it joins, is refused, is lost and comes back."""
+from __future__ import absolute_import, division, print_function
+
+import os
+import signal
+import socket
+import unittest
+
+from minimalcluster import MasterNode, WorkerNode
+from minimalcluster.wire import connection as connection_module
+from minimalcluster.compat import cpu_count
+from minimalcluster.errors import HandshakeTimeout
+from tests import support
+
+DOUBLE = "f = lambda x: x * 2"
+
+#: A master in a process of its own, so that it can be killed.
+MASTER = """
+import json, sys
+from minimalcluster import MasterNode
+told = json.loads(sys.stdin.readline())
+master = MasterNode("127.0.0.1", told["port"], told["key"])
+master.start_master_server(if_join_as_worker=False)
+master.load_envir(told["source"], from_file=False)
+master.register_target_function("f")
+master.load_args(told["arguments"])
+print("started")
+print(sorted(master.execute().items()))
+master.shutdown()
+"""
+
+
+def start_master(port, key, source=DOUBLE, arguments=(1, 2)):
+    told = {"port": port, "key": key, "source": source, "arguments": list(arguments)}
+    return support.Process(MASTER, told)
+
+
+class ArgumentsTest(unittest.TestCase):
+    def test_nprocs_beyond_the_processors(self):
+        for wrong in (0, -3, cpu_count() + 1, 10 ** 6):
+            with support.Log() as log:
+                node = WorkerNode("127.0.0.1", 8888, "key", wrong)
+            self.assertEqual(node.nprocs, cpu_count())
+            self.assertEqual(len(log.having("WARNING nprocs=%d changed to %d" % (wrong, cpu_count()))), 1)
+
+    def test_nprocs_that_fits(self):
+        with support.Log() as log:
+            self.assertEqual(WorkerNode("127.0.0.1", 8888, "key", cpu_count()).nprocs, cpu_count())
+            self.assertEqual(WorkerNode("127.0.0.1", 8888, b"key", 1, quiet=True).nprocs, 1)
+        self.assertEqual(log.messages, [])
+
+    def test_wrong_values_are_named(self):
+        for port in (0, 70000, "8888"):
+            self.assertRaises(ValueError, WorkerNode, "127.0.0.1", port, "key", 1)
+        for key in (None, "", b""):
+            self.assertRaises(ValueError, WorkerNode, "127.0.0.1", 8888, key, 1)
+        self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", 1.5)
+        self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", "2")
+
+
+class JoinTest(unittest.TestCase):
+    def test_returns_when_the_master_shuts_down(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                master.shutdown()
+                self.assertEqual(node.wait(), 0)
+                self.assertIn("join_cluster returned\n", node.output())
+                for text in ("Traceback", "next try"):
+                    self.assertNotIn(text, node.output())
+            self.assertFalse(support.alive(workers))
+
+    def test_in_a_thread_of_the_same_process(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            node = support.Background(WorkerNode("127.0.0.1", master.PORT, master.AUTHKEY, 1).join_cluster)
+            self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+            workers = support.worker_processes(os.getpid(), 1)
+            master.shutdown()
+            self.assertIsNone(node.result())
+        self.assertFalse(support.alive(workers))
+
+    def test_before_the_master(self):
+        port, key = support.free_port(), MasterNode(PORT=0).AUTHKEY
+        with support.start_node(port, key) as node:
+            node.wait_for_output("WARNING cannot connect to 127.0.0.1:%d" % port)
+            self.assertIn("next try in", node.output())
+            with MasterNode(PORT=port, AUTHKEY=key) as master:
+                master.start_master_server(if_join_as_worker=False)
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                self.assertIn("connected to the master", node.wait_for_output("connected to the master"))
+
+    def test_interrupt_leaves(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                node.interrupt()
+                self.assertNotEqual(node.wait(), 0)
+                self.assertIn("KeyboardInterrupt", node.output())
+                support.wait_for_death(workers)
+                support.wait_until(lambda: not master.list_workers(), what="an empty list of workers")
+
+    def test_terminated(self):
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                workers = support.worker_processes(node.pid, 1)
+                os.kill(node.pid, signal.SIGTERM)
+                node.wait()
+                support.wait_for_death(workers)
+                support.wait_until(lambda: not master.list_workers(), what="an empty list of workers")
+
+
+class RefusalTest(unittest.TestCase):
+    """A clear exception at once, and the process ends."""
+
+    def refused(self, node, kind, *texts):
+        with node:
+            self.assertEqual(node.wait(), 1, node.output())
+            last = node.output().strip().splitlines()[-1]
+            self.assertIn(kind + ": ", last)
+            for text in texts:
+                self.assertIn(text, last)
+            self.assertNotIn("next try", node.output())
+
+    def test_wrong_key(self):
+        with MasterNode(PORT=0) as master, support.Log() as log:
+            master.start_master_server(if_join_as_worker=False)
+            other = MasterNode(PORT=0).AUTHKEY
+            node = support.start_node(master.PORT, other)
+            self.refused(node, "AuthenticationError", "127.0.0.1:%d" % master.PORT, "AUTHKEY")
+            self.assertNotIn(other, node.output())
+            self.assertEqual(master.list_workers(), [])
+            self.assertEqual(len(log.having("could not prove that it knows the key")), 1)
+            with support.node_of(master):  # the master serves on
+                self.assertEqual(support.run(master, DOUBLE, "f", [1]), {1: 2})
+
+    def test_other_major_python(self):
+        other = support.other_major()
+        with MasterNode(PORT=0) as master, support.Log() as log:
+            master.start_master_server(if_join_as_worker=False)
+            node = support.start_node(master.PORT, master.AUTHKEY, python=other)
+            self.refused(node, "VersionMismatch", "Python 2", "Python 3", "do not mix")
+            self.assertEqual(master.list_workers(), [])
+            self.assertEqual(len(log.having("do not mix")), 1)
+
+    def test_server_that_speaks_something_else(self):
+        for greeting, name in (
+            (b"SSH-2.0-OpenSSH_9.0\r\n", "SSH"),
+            (b"HTTP/1.0 400 Bad Request\r\n\r\n", "HTTP"),
+            (b"\0\0\0\x1f#CHALLENGE#" + b"x" * 20, "multiprocessing"),
+        ):
+            with _Greeter(greeting) as server:
+                node = support.start_node(server.port, "k" * 16)
+                self.refused(node, "ProtocolError", "127.0.0.1:%d speaks %s" % (server.port, name))
+
+    def test_silent_server(self):
+        with _Greeter(b"") as server, support.patched(connection_module, "HANDSHAKE_SECONDS", 0.2), support.Log() as log:
+            with self.assertRaises(HandshakeTimeout) as caught:
+                WorkerNode("127.0.0.1", server.port, "k" * 16, 1).join_cluster()
+            self.assertIn("no answer from 127.0.0.1:%d" % server.port, str(caught.exception))
+            self.assertEqual(len(log.having("next try")), 2)  # a master that many join at once is late
+
+
+class _Greeter(object):
+    """Accepts, says one thing and waits."""
+
+    def __init__(self, greeting):
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(5)
+        self.port = self._listener.getsockname()[1]
+        self._peers = []
+        support.Background(self._serve, greeting)
+
+    def _serve(self, greeting):
+        while True:
+            peer = self._listener.accept()[0]
+            self._peers.append(peer)
+            peer.sendall(greeting)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        except (OSError, socket.error):
+            pass
+        for sock in [self._listener] + self._peers:
+            sock.close()
+
+
+class LossTest(unittest.TestCase):
+    def test_master_lost_and_another_one_at_its_port(self):
+        port, key = support.free_port(), MasterNode(PORT=0).AUTHKEY
+        with start_master(port, key, "import time\ndef f(x):\n    time.sleep(60)\n") as first:
+            first.wait_for_output("started")
+            with support.start_node(port, key) as node:
+                node.wait_for_output("connected to the master")
+                workers = support.worker_processes(node.pid, 1)
+                first.kill()
+                node.wait_for_output("next try in")
+                with start_master(port, key) as second:
+                    self.assertEqual(second.wait(), 0, second.output())
+                    self.assertIn("[(1, 2), (2, 4)]", second.output())
+                self.assertEqual(node.wait(), 0, node.output())
+                self.assertEqual(node.output().count("connected to the master"), 2)
+                support.wait_for_death(workers)
+
+    def test_node_killed(self):
+        with support.directory() as path, MasterNode(PORT=0) as master:
+            gates = support.Gates(path)
+            source = gates.source + (
+                "def f(x):\n"
+                "    note(os.environ['NODE_NAME'])\n"
+                "    if os.environ['NODE_NAME'] == 'first': wait_for('never')\n"
+                "    return x * 2\n"
+            )
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master, name="first") as first:
+                support.prepare(master, source, "f", range(20))
+                job = support.Background(master.execute)
+                gates.wait_for("first")
+                workers = support.worker_processes(first.pid, 1)
+                with support.node_of(master, name="second"):
+                    first.kill()
+                    self.assertEqual(job.result(), dict((x, x * 2) for x in range(20)))
+                    support.wait_for_death(workers)
+                    self.assertEqual(gates.noted("second"), 20)
+                    self.assertEqual([worker.connected for worker in master.list_workers()], [True])
+
+
+if __name__ == "__main__":
+    unittest.main()
