@@ -15,6 +15,7 @@ import unittest
 
 from minimalcluster import JournalError, MasterNode, TaskError, WorkerDied, compat
 from minimalcluster.payload import values
+from minimalcluster.wire.keys import generate_key
 from minimalcluster.master import journal
 from tests import support
 
@@ -789,7 +790,7 @@ def f(x):
 
     def test_row_33_killed_at_random_moments(self):
         log = os.path.join(self.folder, "log")
-        port, key = support.free_port(), keys.generate_key(os.urandom(32))
+        port, key = support.free_port(), generate_key(os.urandom(32))
         code = self.SCRIPT % {
             "root": support.ROOT, "port": port, "key": key, "source": self.SOURCE % log, "count": self.COUNT,
             "path": self.path,

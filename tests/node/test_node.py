@@ -148,7 +148,7 @@ class ShortageTest(unittest.TestCase):
         real = thread.join
         thread.join = lambda seconds: (waited_for.set(), real(seconds))
         self.addCleanup(waited_for.set)
-        worker.dismiss()
+        worker._dismiss()
         self.assertFalse(thread.is_alive())
 
 

@@ -57,7 +57,7 @@ class Child(object):
         listener.listen(1)
         listener.settimeout(support.SECONDS)
         self.process = subprocess.Popen(
-            boot.command("child", "main", []),
+            boot.command("node.worker", "main", []),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=POSIX,
         )  # fmt: skip
         key = keys.generate_key(os.urandom(32))
@@ -586,7 +586,7 @@ class End(Gated):
 class Beginning(unittest.TestCase):
     def begin(self):
         process = subprocess.Popen(
-            boot.command("child", "main", []),
+            boot.command("node.worker", "main", []),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=POSIX,
         )  # fmt: skip
         self.addCleanup(process.stdout.close)
