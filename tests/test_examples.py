@@ -32,8 +32,8 @@ class ExamplesTest(unittest.TestCase):
         return output
 
     def test_each_is_run_by_a_test(self):
-        tests = os.path.join(support.ROOT, "tests")
-        text = u"".join(text_of(os.path.join(tests, name)) for name in os.listdir(tests) if name.endswith(".py"))
+        tests = [os.path.join(folder, name) for folder, _, names in os.walk(os.path.join(support.ROOT, "tests")) for name in names]
+        text = u"".join(text_of(path) for path in tests if path.endswith(".py"))
         # word_counts.py is no program but the environment of environment_file.py; its test names it too.
         names = [name for name in os.listdir(EXAMPLES) if name.endswith(".py")]
         self.assertEqual([name for name in names if '"%s"' % name not in text], [])

@@ -265,7 +265,7 @@ class TerminalTest(unittest.TestCase):
         script.ctrl_c()
         self.assertNotEqual(script.wait(), 0)
         self.assertNotIn("worker.py", script.output())
-        self.assertNotIn("node.py", script.output())
+        self.assertNotIn("/node.py", script.output())
         self.assertIn("Interrupted", script.output())
         support.wait_for_death(workers)
 

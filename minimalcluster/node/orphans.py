@@ -115,12 +115,19 @@ def _environment_of(pid):
     # type: (str) -> bytes
     """As it was when the process became what it is; if it is just about to, when it has."""
     for _ in range(EXEC_LOOKS_MAX):
-        with open("%s/%s/environ" % (PROC, pid), "rb") as file:
-            text = file.read()
-        if text or not _is_in_exec(pid):
+        text = _read_environment(pid)
+        if text:
             return text
+        if not _is_in_exec(pid):
+            return _read_environment(pid)  # again: it may have become it since
         time.sleep(EXEC_LOOK_SECONDS)
     return b""
+
+
+def _read_environment(pid):
+    # type: (str) -> bytes
+    with open("%s/%s/environ" % (PROC, pid), "rb") as file:
+        return file.read()
 
 
 def _is_in_exec(pid):
