@@ -1,2 +1,2 @@
-"""Bytes to messages to sockets: what two machines say to each other, and how it is proved and carried."""
+"""Everything between two machines: the messages, the proof of the key, the frames, the sockets and their loop."""
 from __future__ import absolute_import, division, print_function

@@ -1,7 +1,7 @@
-"""Names and addresses: what may be one, listening on all that a name has, dialling each of them in turn.
+"""Host names and addresses: check them, listen on all addresses of a name, dial one address after the other.
 
-A name may stand for several addresses ("localhost" is ``::1`` and ``127.0.0.1`` in most hosts files), and a machine
-need not have what an address needs: one that fails is no reason while another is left.
+A name may stand for several addresses: "localhost" is ``::1`` and ``127.0.0.1`` in most hosts files. The machine may
+lack the network of one of them (no IPv6, for example), so a failure counts only when no other address is left.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -16,12 +16,15 @@ from ..errors import ConnectionFailed
 BACKLOG = 128
 #: Keepalive behind the heartbeats: idle time, interval, probes.
 KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
-#: "All networks", however it is written.
+#: Every spelling of "all networks of this machine".
 EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
-#: Of the documentation's networks (RFC 5737, RFC 3849): nobody has them; to connect, a datagram socket sends nothing.
+#: Addresses reserved for documentation (RFC 5737, RFC 3849), so no machine has them. Connecting a datagram socket to
+#: one sends no packet, but makes the system choose the local address from which it would send.
 _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (getattr(socket, "AF_INET6", None), "2001:db8::1"))
-#: With PORT=0, a port that is free for the first address may be taken for the next one.
+#: With PORT=0 the system picks a port for the first address; at the next address another program may use that port.
+#: Then all addresses are tried again with a new port, this many times in all.
 _TRIES = 10
+#: Errors that say: this machine lacks the network of that address.
 _NOT_HERE = tuple(getattr(errno, name) for name in ("EAFNOSUPPORT", "EADDRNOTAVAIL", "EPROTONOSUPPORT", "EINVAL"))
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", -1))
@@ -29,9 +32,10 @@ WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR, 
 
 def checked_host(value, name, everywhere=False):
     # type: (object, str, bool) -> str
-    """The host without an IPv6 address's brackets. Raises TypeError, ValueError: what no name or address can be.
+    """The host, without the brackets of an IPv6 address. Raises TypeError or ValueError if it cannot be a host.
 
-    everywhere: None and "" stand for all networks, as in the standard library's servers.
+    name: the argument's name, for the errors. everywhere: allow None and "", which mean all networks, as in the
+    standard library's servers.
     """
     if value is None and everywhere:
         return ""
@@ -58,13 +62,16 @@ def checked_host(value, name, everywhere=False):
 
 def is_loopback(host):
     # type: (str) -> bool
-    """Only this machine reaches what listens there."""
+    """Whether only this machine can reach a port on this host."""
     return host.startswith("127.") or host.lower() in ("localhost", "::1")
 
 
 def reachable(host):
     # type: (str) -> str
-    """An address at which others find what listens on host: for all networks, this machine's own in the nearest one."""
+    """An address at which other machines reach a port on host.
+
+    If host means all networks: the address from which this machine sends to the outside.
+    """
     if host not in EVERYWHERE:
         return host
     for family, far in _FAR_AWAY:
@@ -76,32 +83,32 @@ def reachable(host):
             sock.connect((far, 9))
             return native(sock.getsockname()[0])
         except (OSError, socket.error):
-            pass  # no way leads there
+            pass  # no route
         finally:
             sock.close()
-    return "127.0.0.1"  # no network but its own
+    return "127.0.0.1"  # this machine has no network
 
 
 def resolve(host, port):
     # type: (str, int) -> list
-    """All addresses of a name, as ``dial`` takes them. Raises ConnectionFailed when there are none."""
+    """All addresses of a name, each as ``dial`` takes it. Raises ConnectionFailed if the name has none."""
     try:
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
-    except (OSError, socket.error, UnicodeError) as error:  # UnicodeError: no name at all, such as "a..b"
+    except (OSError, socket.error, UnicodeError) as error:  # UnicodeError: not a valid name, such as "a..b"
         raise ConnectionFailed("the name %r cannot be resolved: %s" % (host, error))
     return _different(found)
 
 
 def dial(found):
     # type: (tuple) -> socket.socket
-    """A socket that is connecting to one of the addresses of ``resolve``. Raises ConnectionFailed."""
+    """A non-blocking socket that is connecting to one of ``resolve``'s addresses. Raises ConnectionFailed."""
     family, kind, number, _, address = found
     sock = None
     try:
         sock = socket.socket(family, kind, number)
         prepare(sock)
         code = sock.connect_ex(address)
-    except (OSError, socket.error) as error:  # no IPv6 in the kernel, no descriptor left
+    except (OSError, socket.error) as error:  # for example: no IPv6 in the kernel, no descriptor left
         code = error.errno or errno.EINVAL
     if code and code not in WOULD_BLOCK:
         if sock is not None:
@@ -112,17 +119,20 @@ def dial(found):
 
 def listen(host, port, backlog=BACKLOG):
     # type: (str, int, int) -> list
-    """Sockets that listen on one port, one for each address. Raises OSError (socket.error on 2.7), with the remedy."""
+    """Sockets that listen on one port, one socket per address of host.
+
+    port: 0 takes a free port. Raises OSError (socket.error on 2.7) that names the address and a remedy.
+    """
     try:
         found = _different(socket.getaddrinfo(host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE))
     except (socket.gaierror, UnicodeError) as error:
         number = getattr(error, "errno", socket.EAI_NONAME)
         raise socket.error(number, "the name %r of HOST cannot be resolved: %s" % (host, error))
-    for left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(_TRIES)):
         try:
             return _listening(found, port, backlog)
         except (OSError, socket.error) as error:
-            if port or error.errno != errno.EADDRINUSE or not left:
+            if port or error.errno != errno.EADDRINUSE or not tries_left:
                 raise
     raise AssertionError("unreachable")
 
@@ -130,8 +140,8 @@ def listen(host, port, backlog=BACKLOG):
 def _listening(found, port, backlog):
     # type: (list, int, int) -> list
     sockets, failure = [], None  # type: list, object
-    for family, kind, number, _, told in found:
-        address = (told[0], port) + tuple(told[2:])
+    for family, kind, number, _, resolved in found:
+        address = (resolved[0], port) + tuple(resolved[2:])
         try:
             sockets.append(_listener(family, kind, number, address, len(found) > 1, backlog))
         except (OSError, socket.error) as error:
@@ -145,9 +155,9 @@ def _listening(found, port, backlog):
     return sockets
 
 
-def _listener(family, kind, number, address, alone, backlog):
+def _listener(family, kind, number, address, ipv6_only, backlog):
     # type: (int, int, int, tuple, bool, int) -> socket.socket
-    """alone: an IPv6 socket is for IPv6 only, since IPv4's addresses have theirs."""
+    """ipv6_only: an IPv6 socket takes no IPv4 connections, because the IPv4 address has a socket of its own."""
     sock = None
     try:
         sock = socket.socket(family, kind, number)
@@ -155,7 +165,7 @@ def _listener(family, kind, number, address, alone, backlog):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if alone and family == getattr(socket, "AF_INET6", None):
+        if ipv6_only and family == getattr(socket, "AF_INET6", None):
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(backlog)
@@ -182,6 +192,7 @@ def _close(sockets):
 
 def _different(found):
     # type: (list) -> list
+    """Without repetitions, in the same order."""
     kept = []  # type: list
     for each in found:
         if each not in kept:
@@ -196,6 +207,7 @@ def in_words(address):
 
 def prepare(sock):
     # type: (socket.socket) -> None
+    """Make a TCP socket non-blocking and set its options: no delay of small packets, keepalive, no SIGPIPE on macOS."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

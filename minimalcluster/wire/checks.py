@@ -1,9 +1,10 @@
-"""What a member may say, field by field: every message is checked where it comes in. Pure.
+"""Every incoming message is checked here, field by field, before anything else looks at it. Pure.
 
-Who has the key is trusted with the work, not with our threads: a number that is none, a list that is a text, or fewer
-results than tasks would fail later, in a thread on which everybody depends. An odd message costs its connection.
+A member that knows the key may still be faulty. A text in place of a number, a text in place of a list, or fewer
+results than tasks would raise an error later, in the loop's thread that serves all members. So a message that
+breaks the table below is refused (ProtocolError), which closes the connection it came from.
 
-A field that is not in the table is fine: a newer member has something to add.
+Fields that the table does not name are allowed: a newer version may send more.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -13,27 +14,32 @@ from ..compat import integer_types, text_type
 from ..errors import ProtocolError
 from . import protocol
 
-#: Who speaks: a node (to its master), a master (to a node, and through it to its worker processes), a worker process.
+#: Senders: a node (to its master), a master (to a node, and through it to the worker processes), a worker process.
 NODE, MASTER, CHILD = "a node", "a master", "a worker process"
 
 _BIGGEST = 2**63 - 1
-#: Nodes with more worker processes, attempts at a time or shared objects are a mistake, and would take our memory.
+#: No real node has more worker processes, attempts at a time or shared objects; larger numbers would cost our memory.
 SLOTS_MAX, HELD_MAX, SHARED_MAX = 1 << 16, 1 << 20, 1 << 20
-#: Of names, versions and the like; an exception's text may be of any length.
+#: For names, versions and the like. The text of an exception may have any length.
 NAME_LETTERS_MAX = 1 << 16
-#: For no longer does a node without worker processes hold up jobs that only it could run.
+#: A node that cannot start worker processes may say when it tries again. Jobs that only this node can run wait that
+#: long, so the time is bounded.
 STUCK_SECONDS_MAX = 60
 CHAIN_MAX, NOTES_MAX, LINES_MAX = 100, 10000, 1 << 20
 
-#: by: who may say it. integers: (name, least, most). info: name -> rule; those in ``needed`` must be there.
+#: by: the senders that may send it. integers: (name, least, most) of each leading integer. info: field name -> rule of
+#: the JSON object. needed: names of the fields that must be present. payload: a function that checks the buffers.
 _Row = namedtuple("_Row", "by integers info needed payload")
-#: holds(value), and what is right, in words.
+#: holds: a function, value -> whether it is right. words: a right value, described for the error.
 _Rule = namedtuple("_Rule", "holds words")
 
 
 def check(message, speaker):
     # type: (tuple, str) -> None
-    """Raises ProtocolError that names the field, what is there and what would be right."""
+    """Raises ProtocolError that names the field, its value, and what would be right.
+
+    speaker: the sender, one of NODE, MASTER, CHILD.
+    """
     kind = type(message)
     row = _ROWS.get(kind)
     if row is None or speaker not in row.by:
@@ -80,7 +86,7 @@ def _whole(least=0, most=_BIGGEST):
 
 def _is_number(value):
     # type: (object) -> bool
-    """Maybe infinite, or NaN, which is neither below nor above anything: JSON, as Python reads it, has them."""
+    """True also for infinity and NaN, since Python's JSON reader accepts both. (Every comparison with NaN is false.)"""
     return _is_whole(value) or isinstance(value, float)
 
 
@@ -133,7 +139,11 @@ _EXCEPTION = dict(_ONE_EXCEPTION, chain=_list_of(_table(_ONE_EXCEPTION), CHAIN_M
 
 def _has_results(message):
     # type: (protocol.Done) -> None
-    """As many as tasks are said to be done, as far as that can be seen: of scalars there is one pickle of all."""
+    """Raises ProtocolError unless there are as many results as the message says.
+
+    Form E has one buffer per result, so they are counted. Form P is one pickle of all results (scalars), which is not
+    opened here.
+    """
     payload, count = message.payload, message.count
     form = payload[0] if payload else b""
     if len(payload) != (2 if form == b"P" else count + 1 if form == b"E" else -1):

@@ -1,6 +1,6 @@
 """A connection: a handshake, then messages both ways.
 
-Its owner hears of all bytes that arrive, also of a part of a message: they are a sign of life.
+The owner is called for all bytes that arrive, also while a message is incomplete: bytes are a sign of life.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -16,16 +16,17 @@ from .stream import SocketStream
 
 HANDSHAKE_SECONDS = 5.0
 RECEIVES_PER_CYCLE = 8
-#: The kernel may hold so much that is not on its way yet; more would only stand before what has to pass.
+#: How much the kernel may hold that it cannot send yet. An urgent message has to wait for these bytes.
 UNSENT_BYTES_MAX = 256 << 10
 
 
 class Connection(object):
     """One TCP connection: handshake, then messages both ways.
 
-    The owner has ``opened(connection)``, ``received(connection, messages)``, also with none of them when only a part
-    of one has come, and ``closed(connection, error)``; error is None when we closed it on purpose.
-    patience: seconds that we wait for the proof.
+    owner: is called as ``opened(connection)`` after the proof, as ``received(connection, messages)`` for all bytes that
+    arrive (``messages`` is empty while one is incomplete), and as ``closed(connection, error)`` at the end (``error``
+    is None if we closed the connection on purpose). where: the peer, "host:port", for errors. connecting: the socket
+    is still connecting. patience: seconds to wait for the proof (default: HANDSHAKE_SECONDS).
     """
 
     def __init__(self, loop, sock, handshake, owner, where, connecting=False, patience=None):
@@ -34,12 +35,12 @@ class Connection(object):
         self._stream = SocketStream(sock, connecting)
         self.where = where
         self.peer = None  # type: handshakes.Peer | None
-        self.about = None  # type: object # the owner's
+        self.about = None  # type: object # whatever the owner keeps with it
         self._channel = None  # type: frames.Channel | None
         self._out = deque()  # type: deque
         self._writing = False
         self._open = True
-        self.taken_at = 0.0  # when the peer last took something of what waits
+        self.taken_at = 0.0  # when the peer last took some of the bytes that wait to be sent
         self.patience = HANDSHAKE_SECONDS if patience is None else patience
         self.expires_at = loop.waited + self.patience
         loop.add(sock, self)
@@ -63,7 +64,7 @@ class Connection(object):
 
     def under_way(self):
         # type: () -> tuple
-        """(what waits to be sent, as ``Channel.sending``; bytes that have come of a large message)."""
+        """(``Channel.sending()``: large messages that wait to be sent; received bytes of an incomplete message)."""
         return (self._channel.sending(), self._channel.receiving) if self._channel is not None else ([], 0)
 
     @property
@@ -99,7 +100,8 @@ class Connection(object):
 
     def _has_more(self):
         # type: () -> bool
-        """What has to pass is taken when the last piece has gone, no earlier: then nothing stands before it."""
+        """Whether there are bytes to write. The next frames are taken from the channel only when all earlier bytes have
+        gone: a message that is sent meanwhile and may pass others then goes first."""
         if not self._out and self._channel is not None:
             self._out.extend(self._channel.pull())
         return bool(self._out)
@@ -121,7 +123,8 @@ class Connection(object):
 
     def _watch_for_stuck(self, wanted):
         # type: (bool) -> None
-        """Of a node's link; a worker process may be busy for longer."""
+        """Close the link of a node if the peer takes no bytes. Not that of a worker process: a task may keep the
+        worker process from reading for any time."""
         if wanted and self._channel is not None and self._channel.tagged:
             self.taken_at = monotonic()
             self._loop.await_progress(self)
@@ -142,7 +145,7 @@ class Connection(object):
 
     def readable(self):
         # type: () -> bool
-        """Take in what has arrived; True when there may be more."""
+        """Read what has arrived. True: there may be more to read."""
         try:
             for _ in range(RECEIVES_PER_CYCLE):
                 data = self._stream.receive() if self._open else None
@@ -178,14 +181,14 @@ class Connection(object):
                 self._stream.keep_little_unsent(UNSENT_BYTES_MAX)
             self._owner.opened(self)  # type: ignore[attr-defined]
         if not data:
-            return  # the handshake's end came alone
+            return  # nothing followed the handshake's last bytes
         messages = self._channel.feed(data)
         if self._open:
             self._owner.received(self, messages)  # type: ignore[attr-defined]
 
     def failed(self, error):
         # type: (BaseException) -> None
-        """What came or went here raised: it costs this connection."""
+        """Called by the loop when reading or writing raised an unexpected error: only this connection ends."""
         log.exception("the connection to %s is closed: %s", self.where, error)
         self.close(ConnectionFailed("%s: %s" % (type(error).__name__, error)))
 

@@ -1,4 +1,7 @@
-"""Bytes to a socket and back, without waiting. TLS will be another class with the same methods. Knows no message."""
+"""Bytes to and from a socket, without waiting. A class for TLS will have the same methods.
+
+Nothing here knows of messages.
+"""
 from __future__ import absolute_import, division, print_function
 
 import os
@@ -10,26 +13,27 @@ from ..compat import joined
 from .addresses import WOULD_BLOCK
 
 RECEIVE_BYTES = 1 << 18
-#: Buffers a single call may write; POSIX promises at least 16 (IOV_MAX), Linux and macOS have 1024.
+#: Buffers that one call of ``sendmsg`` writes. POSIX allows at least 16 (IOV_MAX), Linux and macOS allow 1024.
 BUFFERS_PER_WRITE = 64
 JOIN_BYTES_MAX = 1 << 16
-_TCP_NOTSENT_LOWAT = {"linux": 25, "linux2": 25, "darwin": 0x201}.get(sys.platform)  # unnamed before 3.12
-#: A program may have set SIGPIPE to end it, as for "| head": that is not for our connections.
+_TCP_NOTSENT_LOWAT = {"linux": 25, "linux2": 25, "darwin": 0x201}.get(sys.platform)  # Python names it from 3.12 on
+#: A program may have restored SIGPIPE's default (as tools do for "| head"). Then a write to one of our broken
+#: connections would kill it, unless each call says that it wants no SIGPIPE.
 NO_SIGPIPE = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform.startswith("linux") else 0)
 
 
 class SocketStream(object):
-    """A connected socket, or one that is connecting, which does not block. All raise OSError (2.7: socket.error)."""
+    """A non-blocking socket, connected or connecting. Every method may raise OSError (2.7: socket.error)."""
 
     def __init__(self, sock, connecting=False):
         # type: (socket.socket, bool) -> None
         self.socket = sock
         self.is_connecting = connecting
-        self.has_more = False  # perhaps, than the last ``receive`` has given
+        self.has_more = False  # the last ``receive`` filled its buffer, so more may be there
 
     def finish_connecting(self):
         # type: () -> None
-        """When the socket is writable for the first time. Raises OSError with the reason if it could not connect."""
+        """Call it when the socket is writable for the first time. Raises OSError with the reason of a failure."""
         code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
@@ -37,7 +41,7 @@ class SocketStream(object):
 
     def receive(self):
         # type: () -> bytes | None
-        """What has arrived; ``b""`` at its end, None when there is nothing now."""
+        """The bytes that have arrived; ``b""`` if the peer has closed, None if nothing is there now."""
         try:
             data = self.socket.recv(RECEIVE_BYTES)
         except (OSError, socket.error) as error:
@@ -50,7 +54,8 @@ class SocketStream(object):
 
     def send(self, buffers):
         # type: (deque) -> int
-        """How many of their bytes have gone; 0 when the peer takes none now. One call of the system at most."""
+        """Write from the front of these buffers, with one system call at most. Returns the number of bytes written; 0
+        if the socket takes none now."""
         if self.is_connecting:
             return 0
         try:
@@ -76,12 +81,12 @@ class SocketStream(object):
 
     def keep_little_unsent(self, size):
         # type: (int) -> None
-        """The kernel takes no more than so many bytes beyond what it can send at once, where it knows how."""
+        """Where the kernel can: let it take no more than this many bytes beyond those that it can send at once."""
         if _TCP_NOTSENT_LOWAT is not None:
             try:
                 self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
             except (OSError, socket.error):
-                pass  # an old kernel: what has to pass takes longer there
+                pass  # an old kernel: urgent messages wait longer there
 
     def close(self):
         # type: () -> None
