@@ -1,14 +1,16 @@
 """Messages to buffers, bytes to messages: the frames of one proved connection. Pure.
 
-* A frame: type(1) length(8) check(4) body tag(16). Its tag covers its sequence number (never sent), type, length and
-  body, with one key per direction, and is checked before the body is looked at. Under ``tagged=False`` (a node and its
-  own child, where nobody but the kernel is between them) it is left out. The check is the CRC-32 of type and
-  length: since all bytes are a sign of life, a length that was changed by accident would be waited for.
-* A message larger than ``PIECE_BYTES`` travels in pieces, each a frame with a tag of its own: type ``PIECE`` while
-  more is to come, then the message's type + ``LAST``. One large message is on its way at a time; between its
-  pieces others pass it, but for those that ``protocol.order`` names, so that a beat or a small task does not wait for
-  30 MB. The receiver has an unfinished message's bytes, and no more.
-* There is one way to a ``Channel``: a handshake that ran the proof (``handshakes.py``).
+* A frame is: type (1 byte), length (8), check (4), body, tag (16).
+* The tag covers the frame's sequence number (which is never sent), type, length and body, under one key per direction.
+  It is verified before the body is read. With ``tagged=False`` there is no tag: that is for a node and its own worker
+  process, which only the kernel connects.
+* The check is the CRC-32 of type and length. Without it, a length that was damaged on the way would make the receiver
+  wait for bytes that never come, and never give up, because all arriving bytes count as a sign of life.
+* A message larger than ``PIECE_BYTES`` travels in pieces, so that a heartbeat or a small task need not wait for 30 MB.
+  Each piece is a frame with its own tag: of type ``PIECE`` while more follow, of the message's type + ``LAST`` at the
+  end. Only one large message is on its way at a time, so a receiver never holds more than one that is incomplete.
+  Between its pieces other messages may pass, except those that ``protocol.order`` forbids.
+* Only a handshake that has verified the proof makes a ``Channel`` (``handshakes.py``).
 """
 from __future__ import absolute_import, division, print_function
 
@@ -21,9 +23,10 @@ from collections import deque
 from .. import errors
 from .protocol import ANYTHING, FRAME_BYTES_MAX, decode, encode, order
 
-#: What has to pass waits for one piece at most: two seconds at 1 Mbit/s. Smaller ones cost more on fast links.
+#: An urgent message waits for one piece at most, so for two seconds at 1 Mbit/s. Smaller ones cost more on fast links.
 PIECE_BYTES = 256 << 10
-PIECE, LAST = 0, 128  # a frame's type: more is to come; added to the message's: its last piece
+#: PIECE: the type of a frame after which more pieces follow. LAST: added to a message's type in its last piece.
+PIECE, LAST = 0, 128
 
 _FRAME = struct.Struct(">BQ")
 _CHECK = struct.Struct(">I")
@@ -33,7 +36,10 @@ _TAG_BYTES = 16
 
 
 class _Outgoing(object):
-    """A message that waits for its turn: its buffers, of which ``sent`` bytes have gone."""
+    """A message that waits for its turn. ``buffers`` is the rest of it, ``sent`` the number of bytes that have gone.
+
+    ``message`` comes without its payload, so that a sent buffer does not stay in memory.
+    """
 
     __slots__ = ("buffers", "message", "names", "number", "sent", "size")
 
@@ -41,14 +47,14 @@ class _Outgoing(object):
         # type: (tuple, int, list, int) -> None
         self.number, self.size, self.sent = number, size, 0
         self.buffers = deque(buffers)  # type: deque
-        if hasattr(message, "payload"):  # what is said about it, without its arguments: they go with their buffers
+        if hasattr(message, "payload"):
             message = message._replace(payload=())  # type: ignore[attr-defined]
         self.message = message
         self.names = order(message)[0] + [ANYTHING]
 
     def take(self, size):
         # type: (int) -> tuple
-        """(type, buffers) of a frame with the next bytes, so many at most."""
+        """(type, buffers) of a frame with the next bytes, at most size of them."""
         left, taken, whole = size, [], self.sent == 0 and self.size <= size
         while left and self.buffers:
             buffer = self.buffers.popleft()
@@ -61,22 +67,22 @@ class _Outgoing(object):
         self.sent += size - left
         if self.sent < self.size:
             return PIECE, taken
-        taken.extend(self.buffers)  # empty ones
+        taken.extend(self.buffers)  # only empty buffers are left
         return self.number if whole else self.number + LAST, taken
 
 
 def head(number, size):
     # type: (int, int) -> bytes
-    """A frame's first bytes."""
-    told = _FRAME.pack(number, size)
-    return told + _CHECK.pack(binascii.crc32(told) & 0xFFFFFFFF)
+    """The first bytes of a frame: its type, its body's size, and their check."""
+    type_and_size = _FRAME.pack(number, size)
+    return type_and_size + _CHECK.pack(binascii.crc32(type_and_size) & 0xFFFFFFFF)
 
 
 class Channel(object):
     """Both directions of one proved connection: messages to buffers, bytes to messages.
 
-    ``send`` takes a message, ``pull`` gives what is to be written next; who writes everything at once uses
-    ``frame`` instead. Without tags, which is within one machine, nothing is cut.
+    ``send`` takes a message, ``pull`` returns the buffers to write next. A sender that writes each message at once
+    calls ``frame`` instead. Without tags (within one machine) no message is divided into pieces.
     """
 
     def __init__(self, send_key, receive_key, tagged=True, frame_bytes_max=FRAME_BYTES_MAX):
@@ -90,22 +96,23 @@ class Channel(object):
         self._sent = 0
         self._received = 0
         self._buffer = bytearray()
-        self._parts = bytearray()  # of the large message that is coming in
-        self._ready = deque()  # type: deque # (number, buffers, size): what passes
-        self._waiting = deque()  # type: deque # _Outgoing: large ones, and what must not pass them
-        self._names = {}  # type: dict # of those that wait -> how many
+        self._parts = bytearray()  # the received pieces of an incomplete message
+        self._ready = deque()  # type: deque # (number, buffers) of small messages, which pass those that wait
+        self._waiting = deque()  # type: deque # _Outgoing: large messages, and small ones that must not pass them
+        self._names = {}  # type: dict # name (protocol.order) of waiting messages -> how many of them have it
 
     # -- out --------------------------------------------------------------------------------------
 
     def frame(self, message):
         # type: (tuple) -> list
-        """The buffers that put this message on the wire, in order, in one frame."""
+        """The buffers to write, in order: this message in one frame. Raises FrameTooLarge."""
         number, buffers, _ = self._encoded(message)
         return self._framed(number, buffers)
 
     def send(self, message):
         # type: (tuple) -> None
-        """It goes with the next ``pull``, or, if it is large or must not pass what waits, when its turn comes."""
+        """Queue a message: the next ``pull`` returns it. A large message, or one that must not pass a waiting one, is
+        returned when its turn comes. Raises FrameTooLarge."""
         number, buffers, size = self._encoded(message)
         if size <= self._piece_bytes and not (self._waiting and self._must_wait(message)):
             self._ready.append((number, buffers))
@@ -117,7 +124,8 @@ class Channel(object):
 
     def pull(self):
         # type: () -> list
-        """The buffers to write next: all that may pass, then one piece of what waits. Empty: there is nothing."""
+        """The buffers to write next: all small messages, then one piece of the first that waits. Empty if there is
+        nothing to send."""
         buffers = []  # type: list
         while self._ready:
             buffers += self._framed(*self._ready.popleft())
@@ -134,13 +142,13 @@ class Channel(object):
 
     def sending(self):
         # type: () -> list
-        """(message without its payload, bytes sent, bytes in all) of each that waits for its turn."""
+        """(message without its payload, bytes sent, bytes in all) of each message that waits for its turn."""
         return [(each.message, each.sent, each.size) for each in self._waiting]
 
     @property
     def receiving(self):
         # type: () -> int
-        """Bytes that have come of a large message that is not complete."""
+        """How many bytes of an incomplete large message have arrived."""
         return len(self._parts)
 
     def _must_wait(self, message):
@@ -169,7 +177,10 @@ class Channel(object):
 
     def feed(self, data):
         # type: (bytes) -> list
-        """The messages completed by these bytes. Raises ProtocolError; close the connection then."""
+        """The messages that these bytes complete.
+
+        Raises ProtocolError, FrameTooLarge among them; then the connection must be closed.
+        """
         self._buffer += data
         messages = []
         start = 0
@@ -197,7 +208,7 @@ class Channel(object):
                 messages.append(self._completed(number - LAST, body))
             start = body_end + self._tag_bytes
         if start:
-            # The views above keep the old buffer alive; what is left starts a new one.
+            # A bytearray with views cannot be shortened, and the messages hold views of it: the rest is copied.
             self._buffer = bytearray(memoryview(buffer)[start:])
         return messages
 

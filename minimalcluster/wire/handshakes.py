@@ -3,12 +3,13 @@
 ::
 
     server                              client
-      HELLO  ------------------------->            who I am, a salt, a nonce; nothing keyed
-             <-------------------------  AUTH      the client proves the key first
-      OK     ------------------------->            then the server proves it, to a member only
+      HELLO  ------------------------->            version, a salt, a nonce; nothing derived from the key
+             <-------------------------  AUTH      the client proves first that it knows the key
+      OK     ------------------------->            then the server proves it
       frame  <------------------------>  frame     see frames.py
 
-Nothing keyed is sent to a peer that has not proved itself; a refusal is one byte. It is the handshake of SECURITY.md.
+The server sends nothing derived from the key until the client has proved that it knows the key. A refusal is one byte.
+This is the handshake of SECURITY.md.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -22,7 +23,7 @@ from ..compat import as_bytes
 from .frames import Channel
 from .keys import KDF_ROUNDS, hkdf_sha256, oddness, proof_key
 
-# Read as a multiprocessing length this is 1.8 GB: an old peer fails at once instead of hanging.
+# An old version (multiprocessing's protocol) reads these bytes as a length of 1.8 GB, so it fails and does not hang.
 MAGIC = b"minicl1\n"
 VERSION = 2
 NODE, CHILD = 1, 2  # roles
@@ -38,7 +39,7 @@ Peer = namedtuple("Peer", "role node_id python pickle_protocol session epoch")
 
 
 class _Handshake(object):
-    """What both sides share. ``channel`` and ``peer`` are set once the proof has been checked."""
+    """The part that both sides share. ``channel`` and ``peer`` are None until the other side's proof is verified."""
 
     def __init__(self, authkey):
         # type: (object) -> None
@@ -57,7 +58,7 @@ class _Handshake(object):
 
     def leftover(self):
         # type: () -> bytes
-        """Bytes that followed the handshake in the same read: the first frames."""
+        """The bytes that arrived behind the handshake in the same read: the beginning of the frames. Once only."""
         taken, self._buffer = self._buffer, b""
         return taken
 
@@ -75,18 +76,22 @@ class _Handshake(object):
 
 def _transcript(hello, auth):
     # type: (bytes, bytes) -> bytes
-    # The zeros stand where the hash of the server's TLS certificate goes.
+    # With TLS, the hash of the server's certificate will take the place of the zeros.
     return hashlib.sha256(hello + auth + b"\0" * 32).digest()
 
 
 def _answer(transcript, proof, fields):
     # type: (bytes, bytes, bytes) -> bytes
-    # OK's own fields are covered too: nobody in between chooses a session or a pickle protocol for us.
+    # The proof covers OK's fields, so that somebody in between cannot change the session or the pickle protocol.
     return hashlib.sha256(transcript + proof + fields).digest()
 
 
 class ServerHandshake(_Handshake):
-    """The accepting side. ``start()`` gives HELLO; ``receive(data)`` gives what to send back."""
+    """The accepting side. ``start()`` returns HELLO; ``receive(data)`` returns the bytes to send back.
+
+    salt: 16 random bytes, nonce: 32. key: the proof key, if it was derived before; else it is derived from authkey and
+    salt here, which takes long for a key that was not generated. tagged: whether frames get tags (frames.py).
+    """
 
     def __init__(self, authkey, salt, nonce, session, epoch, key=None, tagged=True, pickle_protocol=4):
         # type: (object, bytes, bytes, int, int, bytes | None, bool, int) -> None
@@ -102,7 +107,10 @@ class ServerHandshake(_Handshake):
 
     def receive(self, data):
         # type: (bytes) -> bytes
-        """Raises ProtocolError or AuthenticationError with ``.reply``, the one byte to send before closing."""
+        """The bytes to send back, perhaps none.
+
+        Raises ProtocolError or AuthenticationError. If the error has ``.reply``, send that byte before closing.
+        """
         self._buffer += data
         if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
             raise errors.ProtocolError("the peer speaks %s" % spoken(self._buffer))
@@ -124,7 +132,11 @@ class ServerHandshake(_Handshake):
 
 
 class ClientHandshake(_Handshake):
-    """The dialling side; ``where`` ("host:port") is for the errors a person sees."""
+    """The dialling side. ``start()`` returns no bytes; ``receive(data)`` returns the bytes to send back.
+
+    nonce: 32 random bytes. role: NODE or CHILD. node_id: 16 bytes. python: (major, minor). where: the peer as
+    "host:port", for errors.
+    """
 
     def __init__(self, authkey, nonce, role, node_id, python, where, pickle_protocol=4):
         # type: (object, bytes, int, bytes, tuple, str, int) -> None
@@ -141,7 +153,10 @@ class ClientHandshake(_Handshake):
 
     def receive(self, data):
         # type: (bytes) -> bytes
-        """Raises ProtocolError, AuthenticationError or VersionMismatch; close the connection then."""
+        """The bytes to send back, perhaps none.
+
+        Raises ProtocolError, AuthenticationError or VersionMismatch; then the connection must be closed.
+        """
         self._buffer += data
         if self._hello is None:
             return self._answer_hello()
@@ -181,7 +196,7 @@ class ClientHandshake(_Handshake):
                 "nothing was sent to it" % self._where
             )
         self.peer = Peer(self._fields[1], self._fields[2], None, pickle_protocol, session, epoch)
-        # UNTAGGED is part of the transcript: nobody in between can switch it on.
+        # The transcript covers the flag UNTAGGED, so that somebody in between cannot switch it on.
         self._open(self._transcript, b"client", b"server", not self._flags & UNTAGGED)
         return b""
 
@@ -215,7 +230,7 @@ def _wire_versions(where, theirs):
 
 def spoken(data):
     # type: (bytes) -> str
-    """What a peer that is not ours seems to speak, in words."""
+    """A guess, in words, which protocol a foreign peer speaks. data: its first bytes."""
     if data[:5] == b"HTTP/" or data.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT"):
         return "HTTP"
     if data[:4] == b"SSH-":

@@ -1,6 +1,6 @@
-"""Keys: made, stretched, derived, and what an editor may have put around one. Pure.
+"""Keys: generate, stretch and derive them, and notice what an editor may have added to one. Pure.
 
-HMAC is RFC 2104, HKDF RFC 5869, PBKDF2 RFC 8018.
+HMAC is RFC 2104, HKDF is RFC 5869, PBKDF2 is RFC 8018.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -12,7 +12,7 @@ import struct
 from .. import errors
 from ..compat import as_bytes, hexadecimal
 
-#: OWASP's figure for PBKDF2-HMAC-SHA256 (2023); a client accepts no fewer and at most 10 times it.
+#: OWASP's figure for PBKDF2-HMAC-SHA256 (2023). A client accepts from this number up to 10 times as many.
 KDF_ROUNDS = 600000
 #: A key made by ``generate_key`` has 256 random bits and needs no stretching.
 GENERATED_KEY = re.compile(br"^mck-[0-9a-f]{64}$")
@@ -28,7 +28,7 @@ def generate_key(random_bytes):
 
 def oddness(authkey):
     # type: (object) -> str
-    """What a key has around it that may be meant for no key (an editor's, a shell's), in words; "" if nothing."""
+    """What an editor or a shell may have added to a key (a line end, quotes), in words; "" if nothing."""
     key = as_bytes(authkey)
     found = []
     if key.startswith(b"\xef\xbb\xbf") or key[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -45,27 +45,28 @@ def oddness(authkey):
 
 def warn_of_odd_key(authkey, warn):
     # type: (object, object) -> None
-    """Said at once, on the side that has it: the other side's refusal cannot know."""
+    """Log a warning at once on the side that has such a key: the other side only sees that the keys differ."""
     odd = oddness(authkey)
     if odd:
         warn("AUTHKEY has %s, which counts: the other side's key must have it, too", odd)  # type: ignore[operator]
 
 
-_STRETCHED_MAX = 8  # salts come from the other side: bounded
+_STRETCHED_MAX = 8  # the other side chooses the salts, so their number must be bounded here
 _stretched = {}  # type: dict # (authkey, salt, rounds) -> key
 
 
 def proof_key(authkey, salt, rounds):
     # type: (bytes, bytes, int) -> bytes
-    """The key that proofs are made with. Only a generated key skips the stretching, whatever HELLO says.
+    """The key that proofs are made with: 32 bytes. A generated key is not stretched, whatever HELLO says.
 
-    Raises ProtocolError for a number of rounds out of bounds (a rogue server's wish).
+    Raises ProtocolError if rounds is out of bounds, since a false server could ask for too few or too many.
     """
     if GENERATED_KEY.match(authkey):
         return hashlib.sha256(b"minimalcluster generated key" + authkey).digest()
     if not KDF_ROUNDS <= rounds <= 10 * KDF_ROUNDS:
         raise errors.ProtocolError("the other side asks for %d rounds of PBKDF2; refused" % rounds)
-    # Seconds on 2.7, perhaps more than the master waits for an answer: the next try must not pay again.
+    # On 2.7 this takes seconds, perhaps more than the master waits for the answer. Kept, so that the node's next try is
+    # fast enough.
     wanted = (authkey, salt, rounds)
     key = _stretched.get(wanted)
     if key is None:

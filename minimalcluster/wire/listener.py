@@ -1,4 +1,4 @@
-"""Accepting connections, strangers' among them, without being held up by these."""
+"""Accept connections. Strangers may connect too; they must not slow down the members."""
 from __future__ import absolute_import, division, print_function
 
 import errno
@@ -16,29 +16,30 @@ from .addresses import BACKLOG, listen, prepare
 from .connection import Connection  # noqa: F401 # in a type comment
 from .loop import Loop  # noqa: F401 # in a type comment
 
-#: Peers of one listener that have not proved themselves yet; of too many the oldest goes, of the address that has most.
-#: 1,000 strangers a second leave each a quarter of a second: a round trip, and time to spare.
+#: How many connections without a proof of the key one listener keeps. Beyond that, it closes the oldest one of the
+#: address that has the most. With 1,000 new strangers a second, each connection has 0.25 s: more than a round trip.
 HALF_OPEN_MAX = 256
-#: And no more than this part of the descriptors that the process may have.
+#: Nor does it keep more than this part (a quarter) of the descriptors that the process may have.
 HALF_OPEN_SHARE = 4
-#: New connections a cycle, so that strangers who call without end do not keep us from the rest.
+#: New connections per cycle, so that endless connections of strangers do not keep the loop from its other work.
 ACCEPTS_PER_CYCLE = 64
-#: How long a listener rests when the process has no descriptor or memory left (FAULTS.md 22).
+#: How long a listener pauses when the process has no descriptor or memory left (FAULTS.md 22).
 PAUSE_SECONDS = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener(object):
-    """Accepts on one port; ``accepted(sock, where)`` makes a Connection of each, and returns it.
+    """Accepts connections on one port.
 
-    expected: so many peers of our own may come at once, beside strangers.
+    accepted: called as ``accepted(sock, where)``; it returns the new Connection, or None if it refuses. expected: how
+    many members may connect at once, beside strangers (default 0).
     """
 
     def __init__(self, loop, host, port, accepted, expected=0):
         # type: (Loop, str, int, object, int) -> None
         self._loop, self._accepted, self._expected = loop, accepted, expected
         self._open = True
-        self._unproved = []  # type: list # connections, oldest first, and some that have proved themselves since
+        self._unproved = []  # type: list # connections, oldest first; some may have proved the key meanwhile
         self._sockets = listen(host, port, max(BACKLOG, 2 * expected))
         self.port = self._sockets[0].getsockname()[1]
         self._watch()
@@ -58,7 +59,7 @@ class Listener(object):
                     if error.errno in _EXHAUSTED:
                         self._pause(error)
                         return False
-                    break  # nobody (left) in the queue, or one that has gone again
+                    break  # the queue is empty, or the peer has closed already
                 self._take(accepted, "%s:%d" % address[:2])
         return False
 
@@ -68,7 +69,7 @@ class Listener(object):
             prepare(sock)
             connection = self._accepted(sock, where)  # type: ignore[operator]
         except (OSError, socket.error) as error:
-            sock.close()  # gone again, or one too many
+            sock.close()  # the peer has closed already, or the poller takes no more
             if error.errno in _EXHAUSTED:
                 self._pause(error)
             return
@@ -78,7 +79,8 @@ class Listener(object):
 
     def _keep_room(self):
         # type: () -> None
-        """Strangers of one address push out one another, and no member that comes from elsewhere."""
+        """Close the oldest connections of the address that has the most: so strangers at one address cannot push out a
+        member that comes from another."""
         most = _half_open_max() + self._expected
         if len(self._unproved) <= most:
             return
@@ -86,7 +88,7 @@ class Listener(object):
         if len(self._unproved) <= most:
             return
         crowds = Counter(_host_of(each) for each in self._unproved)
-        for _ in range(len(self._unproved) - most + most // 16):  # some more, so that not each stranger costs a count
+        for _ in range(len(self._unproved) - most + most // 16):  # a few extra: not every stranger costs a new count
             crowd = crowds.most_common(1)[0][0]
             oldest = next(each for each in self._unproved if _host_of(each) == crowd)
             crowds[crowd] -= 1
@@ -95,7 +97,8 @@ class Listener(object):
 
     def _pause(self, error):
         # type: (BaseException) -> None
-        """What waits stays readable: without a pause the loop would spin, and the running work starve."""
+        """Stop accepting for a while. The waiting connections keep the socket readable, so without a pause the loop
+        would spin, and the running work would get no time."""
         log.error("port %d takes no connections for %.0f s: %s; running work goes on", self.port, PAUSE_SECONDS, error)
         for sock in self._sockets:
             self._loop.drop(sock)

@@ -1,23 +1,25 @@
-"""A poller, a wake-up and one deadline: one thread's I/O, in a fixed rhythm.
+"""One thread's I/O, in a fixed rhythm.
 
 ::
 
-    Loop.run:  wait until something is readable, writable or due
+    Loop.run:  wait until a socket is ready, another thread calls, or a deadline comes
                read everything that has arrived      -> each connection's owner
-               run what other threads asked for
-               one step of every participant         (its brain's pass)
+               run the calls of other threads
+               one step of every participant         (one pass of its brain)
                write everything
 
-That order makes batches by itself: whatever came in together is decided and answered together.
+This order makes batches: all that arrives together is decided in one pass and answered together.
 
-A handler's ``readable`` returns True when there may be more than the poller knows: it is called again in the next
-cycle.
+A handler is an object with ``readable()``, ``writable()``, ``failed(error)`` and ``close(error)``: a connection, a
+listener. If ``readable`` returns True, there may be more than the poller sees: it is called again in the next cycle.
+A participant is an object with ``step(now)`` and ``deadline()``.
 
-What fails is that connection, that call, that step: it is closed or logged, and the loop goes on. Only a brain's broken
-invariant (InternalError) ends it; and in the main thread what is no Exception: Ctrl-C, a signal handler's SystemExit.
+An error ends only the connection, call or step in which it was raised; the loop logs it and goes on. Only two things
+end the loop: a broken invariant of a brain (InternalError), and, in the main thread, what is not an Exception (Ctrl-C,
+the SystemExit of a signal handler).
 
-A peer that takes no bytes for ``STUCK_SECONDS`` is given up. Limits for strangers count only the time that was spent
-waiting for them, never what this process was held up by itself.
+A peer that takes no bytes for ``STUCK_SECONDS`` is given up. The time limit for proving the key counts only the time
+that this loop spent waiting, so a peer does not fail because this process was busy or stopped.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -32,15 +34,15 @@ from ..errors import ConnectionFailed, HandshakeTimeout, InternalError
 from ..logs import log
 from .stream import NO_SIGPIPE
 
-#: A peer that takes nothing for so long is gone, though its own words may still arrive.
+#: A peer that takes no bytes for this long is given up, even if it still sends some.
 STUCK_SECONDS = 10.0
 
-#: FD_SETSIZE: of Windows' Pythons a number of sockets, elsewhere one that no descriptor reaches.
+#: FD_SETSIZE: in Python for Windows a number of sockets; elsewhere every descriptor must be below it.
 SELECT_SOCKETS_MAX, SELECT_DESCRIPTOR_MAX = 512, 1024
 
 
 class _Poller(object):
-    """epoll, else poll, else select: readiness of file descriptors."""
+    """Which file descriptors are ready, by epoll, else poll, else select."""
 
     def __init__(self):
         # type: () -> None
@@ -69,7 +71,7 @@ class _Poller(object):
 
     def _check_room(self, descriptor):
         # type: (int) -> None
-        """select() takes so many sockets (Windows), or descriptors below a number; beyond that it always raises."""
+        """Raises OSError if select() cannot watch one more: with too many it would raise in every cycle."""
         if len(self._interest) >= SELECT_SOCKETS_MAX or (not WINDOWS and descriptor >= SELECT_DESCRIPTOR_MAX):
             raise OSError(errno.EMFILE, "this system's select() watches no more than %d sockets" % len(self._interest))
 
@@ -80,7 +82,7 @@ class _Poller(object):
 
     def wait(self, seconds):
         # type: (float | None) -> list
-        """(descriptor, readable, writable) of those that are ready; an error counts as readable."""
+        """(descriptor, readable, writable) of each that is ready. An error of a descriptor counts as readable."""
         try:
             if self._poll is None:
                 return self._select(seconds)
@@ -107,12 +109,12 @@ class _Poller(object):
 
 def _rounded_up(amount, unit):
     # type: (float, float) -> float
-    # poll() takes whole milliseconds: rounded down it would spin until the deadline.
+    # poll() takes whole milliseconds: rounded down, the loop would spin in the last millisecond before a deadline.
     return amount if unit == 1.0 else int(amount) + 1
 
 
 class Loop(object):
-    """One thread's I/O. Participants have ``step(now)`` and ``deadline()``; handlers ``failed(error)``, too."""
+    """One thread's I/O. ``call`` and ``stop`` are for any thread, everything else for the loop's own."""
 
     def __init__(self):
         # type: () -> None
@@ -121,15 +123,15 @@ class Loop(object):
         self._participants = []  # type: list
         self._calls = deque()  # type: deque
         self._later = []  # type: list # (moment, function)
-        self._unread = []  # type: list # handlers that may have more to read, which the poller does not know
+        self._unread = []  # type: list # handlers whose ``readable`` returned True in the last cycle
         self._dirty = set()  # type: set # connections with something to write
-        self._unproved = []  # type: list # connections before their proof, oldest first
-        self._writing = set()  # type: set # connections whose peer has not taken all yet
-        self.waited = 0.0  # seconds spent waiting so far: the clock of limits for strangers
+        self._unproved = []  # type: list # connections that have not proved the key yet, oldest first
+        self._writing = set()  # type: set # connections whose peer has not taken all bytes yet
+        self.waited = 0.0  # seconds spent waiting so far: the clock by which the proof of the key has a limit
         self._waker, self._wakes = socketpair()
         self._waker.setblocking(False)
         self._wakes.setblocking(False)
-        self._awake = False  # or woken: it will see what it is asked for before it waits again
+        self._awake = False  # True: the loop runs ``_calls`` before it waits again, so nobody has to wake it
         self._thread = None  # type: int | None
         self._stopping = False
         self._spared = (Exception,)  # type: tuple
@@ -146,8 +148,8 @@ class Loop(object):
             try:
                 self._waker.send(b"w", NO_SIGPIPE)
             except (OSError, socket.error):
-                pass  # full: it is awake; closed: nobody is there to be woken
-            except BaseException:  # Ctrl-C: whoever calls next must wake it
+                pass  # full: the loop has a wake-up to read; closed: the loop has ended
+            except BaseException:  # Ctrl-C before the byte was sent: the next call must wake the loop
                 self._awake = False
                 raise
 
@@ -163,7 +165,7 @@ class Loop(object):
 
     def run(self):
         # type: () -> None
-        """Until ``stop``; what is left to write is written as far as the peers take it at once."""
+        """Run until ``stop``. The last cycle writes as much as the peers take at once."""
         self._thread = threading.current_thread().ident
         self._spared = (Exception,) if in_main_thread() else (BaseException,)
         while not self._stopping:
@@ -171,7 +173,7 @@ class Loop(object):
 
     def spare(self, function, argument, failed):
         # type: (object, object, object) -> None
-        """function(argument); failed(argument, error) if it raises, whatever it raises but a broken invariant."""
+        """Call function(argument); if it raises, call failed(argument, error) and go on. InternalError is raised."""
         try:
             function(argument)  # type: ignore[operator]
         except InternalError:
@@ -216,7 +218,7 @@ class Loop(object):
         began_at = monotonic()
         ready = self._poller.wait(seconds)
         passed = monotonic() - began_at
-        self.waited += passed if seconds is None else min(passed, seconds)  # longer: this process was stopped
+        self.waited += passed if seconds is None else min(passed, seconds)  # more passes if this process was stopped
         return ready
 
     def _seconds_to_wait(self):
@@ -243,7 +245,7 @@ class Loop(object):
 
     def readable(self):
         # type: () -> bool
-        """The wake-up itself."""
+        """The loop is the handler of its own wake-up socket."""
         try:
             self._wakes.recv(4096)
         except (OSError, socket.error):
@@ -256,24 +258,25 @@ class Loop(object):
 
     def add(self, sock, handler):
         # type: (socket.socket, object) -> None
-        """Raises OSError when the system watches no more."""
+        """Watch a socket. Raises OSError if the system can watch no more."""
         self._poller.set(sock.fileno(), False)
         self._handlers[sock.fileno()] = handler
 
     def later(self, seconds, function):
         # type: (float, object) -> None
+        """Call function() in this thread after so many seconds."""
         self._later.append((monotonic() + seconds, function))
 
     # -- for connections --------------------------------------------------------------------------
 
     def write_soon(self, connection):
         # type: (object) -> None
-        """Its ``write`` is called at this cycle's end."""
+        """Call the connection's ``write`` at the end of this cycle."""
         self._dirty.add(connection)
 
     def await_proof(self, connection):
         # type: (object) -> None
-        """It is closed when ``waited`` reaches its ``expires_at``, unless ``proved`` comes first."""
+        """Close the connection when ``waited`` reaches its ``expires_at``, unless ``proved`` is called first."""
         self._unproved.append(connection)
 
     def proved(self, connection):
@@ -282,7 +285,7 @@ class Loop(object):
 
     def await_progress(self, connection):
         # type: (object) -> None
-        """It is closed when its peer has taken nothing for ``STUCK_SECONDS`` since ``taken_at``."""
+        """Close the connection ``STUCK_SECONDS`` after its ``taken_at``, unless its peer takes something."""
         self._writing.add(connection)
 
     def took_all(self, connection):
@@ -295,7 +298,7 @@ class Loop(object):
 
     def drop(self, sock):
         # type: (socket.socket) -> None
-        """Its handler hears no more."""
+        """Stop watching a socket; its handler is not called any more."""
         handler = self._handlers.pop(sock.fileno(), None)
         self._poller.drop(sock.fileno())
         self._writing.discard(handler)
@@ -305,7 +308,7 @@ class Loop(object):
 
     def left(self):
         # type: () -> list
-        """After ``run`` has returned: (function, arguments) of the calls that it has not made."""
+        """After ``run`` has returned: (function, arguments) of the calls that were not made."""
         return list(self._calls)
 
     def join(self, participant):
@@ -319,7 +322,7 @@ class Loop(object):
 
     def close(self):
         # type: () -> None
-        """After ``run`` has returned: give the descriptors back."""
+        """After ``run`` has returned: close all handlers and sockets."""
         for handler in list(self._handlers.values()):
             if handler is not self:
                 self.spare(_close, handler, _failed)
@@ -348,12 +351,12 @@ def _failed(handler, error):
     handler.failed(error)  # type: ignore[attr-defined]
 
 
-def _call(asked):
+def _call(call):
     # type: (tuple) -> None
-    function, arguments = asked
+    function, arguments = call
     function(*arguments)
 
 
-def _call_failed(asked, error):
+def _call_failed(call, error):
     # type: (tuple, BaseException) -> None
-    log.exception("%r failed, and the rest goes on; please report this", asked[0])
+    log.exception("%r failed, and the rest goes on; please report this", call[0])

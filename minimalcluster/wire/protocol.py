@@ -1,9 +1,9 @@
-"""What members say: the messages, as bytes and back, and which of them may pass which. Pure.
+"""The messages: what each consists of, how it becomes bytes and back, and which may overtake which. Pure.
 
-* A message is plain data: signed 64-bit integers, then one JSON object where the layout has one,
-  then opaque buffers where it has them. No pickle is read here.
-* ``order`` says which messages may not pass each other: a part of a job stays behind the job's definition, a
-  revocation behind its grant, the end of a job behind both, a report behind reports, Joined and Drop behind all.
+* A message is plain data: signed 64-bit integers, then one JSON object if its layout has one, then opaque buffers if
+  its layout has them. No pickle is read here.
+* ``order`` says which messages must not overtake each other: a grant stays behind its job's definition, a revocation
+  behind its grant, the end of a job behind both, a report behind earlier reports, Joined and Drop behind everything.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -14,13 +14,13 @@ from collections import namedtuple
 from .. import errors
 
 FRAME_BYTES_MAX = 2 << 30
-#: What one argument or result may have: a frame's head needs some room.
+#: The limit of one argument or result. It is smaller than a frame, because a frame has other parts as well.
 OBJECT_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 BUFFERS_MAX = 1 << 24
 
 _COUNT = struct.Struct(">I")
 
-# master -> node (and on to its children)
+# master -> node (and on to its worker processes)
 
 DefineJob = namedtuple("DefineJob", "job info payload")
 Grant = namedtuple("Grant", "attempt job first count careful payload")
@@ -32,7 +32,8 @@ Farewell = namedtuple("Farewell", "info")
 Fetched = namedtuple("Fetched", "request info payload")
 Drop = namedtuple("Drop", "info")
 
-# node -> master; "report" numbers what must not be lost until it is acknowledged
+# node -> master. A message with the field "report" must not be lost: the node keeps it until the master acknowledges
+# its number.
 Join = namedtuple("Join", "info")
 Heartbeat = namedtuple("Heartbeat", "info")
 Done = namedtuple("Done", "report attempt first count elapsed_ns payload")
@@ -42,9 +43,10 @@ Died = namedtuple("Died", "report attempt first info")
 Unfit = namedtuple("Unfit", "report attempt first info")
 Output = namedtuple("Output", "info")
 Fetch = namedtuple("Fetch", "request info")
-Leaving = namedtuple("Leaving", "")  # a worker process: this chunk is its last
-Helpers = namedtuple("Helpers", "info")  # a worker process: these have been started before its tasks, and stay
-Begun = namedtuple("Begun", "attempt")  # a worker process: a task's own code begins, and has a time limit
+# worker process -> node
+Leaving = namedtuple("Leaving", "")  # this chunk is the last one of this worker process
+Helpers = namedtuple("Helpers", "info")  # processes that an initializer or a module started: they may stay
+Begun = namedtuple("Begun", "attempt")  # the code of a task with a time limit begins now
 
 # Wire number, how many integers lead, whether a JSON object follows, whether buffers follow.
 _Layout = namedtuple("_Layout", "number integers info payload")
@@ -77,7 +79,7 @@ _INTEGERS = [struct.Struct(">%dq" % count) for count in range(6)]
 
 def encode(message):
     # type: (tuple) -> tuple
-    """(wire number, list of buffers) of a message; its payload's buffers are not copied."""
+    """(wire number, list of buffers) of a message. The payload's buffers are not copied."""
     layout = _LAYOUTS[type(message)]
     head = [_INTEGERS[layout.integers].pack(*message[: layout.integers])]
     at = layout.integers
@@ -94,9 +96,9 @@ def encode(message):
 
 def decode(number, body):
     # type: (int, memoryview) -> tuple
-    """The message in a frame's body; its payload's buffers are views of the body.
+    """The message in a frame's body. The payload's buffers are views of the body.
 
-    Raises ProtocolError when the body is not exactly what the layout says.
+    number: the message's number on the wire. Raises ProtocolError if it is unknown or the body does not fit its layout.
     """
     if number not in _KINDS:
         raise errors.ProtocolError("unknown message number %d; another version?" % number)
@@ -152,18 +154,18 @@ def _buffers(body, at):
     return buffers, start
 
 
-# -- what may pass what ---------------------------------------------------------------------------
+# -- which message may overtake which -------------------------------------------------------------
 
-#: What all messages are that wait.
+#: A name that every waiting message has.
 ANYTHING = "anything"
 _REPORTS = frozenset([Done, Failed, Released, Died, Unfit])
 
 
 def order(message):
     # type: (tuple) -> tuple
-    """(names of what this message is, while it waits; names of what it must not pass)."""
+    """(names that this message has while it waits; names of waiting messages that it must not overtake)."""
     kind = type(message)
-    if kind in _REPORTS:  # an acknowledgement is for all up to a number
+    if kind in _REPORTS:  # in order, since one acknowledgement covers all reports up to its number
         return ["report"], ["report"]
     if kind is DefineJob:
         return [("job", message.job)], [("job", message.job)]  # type: ignore[attr-defined]
@@ -177,5 +179,6 @@ def order(message):
         return [("job", job)], [("job", job), ("part of", job)]
     if kind is Output:
         return ["output"], ["output"]
-    # What a node is told before Joined is for what it held; and a dropped object may be the one that is on its way.
+    # Joined: messages before it are about attempts that the node already held. Drop: the object to drop may itself be
+    # among the messages that still wait.
     return [], [ANYTHING] if kind in (Joined, Drop) else []
