@@ -1,2 +1,2 @@
-"""One machine's part. With ``wire``, ``payload`` and ``brain`` it is all that a machine needs that only works."""
+"""One machine's part. A machine that only works for a master needs this folder, ``wire``, ``payload`` and ``brain``."""
 from __future__ import absolute_import, division, print_function

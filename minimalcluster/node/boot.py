@@ -1,11 +1,11 @@
-"""Another Python process of ours: its interpreter, the options it gets, and how it finds this package.
+"""How this package starts another Python process: the interpreter, its options, and how it finds this package.
 
-A new interpreter looks for modules in the current folder, in ``PYTHONPATH`` and in site-packages, and there a
-``json.py`` or a backport of ``enum`` may lie. So the code it begins with (``command``) puts the folders first from
-which *we* have the standard library, leaves the current folder out, and takes this package by its place. What the
-program has in ``sys.path`` comes later, by ``told_paths`` and ``take_paths``.
+A new interpreter looks for modules in the current folder, in ``PYTHONPATH`` and in site-packages. A file ``json.py`` or
+a backport of ``enum`` there would hide the standard library's module. So the first code of the process (``command``)
+removes the current folder from ``sys.path``, puts the folders of this process's standard library first, and loads this
+package from its known place. The program's own ``sys.path`` is taken over later: ``search_paths``, ``use_paths``.
 
-The options are those that multiprocessing hands on (``subprocess._args_from_interpreter_flags``), every ``-X``, and
+The options are those that multiprocessing passes on (``subprocess._args_from_interpreter_flags``), every ``-X``, and
 2.7's ``-Q``, ``-t`` and ``-R``.
 """
 from __future__ import absolute_import, division, print_function
@@ -19,7 +19,7 @@ from ..errors import StartError
 
 try:
     _FOLDER = os.getcwd()
-except OSError:  # it has been removed
+except OSError:  # the current folder has been removed
     _FOLDER = ""
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _HOMES = [os.path.dirname(os.path.abspath(str(each.__file__))) for each in (os, _socket) if hasattr(each, "__file__")]
@@ -43,7 +43,7 @@ def boot():
 boot()()
 """
 
-#: Those of ``sys.flags`` that are a letter, as often as the flag says. ``-i`` and ``-u`` are of no use to us.
+#: Flags of ``sys.flags`` and their letters; a flag of 2 gives the letter twice. ``-i`` and ``-u`` would be of no use.
 _LETTERS = (
     ("debug", "d"), ("optimize", "O"), ("dont_write_bytecode", "B"), ("no_site", "S"), ("verbose", "v"),
     ("bytes_warning", "b"), ("quiet", "q"), ("py3k_warning", "3"), ("tabcheck", "t"),
@@ -52,7 +52,7 @@ _LETTERS = (
 
 def executable():
     # type: () -> str
-    """The interpreter. Raises StartError, one sentence, where it is seen at once that there is none."""
+    """The path of the Python interpreter. Raises StartError, in one sentence, if ``sys.executable`` cannot be one."""
     path = sys.executable  # type: object
     if not isinstance(path, (str, text_type)):
         path = path.__fspath__() if hasattr(path, "__fspath__") else path
@@ -75,20 +75,24 @@ def executable():
 
 def command(module, function, options, *arguments):
     # type: (str, str, list, *str) -> list
-    """The command line of a process that runs this function of a module of ours. Raises StartError."""
+    """The command line of a process that calls a function of this package. Raises StartError.
+
+    module: its name in the package, such as "node.worker". options: the interpreter's. arguments: ``sys.argv[1:]``.
+    """
     names = {"homes": _literal(_HOMES), "parent": _literal(_PACKAGE_PARENT), "module": module, "function": function}
     return [executable()] + options + ["-c", _CODE % names] + list(arguments)
 
 
 def _literal(value):
     # type: (object) -> str
-    """As source: ASCII, whatever the locale."""
+    """The value as Python source, in ASCII, so that the process reads it under any locale."""
     return repr(value) if PY2 else ascii(value)
 
 
 def folder():
     # type: () -> str | None
-    """Where it starts; None: in our current folder. With one that was removed, 3.13's ``-c`` fails in any import."""
+    """The folder in which to start a process; None means the current one. If the current folder was removed, Python
+    3.13 needs another one: there, with ``-c``, every import would fail."""
     try:
         os.getcwd()
     except OSError:
@@ -98,7 +102,7 @@ def folder():
 
 def variables():
     # type: () -> dict
-    """The environment variables of any process that we start: ours, without the key, which is nobody else's."""
+    """The environment variables for every process that this package starts: this process's, without the key."""
     found = dict(os.environ)
     found.pop(KEY_VARIABLE, None)
     return found
@@ -106,7 +110,7 @@ def variables():
 
 def options():
     # type: () -> list
-    """The options with which an interpreter becomes what this one is."""
+    """The command line options that give another interpreter the settings of this one."""
     flags = sys.flags
     counts = [(letter, getattr(flags, name, 0)) for name, letter in _LETTERS]
     found = ["-" + letter * count for letter, count in counts if count > 0]
@@ -129,14 +133,15 @@ def options():
 
 def _warning_options():
     # type: () -> list
-    """Of ``sys.warnoptions`` those that do not come by themselves: by the environment, ``-b`` or ``-X dev``."""
+    """``sys.warnoptions``, but not those that come from PYTHONWARNINGS, ``-b`` or ``-X dev``: the new process has them
+    by itself."""
     wanted = [each for each in sys.warnoptions if isinstance(each, str)]
-    own = [] if sys.flags.ignore_environment else os.environ.get("PYTHONWARNINGS", "").split(",")
+    automatic = [] if sys.flags.ignore_environment else os.environ.get("PYTHONWARNINGS", "").split(",")
     if getattr(sys.flags, "dev_mode", False):
-        own.append("default")
+        automatic.append("default")
     if sys.flags.bytes_warning and not PY2:
-        own.append("error::BytesWarning" if sys.flags.bytes_warning > 1 else "default::BytesWarning")
-    for option in own:
+        automatic.append("error::BytesWarning" if sys.flags.bytes_warning > 1 else "default::BytesWarning")
+    for option in automatic:
         if option in wanted:
             wanted.remove(option)
     return wanted
@@ -145,30 +150,32 @@ def _warning_options():
 # -- sys.path -------------------------------------------------------------------------------------
 
 
-def told_paths():
+def search_paths():
     # type: () -> list
-    """``sys.path`` as text for JSON. Python imports from no other objects in it, so they are left out.
+    """``sys.path`` as text for JSON. Objects that are not text are left out: Python imports nothing from them.
 
-    The folder in which the program was started for "", as multiprocessing has it: ours may be another one by now.
+    An entry "" becomes the folder in which the program was started, as in multiprocessing: the program may have changed
+    its current folder since.
     """
     found = []
     for entry in list(sys.path):
-        if isinstance(entry, bytes):  # 2.7's own
+        if isinstance(entry, bytes):  # 2.7's usual type
             found.append(entry.decode("latin-1") if PY2 else os.fsdecode(entry)) # novm
         elif isinstance(entry, text_type):
-            found.append(_as_told(entry))
-    return [each or _as_told(_FOLDER) for each in found]
+            found.append(_as_json_text(entry))
+    return [each or _as_json_text(_FOLDER) for each in found]
 
 
-def _as_told(entry):
+def _as_json_text(entry):
     # type: (str) -> str
+    """On 2.7 latin-1, so that any bytes of a path come back unchanged (``use_paths``)."""
     if PY2:  # py2
         data = entry if isinstance(entry, bytes) else entry.encode(sys.getfilesystemencoding() or "utf-8", "replace")
         return data.decode("latin-1")  # type: ignore[no-any-return, union-attr]
     return str(entry)
 
 
-def take_paths(told):
+def use_paths(paths):
     # type: (list) -> None
-    """In the new process: ``sys.path`` is what the program has."""
-    sys.path[:] = [each.encode("latin-1") for each in told] if PY2 else told
+    """In the new process: set ``sys.path`` to what ``search_paths`` gave in the program."""
+    sys.path[:] = [each.encode("latin-1") for each in paths] if PY2 else paths

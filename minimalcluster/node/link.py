@@ -1,4 +1,4 @@
-"""A machine that works for a master elsewhere: ``WorkerNode``, and the link that comes back when it was lost."""
+"""A machine that works for a master on another machine: ``WorkerNode``, which connects again when the link is lost."""
 from __future__ import absolute_import, division, print_function
 
 import logging
@@ -19,20 +19,22 @@ from . import boot
 from .node import Node
 
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
-#: Where a name has more addresses, one that answers nothing shall not hold up the next for long.
+#: How long to wait for an answer at an address while the name has more of them, so that the next one is tried soon.
 FIRST_PATIENCE_SECONDS = 2.0
-#: A master that many nodes join at once may be late with an answer; three times late, it is none.
+#: A master that many nodes join at once may answer late. After three tries without an answer there is no master.
 UNANSWERED_MAX = 3
-#: How long a node that ends stays for what is not sent yet, and how often it looks.
+#: How long a node that ends waits until its last messages are sent, and how often it looks.
 SEND_SECONDS, SENT_LOOK_SECONDS = 2.0, 0.02
 
 
 class WorkerNode(object):
     """A machine that works for a master.
 
-    IP, PORT, AUTHKEY: the master's, as it was started with. nprocs: worker processes; fewer than
-    1 or more than the processors means as many as there are processors, with a warning. quiet:
-    connection news go to the log as DEBUG instead of WARNING and INFO.
+    IP: the master's name or address. PORT, AUTHKEY: the values that the master was started with. nprocs: the number of
+    worker processes; a number below 1 or above the number of processors becomes the number of processors, with a
+    warning. quiet: connecting and losing the connection are logged as DEBUG, not as INFO and WARNING.
+
+    Raises TypeError or ValueError for arguments that cannot be right, and StateError under gevent or eventlet.
     """
 
     def __init__(self, IP, PORT, AUTHKEY, nprocs, quiet=False):
@@ -57,10 +59,10 @@ class WorkerNode(object):
         # type: () -> None
         """Work until the master shuts down, then return.
 
-        A master that is not there yet or is lost is tried again and again, at growing, jittered
-        intervals of up to 10 s, at each of its addresses. Raises AuthenticationError (another key), VersionMismatch
-        (Python 2 with 3), ProtocolError or, when three connections in a row stay without an answer,
-        HandshakeTimeout (no master at that address), and StartError when no worker process can be started.
+        If the master is not there yet, or the connection is lost, this connects again, at each address of the master,
+        after random times that grow up to 10 s. Raises AuthenticationError (another key), VersionMismatch (Python 2
+        with 3), ProtocolError, HandshakeTimeout (three connections in a row without an answer: no master is there),
+        and StartError (no Python for worker processes).
         """
         boot.executable()
         _Member(self).run()
@@ -76,13 +78,13 @@ class _Member(object):
         self._loop = Loop()
         self._node = Node(self._loop, worker.nprocs, self._send, self._drop, self._on_finished)
         self._connection = None  # type: Connection | None
-        self._retry_at = 0.0  # type: float | None # None while a connection is there or on its way
-        self._addresses = []  # type: list # of the master's name, those that this try has not come to
-        self._failures = []  # type: list # what came of the others
-        self._tries = 0
-        self._been_in = False
-        self._unanswered = 0
-        self._ending = False  # the master has said Farewell: the end of the link is no loss
+        self._retry_at = 0.0  # type: float | None # None while there is a connection, or one is being made
+        self._addresses = []  # type: list # the master's addresses that were not tried yet
+        self._failures = []  # type: list # the errors of the addresses that were tried
+        self._tries = 0  # since the last connection
+        self._was_connected = False
+        self._unanswered = 0  # tries without an answer
+        self._ending = False  # the master has sent Farewell: the end of the connection is not a loss
         self._error = None  # type: BaseException | None
 
     def run(self):
@@ -101,7 +103,7 @@ class _Member(object):
 
     def _leave_now(self):
         # type: () -> None
-        """Tidy within a moment: the master hears it, the processes are gone."""
+        """End at once: tell the master, and kill the worker processes."""
         self._send(protocol.Farewell({"left": True}))
         if self._connection is not None:
             self._connection.write()
@@ -157,21 +159,21 @@ class _Member(object):
 
     def _all_failed(self):
         # type: () -> None
-        """At none of its addresses. What no other try can change ends it."""
+        """No address worked. End with an error that another try cannot mend; for any other error, try again."""
         fatal = [error for error in self._failures if self._is_fatal(error)]
         if fatal:
             self._error = fatal[0]
             self._loop.stop()
             return
         text = "; ".join(map(str, self._failures))
-        if self._where not in text:  # its name
+        if self._where not in text:  # name the host as the user did
             text = "%s: %s" % (self._where, text)
         self._try_again(errors.ConnectionFailed(text))
 
     def _is_fatal(self, error):
         # type: (BaseException) -> bool
         if isinstance(error, errors.HandshakeTimeout):
-            return self._is_unheard()
+            return self._has_no_master()
         return isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError))
 
     def _try_again(self, error):
@@ -186,7 +188,7 @@ class _Member(object):
     def opened(self, connection):
         # type: (Connection) -> None
         self._tries = 0
-        self._been_in = True
+        self._was_connected = True
         log.log(logging.DEBUG if self._worker.quiet else logging.INFO, "connected to the master at %s", self._where)
         self._node.tell(brain.LinkUp())
 
@@ -210,11 +212,11 @@ class _Member(object):
             self._failures.append(error)
             self._dial_next()
 
-    def _is_unheard(self):
+    def _has_no_master(self):
         # type: () -> bool
-        """Nothing there has ever answered, though it was asked often enough for a master with much to do."""
+        """Whether to give up: no connection ever worked, and UNANSWERED_MAX tries had no answer."""
         self._unanswered += 1
-        return not self._been_in and self._unanswered >= UNANSWERED_MAX
+        return not self._was_connected and self._unanswered >= UNANSWERED_MAX
 
     def _send(self, message):
         # type: (tuple) -> None
@@ -234,7 +236,7 @@ class _Member(object):
 
     def _stop_when_sent(self, until):
         # type: (float) -> None
-        """What tasks printed last may be on its way."""
+        """Wait until the last messages are sent, up to the time ``until``: tasks may just have printed something."""
         if self._connection is not None and monotonic() < until:
             self._connection.write()
             if self._connection is not None and self._connection.has_unsent:

@@ -1,12 +1,12 @@
-"""One machine's worker processes: what its agent says is done here.
+"""One machine's worker processes. The agent (agent.py) decides, ``Node`` does it.
 
 ::
 
     master <-- link --> Node (agent.py decides) <-- loopback --> worker processes (worker.py)
 
-``Node`` does what its agent says, in whatever loop it is stepped: in the master's own process
-(``cluster.py``) or in that of a machine that only works (``link.py``). A worker process is a fresh interpreter; two
-threads stand by each: one reads what it prints, one waits for its end. Both only post to the loop.
+A ``Node`` runs in the loop of the master's own process (``cluster.py``), or of a machine that only works (``link.py``).
+A worker process is a fresh interpreter. Beside each stand threads that read what it prints and one that waits for its
+end; all of them only send events to the loop.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -38,58 +38,63 @@ from ..wire.loop import Loop  # noqa: F401 # in a type comment
 from . import boot, orphans
 from .output import Reader
 
-#: One thread each for BLAS and OpenMP in a worker process with a core to itself; the user's settings win.
+#: These set the number of threads of BLAS and OpenMP. A worker process gets its share of the processors, since several
+#: run beside each other. Values that the user has set are kept.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
-#: What no later try changes; all else (no process, thread, descriptor or memory is left) may pass.
-_NEVER = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.EISDIR, errno.EPERM)
-#: SIGKILL needs no more; a task's own child may hold the output open for 0.2 s.
+#: Errors of a start that another try does not mend. Any other (no process, thread, descriptor or memory left) may pass.
+_PERMANENT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.EISDIR, errno.EPERM)
+#: How long to wait for the threads of killed worker processes. SIGKILL needs less; a process that a task started may
+#: hold the output pipe open for 0.2 s.
 LEAVE_SECONDS = 1.0
-#: So long after a job's end, what its tasks have left behind is looked for; at most once in that time.
+#: How long after a job's end the node looks for processes that its tasks have left behind. It looks no more often.
 LOOK_SECONDS = 1.0
 
-#: A terminal's Ctrl-C is for us, from a worker process's first moment; and its group can be killed as one.
+#: A worker process has its own session from its first moment: Ctrl-C in the terminal goes to the program alone, and all
+#: processes of the session's group can be killed at once.
 if WINDOWS:
-    _OWN_SESSION = {"creationflags": 0x200}  # type: dict # CREATE_NEW_PROCESS_GROUP, unnamed in 2.7 and elsewhere
+    _OWN_SESSION = {"creationflags": 0x200}  # type: dict # CREATE_NEW_PROCESS_GROUP, a name that 2.7 does not have
 else:
     _OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
 
-#: A worker process inherits one end of a pair of sockets, where it can: that needs no network, not even loopback.
+#: Whether a worker process inherits one end of a pair of sockets, which needs no network, not even loopback.
 PAIRS = not (PY2 or WINDOWS)
 
 
 def describe():
     # type: () -> dict
-    """What a node tells of itself: plain data."""
+    """What a node tells the master about itself: plain data."""
     return {
         "hostname": native(socket.gethostname()),
         "pid": os.getpid(),
         "python": "%d.%d.%d" % sys.version_info[:3],
-        # As platform.system(), which starts a process for it, with the key in its environment.
+        # Like platform.system(), but that may start a process, which would have the key in its environment.
         "platform": os.uname()[0] if hasattr(os, "uname") else "Windows" if WINDOWS else sys.platform,
     }
 
 
 class _Child(object):
-    """A worker process, its connection once it has one, and the last it printed."""
+    """A worker process with its connection and its output."""
 
     def __init__(self, slot, process, family):
         # type: (int, subprocess.Popen, orphans.Family) -> None
         self.slot, self.process, self.family = slot, process, family
         self.waiter = None  # type: threading.Thread | None # ends with the process
-        self.helpers = set()  # type: set # processes that are no litter of tasks
-        self.connection = None  # type: Connection | None
-        self.pair = None  # type: Connection | None # the same, from its start on, where it has inherited its end
-        self.output = None  # type: Reader # type: ignore[assignment] # from its first moment on
+        self.helpers = set()  # type: set # pids of processes that the user's initializers or modules started: they stay
+        self.connection = None  # type: Connection | None # after the handshake
+        self.pair = None  # type: Connection | None # with PAIRS: the same connection, from the start of the process on
+        self.output = None  # type: Reader # type: ignore[assignment] # set before anything can be printed
         self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
 
 
 class Node(object):
-    """Carries out its agent's effects. ``send`` takes messages for the master.
+    """Carries out the effects of its agent.
 
-    ``finished(reason, refused)`` is called in the loop's thread when all processes are gone.
+    slots: the number of worker processes. send: called with each message for the master. drop_link: called with a
+    reason when the link to the master must be closed. finished: called as ``finished(reason, refused)`` in the loop's
+    thread when all worker processes have ended; ``refused`` is the master's sentence if it refused this node, or None.
     """
 
     def __init__(self, loop, slots, send, drop_link, finished):
@@ -100,11 +105,11 @@ class Node(object):
         self._agent = brain.Agent(slots, dict(describe(), id=hexadecimal(self.id)))
         self._events = deque()  # type: deque
         self._children = {}  # type: dict # slot -> _Child
-        self._started = 0  # worker processes so far
+        self._started = 0  # how many worker processes have been started so far
         self._guardian = None  # type: subprocess.Popen | None
-        self._brief = []  # type: list # threads that end by themselves soon, and hold up no step of the loop
-        self._look_at = None  # type: float | None
-        self._look_slots = set()  # type: set # whose jobs are over
+        self._short_threads = []  # type: list # they end soon, and do what would take too long in a step of the loop
+        self._look_at = None  # type: float | None # when to look for processes that tasks have left behind
+        self._look_slots = set()  # type: set # the slots whose worker processes that look is about
         self._key = keys.generate_key(os.urandom(32))
         self._listener = None  # type: Listener | None
         self._end = None  # type: brain.Finished | None
@@ -126,7 +131,7 @@ class Node(object):
 
     def open(self):
         # type: () -> None
-        """Worker processes can come. Raises OSError where there is nothing left for that."""
+        """Make it possible for worker processes to connect. Raises OSError if the system has no sockets left."""
         if PAIRS:
             for each in socketpair():
                 each.close()
@@ -135,7 +140,7 @@ class Node(object):
 
     def tell(self, event):
         # type: (tuple) -> None
-        """Something happened; it is handled in the next step."""
+        """Queue an event for the agent; the next step handles it."""
         self._events.append(event)
 
     def step(self, now):
@@ -148,8 +153,8 @@ class Node(object):
             known = [child.process.pid for child in self._children.values()]
             self._look_at, self._look_slots = None, set()
             try:
-                self._start_brief("look", self._look, children, known)
-            except threading.ThreadError:  # what is left behind has taken all that this user may have
+                self._start_short_thread("look", self._look, children, known)
+            except threading.ThreadError:  # perhaps the processes left behind use up this user's limit: look right here
                 self._look(children, known)
 
     def _handle(self, event, now):
@@ -159,7 +164,8 @@ class Node(object):
 
     def _effect_failed(self, effect, error):
         # type: (object, BaseException) -> None
-        """It costs the worker process that it was for; where there is none yet, the next try may have one."""
+        """An effect raised: end the worker process that it was for. A start that failed counts as a process that
+        ended, so the agent tries again."""
         if isinstance(effect, brain.StartChild):
             info = {"exit": "%s: %s" % (type(error).__name__, error), "lines": []}
             self.tell(brain.ChildExited(effect.slot, info))
@@ -202,7 +208,7 @@ class Node(object):
 
     def _start_process(self, slot, ours, theirs):
         # type: (int, socket.socket | None, int) -> None
-        """ours, theirs: the ends of a pair; or None and our port."""
+        """ours, theirs: with PAIRS our socket and the worker process's descriptor; otherwise None and our port."""
         try:
             process, family = self._new_process(() if ours is None else (theirs,))
             child = self._children[slot] = _Child(slot, process, family)
@@ -219,26 +225,27 @@ class Node(object):
             if ours is not None:
                 ours.close()
             raise
-        self._tell_start(child, {"port" if ours is None else "descriptor": theirs})
+        self._send_settings(child, {"port" if ours is None else "descriptor": theirs})
 
     def _watch_over(self):
         # type: () -> None
-        """The guardian, unless there is one: all that is started from now on ends with us."""
+        """Start the guardian, unless it runs: it ends all that is started from now on if this process is killed."""
         if self._guardian is None:
             self._guardian = guardian = orphans.start_guardian(self.id)
             if guardian is not None:
                 try:
-                    self._start_brief("guardian", self._wait_for_guardian, guardian)
+                    self._start_short_thread("guardian", self._wait_for_guardian, guardian)
                 except threading.ThreadError:
-                    self._wait_for_guardian(guardian)  # it forks and ends
+                    self._wait_for_guardian(guardian)  # short: this process forks the guardian and ends
 
-    def _start_brief(self, name, function, *arguments):
+    def _start_short_thread(self, name, function, *arguments):
         # type: (str, object, *object) -> None
-        self._brief = [each for each in self._brief if each.is_alive()] + [_thread(name, function, *arguments)]
+        alive = [each for each in self._short_threads if each.is_alive()]
+        self._short_threads = alive + [_thread(name, function, *arguments)]
 
     def _wait_for_guardian(self, guardian):
         # type: (subprocess.Popen) -> None
-        if not orphans.seen_off(guardian):  # no process or memory was left: the next worker process brings another
+        if not orphans.has_forked(guardian):  # no process or memory left: the next worker process's start tries again
             self._loop.call(setattr, self, "_guardian", None)
 
     def _new_process(self, inherited):
@@ -261,27 +268,28 @@ class Node(object):
 
     def _accompany(self, child):
         # type: (_Child) -> None
-        """Its threads. Raises ThreadError where there can be no more."""
+        """Start the threads beside a worker process. Raises ThreadError if the system allows no more threads."""
         printed = partial(self._loop.call, self._printed, child)
         child.output = Reader(child.process.stdout, child.process.stderr, printed)
         child.output.start()
         child.waiter = _thread("waiter", self._wait, child)
 
-    def _tell_start(self, child, where):
+    def _send_settings(self, child, where):
         # type: (_Child, dict) -> None
-        told = dict(where, key=self._key, slot=child.slot, path=boot.told_paths())
+        """Write to the process's standard input how to connect, the key, and ``sys.path``: one line of JSON."""
+        settings = dict(where, key=self._key, slot=child.slot, path=boot.search_paths())
         try:
-            write_quietly(child.process.stdin, json.dumps(told).encode("ascii") + b"\n")
+            write_quietly(child.process.stdin, json.dumps(settings).encode("ascii") + b"\n")
         except (OSError, IOError):
-            pass  # it has ended already; the waiter tells
+            pass  # the process has ended already; the waiter reports it
 
     def _wait(self, child):
         # type: (_Child) -> None
         code, peak = _wait_for(child.process)
         _kill_group(child.process.pid)
         try:
-            child.family.end()  # what its tasks had started and left behind, wherever it is now
-        except (EnvironmentError, threading.ThreadError) as error:  # no descriptor is left to look for it
+            child.family.end()  # kill what its tasks started, also processes that have left the group
+        except (EnvironmentError, threading.ThreadError) as error:  # for example: no descriptor left
             log.warning("what worker process %d has left behind cannot be looked for: %s", child.process.pid, error)
         child.output.finish()
         self._loop.call(self._exited, child, code, peak)
@@ -294,7 +302,10 @@ class Node(object):
 
     def _look(self, children, known):
         # type: (list, list) -> None
-        """Which of these worker processes have others below them; most jobs leave none, which one look shows."""
+        """Report each of these worker processes whose tasks have left processes behind.
+
+        known: the pids of all worker processes. Most jobs leave nothing behind, which the first look shows.
+        """
         try:
             if set(orphans.marked(orphans.node_mark(self.id))) <= set(known):
                 return
@@ -302,7 +313,7 @@ class Node(object):
                 others = set(orphans.marked(child.family.mark)) - {child.process.pid}
                 if not all(orphans.is_below(each, child.helpers) for each in others):
                     self._loop.call(self._left_behind, child)
-        except EnvironmentError as error:  # no descriptor is left for it
+        except EnvironmentError as error:  # for example: no descriptor left
             log.warning("what tasks have left behind cannot be looked for: %s", error)
 
     def _left_behind(self, child):
@@ -315,7 +326,8 @@ class Node(object):
         handshake = handshakes.ServerHandshake(
             self._key, os.urandom(16), os.urandom(32), 0, 0, tagged=False, pickle_protocol=PICKLE_PROTOCOL
         )
-        # The agent ends what does not begin in time; on a full machine an answer may take longer than a stranger gets.
+        # The agent kills a worker process that does not begin in time. On a busy machine its handshake may take longer
+        # than strangers are given, so this connection has the same time.
         return Connection(self._loop, sock, handshake, self, where, patience=brain.START_SECONDS)
 
     def opened(self, connection):
@@ -341,12 +353,12 @@ class Node(object):
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
         if connection.about is not None:
-            _kill(connection.about.process)  # type: ignore[attr-defined] # its end is told by the waiter
+            _kill(connection.about.process)  # type: ignore[attr-defined] # the waiter reports its end
 
     def _exited(self, child, code, peak):
         # type: (_Child, int, int) -> None
         while child.connection is not None and child.connection.readable():
-            pass  # its last results may have arrived a moment before
+            pass  # read the results that it sent just before its end
         if self._children.get(child.slot) is child:
             del self._children[child.slot]
         child.output.close()
@@ -360,7 +372,7 @@ class Node(object):
         except (OSError, IOError):
             pass
         info = {"exit": exit_in_words(code), "lines": child.output.last_lines()}  # type: dict
-        if code == -9:  # when it was us, nobody asks
+        if code == -9:  # SIGKILL. (If this node killed the process, the agent does not use this text.)
             info.update(exit=info["exit"] + ", perhaps out of memory", memory=True)
         if peak > child.peak_before:
             info["peak_memory"] = peak
@@ -375,7 +387,8 @@ class Node(object):
 
     def _keep(self, effect):
         # type: (brain.Keep) -> None
-        """A shared object has come: into a file, for all worker processes (the master's own serve as they are)."""
+        """A shared object has arrived: write it to a file for all worker processes. On the master's own machine it is
+        in a file already ("path")."""
         info = effect.info
         try:
             if "path" not in info:
@@ -407,7 +420,7 @@ class Node(object):
 
     def leave_now(self):
         # type: () -> None
-        """Without the loop: the worker processes are gone when this returns, whatever they did."""
+        """Kill all worker processes, without the loop; wait for each up to LEAVE_SECONDS."""
         children = list(self._children.values())
         for child in children:
             _kill(child.process)
@@ -418,17 +431,17 @@ class Node(object):
 
     def _dismiss(self):
         # type: () -> None
-        """The guardian and the brief threads, when all worker processes are gone."""
+        """When all worker processes are gone: end the guardian, and wait for the short threads."""
         if self._guardian is not None:
             self._guardian.stdin.close()  # type: ignore[union-attr]
-        for thread in self._brief:
+        for thread in self._short_threads:
             thread.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
 
     # -- what tasks print -------------------------------------------------------------------------
 
     def _printed(self, child, stream, text):
         # type: (_Child, str, object) -> None
-        """At once: the next step may be after the end."""
+        """Bypass the event queue: if the node finishes first, a task's last lines would be lost."""
         child.output.taken()
         output = protocol.Output({"pid": child.process.pid, "stream": stream, "text": text})
         self._handle(brain.ChildSaid(child.slot, output), monotonic())
@@ -436,7 +449,7 @@ class Node(object):
 
 def child_environment(slots):
     # type: (int) -> dict
-    """A worker process's environment variables: ours, without the key, with thread caps."""
+    """A worker process's environment variables: this process's, without the key, with limits for BLAS threads."""
     variables = boot.variables()
     for name in THREAD_VARIABLES:
         variables.setdefault(name, str(max(1, cpu_count() // slots)))
@@ -453,14 +466,14 @@ def exit_in_words(code):
 
 def _wait_for(process):
     # type: (subprocess.Popen) -> tuple
-    """(exit code, most bytes of memory it had, 0 if unknown) when it has ended."""
+    """Wait for the end of a process: (exit code, its peak memory in bytes or 0 if unknown)."""
     while resource is not None:
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except (OSError, IOError) as error:
             if error.errno == errno.EINTR:  # py2
                 continue
-            break  # somebody else has waited for it, or does for all (SIGCHLD is ignored)
+            break  # other code has waited for it; or SIGCHLD is ignored, and then the kernel does
         process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         return process.returncode, _peak(usage)
     return process.wait(), 0
@@ -468,7 +481,7 @@ def _wait_for(process):
 
 def _peak(usage):
     # type: (resource.struct_rusage) -> int
-    """Bytes. A process's own begins with that of the one that started it, so less than that says nothing."""
+    """Peak memory in bytes. A process's peak begins with that of its parent, so it says nothing unless it is larger."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -480,7 +493,7 @@ def _kill(process):
         else:
             process.kill()
     except (OSError, AttributeError):
-        pass  # it is gone already
+        pass  # the process has ended already
 
 
 def _why_not_started(error):
@@ -488,15 +501,15 @@ def _why_not_started(error):
     if isinstance(error, errors.StartError):
         return {"exit": str(error), "lines": [], "shortage": False}
     text = "cannot start %s: %s" % (sys.executable, error)
-    return {"exit": text, "lines": [], "shortage": getattr(error, "errno", None) not in _NEVER}
+    return {"exit": text, "lines": [], "shortage": getattr(error, "errno", None) not in _PERMANENT}
 
 
 def _end_half_started(process):
     # type: (subprocess.Popen) -> None
-    """There is no thread that could watch it."""
+    """End a process whose threads could not be started."""
     _kill(process)
     process.wait()
-    process.stdin.close()  # type: ignore[union-attr] # who reads its output closes that
+    process.stdin.close()  # type: ignore[union-attr] # the Reader closes the output pipes
 
 
 def _kill_group(pid):
@@ -504,7 +517,7 @@ def _kill_group(pid):
     try:
         os.killpg(pid, signal.SIGKILL)
     except (OSError, AttributeError):
-        pass  # nobody is left in it; Windows has no groups
+        pass  # no process is left in the group; Windows has no groups
 
 
 def _thread(name, function, *arguments):

@@ -1,15 +1,16 @@
-"""What tasks start and leave behind: it ends with the worker process, and with the node, however these end.
+"""Processes that tasks start and leave behind (orphans): they end with the worker process, and with the node.
 
-A process's environment is inherited by all it starts, through ``fork``, ``setsid`` and daemons' double forks.
-So each worker process gets a mark of its own there, and whoever wants them gone looks for the mark:
+A process passes its environment variables on to every process that it starts, also through ``fork``, ``setsid`` and a
+daemon's double fork. So each worker process gets a mark of its own in a variable, and orphans are found by the mark:
 
-* Linux: in ``/proc/*/environ``, which shows what a process was started with, also when it has changed it since.
-* Windows: a job object for each worker process, which ends its members when its last handle closes (untested).
-* macOS and BSD: in what ``ps -E`` shows (untested).
+* Linux: in ``/proc/*/environ``. It shows the variables with which a process was started, even if it has changed them.
+* Windows: instead, each worker process has a job object, which ends its members when its last handle is closed
+  (untested).
+* macOS and BSD: in the output of ``ps -E`` (untested).
 
-The node looks when a worker process has ended. When the node itself is killed, its *guardian* looks: a small process
-that is nobody's child and waits for the end of a pipe. Only a program that was started with another environment
-(``env -i``) and has left its process group is not found.
+The node looks for orphans when a worker process has ended. If the node itself is killed, its *guardian* looks: a small
+process that is not a child of the node and waits for the end of a pipe. An orphan is not found only if it was started
+with other variables (``env -i``) and has also left the worker process's process group.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -27,27 +28,27 @@ from . import boot
 VARIABLE = "MINIMALCLUSTER_PROCESS"
 _VARIABLE = VARIABLE.encode("ascii") + b"="
 PROC = "/proc"
-#: A pipe's end can be held open by a process that the node's has forked; then the guardian sees it so.
+#: A process forked from the node's may hold the guardian's pipe open after the node's end. So the guardian also looks
+#: this often whether the node lives.
 GUARDIAN_LOOKS_SECONDS = 0.5
-#: What goes on starting processes is looked for so often; then whoever looks gives up.
+#: Processes may start others while they are being killed. After so many rounds the search is given up.
 SWEEPS_MAX = 200
 SWEEP_SECONDS = 0.02
-#: How long a process may take to become another program, from when its starter goes on.
+#: How long (1 s) Linux may take to replace a process's program after ``Popen`` has returned (_is_in_exec).
 EXEC_LOOKS_MAX, EXEC_LOOK_SECONDS = 200, 0.005
 _KERNEL_OR_ENDING = 0x00200000 | 0x00000004  # PF_KTHREAD, PF_EXITING
-#: Of a process so many are asked for.
+#: ``is_below`` follows so many parents of a process at most.
 ANCESTORS_MAX = 100
-
 
 
 def node_mark(node_id):
     # type: (bytes) -> str
-    """What all marks of a node's worker processes begin with."""
+    """The beginning of the marks of all worker processes of a node."""
     return hexadecimal(node_id) + "."
 
 
 class Family(object):
-    """One worker process and all that its tasks start."""
+    """One worker process and all processes that its tasks start. number: counts the node's worker processes."""
 
     def __init__(self, node_id, number):
         # type: (bytes, int) -> None
@@ -56,18 +57,19 @@ class Family(object):
 
     def variable(self):
         # type: () -> dict
-        """For its environment. A node inside of a task keeps the outer one's mark too."""
+        """The environment variable to start the worker process with. If this node itself runs inside a task, the outer
+        node's mark stays in it, too."""
         return {VARIABLE: (os.environ.get(VARIABLE, "") + " " + self.mark).strip()}
 
     def has(self, process):
         # type: (subprocess.Popen) -> None
-        """It has been started; on Windows what it starts itself from now on belongs to it."""
+        """The worker process has been started. On Windows, what it starts from now on belongs to its job object."""
         if self._job is not None:
             self._job.add(process)
 
     def end(self):
         # type: () -> None
-        """Kill what is left of it; may take a moment."""
+        """Kill all processes that are left. May take a moment. Raises EnvironmentError if they cannot be looked for."""
         if self._job is not None:
             self._job.close()
         else:
@@ -76,7 +78,7 @@ class Family(object):
 
 def sweep(mark):
     # type: (str) -> int
-    """Kill all processes that bear this mark, until there are none. Returns how many were killed."""
+    """Kill all processes with this mark until none is left. Returns how many were killed."""
     killed = set()  # type: set
     for _ in range(SWEEPS_MAX):
         found = marked(mark)
@@ -86,7 +88,7 @@ def sweep(mark):
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
-                pass  # it has just ended, or is another user's
+                pass  # the process has just ended, or belongs to another user
         killed.update(found)
         time.sleep(SWEEP_SECONDS)
     return len(killed)
@@ -94,7 +96,7 @@ def sweep(mark):
 
 def marked(mark):
     # type: (str) -> list
-    """The living processes with this mark, but for the one that asks."""
+    """The pids of the living processes with this mark, without this process itself."""
     wanted = mark.encode("ascii")
     if not looks_are_cheap():
         return _marked_of_ps(wanted)
@@ -104,8 +106,8 @@ def marked(mark):
             try:
                 text = _environment_of(name)
             except (OSError, IOError):
-                continue  # another user's, or it has just ended
-            # Zombies have no environment: what is found can be killed.
+                continue  # the process belongs to another user, or has just ended
+            # A zombie has no variables to read, so each process that is found can be killed.
             if wanted in text and any(entry.startswith(_VARIABLE) and wanted in entry for entry in text.split(b"\0")):
                 found.append(int(name))
     return found
@@ -113,13 +115,13 @@ def marked(mark):
 
 def _environment_of(pid):
     # type: (str) -> bytes
-    """As it was when the process became what it is; if it is just about to, when it has."""
+    """The variables with which a process's program was started. Waits while its program is being replaced."""
     for _ in range(EXEC_LOOKS_MAX):
         text = _read_environment(pid)
         if text:
             return text
         if not _is_in_exec(pid):
-            return _read_environment(pid)  # again: it may have become it since
+            return _read_environment(pid)  # once more: the program may have started between the two looks
         time.sleep(EXEC_LOOK_SECONDS)
     return b""
 
@@ -132,8 +134,9 @@ def _read_environment(pid):
 
 def _is_in_exec(pid):
     # type: (str) -> bool
-    """Between two programs a process has no environment: ``subprocess.Popen`` has returned, and Linux is still
-    setting up the new one. Then its ``env_end`` is 0 (proc(5), field 51), as for kernel threads and what ends."""
+    """Whether Linux is just replacing the process's program (exec). Then it has no variables, although the ``Popen``
+    that started it may have returned, and its ``env_end`` is 0 (proc(5), field 51). Kernel threads and processes that
+    are ending have 0 there, too."""
     with open("%s/%s/stat" % (PROC, pid), "rb") as file:
         fields = native(file.read()).rpartition(")")[2].split()
     return len(fields) > 48 and fields[48] == "0" and fields[0] not in "ZX" and not int(fields[6]) & _KERNEL_OR_ENDING
@@ -141,13 +144,13 @@ def _is_in_exec(pid):
 
 def looks_are_cheap():
     # type: () -> bool
-    """Elsewhere each look is a process of its own; there, what tasks leave ends with their worker process."""
+    """Whether a look needs no process of its own. Where it does, nodes look only when a worker process has ended."""
     return os.path.exists(PROC + "/self/environ")
 
 
 def _marked_of_ps(wanted):
     # type: (bytes) -> list
-    """macOS and BSD; untested."""
+    """``marked`` on macOS and BSD; untested."""
     try:
         command = ["/bin/ps", "-axww", "-E", "-o", "pid=,command="]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=boot.variables())
@@ -160,14 +163,15 @@ def _marked_of_ps(wanted):
 
 def newest():
     # type: () -> bytes
-    """The number of the process (or thread) that was started last on this machine: the same as before, so none was."""
+    """The number of the process (or thread) that was started last on this machine. If two calls give the same number,
+    nothing was started in between."""
     with open(PROC + "/loadavg", "rb") as file:
         return file.read().split()[-1]
 
 
 def is_below(pid, helpers):
     # type: (int, object) -> bool
-    """Is it one of these processes, or has one of them started it?"""
+    """Whether a process is one of these, or was started by one of them, directly or not."""
     for _ in range(ANCESTORS_MAX):
         if pid in helpers:  # type: ignore[operator]
             return True
@@ -186,12 +190,13 @@ def is_below(pid, helpers):
 
 def start_guardian(node_id):
     # type: (bytes) -> subprocess.Popen | None
-    """Ends what this process's node has started when this process ends or closes the guardian's standard input.
+    """Start the guardian: it ends all that the node has started when this process ends, or closes its standard input.
 
-    What is returned ends at once, and wants to be seen off: the guardian is its child, and so becomes nobody's.
+    Returns a process that forks the guardian and ends at once; pass it to ``has_forked``. So the guardian is not a
+    child of this process. None on Windows, where job objects do the same.
     """
     if WINDOWS:
-        return None  # the job objects' handles close with the process
+        return None  # the handles of the job objects are closed with the process
     with open(os.devnull, "r+b") as nothing:
         return subprocess.Popen(
             boot.command("node.orphans", "guard", ["-S"], node_mark(node_id), str(os.getpid())),
@@ -201,10 +206,10 @@ def start_guardian(node_id):
         )  # fmt: skip
 
 
-def seen_off(process):
+def has_forked(process):
     # type: (subprocess.Popen) -> bool
-    """Wait for what ``start_guardian`` has returned; False, and a line in the log, if the guardian could not start."""
-    with process.stderr as pipe:  # type: ignore[union-attr] # the guardian itself has closed its end when it has begun
+    """Wait for the process that ``start_guardian`` returned. False, with a line in the log: there is no guardian."""
+    with process.stderr as pipe:  # type: ignore[union-attr] # the guardian closes its end as soon as it has begun
         words = native(pipe.read()).strip()
     code = process.wait()
     if code:
@@ -215,13 +220,13 @@ def seen_off(process):
 
 def guard():
     # type: () -> None
-    """The guardian's whole life."""
+    """The main function of the guardian's process."""
     mark, node = sys.argv[1:]
     if os.fork():
         os._exit(0)
-    os.dup2(1, 2)  # whoever waits for our last words has heard that there are none
+    os.dup2(1, 2)  # closes the pipe on which ``has_forked`` waits for an error
     began = _began(node)
-    if began is None and looks_are_cheap():  # it was quicker
+    if began is None and looks_are_cheap():  # the node has ended before the guardian began
         sweep(mark)
         os._exit(0)
     while not select.select([0], [], [], GUARDIAN_LOOKS_SECONDS)[0]:
@@ -233,7 +238,10 @@ def guard():
 
 def _began(pid):
     # type: (str) -> str | None
-    """Tells a process from a later one of the same number; None: it is dead, or this system has no /proc."""
+    """When a process was started: tells it from a later process with the same number.
+
+    None if it has ended, or this system has no /proc.
+    """
     try:
         with open("%s/%s/stat" % (PROC, pid), "rb") as file:
             fields = native(file.read()).rpartition(")")[2].split()
@@ -246,7 +254,8 @@ def _began(pid):
 
 
 class _Job(object):
-    """A job object that ends its members with its handle; untested. Without one, only the process itself is ended."""
+    """A job object, which ends its members when its handle is closed. Untested. If Windows gives none, only the worker
+    process itself is ended."""
 
     _EXTENDED_LIMITS, _KILL_ON_CLOSE = 9, 0x2000
 
@@ -257,7 +266,7 @@ class _Job(object):
         self._kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
         self._kernel.CreateJobObjectW.restype = ctypes.c_void_p
         self._handle = self._kernel.CreateJobObjectW(None, None)
-        # JOBOBJECT_EXTENDED_LIMIT_INFORMATION; LimitFlags stands at byte 16, after two times of 8 bytes each.
+        # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: LimitFlags is at byte 16, behind two time limits of 8 bytes each.
         limits = (ctypes.c_ubyte * (144 if ctypes.sizeof(ctypes.c_void_p) == 8 else 112))()
         ctypes.c_uint32.from_buffer(limits, 16).value = self._KILL_ON_CLOSE
         self._kernel.SetInformationJobObject(

@@ -1,11 +1,11 @@
-"""What a worker process prints: from the bytes of its two pipes to pieces of text, in a thread beside it.
+"""What a worker process prints: a thread makes pieces of text of the bytes in its two pipes.
 
-* A piece is whole lines. A part of a line is passed on when its end has not come for a moment, when it is very long,
-  and at the end of the process. No character is cut, and nothing but what is too much is left out.
-* Each stream is in order; what is written to different streams at once comes in any order, as from any program.
-* ``tell`` takes a piece, and ``taken`` says that there is room for the next. Until then the pipe is not read: so a
-  process that prints faster than the node's loop goes on is held up, and the loop is not.
-* A flood is not held up without end: what a process prints beyond ``AT_ONCE_MAX`` at once is counted, and left out.
+* A piece consists of whole lines. A line that is not complete is passed on after a moment, when it is very long, and at
+  the end of the process. No character is divided between two pieces.
+* The pieces of one stream stay in order. Pieces of different streams may change places, as in any program.
+* ``on_text`` is called with a piece; ``taken`` is to be called when it has been handled. Until then the pipe is not
+  read: a process that prints faster than the node's loop handles it has to wait, and the loop does not.
+* Nothing is left out, except that of more than ``AT_ONCE_MAX`` characters at once the rest is dropped and counted.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -19,20 +19,21 @@ from collections import deque
 from ..compat import PY2, WINDOWS, monotonic
 
 OUT, ERR = "stdout", "stderr"
-#: So many characters may a process print at once before something is left out, and then so many a second.
+#: How many characters a process may print at once before some are dropped, and how many a second after that.
 AT_ONCE_MAX, PER_SECOND = 16 << 20, 1 << 20
-#: The part of a line waits so long for the line's end: a line that is printed word by word stays in one piece.
+#: How long an incomplete line waits for its end, so that a line which is printed word by word stays in one piece.
 PART_SECONDS = 0.1
-#: And a part this long does not wait.
+#: An incomplete line of this length does not wait.
 PART_CHARACTERS_MAX = 1 << 20
 READ_BYTES = 1 << 16
-#: Of the last words of a process that dies.
+#: How many of a process's last lines, and how many characters of each, an error report has.
 LAST_LINES, LAST_CHARACTERS_MAX = 20, 1000
-#: What a task has left behind may hold a pipe open, or write to it, when the process has ended.
+#: When a process has ended, another process that its task started may hold the pipe open, or still write to it. Reading
+#: ends when nothing has come for SILENT_SECONDS, and after REST_SECONDS in any case.
 SILENT_SECONDS, REST_SECONDS = 0.3, 5.0
 
 _ERRORS = "replace" if PY2 else "backslashreplace"  # py2
-_POLLS = hasattr(select, "poll")  # Windows has none, and a thread for each pipe
+_POLLS = hasattr(select, "poll")  # without it (Windows), each pipe has a thread of its own
 
 
 class Stream(object):
@@ -41,14 +42,14 @@ class Stream(object):
     def __init__(self, name, pipe=None):
         # type: (str, object) -> None
         self.name, self.pipe = name, pipe
-        self.due = None  # type: float | None # when the part that waits is passed on
+        self.due = None  # type: float | None # when the incomplete line is passed on
         self._decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
-        self._part = u""
-        self._line = u""  # the beginning of the line that is not at its end, for the last words
+        self._part = u""  # an incomplete line that waits for its end
+        self._line = u""  # the beginning of the last line, for ``last_line``
 
     def feed(self, data, now, is_last=False):
         # type: (bytes, float, bool) -> object
-        """The text that is to be passed on now."""
+        """Take bytes; returns the text to pass on now. is_last: the pipe has ended."""
         text = self._part + self._decoder.decode(data, is_last)
         end = len(text) if is_last or len(text) > PART_CHARACTERS_MAX else text.rfind(u"\n") + 1
         if end or not self._part:
@@ -58,13 +59,13 @@ class Stream(object):
 
     def part(self):
         # type: () -> object
-        """What there is of a line whose end has not come."""
+        """Take the incomplete line, to pass it on."""
         text, self._part, self.due = self._part, u"", None
         return text
 
     def lines(self, text):
         # type: (object) -> list
-        """The last of the lines that this text ends, cut."""
+        """The lines that this text completes: the last LAST_LINES of them, each shortened to LAST_CHARACTERS_MAX."""
         lines = (self._line + text).rsplit(u"\n", LAST_LINES + 1)  # type: ignore[operator]
         lines = [line[:LAST_CHARACTERS_MAX] for line in lines[-LAST_LINES - 1 :]]
         self._line = lines.pop()
@@ -76,13 +77,13 @@ class Stream(object):
 
 
 class Allowance(object):
-    """How much one process may print, by a clock that is told."""
+    """How much one process may still print. The time is an argument (seconds)."""
 
     def __init__(self, now):
         # type: (float) -> None
         self._left, self._at = float(AT_ONCE_MAX), now
-        self._lines = 0  # left out, and not said
-        self.due = None  # type: float | None # when there is room again, and it is to be said
+        self._lines = 0  # dropped lines that were not reported yet
+        self.due = None  # type: float | None # when to report them; until then everything is dropped
 
     def admits(self, text, now):
         # type: (object, float) -> bool
@@ -96,33 +97,37 @@ class Allowance(object):
         self._lines += text.count(u"\n") or 1  # type: ignore[attr-defined]
         return False
 
-    def word(self):
+    def report(self):
         # type: () -> str
-        """A line that says what was left out, if something was."""
+        """A line that says how many lines were dropped; "" if none were. From now on text is admitted again."""
         lines, self._lines, self.due = self._lines, 0, None
         text = "[minimalcluster: %d lines dropped: a worker process has printed more than %d MB at once]\n"
         return text % (lines, AT_ONCE_MAX >> 20) if lines else ""
 
 
 class Reader(object):
-    """Reads a process's pipes. ``tell(stream's name, text)`` is called in its threads, and must not wait."""
+    """Reads a process's pipes in one thread (Windows: two).
 
-    def __init__(self, out, err, tell):
+    on_text: called as ``on_text(name of the stream, text)`` in a thread of the Reader. It must not wait. Call ``taken``
+    when the text has been handled.
+    """
+
+    def __init__(self, out, err, on_text):
         # type: (object, object, object) -> None
-        self._tell = tell
+        self._on_text = on_text
         self._streams = [Stream(OUT, out), Stream(ERR, err)]
         self._allowance = Allowance(monotonic())
         self._last = deque(maxlen=LAST_LINES)  # type: deque
         self._room = threading.Semaphore(0)
-        self._waits = False  # for room
+        self._waits = False  # a thread waits for ``taken``
         self._reads = 0
-        self._over = False  # nobody wants more
+        self._over = False  # no more output is wanted
         self._groups = [self._streams] if _POLLS else [[stream] for stream in self._streams]
         self._threads = [threading.Thread(target=self._read, args=(group,)) for group in self._groups]
 
     def start(self):
         # type: () -> None
-        """Raises ThreadError where there can be no more threads."""
+        """Start the threads. Raises ThreadError if the system allows no more."""
         for group, thread in zip(self._groups, self._threads):
             thread.name, thread.daemon = "minimalcluster-output", True
             try:
@@ -135,12 +140,13 @@ class Reader(object):
 
     def taken(self):
         # type: () -> None
-        """What was told is where it belongs."""
+        """The text of the last ``on_text`` has been handled."""
         self._room.release()
 
     def finish(self):
         # type: () -> None
-        """When the process has ended: wait until all is told. Something else may have the pipes, and never end."""
+        """When the process has ended: wait until its output is passed on. Another process may have its pipes for ever,
+        so this stops after a silence (SILENT_SECONDS), and after REST_SECONDS in any case."""
         until, before = monotonic() + REST_SECONDS, -1
         for thread in self._threads:
             while thread.is_alive() and monotonic() < until and (before != self._reads or self._waits):
@@ -150,7 +156,7 @@ class Reader(object):
 
     def close(self):
         # type: () -> None
-        """No more is wanted."""
+        """No more output is wanted: the threads end."""
         self._over = True
         self._room.release()
 
@@ -162,18 +168,19 @@ class Reader(object):
 
     def _read(self, streams):
         # type: (list) -> None
-        # Closed by who reads it: its number would be another file's, perhaps the next process's, before the next read.
+        # Only this thread closes the pipe: closed elsewhere, its descriptor could be reused by the next worker process
+        # between two reads here.
         try:
             poller = _Poller(streams)
             while poller.streams and not self._over:
                 for stream in poller.wait(self._seconds(poller.streams)):
-                    data = _some(stream.pipe)
+                    data = _next_bytes(stream.pipe)
                     self._reads += 1
                     self._pass_on(stream, stream.feed(data, monotonic(), not data))
                     if not data:
                         poller.drop(stream)
                 self._pass_on_what_is_due(poller.streams)
-            self._say_what_is_left_out()
+            self._report_dropped()
         finally:
             _close(streams)
 
@@ -188,30 +195,30 @@ class Reader(object):
             if stream.due is not None and (monotonic() >= stream.due or not _POLLS):
                 self._pass_on(stream, stream.part())
         if self._allowance.due is not None and monotonic() >= self._allowance.due:
-            self._say_what_is_left_out()
+            self._report_dropped()
 
     def _pass_on(self, stream, text):
         # type: (Stream, object) -> None
         self._last.extend(stream.lines(text))
         if text and self._allowance.admits(text, monotonic()):
-            self._say(stream.name, text)
+            self._hand_over(stream.name, text)
 
-    def _say_what_is_left_out(self):
+    def _report_dropped(self):
         # type: () -> None
-        word = self._allowance.word()
-        if word:
-            self._say(ERR, word)
+        text = self._allowance.report()
+        if text:
+            self._hand_over(ERR, text)
 
-    def _say(self, name, text):
+    def _hand_over(self, name, text):
         # type: (str, object) -> None
-        self._tell(name, text)  # type: ignore[operator]
+        self._on_text(name, text)  # type: ignore[operator]
         self._waits = True
         self._room.acquire()
         self._waits = False
 
 
 class _Poller(object):
-    """Waits for one of these streams."""
+    """Waits until one of these streams can be read."""
 
     def __init__(self, streams):
         # type: (list) -> None
@@ -229,7 +236,7 @@ class _Poller(object):
     def wait(self, seconds):
         # type: (float | None) -> list
         if not self._poll:
-            return list(self.streams)  # one, and reading it waits
+            return list(self.streams)  # there is only one, and reading it waits for bytes
         try:
             found = self._poll.poll(None if seconds is None else int(1000 * seconds) + 1)
         except select.error:  # py2: a signal
@@ -244,9 +251,9 @@ def _close(streams):
         stream.pipe.close()
 
 
-def _some(pipe):
+def _next_bytes(pipe):
     # type: (object) -> bytes
-    """The next bytes; none at the end."""
+    """The next bytes; ``b""`` at the end."""
     while True:
         try:
             return os.read(pipe.fileno(), READ_BYTES)  # type: ignore[attr-defined]

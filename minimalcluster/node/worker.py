@@ -1,19 +1,20 @@
-"""A worker process: runs user code, nothing else.
+"""A worker process: it runs the user's code, nothing else.
 
 ::
 
     node --Grant--> reader thread --queue--> main thread: runs tasks in blocks --Done--> node
-         --Revoke-> reader thread: gives back what the main thread has not begun
+         --Revoke-> reader thread: gives back the tasks that the main thread has not begun
 
-* It is a fresh interpreter, told on its standard input where its node listens and by what key to
-  prove itself; nothing secret is in its arguments or its environment.
-* It leaves file descriptors 0 to 2 to the user's code: 0 is empty, 1 and 2 lead to the node.
-* It ends with its node: the reader sees the connection close; and while user code holds the
-  interpreter's lock, the kernel's SIGIO on the standard-input pipe still ends it (where there is SIGIO).
-* Tasks run in blocks that grow until they take some milliseconds, so that a trivial task costs
-  no clock reading, message or lock of its own, and a long one is reported as soon as it ends.
-  What a block holds before and behind a task that takes unexpectedly long does not wait for it.
-* Where tasks have a time limit, the node hears when each of them begins: behind its argument's unpickling.
+* It is a fresh interpreter. On its standard input it reads how to connect to its node, and the key of that connection;
+  its arguments and environment variables hold no secret.
+* User code may use file descriptors 0 to 2 as usual: 0 is empty, 1 and 2 lead to the node.
+* It ends with its node, in two ways. The reader thread sees the connection close. And where the system has SIGIO, the
+  kernel sends that when the pipe of the standard input closes: this works also while C code holds the interpreter's
+  lock.
+* Tasks run in blocks, which grow until a block takes some milliseconds. So a short task needs no clock reading, message
+  or lock of its own, and a long task is reported as soon as it ends. If one task of a block takes long unexpectedly,
+  the results before it are sent, and the tasks behind it can be given back, while it runs.
+* If tasks have a time limit, each tells the node when its own code begins: after its argument has been unpickled.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -39,56 +40,65 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Iterator  # noqa: F401 # novm
 
-#: A block's aim.
+#: How long the tasks of a block shall take together.
 BLOCK_SECONDS = 0.005
 BLOCK_GROWTH = 16
-#: Results wait this long for company before they are sent.
+#: How long the main thread collects results before it sends them.
 FLUSH_SECONDS = 0.02
-#: And no longer than twice this, if the main thread does not come to it.
+#: If a long task keeps the main thread from sending, another thread sends them after twice this time at most.
 WATCH_SECONDS = 0.1
 RECEIVE_BYTES = 1 << 18
 JOIN_BYTES_MAX = 1 << 16
 
 
 class _Attempt(object):
-    """The chunk at hand: [first, end), of which [first, claimed) is the main thread's."""
+    """The chunk that is being run: tasks [first, end). The main thread has taken [first, claimed) of them."""
 
     def __init__(self, grant):
         # type: (protocol.Grant) -> None
-        self.number, self.job, self.careful = grant.attempt, grant.job, bool(grant.careful)
-        self.limited = False  # the node wants to hear when a task's own code begins
-        self.reported = self.claimed = grant.first
+        self.number, self.job, self.one_by_one = grant.attempt, grant.job, bool(grant.careful)
+        self.limited = False  # tell the node when each task's own code begins
+        self.reported = self.claimed = grant.first  # the first task that was not reported, not claimed
         self.end = grant.first + grant.count
-        self.items = []  # type: list # the block's: what the main thread has not begun may be taken away
+        self.items = []  # type: list # arguments of the current block; ``take_away`` may remove those not begun
         self.results = []  # type: list
-        self.before = self.sent = 0  # so many of the results were there before the items, and are sent
+        self.before = 0  # len(results) when the current block began
+        self.sent = 0  # how many of the results have been sent
         self.flushed_at = 0.0
 
     def take_away(self):
         # type: () -> int
-        """Take what the main thread has not begun out of its block. Under the claim's lock; how many."""
+        """Remove the tasks that the main thread has not begun from its block; returns how many.
+
+        Called under the lock of the claim, in another thread, while the main thread iterates over ``items``.
+        """
         items, results = self.items, self.results
         done = len(results) - self.before
-        rest = items[done + 1 :]  # it is at the one before
-        del items[done + 1 :]  # its loop ends there, if it has not come further in this moment
+        rest = items[done + 1 :]  # the main thread is at the task before these
+        del items[done + 1 :]  # so its loop ends there, unless it has finished that task in this moment
         if len(results) - self.before == done:
             return len(rest)
-        items.extend(rest)
+        items.extend(rest)  # it has: it may be at the next task already, so nothing is removed
         return 0
 
 
 class _Helpers(object):
-    """Finds what an initializer, a script's top or a module's import has started: unlike what tasks start, it stays."""
+    """Finds processes that an initializer, the script's top level or a module's import starts.
 
-    def __init__(self, tell):
+    They stay, while processes that tasks leave behind are ended with the worker process. report: called with a Helpers
+    message that has their pids.
+    """
+
+    def __init__(self, report):
         # type: (object) -> None
-        self._tell = tell
-        self._fresh = True  # no code of the user's has run here
+        self._report = report
+        self._fresh = True  # no user code has run in this process yet
         self._mark = os.environ.get(orphans.VARIABLE, "").split(" ")[-1]
 
     @contextmanager
     def watched(self, info):
         # type: (dict) -> Iterator[None]
+        """Within this context user code may start helpers. info: the job's definition."""
         if not (self._mark and orphans.looks_are_cheap()) or not (self._fresh or functions.will_initialize(info)):
             yield
             return
@@ -100,33 +110,33 @@ class _Helpers(object):
             if orphans.newest() != newest:
                 started = set(orphans.marked(self._mark)) - before
                 if started:
-                    self._tell(protocol.Helpers({"pids": sorted(started)}))  # type: ignore[operator]
+                    self._report(protocol.Helpers({"pids": sorted(started)}))  # type: ignore[operator]
 
 
 class Worker(object):
-    """Serves one connection to the node until it closes."""
+    """Runs the tasks that come over one connection to the node, until it closes."""
 
     def __init__(self, connection, channel):
         # type: (socket.socket, frames.Channel) -> None
         self._socket, self._channel = connection, channel
         self._inbox = Mailbox()
-        self._lock = threading.Lock()  # guards the attempt's claim
+        self._lock = threading.Lock()  # guards which tasks the main thread has claimed, and ``_fetches``
         self._send_lock = threading.Lock()
-        self._flush_lock = threading.Lock()  # guards which results are sent
-        self._watched = threading.Event()  # there may be something that waits for what the main thread is at
+        self._flush_lock = threading.Lock()  # guards which results have been sent
+        self._watched = threading.Event()  # set: results or tasks may be waiting for the task that runs
         self._attempt = None  # type: _Attempt | None
-        self._revoked = set()  # type: set # attempts taken back before they were begun
+        self._revoked = set()  # type: set # numbers of attempts that were revoked before they began
         self._definitions = {}  # type: dict # job -> DefineJob
         self._functions = {}  # type: dict # job -> callable
-        self._task_seconds = {}  # type: dict # job -> seconds a task took lately
-        self._chunks = 0  # run for jobs that count them
+        self._task_seconds = {}  # type: dict # job -> seconds that its last tasks took each
+        self._chunks = 0  # how many chunks were run for jobs with a "leave_after"
         self._pid = os.getpid()
         self._helpers = _Helpers(self._send)
         self._finder = ClusterFinder(self.fetch)
         self._fetches = {}  # type: dict # request -> the Mailbox for its answer
         self._next_fetch = 1
         self._shared = {}  # type: dict # name -> object
-        self._is_leaving = False  # the interpreter ends by itself
+        self._is_leaving = False  # the main thread ends the process: the reader must not
 
     # -- reader thread ----------------------------------------------------------------------------
 
@@ -148,7 +158,7 @@ class Worker(object):
                     else:
                         self._inbox.put(message)
         finally:
-            # The node is gone or talks nonsense; whatever the main thread does is of no use to anybody.
+            # The node is gone, or sends malformed messages: no result can be delivered any more.
             if not self._is_leaving:
                 os._exit(0)
 
@@ -163,16 +173,17 @@ class Worker(object):
             attempt.end = attempt.claimed
         self._send(protocol.Released(0, number, attempt.end))
 
-    # -- a thread that looks after a task that takes unexpectedly long ------------------------------
+    # -- watch thread -----------------------------------------------------------------------------
 
     def _watch(self):
         # type: () -> None
+        """Send the results that wait behind a task which takes unexpectedly long."""
         while True:
             self._watched.wait()
             if self._is_leaving:
                 return
             time.sleep(WATCH_SECONDS)
-            self._watched.clear()  # before the look: an attempt that is begun behind it sets it again
+            self._watched.clear()  # before looking at the attempt: a new attempt that begins after that sets it again
             attempt = self._attempt
             if attempt is not None and (len(attempt.items) > 1 or attempt.sent < len(attempt.results)):
                 self._watched.set()
@@ -183,7 +194,10 @@ class Worker(object):
 
     def fetch(self, what, name):
         # type: (str, str) -> tuple
-        """Ask the master, through the node: (info, buffers). Waits as long as it takes."""
+        """Ask the master, through the node, and wait for the answer: (info, buffers).
+
+        what: the kind of thing ("module", "share", ...). Raises StateError in a process that a task has forked.
+        """
         if os.getpid() != self._pid:
             raise StateError("a process that a task has forked cannot ask the master for anything")
         answer = Mailbox()
@@ -232,11 +246,12 @@ class Worker(object):
                 self._functions.pop(message.job, None)
                 self._task_seconds.pop(message.job, None)
                 self._finder.forget({each.info.get("code") for each in self._definitions.values()})
-            message = None  # what was sent to us may be large
+            message = None  # free its payload before waiting for the next message
 
-    def let_go(self):
+    def drop_user_objects(self):
         # type: () -> None
-        """Of the user's objects: a file in a global is flushed at the interpreter's end if only that global has it."""
+        """Drop the references to the user's functions and objects. At its end, the interpreter flushes an open file in
+        a global of the user's module only if nothing else refers to it."""
         self._functions.clear()
         self._definitions.clear()
         self._shared.clear()
@@ -244,7 +259,8 @@ class Worker(object):
 
     def _is_last(self, job):
         # type: (int) -> bool
-        """Its jobs may want a worker process replaced after so many chunks (multiprocessing's maxtasksperchild)."""
+        """Count a chunk; whether it is the last one. A job may want worker processes to be replaced after "leave_after"
+        chunks (multiprocessing's maxtasksperchild)."""
         leave_after = self._definitions[job].info.get("leave_after") if job in self._definitions else None
         self._chunks += leave_after is not None
         return leave_after is not None and self._chunks >= leave_after
@@ -252,7 +268,7 @@ class Worker(object):
     def _run(self, grant):
         # type: (protocol.Grant) -> None
         attempt = _Attempt(grant)
-        with _Caught(0) as caught:  # the user's source runs here
+        with _Caught(0) as caught:  # user code runs here: modules, the script, initializers
             self._use_code(grant.job)
             with self._helpers.watched(self._definitions[grant.job].info):
                 function = self._function(grant.job)
@@ -261,12 +277,12 @@ class Worker(object):
             self._send(protocol.Unfit(0, attempt.number, attempt.reported, caught.failure[0]))
             return
         if "timeout" in self._definitions[grant.job].info:
-            attempt.limited = attempt.careful = True
+            attempt.limited = attempt.one_by_one = True
         with self._lock:
             self._attempt = attempt
             if attempt.number in self._revoked:
                 attempt.end = attempt.claimed
-            # Not when an attempt ends: one for the next may have come before the next was begun.
+            # Cleared here, not when an attempt ends: a revocation of the next attempt may arrive in between.
             self._revoked.clear()
         if attempt.end == attempt.claimed:
             self._send(protocol.Released(0, attempt.number, attempt.end))
@@ -287,10 +303,10 @@ class Worker(object):
 
     def _use_code(self, job):
         # type: (int) -> None
-        """The project's modules as the master had loaded them when it was given this job."""
+        """Make imports find the project's modules as the master had loaded them when the job was given."""
         info = self._definitions[job].info
         if self._finder.use(info.get("code"), info.get("tops", ())):
-            functions.forget_initializers()  # what they have set in those modules is not set any more
+            functions.forget_initializers()  # modules were replaced, and with them what initializers had set there
 
     def _function(self, job):
         # type: (int) -> object
@@ -302,7 +318,7 @@ class Worker(object):
     def _run_blocks(self, attempt, function, items, load):
         # type: (_Attempt, object, object, object) -> None
         seconds = self._task_seconds.get(attempt.job)
-        block = 1 if seconds is None or attempt.careful else _block_size(seconds)
+        block = 1 if seconds is None or attempt.one_by_one else _block_size(seconds)
         attempt.flushed_at = perf_counter()
         while True:
             count = self._claim(attempt, items, block)
@@ -312,15 +328,16 @@ class Worker(object):
             self._run_block(attempt, function, load)
             now = perf_counter()
             seconds = max(now - started_at, 1e-9) / count
-            if attempt.careful or now - attempt.flushed_at >= FLUSH_SECONDS:
+            if attempt.one_by_one or now - attempt.flushed_at >= FLUSH_SECONDS:
                 self._flush(attempt, True)
-            if not attempt.careful:
+            if not attempt.one_by_one:
                 block = min(_block_size(seconds), block * BLOCK_GROWTH)
         self._task_seconds[attempt.job] = seconds
         self._flush(attempt, True)
 
     def _claim(self, attempt, items, most):
         # type: (_Attempt, object, int) -> int
+        """Begin a block: take up to so many tasks; returns how many."""
         with self._lock:
             count = min(most, attempt.end - attempt.claimed)
             attempt.claimed += count
@@ -337,7 +354,7 @@ class Worker(object):
                 arguments = values.lazy_map(lambda argument: self._begun(attempt, argument), arguments)
             failure = _apply(function, arguments, attempt.results)
             if os.getpid() != self._pid:
-                os._exit(0)  # the task forked and came back twice: only the first of them speaks
+                os._exit(0)  # the task forked, and its child came back here: only the worker process itself may report
             with self._lock:
                 done = len(attempt.results) - attempt.before + (failure is not None)
                 attempt.items, attempt.before = attempt.items[done:], len(attempt.results)
@@ -352,14 +369,14 @@ class Worker(object):
 
     def _flush(self, attempt, in_main_thread=False):
         # type: (_Attempt, bool) -> None
-        """Send the results that are there."""
+        """Send the results that were not sent yet."""
         with self._flush_lock:
             now = perf_counter()
             seconds, attempt.flushed_at = now - attempt.flushed_at, now
             results = attempt.results[attempt.sent :]
             attempt.sent += len(results)
             self._send_results(attempt, results, seconds)
-            if in_main_thread:  # nobody appends to them
+            if in_main_thread:  # only the main thread appends to the list, so it can be replaced now
                 with self._lock:
                     attempt.results, attempt.sent, attempt.before = [], 0, 0
 
@@ -395,16 +412,16 @@ class Worker(object):
             try:
                 _send_all(self._socket, self._channel.frame(message))
             except (OSError, socket.error):
-                os._exit(0)  # no node, nobody to work for
+                os._exit(0)  # the node is gone
 
 
 def _flush_streams():
     # type: () -> None
-    """A last line without its end is on its way when the worker process may be ended."""
+    """Flush what the tasks printed, also a last line without an end: the node may kill this process after the chunk."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: S110 # the task has put something else there, or closed it
+        except Exception:  # noqa: S110 # the task has replaced or closed the stream
             pass
 
 
@@ -418,14 +435,14 @@ def _start_thread(function, name):
 
 def _start_for_later(name):
     # type: (str) -> tuple
-    """(what tells a thread what it shall do, the thread, which waits for that)."""
-    told = Mailbox()
+    """(a function, a thread): the thread waits until the function is called with another function, and runs that."""
+    given = Mailbox()
 
     def work():
         # type: () -> None
-        told.get()()
+        given.get()()
 
-    return told.put, _start_thread(work, name)
+    return given.put, _start_thread(work, name)
 
 
 def _block_size(seconds):
@@ -434,7 +451,11 @@ def _block_size(seconds):
 
 
 class _Caught(object):
-    """Keeps what is raised inside: on 2.7 also an old-style class's instance, which ``except BaseException`` misses."""
+    """A context that keeps the exception raised inside as ``failure``: (info, buffers) for a message, or None.
+
+    On 2.7 it also catches an instance of an old-style class, which ``except BaseException`` does not. frames_to_skip:
+    the number of this package's own frames at the beginning of the traceback.
+    """
 
     def __init__(self, frames_to_skip):
         # type: (int) -> None
@@ -455,10 +476,11 @@ class _Caught(object):
 
 def _apply(function, arguments, results):
     # type: (object, object, list) -> tuple | None
-    """Append function(argument) for each; on the first that raises, or cannot be sent back, what was raised.
+    """Append function(argument) to results for each argument.
 
-    What may change later is pickled right behind its call: a result is what was returned, as it was then.
-    SystemExit and KeyboardInterrupt raised by a task are that task's errors.
+    Stops at the first task that raises, or whose result cannot be pickled, and returns that failure; otherwise None.
+    A result that could change later is pickled right after its call, so that it travels as it was returned.
+    A SystemExit or KeyboardInterrupt that a task raises is that task's error.
     """
     append, immutable = results.append, SCALARS
     with _Caught(1) as caught:
@@ -474,7 +496,7 @@ def _apply(function, arguments, results):
 
 def _send_all(connection, buffers):
     # type: (socket.socket, list) -> None
-    """Small buffers joined, large ones as they are."""
+    """Send all buffers. Small ones are joined, large ones are not copied."""
     small = []  # type: list
     for buffer in buffers:
         if len(buffer) < JOIN_BYTES_MAX:
@@ -493,7 +515,10 @@ def _send_all(connection, buffers):
 
 def _take_standard_input():
     # type: () -> tuple
-    """(what the node says, the pipe that stays open as long as it lives); user code gets an empty stdin."""
+    """(the node's settings, the descriptor of a pipe that closes when the node ends).
+
+    Afterwards standard input is empty, for user code.
+    """
     lifeline = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -509,11 +534,11 @@ def _take_standard_input():
 
 def _die_with(lifeline):
     # type: (int) -> None
-    """Ask the kernel for SIGIO, which ends the process, when the node's end of the pipe closes."""
+    """Let the kernel send SIGIO, which ends this process, when the node's end of the pipe closes."""
     try:
         import fcntl
     except ImportError:
-        return  # Windows; there the reader thread alone does it
+        return  # Windows: there only the reader thread notices the node's end
     if hasattr(signal, "SIGIO") and hasattr(os, "O_ASYNC"):
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
@@ -524,25 +549,25 @@ def _die_with(lifeline):
 
 def _inherited(descriptor):
     # type: (int) -> socket.socket
-    """Our end of a pair; what tasks start does not get it."""
+    """The inherited end of a pair of sockets. Processes that tasks start do not inherit it."""
     os.set_inheritable(descriptor, False) # novm
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
 
 
 def _dialled(port):
     # type: (int) -> socket.socket
-    """2.7 and Windows: loopback."""
+    """On 2.7 and Windows: a connection to the node over loopback."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
-def _connect(told):
+def _connect(settings):
     # type: (dict) -> tuple
-    connection = _inherited(told["descriptor"]) if "descriptor" in told else _dialled(told["port"])
-    node_id = ("slot%d" % told["slot"]).encode("ascii").ljust(16, b"\0")
+    connection = _inherited(settings["descriptor"]) if "descriptor" in settings else _dialled(settings["port"])
+    node_id = ("slot%d" % settings["slot"]).encode("ascii").ljust(16, b"\0")
     handshake = handshakes.ClientHandshake(
-        told["key"], os.urandom(32), handshakes.CHILD, node_id, sys.version_info[:2], "the node", PICKLE_PROTOCOL
+        settings["key"], os.urandom(32), handshakes.CHILD, node_id, sys.version_info[:2], "the node", PICKLE_PROTOCOL
     )
     while handshake.channel is None:
         data = connection.recv(4096)
@@ -561,15 +586,15 @@ def _line_buffered(descriptor):
 
 def main():
     # type: () -> None
-    told, lifeline = _take_standard_input()
+    settings, lifeline = _take_standard_input()
     _die_with(lifeline)
     sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc,assignment]
     sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc,assignment]
-    boot.take_paths(told["path"])
-    # Before the node hears of this process: one that can have no threads is a start that failed, and costs no task.
+    boot.use_paths(settings["path"])
+    # Threads are started before the process connects: if the system allows none, the start fails, and no task is lost.
     read, _ = _start_for_later("minimalcluster-reader")
     watch, watching = _start_for_later("minimalcluster-watch")
-    connection, handshake = _connect(told)
+    connection, handshake = _connect(settings)
     worker = Worker(connection, handshake.channel)
     for message in handshake.channel.feed(handshake.leftover()):
         worker._inbox.put(message)
@@ -578,4 +603,4 @@ def main():
     worker.serve()
     if worker._is_leaving:
         watching.join(WATCH_SECONDS * 5)  # 2.7 shows a traceback for a thread that ends with the interpreter
-    worker.let_go()
+    worker.drop_user_objects()

@@ -154,7 +154,7 @@ class Places(unittest.TestCase):
         try:
             process = orphans.start_guardian(os.urandom(16))
             self.addCleanup(process.stdin.close)
-            self.assertTrue(orphans.seen_off(process))  # it has forked: it is up
+            self.assertTrue(orphans.has_forked(process))  # it has forked: it is up
         finally:
             os.environ.pop("PYTHONPATH")
             os.environ.update({"PYTHONPATH": before[0]} if before[0] else {})
@@ -167,8 +167,8 @@ class Paths(unittest.TestCase):
 
     def told(self, *entries):
         sys.path[:] = entries
-        told = json.loads(json.dumps(boot.told_paths()))
-        boot.take_paths(told)
+        told = json.loads(json.dumps(boot.search_paths()))
+        boot.use_paths(told)
         return sys.path
 
     def test_text_arrives_as_it_is(self):

@@ -227,7 +227,7 @@ class GuardianTest(unittest.TestCase):
     def test_row_78_it_has_no_key(self):
         process = self.start(**{boot.KEY_VARIABLE: "secret"})
         with support.Log() as log:
-            self.assertTrue(orphans.seen_off(process))
+            self.assertTrue(orphans.has_forked(process))
         mark = orphans.node_mark(self.node_id)
         found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in command(pid)]
         self.assertEqual(1, len(found))
@@ -240,7 +240,7 @@ class GuardianTest(unittest.TestCase):
             with support.patched(boot, "command", lambda *arguments: [sys.executable, "-c", code]):  # noqa: B023
                 process = self.start()
             with support.Log() as log:
-                self.assertFalse(orphans.seen_off(process))
+                self.assertFalse(orphans.has_forked(process))
                 support.wait_until(lambda: log.having(words), what="a word of it")  # noqa: B023
             self.assertTrue(log.having("what its tasks have started stays"))
         self.assertIs(real, boot.command)
@@ -250,7 +250,7 @@ class GuardianTest(unittest.TestCase):
         support.write(os.path.join(folder, "enum.py"), "class Enum(object):\n    pass\n")
         support.write(os.path.join(folder, "socket.py"), "raise ImportError('an old one')\n")
         with support.Log() as log:
-            self.assertTrue(orphans.seen_off(self.start(PYTHONPATH=folder)))
+            self.assertTrue(orphans.has_forked(self.start(PYTHONPATH=folder)))
         self.assertEqual([], log.messages)
 
 

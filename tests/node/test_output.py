@@ -65,8 +65,8 @@ class Allowances(unittest.TestCase):
         line = u"x" * 999 + u"\n"
         admitted = sum(allowance.admits(line, 0.0) for _ in range(20000))
         self.assertEqual(output.AT_ONCE_MAX // 1000, admitted)
-        self.assertIn("%d lines dropped" % (20000 - admitted), allowance.word())
-        self.assertEqual("", allowance.word())
+        self.assertIn("%d lines dropped" % (20000 - admitted), allowance.report())
+        self.assertEqual("", allowance.report())
 
     def test_what_is_left_out_is_due_a_second_later_and_then_there_is_room(self):
         allowance = Allowance(0.0)
@@ -74,7 +74,7 @@ class Allowances(unittest.TestCase):
         self.assertFalse(allowance.admits(u"lost", 0.0))
         self.assertFalse(allowance.admits(u"lost\n", 0.9))  # not half of a text: all, until it is said
         self.assertEqual(1.0, allowance.due)
-        self.assertIn("2 lines dropped", allowance.word())
+        self.assertIn("2 lines dropped", allowance.report())
         self.assertTrue(allowance.admits(u"x" * 1000, 1.0))
 
     def test_who_prints_little_may_do_it_for_ever(self):
