@@ -1,2 +1,2 @@
-"""What the user hands over, and how it travels: arguments, results, functions, modules, shared objects."""
+"""How the user's things travel: arguments, results, functions, modules, shared objects."""
 from __future__ import absolute_import, division, print_function

@@ -1,13 +1,11 @@
-"""Pickles of what has no module, by cloudpickle: lambdas, closures, what was typed in.
+"""Pickles by value, by cloudpickle, of functions and classes that have no module: lambdas, closures, typed-in code.
 
-What cloudpickle does by itself, two things apart:
+Two things differ from plain cloudpickle (on Python 3 only):
 
-* What such a function names of the script, or of another module of the project, is that module's own, in whatever
-  process: one set of globals, one class.
-* A class or function that travelled by value comes back as the one that was sent. cloudpickle would make another
-  function of it, and set the class's attributes anew, in the middle of the user's program.
-
-Only for Python 3: on 2.7 there is cloudpickle alone.
+* If such a function uses names of the script, or of another module of the project, it uses that module's own globals
+  and classes in the other process, not copies of them.
+* A class or function that comes back is the same object that was sent. Plain cloudpickle would make another function,
+  and would set the class's attributes again, in the middle of the user's program.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -25,16 +23,16 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     pass
 
-#: Functions and classes that this process has sent by value, or got so: by their tokens, and their tokens.
+#: Functions and classes that this process has sent or received by value: token -> object, and object -> token.
 _by_token = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary
 _tokens = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary
-#: Of those that another process has made: their pickles, for the case that it has forgotten them.
+#: Objects that another process has made -> their pickles (None: not made yet), in case that process has lost them.
 _foreign = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary
 _picklers = {}  # type: dict # cloudpickle, or joblib's copy of it -> the pickler made of it
 
 
 class Pickled(object):
-    """data: the pickle. names_script: it needs the script there. by_value: only the same minor version can load it."""
+    """data: the pickle. names_script: loading needs the script. by_value: only the same minor version can load it."""
 
     __slots__ = ("by_value", "data", "names_script")
 
@@ -45,24 +43,24 @@ class Pickled(object):
 
 def plain(value, buffers=None):
     # type: (object, list | None) -> bytes
-    """As pickle alone does it. buffers: takes large ones in as they are, where there is a protocol for that."""
+    """A pickle without cloudpickle. buffers: a list that takes large buffers (as PickleBuffers, with protocol 5)."""
     if buffers is None:
         return pickle.dumps(value, PICKLE_PROTOCOL)
     del buffers[:]
-    return pickle.dumps(value, PICKLE_PROTOCOL_MAX, **_apart(buffers))
+    return pickle.dumps(value, PICKLE_PROTOCOL_MAX, **_out_of_band(buffers))
 
 
-def _apart(buffers):
+def _out_of_band(buffers):
     # type: (list | None) -> dict
     return {} if buffers is None or PICKLE_PROTOCOL_MAX < 5 else {"buffer_callback": buffers.append}
 
 
 def dump(cloudpickle, value, with_script=True, table=None, buffers=None):
     # type: (types.ModuleType, object, bool, object, list | None) -> Pickled
-    """with_script: the script's functions and classes go by their names. table: reducers by type, beside cloudpickle's.
-    buffers: as ``plain``'s.
+    """A pickle by cloudpickle, which may be joblib's copy of it. Raises what the pickling raises.
 
-    Raises what the pickling raises.
+    with_script: the script's functions and classes travel by their names. table: None, or a function that takes
+    cloudpickle's table of reducers (type -> reducer) and returns the one to use. buffers: as in ``plain``.
     """
     if PY2:  # py2
         return Pickled(cloudpickle.dumps(value, PICKLE_PROTOCOL), False, True)
@@ -70,7 +68,7 @@ def dump(cloudpickle, value, with_script=True, table=None, buffers=None):
     protocol = PICKLE_PROTOCOL if buffers is None else PICKLE_PROTOCOL_MAX
     if buffers is not None:
         del buffers[:]
-    pickler = _pickler(cloudpickle, table)(file, protocol, **_apart(buffers))
+    pickler = _pickler(cloudpickle, table)(file, protocol, **_out_of_band(buffers))
     pickler.with_script = with_script
     pickler.dump(value)
     return Pickled(file.getvalue(), pickler.names_script, pickler.by_value)
@@ -78,7 +76,7 @@ def dump(cloudpickle, value, with_script=True, table=None, buffers=None):
 
 def dumper(cloudpickle):
     # type: (types.ModuleType) -> object
-    """For a worker process's results: value -> bytes."""
+    """A function for a worker process's results: value -> pickle by value."""
     return lambda value: dump(cloudpickle, value).data
 
 
@@ -105,13 +103,13 @@ def _made_pickler(cloudpickle):
 
 
 class _Pickler(object):
-    """Before cloudpickle's own pickler, which is ``base``, in the order of methods."""
+    """The first base class of our picklers; the second is cloudpickle's own pickler, ``base``."""
 
     base = object()  # type: object # cloudpickle's pickler
-    source = sys  # type: types.ModuleType # what it is of
+    source = sys  # type: types.ModuleType # the cloudpickle module
     with_script = True
     names_script = by_value = False
-    is_copy = False  # for _foreign: refers to nothing that the other side may have forgotten
+    is_copy = False  # True: a pickle for ``_foreign``, without tokens that the other side may have lost
 
     def reducer_override(self, obj):
         # type: (object) -> object
@@ -122,34 +120,34 @@ class _Pickler(object):
 
     def _dynamic_function_reduce(self, func):
         # type: (types.FunctionType) -> tuple
-        """cloudpickle's, in which its module's own globals stand in the place of a copy of some of them."""
+        """As cloudpickle's, but the function gets its module's own globals instead of a copy of some of them."""
         reduced = self.base._dynamic_function_reduce(self, func)  # type: ignore[attr-defined]
         home = _home(func, self.with_script)
         if home is None:
             return reduced
         state = reduced[2][1]
-        state["__globals__"] = _not_there(home, state["__globals__"])
-        there = self._globals(home, bool(state["__globals__"]))
-        return reduced[:1] + ((reduced[1][0], there) + tuple(reduced[1][2:]),) + reduced[2:]
+        state["__globals__"] = _not_bound_there(home, state["__globals__"])
+        namespace = self._globals(home, bool(state["__globals__"]))
+        return reduced[:1] + ((reduced[1][0], namespace) + tuple(reduced[1][2:]),) + reduced[2:]
 
     def _globals(self, module, is_copy):
         # type: (str, bool) -> _Globals
-        """The same for all functions in one pickle."""
+        """One object per module for all functions in a pickle, so that they share their globals."""
         self.names_script = self.names_script or module == "__main__"
         known = self.__dict__.setdefault("known_globals", {})
         return known.setdefault((module, is_copy), _Globals(module, is_copy))
 
     def _marked(self, obj, reduced):
         # type: (object, object) -> object
-        """What sets the new one's state notes its token, too."""
+        """cloudpickle's reduction, with a function that sets the state of the new object and notes its token, too."""
         if not isinstance(reduced, tuple) or len(reduced) != 6:
-            return reduced  # by its name
+            return reduced  # it travels by its name
         self.by_value = True
         return reduced[:2] + ((_token(obj), reduced[5], reduced[2]), None, None, _set_state)
 
 
 class _OldPickler(_Pickler):
-    """Before 3.8 cloudpickle has the standard library's pickler in Python."""
+    """Before Python 3.8 cloudpickle uses the standard library's pickler that is written in Python."""
 
     def _dynamic_function_reduce(self, func):
         # type: (types.FunctionType) -> tuple
@@ -177,7 +175,10 @@ class _OldPickler(_Pickler):
 
 def _reduced(pickler, obj):
     # type: (_Pickler, object) -> tuple | None
-    """By its name in the script, or as what has been sent from elsewhere; None: let cloudpickle do it."""
+    """How to rebuild an object of the script (by its name), or one that came from another process (by its token).
+
+    None for any other object: cloudpickle reduces it.
+    """
     if pickler.with_script and script.findable() is not None:
         name = _name_in_script(obj)
         if name is not None:
@@ -199,13 +200,13 @@ def _name_in_script(obj):
     return name if found is obj and known is not None and known.defines([name.split(".")[0]]) else None
 
 
-#: Their types that cannot be found by name have a way of their own in cloudpickle.
+#: cloudpickle has its own ways for the types of these modules that cannot be found by name.
 _SPECIAL = ("builtins", "types", "typing")
 
 
 def _is_found(cls):
     # type: (type) -> bool
-    """Can it be imported by its name?"""
+    """Whether another process can import the class by its name."""
     if cls.__module__ in _SPECIAL:
         return True
     found = sys.modules.get(cls.__module__ or "")  # type: object
@@ -216,7 +217,8 @@ def _is_found(cls):
 
 def _home(function, with_script):
     # type: (types.FunctionType, bool) -> str | None
-    """The module, the script or another one of the project, whose globals it has here and shall have there."""
+    """The module whose globals the function uses, if it shall use them in the other process, too: the script
+    ("__main__") or another module of the project. None for any other."""
     name = "__main__" if function.__module__ in script.NAMES else function.__module__ or ""
     about = getattr(sys.modules.get(name), "__dict__", None)
     if function.__globals__ is not about:
@@ -227,10 +229,10 @@ def _home(function, with_script):
     return name if about.get("__spec__") is not None and isinstance(path, str) and is_own_path(path) else None
 
 
-def _not_there(module, used):
+def _not_bound_there(module, used):
     # type: (str, dict) -> dict
-    """Of the globals that a function uses those that its module does not bind there: what stands behind a script's
-    guard, or was typed in. They travel with the function, as they are now."""
+    """The globals used by a function that do not exist in the worker process: those behind the script's guard, and
+    those that were typed in. They travel with the function, as they are now."""
     found = script.findable()
     if module != "__main__" or found is None:
         return {}
@@ -238,7 +240,7 @@ def _not_there(module, used):
 
 
 class _Globals(object):
-    """Becomes the globals of a module, where it is loaded; a copy for functions that bring some of their own."""
+    """When unpickled, it becomes the globals of a module. is_copy: a copy of them, for functions that bring some."""
 
     def __init__(self, module, is_copy):
         # type: (str, bool) -> None
@@ -267,13 +269,13 @@ def _of_script(name):
 
 def tokens():
     # type: () -> weakref.WeakValueDictionary
-    """All of this process: they differ from run to run."""
+    """The tokens of this process: token -> object. They are random, so they differ from run to run."""
     return _by_token
 
 
 def _token(obj):
     # type: (object) -> str
-    """Of a function or class that is about to be sent."""
+    """The token of a function or class; it gets one if it has none."""
     if obj not in _tokens:
         _tokens[obj] = hexadecimal(os.urandom(16))
         _by_token[_tokens[obj]] = obj
@@ -282,7 +284,7 @@ def _token(obj):
 
 def _set_state(obj, state):
     # type: (object, tuple) -> None
-    """Called by unpickling, with what ``_marked`` has put there."""
+    """Called by unpickling, with the state that ``_marked`` wrote."""
     token, set_state, inner = state
     set_state(obj, inner)
     if _tokens.get(obj) != token:
@@ -291,7 +293,8 @@ def _set_state(obj, state):
 
 def _foreign_copy(cloudpickle, obj):
     # type: (types.ModuleType, object) -> bytes | None
-    """The pickle of what another process has sent; it is looked at only where that process has forgotten it."""
+    """The pickle of an object that another process has sent, else None. That process loads it only if it has lost the
+    object."""
     if obj in _foreign and _foreign[obj] is None:
         file = io.BytesIO()
         pickler = _pickler(cloudpickle, None)(file, PICKLE_PROTOCOL)
@@ -303,6 +306,6 @@ def _foreign_copy(cloudpickle, obj):
 
 def _own(token, copy):
     # type: (str, bytes) -> object
-    """Called by unpickling: the class or function that was sent from here, or another one of its kind."""
+    """Called by unpickling: the class or function that was sent from here; if it is gone, a new one from ``copy``."""
     obj = _by_token.get(token)
     return pickle.loads(copy) if obj is None else obj

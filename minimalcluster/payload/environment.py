@@ -1,9 +1,10 @@
-"""The user's source as a module of its own: the same on the master and in every worker process.
+"""An environment: source text of the user that becomes a module, the same on the master and in every worker process.
 
-The module's name comes from the source's hash, so two environments never see each other, an
-instance of one of its classes can be unpickled wherever the same source was loaded, and loading
-it twice gives the same module. Nothing is executed into a function's ``locals()``: since PEP 667
-(Python 3.13) that defines nothing, which is why the 2017 package refuses every function there.
+The module's name is made from the hash of the source. So two environments never see each other, loading the same source
+twice gives the same module, and an instance of one of its classes can be unpickled wherever the source was loaded.
+
+The source is executed in the module, not in a function's ``locals()``: since Python 3.13 (PEP 667) no names can be
+defined there. (The 2017 package did that, and so finds no function on 3.13.)
 """
 from __future__ import absolute_import, division, print_function
 
@@ -17,14 +18,16 @@ from collections import namedtuple
 from ..compat import PY2, as_bytes, native, raise_from, text_type
 from ..errors import SourceError, TargetError
 
-PREFIX = "minimalcluster_environment_"  # of the modules' names
+PREFIX = "minimalcluster_environment_"  # the modules' names begin with it
 
+#: module: the module's name. filename: for tracebacks. is_text: the data was text, and is UTF-8 now; otherwise it is
+#: the bytes of a file, which may declare a coding. data: bytes.
 Source = namedtuple("Source", "module filename is_text data")
 
 
 def from_text(text):
     # type: (object) -> Source
-    """Source from statements."""
+    """A Source from text (or bytes) with statements. Raises TypeError for anything else."""
     if not isinstance(text, (bytes, text_type)):
         raise TypeError("the environment must be source text, not %s" % type(text).__name__)
     data = as_bytes(text)
@@ -35,7 +38,7 @@ def from_text(text):
 
 def from_file(path):
     # type: (str) -> Source
-    """Source from a .py file; its own coding declaration counts. Raises IOError naming the path."""
+    """A Source from a .py file, which may declare its coding. Raises IOError that names the path."""
     path = path if PY2 else os.fspath(path)  # novm
     with open(path, "rb") as file:
         data = file.read()
@@ -45,9 +48,9 @@ def from_file(path):
 
 def load(source):
     # type: (Source) -> types.ModuleType
-    """The module this source makes; run once per process.
+    """The module of this source. The source runs once per process.
 
-    Raises SyntaxError as Python does, and SourceError when running it raises.
+    Raises SyntaxError if it cannot be compiled, and SourceError if running it raises (SystemExit, too).
     """
     if source.module in sys.modules:
         return sys.modules[source.module]
@@ -72,7 +75,7 @@ def load(source):
 
 def _undeclared(text):
     # type: (str) -> str
-    """2.7 refuses text that declares a coding (in its first two lines, PEP 263); that counted when it was read."""
+    """Remove a coding declaration (PEP 263, in the first two lines): 2.7 refuses one in text that is decoded already."""
     lines = text.split("\n", 2)
     for number, line in enumerate(lines[:2]):
         if line.lstrip().startswith("#"):
@@ -82,7 +85,7 @@ def _undeclared(text):
 
 def _show_lines(source):
     # type: (Source) -> None
-    """Let tracebacks show the user's lines, also where the file does not exist."""
+    """Let tracebacks show the lines of this source, also on a machine that does not have the file."""
     lines = native(source.data).splitlines(True) if PY2 else _decoded(source).splitlines(True)
     linecache.cache[source.filename] = (len(source.data), None, lines, source.filename)
 
@@ -116,7 +119,7 @@ def _what_failed(source, error):
 
 def find(module, name):
     # type: (types.ModuleType, str) -> object
-    """The callable of that (perhaps dotted) name. Raises TargetError naming what there is."""
+    """The callable of that name, which may have dots. Raises TargetError that names the callables there are."""
     found = module  # type: object
     for part in name.split("."):
         try:

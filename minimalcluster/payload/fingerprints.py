@@ -1,7 +1,8 @@
-"""What a journal knows functions, calls and arguments by: their pickles, and the project's sources behind these.
+"""Fingerprints: how a journal recognizes functions, calls and arguments in a later run of the script.
 
-A pickle names the modules of the classes and functions in it. Those of the project count with their sources,
-and with those of the project's modules that they import; installed packages are not looked at.
+A fingerprint is made of a pickle and of sources. The pickle names the modules of the classes and functions in it. If
+such a module is the project's, its source is added, and the sources of the project's modules that it imports, so that
+an edit changes the fingerprint. Installed packages are not looked at.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -13,29 +14,32 @@ import sys
 from ..compat import PY2, SCALARS, native
 from . import by_value, functions, script, shares, sources, values
 
-#: cloudpickle names each class that travels by value, anew in each process; joblib brings a copy of its own.
+#: The form of the random names that cloudpickle gives, in each process anew, to classes that travel by value.
 _CLASS_NAME = re.compile(b"[0-9a-f]{32}")
-#: A shared object's name: its content, and which of its equals it is.
+#: The name of a shared object: a digest of its content, and a number that tells equal objects apart.
 _SHARED_NAME = re.compile(b"([0-9a-f]{32})-[0-9]+")
 _SHARES = shares.__name__.encode("ascii")
-#: What by_value.py writes in place of something of the script.
+#: In a pickle by value: the function (by_value.py) that finds something of the script by its name.
 _OF_SCRIPT = b"_of_script"
+#: joblib has a copy of cloudpickle.
 _CLOUDPICKLES = ("cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle")
 
 
 class Contents(object):
-    """Reads each module once: one of these serves no longer than one job, or one definition of calls."""
+    """Fingerprints of pickles and values. Each module is read once, so use a new object for each job, or for each
+    definition of calls."""
 
     def __init__(self):
         # type: () -> None
-        self._loaded = -1  # how many modules there were when these were looked for
-        self._modules = []  # type: list[tuple[bytes, str]] # the project's: as pickles spell them, and their names
-        self._class_names = []  # type: list # those that cloudpickle has given
-        self._codes = {}  # type: dict[str, bytes]
+        self._loaded = -1  # len(sys.modules) when ``_modules`` and ``_class_names`` were made
+        self._modules = []  # type: list[tuple[bytes, str]] # the project's: (name as a pickle spells it, name)
+        self._class_names = []  # type: list # tables and sets of the random names in use
+        self._codes = {}  # type: dict[str, bytes] # module -> digest of its source and its imports'
 
     def of(self, data):
         # type: (bytes) -> bytes
-        """Of a pickle: equal for equal ones, in any process, as long as no source behind them is edited."""
+        """The fingerprint of a pickle. Equal pickles have equal ones in any process, until a source behind them is
+        edited."""
         if len(sys.modules) != self._loaded:
             self._loaded = len(sys.modules)
             self._modules = [(_spelled(name), name) for name in sources.project_modules() + list(script.NAMES)]
@@ -63,18 +67,18 @@ class Contents(object):
 
     def of_value(self, value):
         # type: (object) -> bytes
-        """Of an argument. What cannot be pickled equals nothing, not even itself another time."""
+        """The fingerprint of an argument. If it cannot be pickled: random bytes, so that nothing equals it."""
         if type(value) in SCALARS:
             return values.dumps(value)
         try:
             return self.of(functions.pack(value).data)
-        except Exception:  # also the classes' own; whoever sends it will tell
+        except Exception:  # pickling runs the class's own code. Sending this argument will raise the same error
             return os.urandom(16)
 
 
 def _spelled(name):
     # type: (str) -> bytes
-    """In a pickle of protocol 4 with its length: "lab" is not in "label"."""
+    """A module's name as a pickle has it. Protocol 4 writes its length before it, so "lab" is not found in "label"."""
     if PY2:  # py2: protocol 2
         return name  # type: ignore[return-value]
     text = name.encode("utf-8")
@@ -83,14 +87,14 @@ def _spelled(name):
 
 def _content_of_shared(match):
     # type: (object) -> bytes
-    """Equal objects count as one: which was shared first may differ from run to run."""
-    known = shares.is_handle(native(match.group()))  # type: ignore[attr-defined] # else it is the user's own text
+    """The shared object's name with the number 0: equal objects may be shared in another order in the next run."""
+    known = shares.is_handle(native(match.group()))  # type: ignore[attr-defined] # otherwise it is text of the user
     return match.group(1) + b"-0" if known else match.group()  # type: ignore[attr-defined]
 
 
 def _without_class_names(data, given):
     # type: (bytes, list) -> bytes
-    """With cloudpickle's names numbered as they come."""
+    """The pickle with each random name replaced by a number, in order of appearance. given: tables of such names."""
     if not any(map(len, given)):
         return data
     found = []  # type: list[str]
@@ -109,7 +113,7 @@ def _without_class_names(data, given):
 
 def code_imported(source, package=""):
     # type: (bytes, str) -> bytes
-    """A digest of the project's modules that a source imports, and that those import."""
+    """A digest of the project's modules that a source imports, directly or through others. package: the source's."""
     parts = []  # type: list[bytes]
     for name, text in sorted(sources.project_sources(source, package).items()):
         parts += [name.encode("utf-8"), text]
@@ -118,7 +122,10 @@ def code_imported(source, package=""):
 
 def _code_of_script():
     # type: () -> bytes
-    """What a worker process runs of the script, and what that imports; what travels by value brings its own source."""
+    """A digest of the part of the script that a worker process runs, and of what the script imports.
+
+    If functions of the script travel by value, their code is in the pickles, so only the imports count.
+    """
     found = script.known()
     if found is None:
         return b""
@@ -129,5 +136,5 @@ def _code_of_script():
 
 def of_definition(buffers):
     # type: (list) -> list
-    """Of the pickles that a definition has; the script that comes with it counts where one of them names it."""
+    """The fingerprints of the pickles of a job's definition. The script counts for those that name something of it."""
     return list(map(Contents().of, buffers))

@@ -1,11 +1,11 @@
-"""How a function travels: by the first way that fits.
+"""How a function travels: by the first of these ways that works.
 
-1. By reference, where the other process can import its module, or has run the script that it is of (script.py).
-2. By value with ``cloudpickle``, if this process has it (by_value.py): lambdas, closures, what was typed in.
+1. By its name, if the other process can import its module, or runs the function's script (script.py).
+2. By value with ``cloudpickle``, if this process has that (by_value.py): lambdas, closures, what was typed in.
 
-``pack`` is for the side that sends, ``target`` for the worker process. A definition's info names
-its kind: "source" (an environment and a name in it), "function" (one pickled function, applied to
-each argument tuple) or "calls" (every task brings its own function and arguments).
+``pack`` is for the sending side, ``target`` for the worker process. A definition's info has a "kind": "source" (an
+environment and a name in it), "function" (one pickled function, for the arguments of all tasks) or "calls" (each task
+brings its function and arguments).
 """
 from __future__ import absolute_import, division, print_function
 
@@ -23,16 +23,19 @@ from .values import NOTHING, SAME_MINOR, SCRIPT, Packed
 
 def pack(value, with_script=True):
     # type: (object, bool) -> Packed
-    """Pickle a call or a function by the first way that fits. Raises what the pickling raised.
+    """Pickle a call or a function, in the first way that works. Raises UsageError, or what the pickling raises.
 
-    with_script=False: whoever loads it, an engine's worker process, may not run the script: by value, if that can be.
+    with_script=False: the process that loads the pickle (an engine's) may not run the script, so prefer by value.
     """
     return _pack(value, with_script, None)
 
 
 def pack_apart(value, with_script=True):
     # type: (object, bool) -> tuple[list, str]
-    """(a pickle, then its large buffers as they are, where the newest protocol has them (5: Python 3.8); its needs)."""
+    """([a pickle, its large buffers, ...], its needs).
+
+    With pickle protocol 5 (Python 3.8) large buffers are not copied into the pickle; before that there are none.
+    """
     buffers = []  # type: list
     packed = _pack(value, with_script, buffers)
     return [packed.data] + [buffer.raw() for buffer in buffers], packed.needs
@@ -55,19 +58,19 @@ def _pack(value, with_script, buffers):
 
 def _packed_of_main(value, data, with_script, buffers):
     # type: (object, bytes, bool, list | None) -> Packed
-    """Of a value whose pickle looks as if it named something of ``__main__``."""
+    """``_pack`` for a value whose pickle may name something of ``__main__``."""
     found = script.findable()
     if not (with_script and found is not None and found.surely_defines(data)):
         names = script.names_in(data)
         if not names:
-            return Packed(data, NOTHING)  # it is in the user's own data
+            return Packed(data, NOTHING)  # the text "__main__" is in the user's data
         there = found is not None and found.defines(names)
         cloudpickle = None if there and with_script else _cloudpickle()
         if cloudpickle is not None:
             return _packed_by_value(cloudpickle, value, with_script, buffers)
         if not there:
             raise UsageError(script.why_not(names))
-    _know_what_comes_back()
+    _expect_classes_of_script()
     return Packed(data, SCRIPT)
 
 
@@ -77,22 +80,24 @@ def _packed_by_value(cloudpickle, value, with_script, buffers):
         made = by_value.dump(cloudpickle, value, with_script, buffers=buffers)
     except Exception as error:
         raise _explained(error, value, lambda part: by_value.dump(cloudpickle, part, with_script), "")
-    _know_what_comes_back()
+    _expect_classes_of_script()
     return packed(made)
 
 
 def packed(made):
     # type: (by_value.Pickled) -> Packed
+    """As a Packed, with the letters of its needs (values.py)."""
     return Packed(made.data, (SCRIPT if made.names_script else "") + (SAME_MINOR if made.by_value else ""))
 
 
-def _know_what_comes_back():
+def _expect_classes_of_script():
     # type: () -> None
-    """Classes of the script come back under the name that it has in a worker process."""
+    """Results may be of the script's classes. A worker process pickles these under the script's name there, so make
+    that name stand for the script here."""
     sys.modules.setdefault(script.MAIN_NAME, sys.modules["__main__"])
 
 
-#: What only cloudpickle can send, as pickle's texts have it.
+#: Found in the texts of pickle's errors if cloudpickle could help.
 _BY_VALUE = re.compile("lambda|local|attribute lookup|not the same object|not found as")
 _HINT = "; pip install cloudpickle here, or put it into a module, at its top level"
 _DEPTH_MAX = 4
@@ -100,7 +105,7 @@ _DEPTH_MAX = 4
 
 def _explained(error, value, dump, hint):
     # type: (Exception, object, object, str) -> Exception
-    """The same error, if it is one of pickle's usual, with the place of what cannot travel and what helps."""
+    """The same error; if it is a usual one of pickle, with the place of the part that cannot travel, and a hint."""
     if type(error) not in (TypeError, AttributeError, pickle.PicklingError) or len(error.args) != 1:
         return error
     place = _culprit(value, dump, _DEPTH_MAX)
@@ -111,7 +116,7 @@ def _explained(error, value, dump, hint):
 
 def _culprit(value, dump, depth):
     # type: (object, object, int) -> str
-    """Where in a value that which cannot be pickled is: "argument 1, .parent, .lock"; "" for the value as a whole."""
+    """The place of the part that cannot be pickled: "argument 1, .parent, .lock"; "" for the value as a whole."""
     for name, part in _parts(value) if depth else ():
         try:
             dump(part)  # type: ignore[operator]
@@ -122,7 +127,7 @@ def _culprit(value, dump, depth):
 
 def _parts(value):
     # type: (object) -> list
-    """(name, part) of all that is pickled with a value."""
+    """(name, part) of each part that is pickled with a value."""
     if isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], dict):  # a call
         parts = [("argument %d" % index, part) for index, part in enumerate(value[1])]
         return parts + [("argument %s" % name, part) for name, part in value[2].items()] + [("the function", value[0])]
@@ -143,7 +148,7 @@ def _parts_of_function(function):
         try:
             parts.append(("closure's " + name, cell.cell_contents))
         except ValueError:
-            pass  # it has no value yet
+            pass  # the variable has no value yet
     return parts
 
 
@@ -158,7 +163,7 @@ def _cloudpickle():
 
 def globals_set(function):
     # type: (object) -> list[str]
-    """Names of the global variables that it sets by ``global``."""
+    """Names of the global variables that a function sets (it has a ``global`` statement)."""
     import dis
 
     code = getattr(function, "__code__", None)
@@ -170,7 +175,10 @@ def globals_set(function):
 
 def requirements(needs, with_script=True):
     # type: (str, bool) -> dict[str, object]
-    """What a definition must say for pickles with these needs; a script of the user's comes anyway."""
+    """The info that a definition needs for pickles with these needs.
+
+    with_script: describe the script even if the pickles do not need it, if it is the project's.
+    """
     info = {"needs": values.told(needs)} if needs else {}  # type: dict[str, object]
     found = script.findable()
     if found is None or not (SCRIPT in needs or (with_script and found.is_project)):
@@ -183,10 +191,13 @@ def requirements(needs, with_script=True):
 _initialized = set()  # type: set[str] # tokens of initializers that have run in this process
 
 
-def prepare(told):
+def prepare(needs_and_version):
     # type: (str) -> None
-    """Raises UsageError or SourceError where this process cannot load pickles with these needs."""
-    needs, _, theirs = told.partition(SAME_MINOR)
+    """Prepare to load pickles with these needs (see ``values.told``).
+
+    Raises UsageError (another minor version) or SourceError (the script could not be run) if this process cannot.
+    """
+    needs, _, theirs = needs_and_version.partition(SAME_MINOR)
     if theirs and theirs != values.minor():
         raise UsageError("something travels by value from Python %s, and this is Python %s" % (theirs, values.minor()))
     if theirs:
@@ -198,9 +209,9 @@ def prepare(told):
 
 def target(info, payload, fetch=None):
     # type: (dict, list, object) -> object
-    """The callable that a definition makes: it takes one task's argument. Raises what the user's code raises.
+    """The function of a job's definition; it takes one task's argument. Raises what the user's code raises.
 
-    fetch: asks the master for the script, if there is one.
+    info, payload: the definition's. fetch: asks the master for the script, if there is one.
     """
     buffers = list(payload)
     needs = native(info.get("needs", ""))
@@ -228,13 +239,13 @@ def _call(call):
 
 def forget_initializers():
     # type: () -> None
-    """Each runs again before the next call that wants it."""
+    """Let each initializer run again before the next call that wants it."""
     _initialized.clear()
 
 
 def will_initialize(info):
     # type: (dict) -> bool
-    """Does ``target`` run an initializer for this definition?"""
+    """Whether ``target`` will run an initializer for this definition."""
     return "initializer" in info and info["initializer"] not in _initialized
 
 
@@ -246,7 +257,7 @@ def _initialize(token, buffer):
     initializer, arguments = call
     try:
         initializer(*arguments)
-    except BaseException as error:  # also SystemExit: without it no call may run here
+    except BaseException as error:  # SystemExit, too. Without its initializer no call may run here
         name = getattr(initializer, "__name__", values.shortened(initializer))
         raise_from(InitializerError("the initializer %s raised %s: %s" % (name, type(error).__name__, error)), error)
     _initialized.add(token)
