@@ -48,8 +48,8 @@ bench: ## idle cost, throughput, round trips and the scheduler alone, beside mul
 	$(PYTHON) bench/executor.py
 	$(PYTHON) bench/scheduler.py
 
-size: ## lines of code per core file
-	@$(PYTHON) tools/size.py $(CORE)
+size: ## lines of code per file and folder
+	@$(PYTHON) tools/size.py $(sort $(wildcard minimalcluster/*.py minimalcluster/*/*.py))
 
 wheel: $(VENV)/ready ## one wheel for 2.7 and 3.x, in dist/
 	rm -rf build/lib build/bdist.*

@@ -1,4 +1,4 @@
-"""Lines of code of the core's files: blank lines, comments and docstrings apart.
+"""Lines of code, by file and by folder: blank lines, comments and docstrings apart.
 
 python3 tools/size.py FILE ...
 """
@@ -33,14 +33,18 @@ def docstring_lines(tree):
 
 
 def main(paths):
-    total_code = total = 0
+    folders = {}
     for path in paths:
         with open(path, encoding="utf-8") as file:
             source = file.read()
-        code, every = len(code_lines(source)), len(source.splitlines())
-        total_code, total = total_code + code, total + every
-        print("%6d code of %5d lines  %s" % (code, every, os.path.relpath(path)))
-    print("%6d code of %5d lines  in %d files" % (total_code, total, len(paths)))
+        counts = len(code_lines(source)), len(source.splitlines())
+        print("%6d code of %5d lines  %s" % (*counts, os.path.relpath(path)))
+        folders.setdefault(os.path.dirname(os.path.relpath(path)), []).append(counts)
+    folders["all"] = [counts for found in folders.values() for counts in found]
+    print()
+    for folder, found in folders.items():
+        code, every = map(sum, zip(*found))
+        print("%6d code of %5d lines  in %2d files of %s" % (code, every, len(found), folder))
 
 
 if __name__ == "__main__":
