@@ -20,7 +20,9 @@ from collections import OrderedDict
 from itertools import count
 
 from . import policy
-from .leases import Job, Lease, Node, Piece, Speed
+from .leases import DEFAULTS, Job, Lease, Node, Piece, Speed
+
+__all__ = ["DEFAULTS", "Agenda", "Ledger", "Ranked"]
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:

@@ -75,7 +75,7 @@ def load(source):
 
 def _undeclared(text):
     # type: (str) -> str
-    """Remove a coding declaration (PEP 263, in the first two lines): 2.7 refuses one in text that is decoded already."""
+    """Remove a coding declaration (PEP 263, first two lines): 2.7 refuses one in text that is decoded already."""
     lines = text.split("\n", 2)
     for number, line in enumerate(lines[:2]):
         if line.lstrip().startswith("#"):
