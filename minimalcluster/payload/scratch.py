@@ -1,13 +1,14 @@
-"""A process's folder among the temporary files, and what killed processes have left there.
+"""A process's own folder among the temporary files. Folders that killed processes have left there are removed.
 
-Removed is only what this package can have made, and what has no owner any more:
+A folder is removed only if this package made it and its owner (the process that made it) has ended:
 
-* Folder and *mark*, a file in it, are this user's, and no links. The mark begins with MAGIC and names its folder.
-* The owner holds a lock on its mark for as long as it lives. A process id would tell nothing: containers, and machines
-  that have one folder for temporary files, count their processes each for itself.
-* Some file systems lock for each machine alone, so a mark of another machine is left to that one. Some cannot lock:
-  there nothing but the owner removes a folder, at its end.
-* Of a folder's content, what has our ending. Anything else stays, and the folder with it.
+* The folder and its *mark*, a file in it, belong to this user and are not links. The mark begins with MAGIC and has the
+  name of its folder.
+* The owner holds a lock on its mark until it ends. A process id would not do: containers and machines that share a
+  folder for temporary files have the same process ids for different processes.
+* On some file systems other machines do not see a lock, so a mark of another machine is left to that machine. On some
+  file systems there are no locks; there only the owner removes its folder, at its end.
+* Only files with our ending are removed. If there are others, they stay, and so does the folder.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -20,7 +21,7 @@ import tempfile
 from ..compat import LOCKED, WINDOWS, as_bytes, lock_file
 
 PREFIX = "minimalcluster-"
-#: What files of ours end with.
+#: The names of our files end with one of these.
 ENDING = ".shared"
 PART_ENDING = ENDING + ".part"
 MARK = "minimalcluster.owner"
@@ -30,7 +31,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class Scratch(object):
-    """Made when its path is asked for. A forked process has none of its parent's."""
+    """The folder is made by the first call of ``path``. A forked process does not use its parent's folder."""
 
     def __init__(self):
         # type: () -> None
@@ -40,9 +41,9 @@ class Scratch(object):
 
     def path(self):
         # type: () -> str
-        """Where it is. Raises OSError that names what cannot be written."""
-        if not self.is_ours() or not os.path.isdir(self._path):  # type: ignore[arg-type] # a cleaner of old files was there
-            self._let_go()
+        """The folder's path. Raises OSError with the name of the file that cannot be written."""
+        if not self.is_ours() or not os.path.isdir(self._path):  # type: ignore[arg-type] # a cleaner of old files removed it
+            self._forget()
             remove_left_behind()
             self._path = tempfile.mkdtemp(prefix=PREFIX)
             try:
@@ -60,39 +61,39 @@ class Scratch(object):
     def close(self):
         # type: () -> None
         path = self._path if self.is_ours() else None
-        self._let_go()
+        self._forget()
         if path is not None:
             _remove(path)
 
-    def _let_go(self):
+    def _forget(self):
         # type: () -> None
         if self._mark is not None:
-            self._mark.close()  # of a forked process: the parent's lock stays
+            self._mark.close()  # in a forked process this leaves the parent's lock
         self._path = self._mark = None
 
 
 def remove_left_behind():
     # type: () -> None
-    """Folders whose owner was killed."""
+    """Remove the folders whose owners were killed."""
     parent = tempfile.gettempdir()
     try:
         names = os.listdir(parent)
     except OSError:
-        return  # files can be made there and not listed
+        return  # a folder may allow making files, but not listing them
     for name in names:
         if name.startswith(PREFIX):
             path = os.path.join(parent, name)
             try:
-                left = _is_left(path)
+                is_left_behind = _is_left_behind(path)
             except (OSError, IOError):
-                continue  # another user's, no folder, without a mark, or just removed
-            if left:
+                continue  # another user's, not a folder, without a mark, or removed just now
+            if is_left_behind:
                 _remove(path)
 
 
-def _is_left(path):
+def _is_left_behind(path):
     # type: (str) -> bool
-    """Whether the folder is ours and its owner does not live. Raises OSError."""
+    """Whether this package made the folder on this machine, and its owner has ended. Raises OSError."""
     about = os.lstat(path)
     if not (stat.S_ISDIR(about.st_mode) and _is_mine(about)):
         return False
@@ -103,13 +104,14 @@ def _is_left(path):
             return False
         lines = (mark.read(MARK_BYTES_MAX) or b"").splitlines(True)
     ours = _mark_lines(path)
-    # Either tells this machine: containers have names of their own, and the system another number after its next start.
+    # It is this machine if one of the two is the same: the host name, which differs between containers, or the boot id,
+    # which changes with each start of the system.
     return lines[:2] == ours[:2] and len(lines) == 4 and (lines[2] == ours[2] or lines[3] == ours[3] != b"-\n")
 
 
 def _marked(path):
     # type: (str) -> io.FileIO
-    """The mark, locked before it says anything: until then nobody takes the folder for left behind."""
+    """Make the mark and lock it before writing: other processes never remove a folder with an empty mark."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     mark = io.open(os.open(os.path.join(path, MARK), flags, 0o600), "r+b", buffering=0)  # noqa: SIM115
     try:
@@ -139,7 +141,7 @@ def _is_mine(about):
 
 def _remove(path):
     # type: (str) -> None
-    """Our files in it, the mark, the folder; what cannot be removed stays."""
+    """Remove our files, the mark and the folder, as far as possible."""
     try:
         names = [name for name in os.listdir(path) if name.endswith((ENDING, PART_ENDING))]
     except OSError:
@@ -149,7 +151,7 @@ def _remove(path):
             os.remove(os.path.join(path, name))
         except OSError:
             if name != MARK:
-                return  # Windows, while a process maps it: the mark must stay to tell what the folder is
+                return  # Windows, while a process maps the file; the mark stays, so that it can be removed later
     try:
         os.rmdir(path)
     except OSError:

@@ -1,10 +1,10 @@
-"""Objects that many tasks use: sent once to each node, kept there in a file, mapped by its worker processes.
+"""Shared objects: sent once to each node, kept there in a file, and mapped by its worker processes.
 
-A ``Shared`` handle pickles as its name. In a worker process the name becomes the object again, as it was when it was
-shared: its buffers (NumPy's arrays, with pickle protocol 5) are read-only views of the file, the same memory in
-every process; the rest of it is unpickled once per process.
+A ``Shared`` handle is pickled as its name. In a worker process the name becomes the object again, as it was when it was
+shared: its buffers (NumPy arrays, with pickle protocol 5) are read-only views of the file, the same memory in every
+process; the rest of the object is unpickled once per process.
 
-Unasked only what nobody can change is shared, and only the very same object again: see ``Repeats``.
+Large arguments that cannot be changed and are sent again are shared automatically: see ``Repeats``.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -20,21 +20,22 @@ from ..compat import PY2, SCALARS, pickle, text_type
 from ..errors import StateError
 from .scratch import ENDING, PART_ENDING, Scratch
 
-#: A cache line; NumPy likes its data aligned.
+#: Buffers begin at multiples of a cache line: NumPy is faster with aligned data.
 ALIGNMENT = 64
-#: An argument from this size on is looked at for repetition (joblib's max_nbytes).
+#: Arguments from this size on (joblib's max_nbytes) may be shared automatically.
 LARGE_BYTES = 1 << 20
-#: How much is shared unasked at most, at a time; and how large an object is kept for the case that it comes again.
+#: Automatically shared objects have this size at most, together. An object up to the second size is kept after its last
+#: call, in case it is sent again.
 REPEATS_BYTES_MAX = 1 << 30
 KEPT_BYTES_MAX = 64 << 20
-#: After so many journeys of one large object its owner is told of ``share``.
-JOURNEYS_MAX = 8
+#: After sending one large object so many times, a log line tells the user of ``share``.
+SENT_MAX = 8
 
 log = logging.getLogger("minimalcluster")
 
-#: Set by the worker process, and by an engine's tasks, which may run in the master's own process: name -> object.
+#: A function, name -> object. Set by a worker process, and by an engine's tasks, which may run in the master's process.
 resolver = None  # type: object
-#: Whether this process is a node's worker process and nothing else.
+#: True in a node's worker process; False in a process in which an engine runs tasks.
 in_worker_process = False
 _handles = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # name -> Shared, in the master's process
 
@@ -45,16 +46,16 @@ class Shared(object):
     def __init__(self, name, value, drop):
         # type: (str, object, object) -> None
         self.name, self._value, self._drop = name, value, drop
-        _handles.setdefault(name, self)  # another master may have one of an equal object
+        _handles.setdefault(name, self)  # another master in this process may have shared an equal object
 
     def get(self):
         # type: () -> object
-        """The object itself, here."""
+        """The object itself, in the process that shared it."""
         return self._value
 
     def drop(self):
         # type: () -> None
-        """No task needs it any more. Tasks that come later with this handle fail."""
+        """Call it when no task needs the object any more. Later tasks with this handle fail."""
         if self._drop is not None:
             drop, self._drop = self._drop, None
             if _handles.get(self.name) is self:
@@ -80,7 +81,7 @@ def is_handle(name):
 
 def resolve(name):
     # type: (str) -> object
-    """What a pickled handle becomes: called by unpickling."""
+    """Called by unpickling a handle: the object of this name. Raises StateError."""
     handle = _handles.get(name)
     if handle is not None:
         return handle.get()
@@ -90,7 +91,10 @@ def resolve(name):
 
 
 class Unasked(Shared):
-    """For an argument that came again: lives as long as the calls that have it. Each call gets what it may write to."""
+    """The handle of an automatically shared argument. It lives as long as the calls that have it.
+
+    Each call gets a copy that it may write to.
+    """
 
     def __del__(self):
         # type: () -> None
@@ -103,26 +107,29 @@ class Unasked(Shared):
 
 def resolve_own(name):
     # type: (str) -> object
-    """What an ``Unasked`` becomes: text and bytes as they are, an array as a copy of the call's own."""
+    """Called by unpickling an ``Unasked``: text and bytes themselves, but a copy of an array."""
     value = resolve(name)
     return value if isinstance(value, (bytes, text_type)) else value.copy("K")  # type: ignore[attr-defined]
 
 
 def in_older_protocol(info, protocol):
     # type: (dict, int) -> list
-    """The buffers of a kept object for a Python that cannot read them: of what was shared, not of what it is now."""
+    """A kept object as one buffer, for a Python that cannot read its pickle protocol.
+
+    It is made from the file, since the user may have changed the object after sharing it.
+    """
     return [pickle.dumps(load(info), protocol)]
 
 
 def load(info):
     # type: (dict) -> object
-    """The object in a file that ``Files.keep`` wrote."""
+    """The object in a file that ``Files.keep`` wrote and described by ``info``."""
     return rebuilt(read(info))
 
 
 def rebuilt(views):
     # type: (list) -> object
-    """The object of the buffers that ``dump`` made."""
+    """The object of these buffers: its pickle, then those that were pickled out of band."""
     if PY2:  # py2
         return pickle.loads(views[0].tobytes())
     if len(views) == 1:
@@ -132,13 +139,13 @@ def rebuilt(views):
 
 def read(info):
     # type: (dict) -> list
-    """The buffers of a kept object: views of the file, not copies (but on 2.7, which cannot)."""
+    """The buffers of a kept object: views of the mapped file. On 2.7, which cannot do that, copies."""
     with open(info["path"], "rb") as file:
         view = memoryview(file.read() if PY2 else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # py2
-    views, at = [], 0
+    views, position = [], 0
     for size in info["sizes"]:
-        views.append(view[at : at + size])
-        at += _aligned(size)
+        views.append(view[position : position + size])
+        position += _aligned(size)
     return views
 
 
@@ -148,9 +155,12 @@ def _aligned(size):
 
 
 class _Seen(object):
-    """A large argument of calls that are under way; as long as it lives, no other object has this one's id."""
+    """A large argument of unfinished calls, with the number of times it was sent.
 
-    journeys = 1
+    It holds the argument: so no other object can get the same id.
+    """
+
+    times_sent = 1
 
     def __init__(self, value):
         # type: (object) -> None
@@ -162,23 +172,25 @@ class _Seen(object):
 
 
 class Repeats(object):
-    """Large arguments that come again while calls with them are under way: then they are shared, unasked.
+    """Shares large arguments automatically if they are sent again before the calls that have them are finished.
 
-    Only what nobody can change: bytes, text and read-only arrays of just these types; and by identity, not by content.
+    Only what cannot be changed: bytes, text and read-only arrays, no subclasses of these. "Again" means the same
+    object, not an equal one: contents are never compared.
     """
 
     def __init__(self, share):
         # type: (object) -> None
         self._share = share  # value -> Unasked
-        self._lock = threading.RLock()  # garbage may be collected in here, whose ``__del__`` makes a call
+        self._lock = threading.RLock()  # reentrant: the garbage collector may call a ``__del__`` that makes a call
         self._known = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # id -> _Seen or Unasked
         self._latest = None  # type: object
-        self._told = False
+        self._has_warned = False
 
     def swapped(self, arguments):
         # type: (object) -> tuple
-        """(the arguments, handles in place of those that come again; what to keep until the call is over)."""
-        held, large = [], {}  # type: list, dict # by id: what comes twice in one call is one object there, too
+        """(the arguments, with handles for those that were sent before; a list to keep until the call is finished)."""
+        # large: id -> value or handle. An object that a call has twice is one object in the worker process, too.
+        held, large = [], {}  # type: list, dict
         for each in arguments:  # type: ignore[attr-defined]
             if _is_large(each) and id(each) not in large:
                 large[id(each)] = self._swapped(each, held)
@@ -194,7 +206,7 @@ class Repeats(object):
                 try:
                     known = self._share(value)  # type: ignore[operator]
                 except (OSError, IOError):
-                    pass  # no room on the disk: it travels as it is
+                    pass  # no space on the disk: send the value itself
             self._known[id(value)] = known
             held.append(known)
             self._latest = known if _size(value) <= KEPT_BYTES_MAX else None
@@ -206,11 +218,11 @@ class Repeats(object):
 
     def count(self, arguments, held, packed_size):
         # type: (object, list, object) -> None
-        """Say once that ``share`` exists if one of these, of a large call, goes on many journeys at a time.
+        """Count how often the arguments of a large call are sent, and warn once that ``share`` exists.
 
-        packed_size: tells how many bytes an argument has as a pickle.
+        held: a list to keep until the call is finished. packed_size: a function, argument -> bytes of its pickle.
         """
-        if self._told:
+        if self._has_warned:
             return
         with self._lock:
             for value in arguments:  # type: ignore[attr-defined]
@@ -218,26 +230,26 @@ class Repeats(object):
                     continue
                 known = self._known.setdefault(id(value), _Seen(value))
                 held.append(known)
-                known.journeys = getattr(known, "journeys", 0) + 1
-                if known.journeys > JOURNEYS_MAX and not self._told and isinstance(known, _Seen):
-                    self._tell(value, packed_size(value))  # type: ignore[operator]
+                known.times_sent = getattr(known, "times_sent", 0) + 1
+                if known.times_sent > SENT_MAX and not self._has_warned and isinstance(known, _Seen):
+                    self._warn(value, packed_size(value))  # type: ignore[operator]
 
-    def _tell(self, value, size):
+    def _warn(self, value, size):
         # type: (object, int) -> None
         if size >= LARGE_BYTES:
-            self._told = True
+            self._has_warned = True
             text = "the same %s of %.1f MB was sent %d times: with share(it) in its place it is sent once to each node"
-            log.warning(text, type(value).__name__, size / 1e6, JOURNEYS_MAX)
+            log.warning(text, type(value).__name__, size / 1e6, SENT_MAX)
 
     def drop(self):
         # type: () -> None
-        """No call needs them any more."""
+        """Called when all calls are finished: release the latest argument."""
         self._latest = None
 
 
 def _is_large(value):
     # type: (object) -> bool
-    """Large, and never another one later."""
+    """Whether the value is large and cannot be changed."""
     kind = type(value)
     if kind is bytes or kind is text_type:
         return len(value) >= LARGE_BYTES  # type: ignore[arg-type]
@@ -249,7 +261,7 @@ def _is_constant_array(value):
     kind = getattr(sys.modules.get("numpy"), "ndarray", None)
     if kind is None or type(value) is not kind or _size(value) < LARGE_BYTES or value.dtype.hasobject:  # type: ignore[attr-defined]
         return False
-    base = value  # a read-only view of what can be written changes, too
+    base = value  # a read-only view changes with the writable array that it is a view of
     while type(base) is kind:
         if base.flags.writeable:  # type: ignore[attr-defined]
             return False
@@ -263,7 +275,7 @@ def _size(value):
 
 
 class Files(object):
-    """The shared objects that a process keeps for others: below a folder of its own, removed at the end."""
+    """Shared objects that a process keeps in files for other processes, in a folder that is removed at the end."""
 
     def __init__(self):
         # type: () -> None
@@ -272,7 +284,8 @@ class Files(object):
 
     def keep(self, name, buffers):
         # type: (str, list) -> dict
-        """Write the buffers; what ``load`` needs to know. Raises OSError with the file's name, leaves no torn file."""
+        """Write the buffers to a file; its description for ``load``. Raises OSError with the file's name, and leaves no
+        incomplete file."""
         if os.path.basename(name) != name:
             raise OSError(errno.EINVAL, "no name of a shared object", name)
         path = os.path.join(self._scratch.path(), name + ENDING)
@@ -287,7 +300,7 @@ class Files(object):
             if os.path.exists(part):
                 os.remove(part)
             if isinstance(error, (OSError, IOError)) and error.filename is None:
-                error.filename = path  # a full disk is not named
+                error.filename = path  # Python does not name the file when the disk is full
             raise
         self._paths[name] = path
         return {"found": True, "path": path, "sizes": [len(buffer) for buffer in buffers]}
@@ -299,7 +312,7 @@ class Files(object):
             try:
                 os.remove(path)
             except OSError:
-                pass  # Windows, while a process maps it; close() removes it
+                pass  # Windows, while a process maps the file; close() removes it
 
     def close(self):
         # type: () -> None

@@ -236,7 +236,7 @@ class RepeatsTest(unittest.TestCase):
     def test_who_sends_the_same_large_object_again_and_again_is_told_once(self):
         table, held = [0] * 10, []
         with support.Log() as log:
-            for number in range(3 * shares.JOURNEYS_MAX):
+            for number in range(3 * shares.SENT_MAX):
                 self.repeats.count([table, number, "text", len, [number]], held, lambda value: shares.LARGE_BYTES)
         self.assertEqual(1, len(log.messages), log.messages)
         self.assertIn("the same list of 1.0 MB was sent 8 times: with share(it)", log.messages[0])
@@ -244,7 +244,7 @@ class RepeatsTest(unittest.TestCase):
     def test_who_does_not_is_not(self):
         held = []
         with support.Log() as log:
-            for _ in range(3 * shares.JOURNEYS_MAX):
+            for _ in range(3 * shares.SENT_MAX):
                 self.repeats.count([{"small": 1}], held, lambda value: shares.LARGE_BYTES)
                 self.repeats.count([held], held, lambda value: 10)
         self.assertEqual([], log.messages)
