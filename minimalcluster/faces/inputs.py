@@ -210,7 +210,7 @@ class Items:
             return [b"P", values.dumps(items)]
         datas = [values.dumps(item) if data is None else data for item, data in zip(items, pickles)]
         beside = [self._beside[index] for index in range(first, first + count) if index in self._beside]
-        return [b"E" + values.told(values.all_needs(each.needs for each in beside)).encode("ascii")] + datas
+        return [b"E" + values.with_version(values.all_needs(each.needs for each in beside)).encode("ascii")] + datas
 
     def given(self) -> List[Any]:
         """All items, as long as none has results."""

@@ -59,7 +59,7 @@ class Library(object):
             self._shared[name] = {}  # taken: garbage may be collected in here, whose ``__del__`` shares its equal
             try:
                 info = self._files.keep("%s.%d" % (name, protocol_), buffers)
-                self._shared[name][protocol_] = dict(info, needs=values.told(needs))
+                self._shared[name][protocol_] = dict(info, needs=values.with_version(needs))
             except BaseException:
                 del self._shared[name]
                 raise

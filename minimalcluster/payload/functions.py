@@ -179,7 +179,7 @@ def requirements(needs, with_script=True):
 
     with_script: describe the script even if the pickles do not need it, if it is the project's.
     """
-    info = {"needs": values.told(needs)} if needs else {}  # type: dict[str, object]
+    info = {"needs": values.with_version(needs)} if needs else {}  # type: dict[str, object]
     found = script.findable()
     if found is None or not (SCRIPT in needs or (with_script and found.is_project)):
         return info
@@ -193,7 +193,7 @@ _initialized = set()  # type: set[str] # tokens of initializers that have run in
 
 def prepare(needs_and_version):
     # type: (str) -> None
-    """Prepare to load pickles with these needs (see ``values.told``).
+    """Prepare to load pickles with these needs (see ``values.with_version``).
 
     Raises UsageError (another minor version) or SourceError (the script could not be run) if this process cannot.
     """

@@ -1,13 +1,13 @@
-"""The project's modules on this machine: which they are, where they lie, and their sources as they were loaded.
+"""The project's modules on this machine: their names, their files, and their sources as this process loaded them.
 
-A job runs what this process had loaded when the job was given, not what the files say later. So a module's source is
-read when it is imported (``watch``), and each job has a ``Code``: the sources that were loaded then. Of a module that
-this process has not imported, a job has what its file says when it is first asked for.
+A job runs the sources that this process had loaded when the job was submitted, even if the files change later. So the
+source of a module is read when it is imported (``watch``), and each job has a ``Code``: the sources that were loaded
+then. A module that this process has not imported is read from its file when a node first asks for it.
 
 ::
 
     import, importlib.reload --_Watcher--> source, as it is loaded --+
-    a job is given ---> Sources.current() ---> Code: name -> Loaded <-+-- Sources.of(code, name) <-- nodes, journals
+    submit a job -----> Sources.current() ---> Code: name -> Loaded <-+-- Sources.of(code, name) <-- nodes, journals
 """
 from __future__ import absolute_import, division, print_function
 
@@ -25,20 +25,20 @@ from .environment import PREFIX as ENVIRONMENT_PREFIX
 from .imports import is_own_path, plain_folders, variables
 
 _OURS = __name__.split(".")[0]
-#: A reload makes another object of this; 2.7 has no specs.
+#: A module variable that is another object after each reload. (2.7 has no specs.)
 _MARK = "__file__" if PY2 else "__spec__"  # py2
 
 _AUTORELOAD = "IPython.extensions.autoreload"
 
-#: Kinds of modules: Python text; a .pyc file alone; a folder without __init__.py; anything else (an extension).
+#: Kinds of modules: Python source; only a .pyc file; a folder without __init__.py; others, such as extensions.
 SOURCE, COMPILED, FOLDER, FOREIGN = "source", "compiled", "folder", "foreign"
 _KINDS = {".py": SOURCE, ".pyw": SOURCE, ".pyc": COMPILED, ".pyo": COMPILED}
 
-#: One of the project's modules. package: whether it may have others below it, in these folders.
+#: A module of the project. package: True if it may have submodules, which are in ``folders``.
 Module = namedtuple("Module", "kind filename package folders loader")
 
-#: What a process has loaded of it. mtime: its file's, None without one. loads: how often, before this time.
-#: serial: its place in the order of all loads.
+#: A module as this process loaded it. mtime: of its file, None if it has none. loads: the number of earlier loads.
+#: serial: its position in the order of all loads of all modules.
 Loaded = namedtuple("Loaded", "module data digest mtime loads serial")
 
 
@@ -49,7 +49,7 @@ def find(name, own=True):
     # type: (str, bool) -> Module | None
     """The project's module of that name, imported here or not; None if the project has none. Imports nothing.
 
-    Everything that asks whether a module is the project's asks this. own=False: an installed package's, too.
+    The only place that decides whether a module is the project's. own=False: find modules of installed packages, too.
     """
     parts = name.split(".")
     if parts[0] == _OURS or _is_reserved(parts[0]) or not all(parts) or any(each in name for each in "/\\\0"):
@@ -65,7 +65,7 @@ def find(name, own=True):
 
 def _is_reserved(name):
     # type: (str) -> bool
-    """The script under its names, and environments: they travel in ways of their own."""
+    """Whether it is a name of the script or of an environment, which are not sent as modules."""
     return (name.startswith("__") and name.endswith("__")) or name.startswith(ENVIRONMENT_PREFIX)
 
 
@@ -74,12 +74,12 @@ def is_imported(name):
     return bool(variables(sys.modules.get(name)))
 
 
-def _described(name, told):
+def _described(name, about):
     # type: (str, dict) -> Module | None
-    """An imported module by its variables; None where these do not tell where it lies."""
-    spec = told.get("__spec__") if _is_spec(told.get("__spec__")) else None  # type: object
-    loader = told.get("__loader__") or getattr(spec, "loader", None)
-    filename, folders = told.get("__file__"), _folders(told.get("__path__"))
+    """An imported module, from its variables; None if these do not say where it is."""
+    spec = about.get("__spec__") if _is_spec(about.get("__spec__")) else None  # type: object
+    loader = about.get("__loader__") or getattr(spec, "loader", None)
+    filename, folders = about.get("__file__"), _folders(about.get("__path__"))
     if not isinstance(filename, str) and getattr(spec, "has_location", False):
         filename = spec.origin  # type: ignore[attr-defined]
     return _as_module(filename, folders, loader, name)
@@ -94,7 +94,7 @@ def _folders(path):
     # type: (object) -> list[str] | None
     try:
         return None if path is None else [each for each in path if isinstance(each, str)]  # type: ignore[attr-defined]
-    except Exception:  # somebody's own
+    except Exception:  # a class of the user's, which may raise anything
         return None
 
 
@@ -125,12 +125,12 @@ def _exists(filename, loader):
 
 def _text_of(loader, name):
     # type: (object, str) -> str | None
-    """Of a module that has no file: what its loader has for its source, if it is neither built in nor frozen."""
+    """The source of a module without a file, from its loader; None for a built-in or a frozen module."""
     if loader is None or type(loader) is type or getattr(type(loader), "__module__", "").startswith("_frozen"):
         return None
     try:
         text = loader.get_source(name)  # type: ignore[attr-defined]
-    except Exception:  # somebody's own
+    except Exception:  # a loader of the user's, which may raise anything
         return None
     return text if isinstance(text, str) else None
 
@@ -153,7 +153,7 @@ def _search_3(name, path):
     if spec is None:
         from importlib import invalidate_caches  # novm
 
-        invalidate_caches()  # the file may be younger than what the finders remember of its folder
+        invalidate_caches()  # the file may be newer than the finders' caches of its folder
         spec = _spec(name, path)
     if spec is None:
         folders = plain_folders(name, path)
@@ -167,7 +167,7 @@ def _spec(name, path):
     for finder in list(sys.meta_path):
         try:
             spec = None if isinstance(finder, _Watcher) else finder.find_spec(name, path)
-        except Exception:  # somebody's own  # noqa: S112
+        except Exception:  # a finder of the user's, which may raise anything  # noqa: S112
             continue
         if _is_spec(spec):
             return spec
@@ -192,7 +192,7 @@ def _search_2(name, path):  # py2
 
 
 class Code(object):
-    """The sources that a job runs. ``number`` names it to the nodes."""
+    """The sources that a job runs. ``number`` identifies it in messages to and from nodes."""
 
     def __init__(self, number, known):
         # type: (int, dict) -> None
@@ -200,24 +200,24 @@ class Code(object):
 
     def tops(self):
         # type: () -> list[str]
-        """The names that are the project's, also where a node has something else by one of them."""
+        """The project's top-level names. On a node they win over other modules of the same names."""
         return sorted({name.partition(".")[0] for name in list(self.known)})
 
 
 class Sources(object):
-    """What this process has loaded of the project. ``current`` is for who gives a job; all calls from any thread."""
+    """The modules of the project that this process has loaded. All methods may be called in any thread."""
 
     def __init__(self):
         # type: () -> None
-        self._lock = threading.RLock()  # an import that the garbage collection runs may come in between
-        self._begun = {}  # type: dict[str, tuple] # name -> (spec, source, mtime), since its import began
+        self._lock = threading.RLock()  # reentrant: the garbage collector may run code that imports
+        self._begun = {}  # type: dict[str, tuple] # name -> (spec, source, mtime), for imports that have begun
         self._imported = {}  # type: dict[str, tuple] # name -> (module, its variables, its mark)
-        self._looked_at = {}  # type: dict[str, object] # every name in sys.modules -> the module it was
-        self._last = None  # type: str | None # of those
+        self._looked_at = {}  # type: dict[str, object] # sys.modules at the last look
+        self._last = None  # type: str | None # the last name in it
         self._serial = itertools.count(1)
-        self._imports = {}  # type: dict[str, set[str]] # by the source's digest
-        self._changed = 0  # the last reload that brought something else
-        # No two masters have a number in common: a node that outlives one asks the next for its modules.
+        self._imports = {}  # type: dict[str, set[str]] # digest of a source -> the names it imports
+        self._changed = 0  # serial of the last reload that changed a source
+        # Numbers of two masters differ: a node that outlives one asks the next master for modules by the old number.
         self._code = Code(int(hexadecimal(os.urandom(6)), 16), {})
         self._codes = weakref.WeakValueDictionary({self._code.number: self._code})
         if hasattr(os, "register_at_fork"):
@@ -225,23 +225,24 @@ class Sources(object):
 
     def _unlock(self):
         # type: () -> None
-        """In a fork: the thread that may have had it is not there."""
+        """In a forked process: make a new lock, since another thread of the parent may have held the old one."""
         self._lock = threading.RLock()
 
     def begun(self, name, spec):
         # type: (str, object) -> None
-        """An import has found its module and is about to load it."""
+        """Read the source of a module of the project. An import has found the module and is about to load it."""
         origin = spec.origin if spec.has_location else None  # type: ignore[attr-defined]
         if isinstance(origin, str) and is_own_path(origin) and name.partition(".")[0] != _OURS:
             module = _as_module(origin, None, spec.loader, name)  # type: ignore[attr-defined]
-            self._begun.pop(name, None)  # the last one stands last
+            self._begun.pop(name, None)  # the order of the dict is the order of the imports
             self._begun[name] = (spec,) + read(module, name)  # type: ignore[arg-type]
 
     def current(self, look=True):
         # type: (bool) -> Code
-        """The code of a job that is given now.
+        """The code for a job that is submitted now.
 
-        look: also at what no import tells, such as files of what is not imported here. It costs some 100 us.
+        look: look also for changes that no import shows, such as edited files of modules that are not imported here.
+        That costs about 100 us.
         """
         if not look and self._is_quiet():
             return self._code
@@ -256,20 +257,21 @@ class Sources(object):
 
     def _is_quiet(self):
         # type: () -> bool
-        """No module has been imported or reloaded: what is asked for each call that is submitted must cost little."""
+        """Whether no module was imported or reloaded since the last look. Cheap, since each submitted call asks it."""
         watched = bool(sys.meta_path) and isinstance(sys.meta_path[0], _Watcher)
         modules = sys.modules
         return watched and not self._begun and len(modules) == len(self._looked_at) and _last(modules) == self._last
 
     def numbered(self, number):
         # type: (int) -> Code
-        """That of a job. Of a former master's: what is current; its journal has seen that the sources are equal."""
+        """The code with that number. For a number of a former master it is the current code: that a resumed job has the
+        same sources was checked by its journal."""
         with self._lock:
             return self._codes.get(number) or self._code
 
     def of(self, code, name):
         # type: (Code, str) -> Loaded | None
-        """A module of the project in that code; read now, and kept, if nobody has asked for it yet."""
+        """A module of the project in that code. If it was not asked for before, it is read now and kept."""
         with self._lock:
             found = code.known.get(name) or self._code.known.get(name)
         if found is None:
@@ -281,11 +283,11 @@ class Sources(object):
 
     def _reloaded(self):
         # type: () -> dict[str, Loaded]
-        """By name: what was imported or reloaded since the last time."""
+        """Modules that were imported or reloaded since the last look, by name."""
         looked_at = dict(sys.modules)  # type: dict[str, object]
         changed = {name for name in looked_at if self._looked_at.get(name, self) is not looked_at[name]}
-        for name, (module, told, mark) in self._imported.items():
-            if looked_at.get(name) is not module or told.get(_MARK) is not mark:
+        for name, (module, about, mark) in self._imported.items():
+            if looked_at.get(name) is not module or about.get(_MARK) is not mark:
                 changed.add(name)
         order = {name: place for place, name in enumerate(list(self._begun))}
         news, changed_before = {}, self._changed
@@ -297,22 +299,23 @@ class Sources(object):
             news.update(self._above(set(news)))
         for name in set(self._begun).difference(looked_at):  # their imports have failed
             self._begun.pop(name, None)
-        self._looked_at, self._last = looked_at, _last(looked_at)  # after all else: Ctrl-C may come before
+        # At the end: if Ctrl-C interrupts this method, the next look finds the changes again.
+        self._looked_at, self._last = looked_at, _last(looked_at)
         return news
 
     def _noticed(self, name, module):
         # type: (str, object) -> Loaded | None
-        """Remember which module that name is now; what of it is new."""
-        told = variables(module)
+        """Note which module has this name now. Returns it if it is new or has changed, else None."""
+        about = variables(module)
         before, was_imported = self._code.known.get(name), name in self._imported
-        loaded = self._take(name, before) if told else None
+        loaded = self._take(name, before) if about else None
         if loaded is None:
             self._imported.pop(name, None)
             return None
-        self._imported[name] = (module, told, told.get(_MARK))
+        self._imported[name] = (module, about, about.get(_MARK))
         if before is None or loaded is before:
             return loaded if before is None else None
-        # Of the same source it matters only if it may have taken something else from another one this time.
+        # With the same source, a reload matters only if a module that it imports may have changed since.
         if loaded.digest == before.digest and (not was_imported or before.serial > self._changed):
             return None
         self._changed = loaded.serial
@@ -320,9 +323,9 @@ class Sources(object):
 
     def _above(self, changed):
         # type: (set) -> dict[str, Loaded]
-        """The modules that import these, to be run again too.
+        """The modules that import these, directly or not: worker processes must run them again, too.
 
-        IPython's autoreload does not: it changes functions and classes that they have taken from the old ones.
+        (IPython's autoreload does not run them again. It changes the functions and classes that they have imported.)
         """
         news, last = {}, changed  # type: dict[str, Loaded], set
         while last:
@@ -346,7 +349,7 @@ class Sources(object):
 
     def _edited(self):
         # type: () -> dict[str, Loaded]
-        """By name: what has another source now, of modules that were asked for and are not imported here."""
+        """Modules that nodes have asked for, that are not imported here, and whose files have changed; by name."""
         news = {}
         for name, before in list(self._code.known.items()):
             if name in self._imported or before.mtime is None or _modified(before.module.filename) == before.mtime:
@@ -360,7 +363,7 @@ class Sources(object):
 
     def _take(self, name, before=None):
         # type: (str, Loaded | None) -> Loaded | None
-        """The module as it was loaded, or would be now. before: the same, the last time."""
+        """The module as it was loaded, or, if not imported, as its file is now. before: the result of the last time."""
         module = find(name)
         if module is None:
             return None
@@ -368,21 +371,21 @@ class Sources(object):
         if spec is None or variables(sys.modules.get(name)).get("__spec__") is not spec:
             try:
                 data, mtime = read(module, name)
-            except Exception:  # the file is gone, or the loader is somebody's own
+            except Exception:  # the file was removed, or a loader of the user's raises
                 return before
         digest = hashlib.sha256(data + repr((module.kind, module.folders)).encode("utf-8", "replace")).hexdigest()
         if before is not None and before.digest != digest and not _compiles(module, data):
-            return before  # a reload that failed has left the module as it was
+            return before  # the reload failed, so the module is still the old one
         loads = 0 if before is None else before.loads + 1
         return Loaded(module, data, digest, mtime, loads, next(self._serial))
 
 
 def read(module, name):
     # type: (Module, str) -> tuple
-    """(source or compiled code, its file's time or None). Raises what reading raises."""
+    """(source or compiled code, mtime of its file or None). Raises what reading raises."""
     if module.kind in (FOLDER, FOREIGN):
         return b"", None
-    modified = _modified(module.filename)  # first: whoever saves it now has another time
+    modified = _modified(module.filename)  # before reading: if the file is saved now, the next look sees another mtime
     if hasattr(module.loader, "get_data"):
         return bytes(module.loader.get_data(module.filename)), modified
     if modified is not None:
@@ -394,7 +397,7 @@ def read(module, name):
 
 def _last(modules):
     # type: (dict) -> str | None
-    """The name that was put in last. (Before 3.8 only their number tells.)"""
+    """The name that was added last. None before Python 3.8, where only the number of modules shows additions."""
     return next(reversed(modules), None) if sys.version_info >= (3, 8) else None
 
 
@@ -411,7 +414,7 @@ def _compiles(module, data):
     if module.kind != SOURCE:
         return True
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the reload has shown them
+        warnings.simplefilter("ignore")  # the reload has shown the warnings
         try:
             compile(data, native(module.filename), "exec", dont_inherit=True)
         except (SyntaxError, ValueError, TypeError):
@@ -420,48 +423,48 @@ def _compiles(module, data):
 
 
 class _Watcher(object):
-    """First in ``sys.meta_path``: lets the others find, and reads the project's sources as they are loaded."""
+    """The first finder in ``sys.meta_path``. It lets the others find, and reads the project's sources at import."""
 
     def find_spec(self, name, path=None, target=None):
         # type: (str, object, object) -> object
         finders = list(sys.meta_path)  # type: list
         for finder in finders[finders.index(self) + 1 :] if self in finders else ():
             if not hasattr(finder, "find_spec"):
-                return None  # of an old kind: the interpreter knows how to ask it
+                return None  # a finder of the old kind: the interpreter calls it in another way
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 try:
                     loaded.begun(name, spec)
-                except Exception:  # nothing of ours may fail an import; it is read when a job is given  # noqa: S110
+                except Exception:  # an import must not fail by this; the next job reads the source  # noqa: S110
                     pass
                 return spec
         return None
 
 
-#: This process's. Every master in it asks the same one.
+#: All masters in this process use this one.
 loaded = Sources()
 
 
 def watch():
     # type: () -> None
-    """From now on. What is imported already is read now. (2.7: each is read when the next job is given.)"""
+    """Read the modules that are imported already, and from now on each at its import. (2.7: at the next job.)"""
     if not PY2 and not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
     loaded.current()
 
 
-# -- what a source stands on ----------------------------------------------------------------------
+# -- what a source imports ------------------------------------------------------------------------
 
 
 def project_modules():
     # type: () -> list[str]
-    """Names of the project's modules that are imported here."""
+    """The names of the project's modules that this process has imported."""
     return sorted(name for name in loaded.current().known if is_imported(name))
 
 
 def project_sources(source, package=""):
     # type: (bytes, str) -> dict[str, bytes]
-    """By module: the sources of the project's own that a source of this package imports, and that those import."""
+    """The sources of the project's modules that this source imports, directly or not, by name. package: its package."""
     code = loaded.current()
     found, seen, left = {}, set(), [(source, package)]  # type: dict[str, bytes], set[str], list[tuple[bytes, str]]
     while left:
@@ -477,12 +480,12 @@ def project_sources(source, package=""):
 
 def _imported_names(source, package):
     # type: (bytes, str) -> set[str]
-    """Of what may be modules, anywhere in the source, with their packages."""
-    import ast  # not in every process
+    """The names after all imports in the source, and their packages: each may be a module."""
+    import ast  # not every process needs it
 
     try:
         nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError, TypeError, RuntimeError):  # no source: which it is differs between Pythons
+    except (SyntaxError, ValueError, TypeError, RuntimeError):  # invalid; the exception differs between Pythons
         return set()
     names = set()  # type: set[str]
     for node in nodes:

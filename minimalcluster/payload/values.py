@@ -1,11 +1,12 @@
 """How user data travels: arguments, results and exceptions as opaque buffers.
 
-Pickled once where a value is born, unpickled once where it is used. The first buffer names the form:
+A value is pickled once, in the process that makes it, and unpickled once, in the process that uses it. The first buffer
+of a chunk names its form:
 
     b"R"  start and step of a range, as text: consecutive integers cost nothing
-    b"P"  one pickle of a list: for scalars, which always survive the journey
-    b"E"  each value its own pickle: what cannot be pickled or unpickled harms nobody else. Behind the letter stands
-          what the pickles need of the process that loads them: b"Es" the script, b"Ev3.11" the same minor version
+    b"P"  one pickle of a list of scalars, which can always be pickled and unpickled
+    b"E"  one pickle per value: if one cannot be pickled or unpickled, the others still can. The letter is followed by
+          the needs of the pickles: b"Es" to load them needs the script, b"Ev3.11" needs Python 3.11
 """
 from __future__ import absolute_import, division, print_function
 
@@ -25,18 +26,18 @@ else:
 
 MYPY = False  # mypy takes it for true: names for type comments
 
-#: A traceback longer than this says nothing more (a recursion error's has 1000 frames).
+#: The last characters of a longer traceback say enough (a RecursionError's has 1000 frames).
 TRACEBACK_CHARACTERS_MAX = 20000
-#: Of the causes behind an exception, so many travel with it.
+#: An exception travels with so many of the exceptions behind it (__cause__, __context__).
 CHAIN_MAX = 10
-#: What a pickle needs of the process that loads it: letters, for the script and for the same minor version.
+#: What a pickle needs in the process that loads it, as letters: the script; the same minor version of Python.
 NOTHING, SCRIPT, SAME_MINOR = "", "s", "v"
-#: Pickles by value (by_value.py), once it is known that the master runs the same minor version.
+#: In a worker process: the function that pickles by value (by_value.py), if the master has the same minor version.
 by_value = None  # type: object
 
 
 class Packed(namedtuple("Packed", "data needs held")):
-    """data: a pickle. needs: of those letters, in their order. held: what must live as long as the pickle is used."""
+    """data: a pickle. needs: letters, sorted. held: objects to keep as long as the pickle is used."""
 
     __slots__ = ()
 
@@ -52,7 +53,7 @@ def dumps(value):
 
 def dumps_by_value(value):
     # type: (object) -> bytes
-    """What a by-value function makes may be of a class that came by value, too."""
+    """A pickle of the value; by value if it cannot be pickled otherwise, for example if its class came by value."""
     try:
         return dumps(value)
     except Exception:
@@ -82,7 +83,7 @@ def all_scalars(values):
 
 
 class RangeArguments(object):
-    """Arguments start, start + step, ...; a chunk travels as two numbers."""
+    """Arguments start, start + step, ...: a chunk is sent as two numbers."""
 
     def __init__(self, values):
         # type: (range) -> None
@@ -105,7 +106,7 @@ class RangeArguments(object):
 
 def _range(start, step):
     # type: (int, int) -> list
-    """In hexadecimal: Python limits how many decimal digits it writes and reads."""
+    """Buffers with two numbers, in hexadecimal: Python limits the number of decimal digits of an int as text."""
     return [b"R", ("%x,%x" % (start, step)).encode("ascii")]
 
 
@@ -116,7 +117,7 @@ def _start_and_step(buffers):
 
 
 class ScalarArguments(object):
-    """Numbers, texts and the like: a chunk is one pickle, made when it is sent."""
+    """Numbers, texts and other scalars: a chunk is one pickle, which is made when the chunk is sent."""
 
     def __init__(self, values):
         # type: (list | tuple) -> None
@@ -132,7 +133,7 @@ class ScalarArguments(object):
 
 
 class ObjectArguments(object):
-    """Anything else: pickled one by one at once, so that a misfit is named before anything is sent."""
+    """Other arguments. Each is pickled at once: one that cannot be pickled is reported before anything is sent."""
 
     def __init__(self, values, pack):
         # type: (list | tuple, object) -> None
@@ -154,20 +155,20 @@ class ObjectArguments(object):
 
 def each(packed):
     # type: (list) -> list
-    """A chunk of single pickles: its form says what any of them needs."""
+    """The buffers of a chunk of single pickles."""
     needs = all_needs([one.needs for one in packed])
-    return [b"E" + told(needs).encode("ascii")] + [one.data for one in packed]
+    return [b"E" + with_version(needs).encode("ascii")] + [one.data for one in packed]
 
 
 def all_needs(needs):
     # type: (object) -> str
-    """What several pickles need, together."""
+    """The needs of several pickles, together."""
     return "".join(sorted(set("".join(needs))))  # type: ignore[arg-type]
 
 
-def told(needs):
+def with_version(needs):
     # type: (str) -> str
-    """The needs, with the minor version that they mean."""
+    """The needs, with this process's version behind them if they require the same one: "v" becomes "v3.11"."""
     return needs + minor() if SAME_MINOR in needs else needs
 
 
@@ -193,7 +194,7 @@ if MYPY:
 
 def arguments(values, pack=lambda value: Packed(dumps(value), NOTHING)):
     # type: (list | tuple | range, object) -> AnyArguments
-    """The cheapest form for a sequence. Raises ArgumentsError for what ``pack`` cannot pickle."""
+    """A sequence in its cheapest form. Raises ArgumentsError if ``pack`` cannot pickle an argument."""
     if isinstance(values, range_type):
         return RangeArguments(values)
     return ScalarArguments(values) if all_scalars(values) else ObjectArguments(values, pack)
@@ -201,13 +202,13 @@ def arguments(values, pack=lambda value: Packed(dumps(value), NOTHING)):
 
 def needs_of(buffers):
     # type: (list) -> str
-    """What a chunk's pickles need, as its form tells."""
+    """The needs of a chunk's pickles, from its first buffer."""
     return native(_raw(buffers[0])[1:])
 
 
 def decode_arguments(buffers, count):
     # type: (list, int) -> tuple
-    """(an iterator over ``count`` arguments, None); or over their pickles, and what loads one."""
+    """(an iterator over ``count`` arguments, None), or (an iterator over their pickles, a function that loads one)."""
     form = _raw(buffers[0])
     if form == b"R":
         start, step = _start_and_step(buffers)
@@ -221,7 +222,7 @@ def decode_arguments(buffers, count):
 
 def part_of(buffers, start, count):
     # type: (list, int, int) -> list
-    """Of a chunk's buffers those for ``count`` arguments from the ``start``-th on."""
+    """The buffers for ``count`` of a chunk's arguments, from index ``start`` on."""
     form = _raw(buffers[0])
     if form == b"R":
         first, step = _start_and_step(buffers)
@@ -235,7 +236,7 @@ def part_of(buffers, start, count):
 
 
 class Pickled(object):
-    """A result that may still change where it was made, as it was at this moment; or why it cannot be sent."""
+    """The pickle of a result, made at once because the task's code may change the result later; or the failure."""
 
     __slots__ = ("data", "failure")
 
@@ -244,20 +245,20 @@ class Pickled(object):
         self.data, self.failure = b"", None  # type: bytes, tuple | None
         try:
             self.data = dumps_by_value(result)
-        except BaseException as error:  # pickling runs the class's own code: anything may come
+        except BaseException as error:  # pickling runs the class's own code, which may raise anything
             text = shortened(result)
-            misfit = ResultError(
+            unsendable = ResultError(
                 "the result cannot be sent back: %s of type %s (%s: %s)"
                 % (text, type(result).__name__, type(error).__name__, _text(error)),
                 text,
             )
-            misfit.__cause__ = error
-            self.failure = encode_exception(misfit, 0)
+            unsendable.__cause__ = error
+            self.failure = encode_exception(unsendable, 0)
 
 
 def encode_results(results):
     # type: (list) -> list
-    """Buffers of scalars and of what is pickled already. None of the user's code runs here."""
+    """The buffers of results: scalars and ``Pickled`` ones. No code of the user runs here."""
     if all_scalars(results):
         return [b"P", dumps(results)]
     return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
@@ -265,7 +266,7 @@ def encode_results(results):
 
 def decode_results(buffers, count, skip=0):
     # type: (list, int, int) -> list
-    """Of so many results those behind the first ``skip``. One that cannot be had is a ``Misfit``: nothing is raised."""
+    """``count`` results without the first ``skip``. Raises nothing: a result that cannot be decoded is a ``Misfit``."""
     if buffers and _raw(buffers[0]) == b"P":
         results = _load_result(buffers[1]) if len(buffers) > 1 else None
         if not isinstance(results, list):
@@ -279,7 +280,7 @@ def decode_results(buffers, count, skip=0):
 
 
 class Misfit(object):
-    """In place of a result that cannot be unpickled here: the error, and the bytes as they came."""
+    """In place of a result that cannot be unpickled here: the error, which has the bytes as ``pickled``."""
 
     __slots__ = ("error",)
 
@@ -292,7 +293,7 @@ def _load_result(buffer):
     # type: (bytes | bytearray | memoryview) -> object
     try:
         return loads(buffer)
-    except BaseException as error:  # unpickling runs the class's own code: anything may come
+    except BaseException as error:  # unpickling runs the class's own code, which may raise anything
         _let_ctrl_c_pass(error)
         misfit = RemoteError(
             "the result cannot be unpickled here (%s: %s); .pickled has its bytes"
@@ -306,7 +307,7 @@ def _load_result(buffer):
 
 def _let_ctrl_c_pass(error):
     # type: (BaseException) -> None
-    """In the main thread a KeyboardInterrupt is the user's: whoever waits there is to hear of it."""
+    """Raise a KeyboardInterrupt again in the main thread: there it is the user's Ctrl-C, not an error of the class."""
     if isinstance(error, KeyboardInterrupt) and in_main_thread():
         raise error
 
@@ -316,7 +317,10 @@ def _let_ctrl_c_pass(error):
 
 def encode_exception(error, frames_to_skip=1):
     # type: (BaseException, int) -> tuple
-    """(plain description, buffers): the exception's pickle, if it was seen to come back as itself, then its causes'."""
+    """(description as plain data, pickles of the exception and of its causes).
+
+    There is no pickle of an exception that would not be unpickled as one of the same class.
+    """
     trace = getattr(error, "__traceback__", None)
     if PY2:  # py2
         trace = sys.exc_info()[2]
@@ -337,9 +341,9 @@ def encode_exception(error, frames_to_skip=1):
 
 def _describe(error, buffers):
     # type: (BaseException, list) -> dict
-    # On 2.7 what is raised can be an instance of a class of the old style, whose type says nothing.
+    # py2: a raised object may be an instance of an old-style class; its type() is the same for all such classes.
     info = {"type": getattr(error, "__class__", type(error)).__name__, "text": _text(error), "pickled": False}
-    if not isinstance(error, BaseException):  # py2: such a one cannot be held by what expects exceptions
+    if not isinstance(error, BaseException):  # py2: it could not be raised by code that expects exceptions
         return info
     notes = getattr(error, "__notes__", None)
     if isinstance(notes, list) and notes:
@@ -347,7 +351,7 @@ def _describe(error, buffers):
     try:
         pickled = dumps_by_value(error)
         info["pickled"] = type(loads(pickled)) is type(error)
-    except BaseException:  # its own __reduce__ or __init__ runs here
+    except BaseException:  # the class's own __reduce__ or __init__ runs here
         return info
     if info["pickled"]:
         buffers.append(pickled)
@@ -356,7 +360,7 @@ def _describe(error, buffers):
 
 def _causes(error):
     # type: (BaseException) -> list
-    """What led to it, as Python would print it: ("cause" or "context", exception), the nearest first."""
+    """The exceptions behind this one that Python would print: ("cause" or "context", exception), nearest first."""
     found = []  # type: list
     seen = [error]
     while len(found) < CHAIN_MAX:
@@ -373,10 +377,10 @@ def _causes(error):
 
 def _text(error):
     # type: (object) -> str
-    for kind in (str, text_type):  # on 2.7 str() fails for text beyond ASCII
+    for kind in (str, text_type):  # on 2.7 str() fails for text that is not ASCII
         try:
             return _json_safe(kind(error))
-        except BaseException:  # noqa: S112 # its own __str__ runs here
+        except BaseException:  # noqa: S112 # the class's own __str__ runs here
             continue
     return "<its text cannot be made>"
 
@@ -388,13 +392,13 @@ def _json_safe(text):
 
 def decode_exception(info, buffers):
     # type: (dict, list) -> BaseException
-    """The remote exception with its own class if it can be rebuilt, with the traceback's text as cause.
+    """The remote exception, of its own class if it can be rebuilt. Its cause is the text of the remote traceback.
 
-    What it was raised from is its ``__context__`` here. Nothing is raised, whatever the class does.
+    So the exception that it was raised from is its ``__context__`` here. Raises nothing, whatever the class does.
     """
     try:
         return _decoded(info, buffers)
-    except BaseException as error:  # the class's own code runs here, and what was sent may be odd
+    except BaseException as error:  # the class's own code runs here, and the description may be malformed
         _let_ctrl_c_pass(error)
         return RemoteError("%s: %s" % (info.get("type"), info.get("text")), "%s" % (info.get("type"),))
 
@@ -402,7 +406,7 @@ def decode_exception(info, buffers):
 def _decoded(info, buffers):
     # type: (dict, list) -> BaseException
     if info.get("type") == "TaskTimeout" and not buffers:
-        return TaskTimeout(native(info.get("text", "")))  # the node's word, not a task's
+        return TaskTimeout(native(info.get("text", "")))  # the node made it, not a task
     buffers = list(buffers)
     error = last = _rebuilt(info, buffers)
     for link in info.get("chain", ()):
@@ -414,19 +418,19 @@ def _decoded(info, buffers):
         last = cause
     remote = RemoteTraceback(native(info.get("traceback", "")))
     remote.__context__ = getattr(error, "__context__", None)
-    remote.__suppress_context__ = True # its text tells of it already
+    remote.__suppress_context__ = True # the traceback's text shows the context already
     error.__cause__ = remote
     return error
 
 
 def _rebuilt(info, buffers):
     # type: (dict, list) -> BaseException
-    """One exception; its pickle, if it has one, is the next of the buffers."""
+    """One exception. Its pickle, if there is one, is the first of the buffers, and is removed from them."""
     error = None
     if buffers and info.get("pickled", True):
         try:
             error = loads(buffers.pop(0))
-            error.__context__ = None  # type: ignore[attr-defined] # a class may refuse that, as a frozen dataclass does
+            error.__context__ = None  # type: ignore[attr-defined] # raises for some classes, such as frozen dataclasses
         except BaseException as failed:
             _let_ctrl_c_pass(failed)
             error = None
@@ -439,7 +443,7 @@ def _rebuilt(info, buffers):
 
 def shortened(value, characters=80):
     # type: (object, int) -> str
-    """A value's repr for an error's text, whatever its repr does."""
+    """The beginning of a value's repr, for an error's text. Works for a ``__repr__`` that raises, too."""
     try:
         text = repr(value)
     except Exception as error:
@@ -449,9 +453,9 @@ def shortened(value, characters=80):
 
 def digest(parts):
     # type: (object) -> str
-    """A hex digest of byte strings; their borders count."""
-    made = hashlib.sha256()
+    """A hex digest of byte strings, and of their lengths: the digests of (b"ab", b"c") and (b"a", b"bc") differ."""
+    sha256 = hashlib.sha256()
     for part in parts:  # type: ignore[attr-defined]
-        made.update(struct.pack(">Q", len(part)))
-        made.update(part)
-    return made.hexdigest()
+        sha256.update(struct.pack(">Q", len(part)))
+        sha256.update(part)
+    return sha256.hexdigest()

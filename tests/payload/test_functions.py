@@ -254,7 +254,7 @@ class Target(WithoutCloudpickle):
         functions._cloudpickle, functions.by_value = object, FakeByValue()
         functions.target({"kind": "calls"}, [])
         self.assertRaises((pickle.PicklingError, AttributeError, TypeError), values.dumps_by_value, lambda: 1)
-        functions.target({"kind": "calls", "needs": values.told(functions.SAME_MINOR)}, [])
+        functions.target({"kind": "calls", "needs": values.with_version(functions.SAME_MINOR)}, [])
         self.assertEqual("by value", values.loads(values.dumps_by_value(lambda: 1)))
 
     def test_initializer_once(self):
