@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import deque
 from functools import partial
 
 try:
@@ -36,7 +35,12 @@ from ..wire.connection import Connection
 from ..wire.listener import Listener
 from ..wire.loop import Loop  # noqa: F401 # in a type comment
 from . import boot, orphans
+from .hands import Hands
 from .output import Reader
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Callable  # noqa: F401 # novm
 
 #: These set the number of threads of BLAS and OpenMP. A worker process gets its share of the processors, since several
 #: run beside each other. Values that the user has set are kept.
@@ -89,21 +93,21 @@ class _Child(object):
         self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
 
 
-class Node(object):
-    """Carries out the effects of its agent.
+class Node(Hands):
+    """The worker processes of this machine. loop, slots, send, drop, end: as for Hands."""
 
-    slots: the number of worker processes. send: called with each message for the master. drop_link: called with a
-    reason when the link to the master must be closed. finished: called as ``finished(reason, refused)`` in the loop's
-    thread when all worker processes have ended; ``refused`` is the master's sentence if it refused this node, or None.
-    """
-
-    def __init__(self, loop, slots, send, drop_link, finished):
-        # type: (Loop, int, object, object, object) -> None
+    def __init__(
+        self,
+        loop,  # type: Loop
+        slots,  # type: int
+        send,  # type: Callable[[tuple], object]
+        drop,  # type: Callable[[str], object]
+        end,  # type: Callable[[str, str | None], object]
+    ):
+        # type: (...) -> None
         self.id = os.urandom(16)
-        self._loop, self._send, self._drop_link, self._finished = loop, send, drop_link, finished
+        super(Node, self).__init__(loop, slots, dict(describe(), id=hexadecimal(self.id)), send, drop, end)
         self._slots = slots
-        self._agent = brain.Agent(slots, dict(describe(), id=hexadecimal(self.id)))
-        self._events = deque()  # type: deque
         self._children = {}  # type: dict # slot -> _Child
         self._started = 0  # how many worker processes have been started so far
         self._guardian = None  # type: subprocess.Popen | None
@@ -112,20 +116,8 @@ class Node(object):
         self._look_slots = set()  # type: set # the slots whose worker processes that look is about
         self._key = keys.generate_key(os.urandom(32))
         self._listener = None  # type: Listener | None
-        self._end = None  # type: brain.Finished | None
+        self._finished = None  # type: brain.Finished | None # until ``end`` has been called
         self._files = Files()
-        self._effects = {
-            brain.ToMaster: lambda effect: self._send(effect.message),  # type: ignore[operator]
-            brain.ToChild: self._to_child,
-            brain.StartChild: self._start_child,
-            brain.KillChild: self._kill_child,
-            brain.Keep: self._keep,
-            brain.Discard: lambda effect: self._files.discard(effect.name),
-            brain.LookBehind: self._look_behind,
-            brain.DropLink: lambda effect: self._drop_link(effect.reason),  # type: ignore[operator]
-            brain.Finished: self._on_finished,
-            brain.Warn: lambda effect: log.warning("%s", effect.text),
-        }  # type: dict
 
     # -- for the loop -----------------------------------------------------------------------------
 
@@ -138,16 +130,9 @@ class Node(object):
         elif self._listener is None:
             self._listener = Listener(self._loop, "127.0.0.1", 0, self._accepted, expected=self._slots)
 
-    def tell(self, event):
-        # type: (tuple) -> None
-        """Queue an event for the agent; the next step handles it."""
-        self._events.append(event)
-
     def step(self, now):
         # type: (float) -> None
-        while self._events:
-            self._handle(self._events.popleft(), now)
-        self._handle(brain.TimePassed(), now)
+        super(Node, self).step(now)
         if self._look_at is not None and now >= self._look_at:
             children = [self._children[slot] for slot in self._look_slots if slot in self._children]
             known = [child.process.pid for child in self._children.values()]
@@ -157,20 +142,15 @@ class Node(object):
             except threading.ThreadError:  # perhaps the processes left behind use up this user's limit: look right here
                 self._look(children, known)
 
-    def _handle(self, event, now):
-        # type: (tuple, float) -> None
-        for effect in self._agent.effects_of(event, now):
-            self._loop.spare(self._effects[type(effect)], effect, self._effect_failed)
-
     def _effect_failed(self, effect, error):
-        # type: (object, BaseException) -> None
+        # type: (tuple, BaseException) -> None
         """An effect raised: end the worker process that it was for. A start that failed counts as a process that
         ended, so the agent tries again."""
         if isinstance(effect, brain.StartChild):
             info = {"exit": "%s: %s" % (type(error).__name__, error), "lines": []}
             self.tell(brain.ChildExited(effect.slot, info))
             return
-        log.exception("%s failed, and the rest goes on; please report this", type(effect).__name__)
+        super(Node, self)._effect_failed(effect, error)
         child = self._children.get(getattr(effect, "slot", None))
         if child is not None:
             _kill(child.process)
@@ -181,18 +161,12 @@ class Node(object):
 
     def deadline(self):
         # type: () -> float | None
-        if self._events:
-            return 0.0
-        moments = [moment for moment in (self._look_at, self._agent.deadline()) if moment is not None]
+        moments = [moment for moment in (self._look_at, super(Node, self).deadline()) if moment is not None]
         return min(moments) if moments else None
-
-    def snapshot(self):
-        # type: () -> dict
-        return self._agent.snapshot()
 
     # -- worker processes -------------------------------------------------------------------------
 
-    def _start_child(self, effect):
+    def start_child(self, effect):
         # type: (brain.StartChild) -> None
         try:
             self.open()
@@ -294,7 +268,11 @@ class Node(object):
         child.output.finish()
         self._loop.call(self._exited, child, code, peak)
 
-    def _look_behind(self, effect):
+    def discard(self, effect):
+        # type: (brain.Discard) -> None
+        self._files.discard(effect.name)
+
+    def look_behind(self, effect):
         # type: (brain.LookBehind) -> None
         self._look_slots.add(effect.slot)
         if self._look_at is None and orphans.looks_are_cheap():
@@ -379,13 +357,13 @@ class Node(object):
         self.tell(brain.ChildExited(child.slot, info))
         self._finish_when_empty()
 
-    def _to_child(self, effect):
+    def to_child(self, effect):
         # type: (brain.ToChild) -> None
         child = self._children.get(effect.slot)
         if child is not None and child.connection is not None:
             child.connection.send(effect.message)
 
-    def _keep(self, effect):
+    def keep(self, effect):
         # type: (brain.Keep) -> None
         """A shared object has arrived: write it to a file for all worker processes. On the master's own machine it is
         in a file already ("path")."""
@@ -397,26 +375,27 @@ class Node(object):
             info = {"found": False, "error": "it cannot be kept on this node: %s" % error}
         self.tell(brain.Kept(effect.name, info))
 
-    def _kill_child(self, effect):
+    def kill_child(self, effect):
         # type: (brain.KillChild) -> None
         child = self._children.get(effect.slot)
         if child is not None:
             _kill(child.process)
 
-    def _on_finished(self, effect):
+    def finished(self, effect):
         # type: (brain.Finished) -> None
-        self._end = effect
+        self._finished = effect
         if self._listener is not None:
             self._listener.close()
         self._finish_when_empty()
 
     def _finish_when_empty(self):
         # type: () -> None
-        if self._end is not None and not self._children:
+        if self._finished is not None and not self._children:
+            reason, refused = self._finished
+            self._finished = None
             self._files.close()
             self._dismiss()
-            self._finished(self._end.reason, self._end.refused)  # type: ignore[operator]
-            self._finished = lambda reason, refused: None
+            self._end(reason, refused)
 
     def leave_now(self):
         # type: () -> None
