@@ -1,9 +1,9 @@
-"""A worker process's imports: the project's modules come from the master, as it had loaded them when the job was given.
+"""Imports in a worker process: the project's modules come from the master, as it had loaded them at the job's submit.
 
-The finder stands first in ``sys.meta_path``: a node's own file of such a name is another program's. It asks once for
-each name that is neither the standard library's nor below an installed package; the master serves pure-Python modules
-of the project only (and cloudpickle, where a node has none), never installed packages: whether those fit this machine
-is not its to say. When a job brings other code, the modules that differ are run anew in their places.
+The finder is the first in ``sys.meta_path``: a file of the same name on the node belongs to another program. It asks
+the master once for each name that is neither of the standard library nor below an installed package. The master serves
+only pure-Python modules of the project (and cloudpickle, if a node has none), never installed packages, since it cannot
+know whether they work on this machine. If a job has other sources, the modules that differ are run again in place.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -19,17 +19,17 @@ else:
     from importlib.machinery import SourceFileLoader, SourcelessFileLoader  # novm
 
 _OURS = __name__.split(".")[0]
-#: Where no project's module lies.
+#: Folders of installed packages.
 _INSTALLED = ("site-packages", "dist-packages")
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
-_installed = {}  # type: dict[str, set[str]] # folder in sys.path -> names of what pip has put there
-#: Of these the node's own are as good, and fit it better.
+_installed = {}  # type: dict[str, set[str]] # folder in sys.path -> names that pip has installed there
+#: The node's own version of these is preferred to the master's: it fits the node's Python.
 FALLBACKS = ("cloudpickle",)
 
 
 def is_own_path(path):
     # type: (str) -> bool
-    """Neither the standard library's nor an installed package's."""
+    """Whether a file belongs neither to the standard library nor to an installed package."""
     if "-packages" in path and any(each in _INSTALLED for each in path.replace("\\", "/").split("/")):
         return False
     path = path if os.path.isabs(path) else os.path.abspath(path)
@@ -45,7 +45,7 @@ def is_own_path(path):
 
 def _installed_names(folder):
     # type: (str) -> set[str]
-    """What has been installed into a folder of another name (``pip install --target``), by pip's own records."""
+    """The names that are installed in a folder of any name (``pip install --target``), from pip's records."""
     if folder not in _installed:
         names = _installed[folder] = set()
         try:
@@ -54,48 +54,49 @@ def _installed_names(folder):
                     lines = file.read().decode("utf-8", "replace").splitlines()
                 names.update(native(line.split("/")[0].split(",")[0].partition(".")[0]) for line in lines)
         except (OSError, IOError):
-            pass  # no such folder, or no records that may be read
+            pass  # no such folder, or no permission
     return _installed[folder]
 
 
 def variables(module):
     # type: (object) -> dict
-    """A module's, without asking it: a lazy one may answer with any error. None of what is no module."""
+    """A module's variables; {} if it is not a module. Calls no code of the module: a lazy one may raise anything."""
     if not issubclass(type(module), types.ModuleType):
         return {}
     return object.__getattribute__(module, "__dict__") or {}
 
 
 class ClusterFinder(object):
-    """Finds modules by asking: ``fetch(what, name)`` gives (info, buffers), info["found"] or not.
+    """Finds modules by asking the master: ``fetch(what, name)`` returns (info, buffers); info["found"] tells.
 
-    first: it stands before all others. Else (an engine's process is not ours alone) it has what no other has found.
-    One class for both import systems: find_spec of 3.x, find_module of 2.7.
+    first: it is the first finder. If not (an engine's process runs other programs, too), it is asked only for modules
+    that no other finder has found. One class for both import systems: find_spec of 3.x, find_module of 2.7.
     """
 
     def __init__(self, fetch, first=True):
         # type: (object, bool) -> None
         self._fetch, self._first = fetch, first
         self._pid, self._standard = os.getpid(), standard_library()
-        self._code = None  # type: object # names the master's code that is in use
-        self._tops = ()  # type: object # names that are the project's for certain
-        self._known = {}  # type: dict[str, Loader | None] # answers; None: not the master's
-        self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> which of them
-        self._variables = {}  # type: dict[tuple, dict] # (module, which of them) -> as other code has left it
-        self._tables = {}  # type: dict[object, dict] # code -> the modules' stamps in it
-        self.versions = {}  # type: dict[str, str] # installed packages that the master has loaded -> its version of each
-        self.places = {}  # type: dict[str, types.ModuleType] # modules that are about to run anew
+        self._code = None  # type: object # the number of the master's code that is in use
+        self._tops = ()  # type: object # top-level names of the project
+        self._known = {}  # type: dict[str, Loader | None] # the master's answers; None: not found there
+        # A stamp tells versions of a module apart: (digest of its source, number of its loads on the master).
+        self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> their stamps
+        self._variables = {}  # type: dict[tuple, dict] # (module, stamp) -> its variables, while another stamp is used
+        self._tables = {}  # type: dict[object, dict] # number of a code -> its modules' stamps
+        self.versions = {}  # type: dict[str, str] # packages installed on the master -> versions there
+        self.places = {}  # type: dict[str, types.ModuleType] # module objects to run again
 
     def new_job(self):
         # type: () -> None
-        """What was missing may be there now."""
+        """Forget which modules the master did not find: it may have them now."""
         self._known = {name: loader for name, loader in self._known.items() if loader is not None}
 
     def use(self, code, tops=()):
         # type: (object, object) -> bool
-        """The master's code for what is run from now on. True if modules have been run anew, in place.
+        """Use this code of the master from now on. True if modules were run again.
 
-        Raises what these raise; the next call tries again.
+        Raises what these modules raise; then the next call tries again.
         """
         self._tops = tops
         if code == self._code:
@@ -110,24 +111,25 @@ class ClusterFinder(object):
 
     def forget(self, codes):
         # type: (set) -> None
-        """Only these are in use by a job."""
+        """Drop the variables of modules in codes that no job uses any more. codes: those in use."""
         self._tables = {code: self._tables[code] for code in self._tables if code in codes or code == self._code}
         needed = {each for table in self._tables.values() for each in table.items()}
         self._variables = {each: self._variables[each] for each in self._variables if each in needed}
 
     def _change(self, former):
         # type: (object) -> bool
-        """Let each module that was run here be what it is in this code: as it was left in it, or else run anew."""
+        """Change each module that was run here to its version in this code: restore its variables, or run it again."""
         if not self._stamps:
             return False
         if former is not None:
             self._tables.setdefault(former, {}).update(self._stamps)
         info, _ = self._ask_master("code", ",".join(sorted(self._stamps)))
-        told = {native(name): stamp for name, stamp in info.get("modules", {}).items()}
-        table = self._tables[self._code] = {name: tuple(told[name][:2]) for name in told}
+        stamps = {native(name): stamp for name, stamp in info.get("modules", {}).items()}  # with the order of the loads
+        table = self._tables[self._code] = {name: tuple(stamps[name][:2]) for name in stamps}
         others = [name for name in table if table[name] != self._stamps[name]]
-        fresh = sorted((name for name in others if not self._swap(name, table[name])), key=lambda name: told[name][2])
-        # Those that the master has only imported: as they import each other. Those that it has reloaded: in its order.
+        fresh = sorted((name for name in others if not self._swap(name, table[name])), key=lambda name: stamps[name][2])
+        # Modules that the master has only imported run together, as they import each other. Then those that it has
+        # reloaded, one by one, in the order of its reloads.
         self._run_anew([name for name in fresh if not table[name][1]], False)
         for name in fresh:
             if table[name][1]:
@@ -136,10 +138,10 @@ class ClusterFinder(object):
 
     def _run_anew(self, names, reloaded):
         # type: (list, bool) -> None
-        """Each in its place. A reload keeps the variables that it does not set."""
+        """Run modules again in the same module objects. reloaded: keep the variables that a module does not set."""
         taken = {name: sys.modules.pop(name, None) for name in names}
         for name, module in taken.items():
-            if isinstance(module, types.ModuleType):  # else it has put something else in its place
+            if isinstance(module, types.ModuleType):  # else the module has replaced itself in sys.modules
                 self.places[name] = module
                 if not reloaded:
                     self._replace(name, module, {"__name__": name})
@@ -153,13 +155,13 @@ class ClusterFinder(object):
 
     def _swap(self, name, stamp):
         # type: (str, tuple) -> bool
-        """Put the variables that the module had in the former code aside. True if it has been in this code before."""
+        """Save a module's variables, and restore those that it had with this stamp. False if it must be run again."""
         module = sys.modules.get(name)
         if isinstance(module, types.ModuleType):
             self._variables[name, self._stamps[name]] = dict(module.__dict__)
         self._stamps[name] = stamp
         if (name, stamp) not in self._variables or not isinstance(module, types.ModuleType):
-            self._stamps[name] = ("", 0)  # until it has run to its end
+            self._stamps[name] = ("", 0)  # until it has run successfully
             return False
         self._replace(name, module, self._variables.pop((name, stamp)))
         return True
@@ -181,7 +183,7 @@ class ClusterFinder(object):
             return None
         if name not in self._known:
             if os.getpid() != self._pid:
-                return None  # a task's fork has no line to the master
+                return None  # a process forked by a task has no connection to the master
             if name != top and self._ask(top) is None:
                 return None
             self._known[name] = self._asked(name)
@@ -197,16 +199,17 @@ class ClusterFinder(object):
         if not info.get("found"):
             return None if info.get("foreign") is None or info["local"] else Loader(self, name, info, b"")
         if info["kind"] == "folder" and not info["imported"] and "." not in name and _has_own_file(name):
-            return None  # it need not be meant as a package at all
+            return None  # the master's folder may not be a package at all
         return Loader(self, name, info, bytes(buffers[0].tobytes()))
 
     def ran(self, loader):
         # type: (Loader) -> None
+        """A module of the master has been run."""
         self._stamps[loader.name] = tuple(loader.info["stamp"][:2])
 
     def differing(self):
         # type: () -> list[tuple[str, str, str]]
-        """(name, version here, version on the master) of packages that were imported since the last time."""
+        """Packages imported since the last call whose version differs: (name, version here, version on the master)."""
         found = []
         for name, theirs in list(self.versions.items()):
             if name in sys.modules:
@@ -227,7 +230,7 @@ class ClusterFinder(object):
 
     def resource(self, what, package, path):
         # type: (str, str, str) -> tuple
-        """A file ("resource") of a package on the master, or the names in a folder of it ("contents")."""
+        """what="resource": a file of a package on the master. "contents": the names in a folder of it."""
         if os.getpid() != self._pid:
             return {"found": False}, []
         return self._ask_master(what, "%s:%s" % (package, path))
@@ -235,7 +238,7 @@ class ClusterFinder(object):
 
 def _own(name):
     # type: (str) -> tuple
-    """(spec, folders if it is a package) as this machine itself finds a module; (None, None) if it has none."""
+    """This machine's own module of that name: (spec, folders if it is a package), or (None, None)."""
     from importlib.machinery import PathFinder  # novm
 
     spec, folders = None, None  # type: object, list[str] | None
@@ -254,9 +257,9 @@ def _own(name):
 
 def plain_folders(name, path):
     # type: (str, list | None) -> list[str]
-    """Those of a package without __init__.py inside of another one, which lies in this path.
+    """The folders of a package without __init__.py inside another package. path: the other package's folders.
 
-    The interpreter finds such a package only (else KeyError) when the one above it is imported.
+    The interpreter finds such a package only after importing the other one (before that, it raises KeyError).
     """
     last = name.rpartition(".")[2]
     return [os.path.join(each, last) for each in path or () if os.path.isdir(os.path.join(each, last))]
@@ -264,7 +267,7 @@ def plain_folders(name, path):
 
 def _has_own_file(name):
     # type: (str) -> bool
-    """Of a top-level module: more than an empty folder."""
+    """Whether this machine has a file of its own for a top-level module, not only a folder."""
     if PY2:  # py2
         import imp
 
@@ -277,7 +280,7 @@ def _has_own_file(name):
 
 
 class Loader(SourceFileLoader):
-    """Loads one module of the master's; for Python 3 with all that a file's own loader can do."""
+    """Loads one module of the master. On Python 3 it has all methods of the loader of files."""
 
     def __init__(self, finder, name, info, data):
         # type: (ClusterFinder, str, dict, bytes) -> None
@@ -295,7 +298,7 @@ class Loader(SourceFileLoader):
             return self._own_extension()
         if info["kind"] == "folder":
             if info["local"]:
-                return None  # on the master's own machine it is what it is there, too
+                return None  # on the master's machine the default finder finds the same folders
             spec = ModuleSpec(name, self, is_package=True)
             folders = [native(each) for each in info["folders"]]
             spec.submodule_search_locations = folders + [each for each in _own(name)[1] or () if each not in folders]
@@ -308,7 +311,7 @@ class Loader(SourceFileLoader):
 
     def _own_extension(self):
         # type: () -> object
-        """A module that is no Python source cannot be served: this machine's own, or an error that says so."""
+        """The master cannot serve a module that is not Python source: find this machine's own, or raise ImportError."""
         from importlib.machinery import EXTENSION_SUFFIXES  # novm
 
         spec, _ = _own(self.name)
@@ -327,7 +330,7 @@ class Loader(SourceFileLoader):
         # type: (types.ModuleType) -> None
         if self.info["kind"] == "folder":
             return
-        module.__loader__ = self # also where it is run anew
+        module.__loader__ = self # needed if the module is run again
         self._show_lines()
         super(Loader, self).exec_module(module)
         self._finder.ran(self)
@@ -342,7 +345,7 @@ class Loader(SourceFileLoader):
 
     def path_stats(self, path):
         # type: (str) -> dict
-        """So that on the master's own machine what it has compiled is used, if it is of this very source."""
+        """On the master's own machine, let importlib use its compiled file if it was made from this source."""
         if not self.info["local"] or self.info.get("mtime") is None:
             raise IOError("%s is on the master" % path)
         return {"mtime": self.info["mtime"], "size": len(self._data)}
@@ -390,7 +393,7 @@ class Loader(SourceFileLoader):
 
     def _show_lines(self):
         # type: () -> None
-        """Let tracebacks show this source, whatever the file of that name says here and now."""
+        """Let tracebacks show this source, not that of a file of the same name on this machine."""
         import linecache
 
         source = self.get_source(self.name)
@@ -407,7 +410,7 @@ class Loader(SourceFileLoader):
 
         try:
             return decode_source(self._data)
-        except (SyntaxError, UnicodeDecodeError):  # running it says so
+        except (SyntaxError, UnicodeDecodeError):  # running the module raises it again
             return None
 
     def is_package(self, fullname):
@@ -424,7 +427,7 @@ class Loader(SourceFileLoader):
 
     def get_data(self, path):
         # type: (str) -> bytes
-        """The module's own source, or a package's data by path, as ``pkgutil.get_data`` asks for it."""
+        """The module's source, or a file of its package by its path, for ``pkgutil.get_data``."""
         if path == self.path:
             return self._data
         if self._is_here(path):
@@ -446,7 +449,7 @@ def _resource(fetch, package, name):
 
 
 class _ResourceReader(object):
-    """importlib.resources' simple protocol (importlib.abc.ResourceReader) over ``fetch``."""
+    """importlib.abc.ResourceReader, by asking the master through ``fetch``."""
 
     def __init__(self, fetch, package):
         # type: (object, str) -> None
@@ -454,7 +457,7 @@ class _ResourceReader(object):
 
     def files(self):
         # type: () -> _Resource
-        # Python 3.9's importlib.resources.files() asks for a folder on disk; the older calls work there.
+        # On Python 3.9 importlib.resources.files() does not call this: it needs a folder on disk. The older calls work.
         return _Resource(self._fetch, self._package, "")
 
     def open_resource(self, resource):
@@ -464,8 +467,7 @@ class _ResourceReader(object):
         try:
             return io.BytesIO(_resource(self._fetch, self._package, resource))
         except IOError:
-            # importlib.resources wants this very type
-            raise FileNotFoundError(resource)  # novm
+            raise FileNotFoundError(resource)  # novm # the type that importlib.resources expects
 
     def resource_path(self, resource):
         # type: (str) -> str
@@ -483,7 +485,7 @@ class _ResourceReader(object):
 
 
 class _Resource(object):
-    """importlib.resources.abc.Traversable: a package's folder on the master, or a file below it."""
+    """importlib.resources.abc.Traversable for a package's folder on the master, or a file or folder below it."""
 
     def __init__(self, fetch, package, path):
         # type: (object, str, str) -> None
@@ -517,7 +519,7 @@ class _Resource(object):
         try:
             return _resource(self._fetch, self._package, self._path)
         except IOError:
-            raise FileNotFoundError(self._path)  # novm # 3.x alone comes here
+            raise FileNotFoundError(self._path)  # novm # only Python 3 calls this
 
     def read_text(self, encoding="utf-8", errors="strict"):
         # type: (str, str) -> str

@@ -1,12 +1,13 @@
-"""The running script: what of it others can find, and how a worker process runs it.
+"""The running script: which of its functions worker processes can find, and how a worker process runs it.
 
 A function or class of the script is sent by its name. A worker process runs the script once under another name, before
 it loads anything else of a job, as multiprocessing does with its start method "spawn"
-(https://docs.python.org/3/library/multiprocessing.html#the-spawn-and-forkserver-start-methods). So what the script
-sets and keeps at its top exists there, once.
+(https://docs.python.org/3/library/multiprocessing.html#the-spawn-and-forkserver-start-methods). So the globals that the
+script sets exist once in each worker process.
 
-A script that starts its cluster outside of ``if __name__ == "__main__":`` would start another one there. Whether it
-does is seen, before anything is sent, from the line that the script is at when it starts the cluster.
+A script that starts its cluster outside of its *guard*, ``if __name__ == "__main__":``, would start another one in each
+worker process. When the script starts a cluster, the line that it is at tells whether it does so, before anything is
+sent.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -20,26 +21,26 @@ from ..compat import PY2, as_text, native
 from ..errors import SourceError, UsageError
 from .imports import is_own_path
 
-#: The name under which a script runs in a worker process, so that its guard stays closed.
+#: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run.
 MAIN_NAME = "__minimalcluster_main__"
 NAMES = ("__main__", MAIN_NAME)
 _OURS = __name__.split(".")[0]
 
 
 class Script(object):
-    """path: where it lies. data: its source; with is_code, the content of its .pyc. module: its name after ``-m``."""
+    """path: its file. data: its source, or with is_code the content of its .pyc. module: its name if run by ``-m``."""
 
     def __init__(self, path, data, module="", is_code=False, argv=None):
         # type: (str, bytes, str, bool, list | None) -> None
         self.path, self.data, self.module, self.is_code = path, data, module, is_code
         self._argv = argv
-        self._tree = None  # type: object # False: it cannot be parsed
+        self._tree = None  # type: object # None: not parsed yet; False: cannot be parsed
         self._names = None  # type: tuple[set, set] | None
         self._digest = None  # type: str | None
 
     def described(self):
         # type: () -> dict
-        """What a worker process is told of it; it asks for its data by the digest, once."""
+        """The description that worker processes get. They ask for the data by its digest, once."""
         argv = getattr(sys, "argv", []) if self._argv is None else self._argv
         info = {"main": as_text(self.path), "argv": [_as_text(each) for each in argv], "main_digest": self.digest}  # type: dict
         if self.module:
@@ -58,7 +59,7 @@ class Script(object):
     @property
     def is_project(self):
         # type: () -> bool
-        """Neither an installed program nor this package's own command."""
+        """False for an installed program, and for this package's own command."""
         programs = os.path.dirname(sys.executable or ""), os.path.join(sys.prefix, "bin")
         installed = os.path.dirname(self.path) in programs
         is_ours = self.module.split(".")[0] == _OURS
@@ -66,9 +67,9 @@ class Script(object):
 
     def tree(self):
         # type: () -> object
-        """Its syntax tree, or None."""
+        """The syntax tree of the source; None if there is none."""
         if self._tree is None:
-            import ast  # not in every worker process
+            import ast  # not every worker process needs it
 
             try:
                 self._tree = False if self.is_code else ast.parse(self.data)
@@ -78,13 +79,13 @@ class Script(object):
 
     def runs_elsewhere(self, line):
         # type: (int) -> bool
-        """Does this line also run where ``__name__`` is another? Unknown counts as no."""
+        """Whether this line also runs in a worker process, where ``__name__`` differs. False if unknown."""
         tree = self.tree()
         return tree is not None and not _is_guarded(tree.body, line)  # type: ignore[attr-defined]
 
     def without_guarded(self):
         # type: () -> bytes
-        """What a worker process runs of it: the lines behind its guard are empty."""
+        """The source without the lines behind its guard, which are empty: the part that worker processes run."""
         tree = self.tree()
         if tree is None:
             return self.data
@@ -99,8 +100,11 @@ class Script(object):
 
     def defines(self, names):
         # type: (set | list) -> bool
-        """Are all these names bound where a worker process runs it, too? Unknown ones (``globals()[name] = ...``) count
-        as such, but for what may have been typed in, behind it."""
+        """Whether the script binds all these names in a worker process, too.
+
+        A name that the script does not bind visibly (``globals()[name] = ...``) counts as bound, except in an
+        interactive session, where it may have been typed in.
+        """
         bound, hidden = self._bound()
         if is_interactive() and self.tree() is not None:
             return bound.issuperset(names)
@@ -108,7 +112,7 @@ class Script(object):
 
     def surely_defines(self, data):
         # type: (bytes) -> bool
-        """A quick look at a pickle, which may say no where a longer one says yes."""
+        """Whether the script defines all names in a pickle. Fast, and may say False wrongly, unlike ``names_in``."""
         if is_interactive() or _REFERENCE.search(data) is None:
             return False
         bound, hidden = self._bound()
@@ -116,18 +120,18 @@ class Script(object):
 
     def hides(self, name):
         # type: (str) -> bool
-        """Is it bound behind the guard alone?"""
+        """Whether the script binds the name only behind its guard."""
         bound, hidden = self._bound()
         return name in hidden and name not in bound
 
     def binds(self, name):
         # type: (str) -> bool
-        """Is it surely bound where a worker process runs the script?"""
+        """Whether the script certainly binds the name in a worker process."""
         return self.tree() is None or name in self._bound()[0]
 
     def _bound(self):
         # type: () -> tuple[set, set]
-        """Names that its top binds: everywhere, and behind its guard."""
+        """(names that the top level binds in every process, names that it binds behind its guard)."""
         if self._names is None:
             self._names = set(), set()
             tree = self.tree()
@@ -138,12 +142,12 @@ class Script(object):
 
 # -- in the program that starts the cluster -------------------------------------------------------
 
-_unguarded = []  # type: list[int] # the line at which the script started a cluster outside of its guard
+_unguarded = []  # type: list[int] # the line where the script started a cluster outside of its guard
 
 
 def known():
     # type: () -> Script | None
-    """The running script; None where there is none: a notebook, the prompt, ``python -c``."""
+    """The running script; None if there is none: in a notebook, at the prompt, with ``python -c``."""
     global _script
     if _script is None:
         _script = _found()
@@ -158,7 +162,7 @@ def findable():
 
 def why_not(names):
     # type: (set) -> str
-    """Why these names of ``__main__`` cannot be found elsewhere, and what helps."""
+    """Why worker processes cannot find these names of ``__main__``, and how to solve that."""
     script = known()
     if script is not None and _unguarded:
         return (
@@ -179,7 +183,7 @@ def why_not(names):
 
 def starts_a_cluster():
     # type: () -> None
-    """To be called when a cluster is made. Raises RuntimeError while a worker process is running the script."""
+    """Called when a cluster is made. Raises RuntimeError if a worker process is just running the script."""
     if _running:
         raise RuntimeError(
             "a worker process is loading the script %s for its functions, and it starts a cluster of its own: put "
@@ -192,15 +196,15 @@ def starts_a_cluster():
 
 def _main_frame():
     # type: () -> types.FrameType | None
-    """The frame of ``__main__``'s top level, in whatever thread; None when it has been left."""
+    """The frame of the top level of ``__main__``, in any thread; None if it has ended."""
     about = getattr(sys.modules.get("__main__"), "__dict__", {})
-    for frame in getattr(sys, "_current_frames", dict)().values():
-        at = frame
-        while at is not None:
-            code = at.f_code
-            if code.co_name == "<module>" and at.f_globals is about and code.co_filename == about.get("__file__"):
-                return at
-            at = at.f_back
+    for innermost in getattr(sys, "_current_frames", dict)().values():
+        frame = innermost
+        while frame is not None:
+            code = frame.f_code
+            if code.co_name == "<module>" and frame.f_globals is about and code.co_filename == about.get("__file__"):
+                return frame
+            frame = frame.f_back
     return None
 
 
@@ -223,7 +227,8 @@ def _found():
 
 def _absolute(path):
     # type: (str) -> list[str]
-    """Before 3.9 ``python name.py`` leaves the path short, and the script may have gone into another folder."""
+    """Paths where the script may be. Before 3.9 the path of ``python name.py`` is relative, and the current folder may
+    have changed since the start."""
     return [os.path.abspath(path), os.path.join(os.environ.get("PWD", ""), path)]
 
 
@@ -232,10 +237,10 @@ def _content(path, loader, module):
     if os.path.isfile(path):
         with open(path, "rb") as file:
             return file.read()
-    for name in (module, "__main__"):  # in a zip, as zipapp makes them
+    for name in (module, "__main__"):  # in a zip file, for example of zipapp
         try:
             text = loader.get_source(name)  # type: ignore[attr-defined]
-        except Exception:  # whatever a foreign loader does  # noqa: S112
+        except Exception:  # a loader of the user's, which may raise anything  # noqa: S112
             continue
         if text is not None:
             return text.encode("utf-8") if isinstance(text, type(u"")) else text
@@ -244,7 +249,7 @@ def _content(path, loader, module):
 
 def _is_what_runs(data):
     # type: (bytes) -> bool
-    """Is this the source of the code that the script's top level is at?"""
+    """Whether this is the source of the running code of the script's top level. True if that has ended."""
     frame = _main_frame()
     try:
         return frame is None or compile(data, frame.f_code.co_filename, "exec", dont_inherit=True) == frame.f_code
@@ -254,7 +259,7 @@ def _is_what_runs(data):
 
 def _as_text(value):
     # type: (object) -> str
-    """An element of sys.argv for JSON; a program may have put a path there, or anything else."""
+    """An element of sys.argv as text for JSON. A program may have put a path there, or any other object."""
     if hasattr(os, "fspath") and hasattr(value, "__fspath__"):
         value = os.fspath(value) # novm
     return as_text(value) if isinstance(value, (bytes, str, type(u""))) else str(value)
@@ -262,7 +267,7 @@ def _as_text(value):
 
 def is_interactive():
     # type: () -> bool
-    """May names of ``__main__`` be typed in, behind the script?"""
+    """Whether the user may have typed names into ``__main__`` after the script."""
     return bool(sys.flags.interactive or sys.flags.inspect or hasattr(sys, "ps1"))
 
 
@@ -271,7 +276,7 @@ def is_interactive():
 
 def _is_guarded(statements, line):
     # type: (list, int) -> bool
-    """Is the line in a block that does not run where ``__name__`` is another?"""
+    """Whether the line is in a block that does not run in a worker process."""
     for statement, last in zip(statements, _last_lines(statements)):
         if statement.lineno <= line <= last:
             for block, end, only_here in _blocks(statement, last):
@@ -282,7 +287,7 @@ def _is_guarded(statements, line):
 
 def _blocks(statement, last):
     # type: (object, int) -> list
-    """(statements, the last line it may reach, whether it runs only here) of each block in a compound statement."""
+    """Of each block of a statement: (statements, its last possible line, whether only the main process runs it)."""
     found = []  # type: list
     for name in ("body", "handlers", "orelse", "finalbody"):
         block = getattr(statement, name, None)
@@ -296,7 +301,7 @@ def _blocks(statement, last):
 
 def _last_lines(statements):
     # type: (list) -> list
-    """Up to where each reaches; before 3.8 nothing tells, but up to the next one at the most."""
+    """The last line of each statement. Before 3.8 this is not known: the line before the next statement."""
     starts = [statement.lineno for statement in statements[1:]] + [sys.maxsize]
     return [getattr(each, "end_lineno", None) or start - 1 for each, start in zip(statements, starts)]
 
@@ -308,7 +313,7 @@ def _is_if(statement):
 
 def _only_here(test, wanted=True):
     # type: (object, bool) -> bool
-    """Is the test's value as wanted where ``__name__`` is ``"__main__"``, and the opposite elsewhere?"""
+    """Whether a test is ``wanted`` if ``__name__`` is "__main__", and the opposite in a worker process."""
     import ast
 
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) and wanted:
@@ -318,14 +323,15 @@ def _only_here(test, wanted=True):
     code = compile(ast.Expression(test), "<guard>", "eval")  # type: ignore[arg-type]
     try:
         here, elsewhere = [bool(eval(code, {"__name__": name, "__builtins__": {}})) for name in NAMES]  # noqa: S307
-    except Exception:  # no plain comparison
+    except Exception:  # not a plain comparison
         return False
     return here is wanted and elsewhere is not wanted
 
 
 def _collect(statements, bound, hidden):
     # type: (list, set, set) -> None
-    """Add the names that these statements bind; into ``hidden`` those of blocks that run only here."""
+    """Add the names that these statements bind to ``bound``, but to ``hidden`` in blocks that run only in the main
+    process."""
     import ast
 
     for statement in statements:
@@ -355,9 +361,9 @@ def _collect_stored(node, bound):
 
 # -- in pickles -----------------------------------------------------------------------------------
 
-_OTHER = MAIN_NAME.encode("ascii")
-_SPELLED = (b"__main__", _OTHER) if PY2 else (b"\x8c\x08__main__", b"\x8c\x17" + _OTHER)
-#: A reference to a global of the script, as protocol 2 writes it (2.7), and protocol 4; and any global's name.
+_WORKER_NAME = MAIN_NAME.encode("ascii")
+_SPELLED = (b"__main__", _WORKER_NAME) if PY2 else (b"\x8c\x08__main__", b"\x8c\x17" + _WORKER_NAME)
+#: A reference to a global of the script, as written by protocol 2 (on 2.7) and by protocol 4; and any global's name.
 _REFERENCE_2, _REFERENCE_4 = br"c(?:%s)\n", br"(?:%s)\x94\x8c.[^\x94]*\x94\x93"
 _REFERENCE = re.compile((_REFERENCE_2 if PY2 else _REFERENCE_4) % b"|".join(_SPELLED), re.S)
 _ANY_NAME = re.compile(br"c[^\n]*\n([^\n]*)\n" if PY2 else br"\x8c.([^\x94]*)\x94\x93", re.S)
@@ -365,19 +371,19 @@ _ANY_NAME = re.compile(br"c[^\n]*\n([^\n]*)\n" if PY2 else br"\x8c.([^\x94]*)\x9
 
 def may_be_named_in(data):
     # type: (bytes) -> bool
-    """A quick look at a pickle: if it says no, nothing of ``__main__`` is in there."""
+    """Whether a pickle may need ``__main__``. Fast; False is certain, True is not."""
     return any(spelled in data for spelled in _SPELLED)
 
 
 def names_in(data):
     # type: (bytes) -> set
-    """Which names of ``__main__`` a pickle needs, as its opcodes say; text in the user's own data does not count."""
+    """The names of ``__main__`` that a pickle needs, by its opcodes: the same text in user data does not count."""
     return {native(name).split(".")[0] for name in _globals_in(data)} if may_be_named_in(data) else set()
 
 
 def _globals_in(data):
     # type: (bytes) -> set
-    """Names that it takes from ``__main__``."""
+    """The dotted names that a pickle takes from ``__main__``."""
     import pickletools
 
     found, memo, tops = set(), {}, [None, None]  # type: set, dict, list
@@ -401,13 +407,13 @@ def _globals_in(data):
 
 # -- in a worker process --------------------------------------------------------------------------
 
-_running = []  # type: list[str] # the script that is being run here, as long as it is
-_ran = []  # type: list # path and digest of the script that has been run here, or was tried
+_running = []  # type: list[str] # the path of the script while this process is running it
+_ran = []  # type: list # path and digest of the script that this process has run, with or without success
 
 
 def require():
     # type: () -> None
-    """Raises SourceError where the script could not be run, but something of it is needed."""
+    """Called if a pickle needs the script. Raises SourceError if running it has failed."""
     main = sys.modules.get("__main__")
     if isinstance(main, _Unrunnable):
         raise SourceError(main.why)
@@ -417,8 +423,8 @@ def run(info, fetch, needed):
     # type: (dict, object, bool) -> None
     """Run the user's script under another name and let pickles find its functions under ``__main__``.
 
-    fetch: asks the master, as for modules (imports.py). Raises what the script raises, if it is needed; otherwise only
-    what asks for something of it fails.
+    fetch: a function that asks the master, as for modules (imports.py). If the script raises: raises the same if it is
+    needed, otherwise every later use of a name of the script will raise.
     """
     path, digest = native(info["main"]), native(info["main_digest"])
     if _ran == [path, digest] and not (needed and isinstance(sys.modules.get("__main__"), _Unrunnable)):
@@ -427,7 +433,7 @@ def run(info, fetch, needed):
     if not answer.get("found"):
         raise SourceError("the master has no script %s any more" % path)
     data = bytes(buffers[0].tobytes())
-    sys.argv = [native(each) for each in info["argv"]]  # what its module level reads, as with multiprocessing
+    sys.argv = [native(each) for each in info["argv"]]  # the script may read it, as with multiprocessing
     before, module = sys.modules.get(MAIN_NAME), _new_module(path, info.get("main_module", ""))
     _show_lines(path, data)
     sys.modules[MAIN_NAME] = module
@@ -453,14 +459,14 @@ def run(info, fetch, needed):
 
 def _become(path, data, info):
     # type: (str, bytes, dict) -> None
-    """A cluster that a task makes sends the same script on."""
+    """Note the script of this process, so that a cluster made by a task sends the same script to its nodes."""
     global _script
     _script = Script(path, data, info.get("main_module", ""), bool(info.get("main_is_code")), list(info["argv"]))
 
 
 def explain(error):
     # type: (BaseException) -> None
-    """Say of a name that is missing here where the script sets it, if that is behind its guard."""
+    """If a NameError is about a name that the script sets behind its guard, say so in its text."""
     found = re.match(r"(?:global )?name '(\w+)' is not defined", str(error)) if type(error) is NameError else None
     if found is None or not _ran or _script is None or not _script.hides(found.group(1)):
         return
@@ -471,7 +477,7 @@ def explain(error):
 
 
 class _Unrunnable(types.ModuleType):
-    """In place of a script that raised: whoever looks for something of it hears why there is nothing."""
+    """Takes the place of a script that raised. Each look-up of a name in it raises SourceError with the reason."""
 
     def __init__(self, text):
         # type: (str) -> None
@@ -489,7 +495,7 @@ def _new_module(path, name):
     # type: (str, str) -> types.ModuleType
     module = types.ModuleType(MAIN_NAME)
     module.__file__ = path
-    if name:  # it was started with -m: its imports may begin with a dot
+    if name:  # started with -m: its imports may be relative
         module.__package__ = name.rpartition(".")[0]
         if not PY2:
             from importlib.machinery import ModuleSpec  # novm
@@ -513,7 +519,7 @@ def _code(path, data, is_code):
 
 def _show_lines(path, data):
     # type: (str, bytes) -> None
-    """Let tracebacks show the lines that run here: there may be no such file on this machine, or another one."""
+    """Let tracebacks show the lines of the script: this machine may have no such file, or another one."""
     import linecache
 
     text = native(data)
@@ -529,5 +535,5 @@ def _show_lines(path, data):
     linecache.cache[path] = (len(data), None, text.splitlines(True), path)
 
 
-#: Found when this package is imported: the script may go into another folder later, or be saved again.
+#: Read when this package is imported: later the script may change the current folder, or its file may be edited.
 _script = _found()
