@@ -40,7 +40,8 @@ from random import Random
 from minimalcluster import errors
 from minimalcluster.wire import frames
 from minimalcluster.brain import scheduler
-from minimalcluster.master import cluster, jobs, journal
+from minimalcluster.master import cluster, journal
+from minimalcluster.master.job import merged_spans
 from tests import odd_messages, simulated_disk
 from tests.simulated_faults import (
     ADOPTED, CONDITIONS, COPIES, HARMLESS, KILLS, LATE_CONDITIONS, LATE_STRIKES, LATEST_STRIKES, LOSSES, STRIKES, Faults,
@@ -255,7 +256,7 @@ class World(Faults):
         self.master.call(scheduler.JobSubmitted(job.id, None if job.grows else job.total, job.options))
         if known is not None:
             done = sorted(set(known.done) | set(known.failed))
-            spans = vars(jobs)["_spans"]((index, index + 1) for index in done)
+            spans = merged_spans((index, index + 1) for index in done)
             attempts = [(attempt, first, first + count) for attempt, first, count in known.grants]
             self.master.call(scheduler.JobResumed(job.id, spans, attempts))
             if known.failed and job.stop_on_error:
@@ -277,7 +278,7 @@ class World(Faults):
 
     def open_journal(self, job):
         # type: (Job) -> Known
-        """As jobs.ListedJob: what is known counts, the rest is to be run."""
+        """As ListedJob: what is known counts, the rest is to be run."""
         opened = journal.Journal(job.path)
         if len(self.disks[job.path].data) != opened._good:
             self.fail("the journal of job %d is written on behind a torn record" % job.number)

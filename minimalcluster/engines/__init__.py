@@ -43,7 +43,7 @@ from ..payload.imports import ClusterFinder
 from ..wire import protocol
 
 if TYPE_CHECKING:
-    from ..master.jobs import Job
+    from ..master.job import Job
 
 #: A definition up to this size goes with every chunk; a longer one only to who lacks it.
 ATTACH_BYTES_MAX = 4 << 10
@@ -271,16 +271,16 @@ class EngineCluster(Cluster):
         self._start_thread()
         self._ask(self._take_in, max(1, slots))
 
-    def submit(self, job: "Job") -> int:  # type: ignore[override]
+    def submit(self, job: "Job") -> int:
         """As Cluster's. Raises UsageError for a wish of the job that an engine cannot fulfil."""
-        info, _ = job.definition()  # type: ignore[attr-defined]
+        info, _ = job.definition()
         for wish, name in WISHES.items():
             if info.get(wish) is not None:
                 raise errors.UsageError(
                     "%s=%s is not possible on %s: its worker processes are not ours to end; leave it out, "
                     "or use nodes of this package" % (name, info[wish], self._engine.name)
                 )
-        if job.options.idempotent:  # type: ignore[attr-defined]
+        if job.options.idempotent:
             raise errors.UsageError(
                 "idempotent=True is not possible on %s: where a task runs is its choice, so a second copy may wait "
                 "behind the first; leave it out, or use nodes of this package" % self._engine.name

@@ -8,7 +8,7 @@ import logging
 from typing import Any, Dict, List, Tuple
 
 from ..master import journal
-from ..master.jobs import Failure, target_digest, with_failures
+from ..master.job import Failure, target_digest, with_failures
 from ..payload import values
 from ..payload.fingerprints import Contents, of_definition
 
@@ -58,13 +58,12 @@ class CallJournal:
         self.file.close()
 
 
-class StreamJournal:
+class StreamJournal(journal.OutcomeLog):
     """What one stream's job writes: the journal's calls in place of its tasks."""
 
     def __init__(self, kept: CallJournal, definition: Tuple[Dict[str, object], List[bytes]]) -> None:
         self.kept = kept
         self.keys: Dict[int, bytes] = {}  # of the tasks that have no outcome yet
-        self.sync = kept.file.sync
         info, buffers = definition
         self._content = Contents().of  # an edit makes a new stream
         self._about = target_digest(info, of_definition(buffers))
@@ -76,6 +75,9 @@ class StreamJournal:
     @property
     def dirty(self) -> bool:
         return self.kept.file.dirty
+
+    def sync(self) -> None:
+        self.kept.file.sync()
 
     def close(self) -> None:
         """Other streams may write to the same file; the executor's end closes it."""

@@ -11,7 +11,8 @@ from ..brain import leases
 from ..brain.status import ClusterStatus
 from ..compat import hexadecimal, monotonic
 from ..master.cluster import Cluster
-from ..master.jobs import FINISH, Job, Terms
+from ..master.job import Job
+from ..master.jobs import FINISH, Terms
 from ..payload import functions, shares, sources, values
 from .call_journal import CallJournal
 from .futures import BrokenClusterExecutor

@@ -34,7 +34,7 @@ from typing import (
 from ..brain.status import ClusterStatus
 from ..compat import cpu_count, monotonic
 from ..master.cluster import Cluster
-from ..master.jobs import Failure
+from ..master.job import Failure
 from ..master.masternode import MasterNode, _check_key
 from ..payload import functions, script
 from ..wire import addresses, keys

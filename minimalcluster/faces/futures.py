@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future, TimeoutError as FutureTim
 from typing import TYPE_CHECKING, Any, Dict, Generic, Optional, Tuple, Type, TypeVar
 
 from .. import errors
-from ..master.jobs import Failure, check_process
+from ..master.job import Failure, check_process
 
 if sys.version_info >= (3, 7):
     from concurrent.futures import BrokenExecutor

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..compat import Mailbox, monotonic
 from ..master import jobs
-from ..master.jobs import FINISH, STOP, Failure, Job, Outcomes, Terms, target_digest
+from ..master.job import Failure, Job, Outcomes, target_digest
+from ..master.jobs import FINISH, STOP, Terms
 from ..payload import values
 from ..payload.fingerprints import of_definition
 from . import inputs

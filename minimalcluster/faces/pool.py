@@ -23,7 +23,7 @@ from .. import errors
 from ..brain.status import ClusterStatus, JobStatus
 from ..compat import cpu_count, monotonic
 from ..logs import log
-from ..master.jobs import Failure, check_process
+from ..master.job import Failure, check_process
 from ..master.masternode import MasterNode
 from .calls import until
 from .executor import ClusterExecutor

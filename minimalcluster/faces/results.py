@@ -8,7 +8,8 @@ from .. import errors
 from ..brain.status import JobStatus
 from ..compat import monotonic
 from ..master import jobs
-from ..master.jobs import FINISH, RETURN, STOP, End, Failure, Outcomes, task_error
+from ..master.job import End, Failure, Outcomes, seconds_until
+from ..master.jobs import FINISH, RETURN, STOP, task_error
 from ..master.terminable import Terminable
 from .calls import until
 from .futures import DeadlineExceededError, raisable, standard
@@ -187,7 +188,7 @@ class MapResults(Iterator[T]):
 
     def _wait(self, timeout: Optional[float]) -> Any:
         """What comes next, or None. Raises NotYetError at the timeout."""
-        seconds = [jobs.seconds_until(moment) for moment in (timeout, self._deadline) if moment is not None]
+        seconds = [seconds_until(moment) for moment in (timeout, self._deadline) if moment is not None]
         with Terminable():
             arrival = self._job.take(min(seconds + [jobs.WAIT_SECONDS]))
         if arrival is None:

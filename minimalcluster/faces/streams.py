@@ -16,7 +16,8 @@ from typing import Any, Dict, List, Optional, Tuple
 from .. import errors
 from ..compat import monotonic
 from ..logs import log
-from ..master.jobs import End, Failure, Job, Outcomes, Terms, seconds_until
+from ..master.job import End, Failure, Job, Outcomes, seconds_until
+from ..master.jobs import Terms
 from ..payload import values
 from .call_journal import CallJournal, StreamJournal
 
@@ -41,17 +42,17 @@ _NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values
 class Stream(Job):
     """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
 
+    total = 0
     closed = False
     name = "calls"
 
     def __init__(self, core: Any, needs: str, terms: Terms, kept: Optional[CallJournal]) -> None:
         super().__init__()
-        self.total = 0
         self.options = core.options(terms)
         self._core = core
         self._definition = core.definition("calls", needs, terms.timeout)
-        if kept is not None:
-            self.journal: Optional[StreamJournal] = StreamJournal(kept, self._definition)  # type: ignore[assignment]
+        self._kept = None if kept is None else StreamJournal(kept, self._definition)
+        self.journal = self._kept
         self._deadlines: List[Tuple[float, int]] = []  # a heap
         self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
         self._handed_out = 0  # tasks: those before it have been on their way to a node
@@ -64,13 +65,13 @@ class Stream(Job):
 
     def add(self, waiting: Waiting, packed: values.Packed, until: Optional[float], given: Given) -> None:
         """Under the core's lock."""
-        if self.journal is not None:
-            key = self.journal.key(packed.data)
-            known = self.journal.kept.take(key)
+        if self._kept is not None:
+            key = self._kept.key(packed.data)
+            known = self._kept.kept.take(key)
             if known:
                 self._arrivals.put((_Known, waiting, given, known[0]))
                 return
-            self.journal.keys[self.total] = key
+            self._kept.keys[self.total] = key
         waiting.place = self, self.total
         self._waiting[self.total] = waiting, packed, given
         if until is not None:
@@ -109,8 +110,8 @@ class Stream(Job):
     def _drop(self, index: int) -> None:
         """Its outcome is nobody's."""
         self._waiting.pop(index, None)
-        if self.journal is not None:
-            self.journal.keys.pop(index, None)
+        if self._kept is not None:
+            self._kept.keys.pop(index, None)
 
     def _end_if_nobody_waits(self) -> None:
         """Where no node is, nobody else would end it."""

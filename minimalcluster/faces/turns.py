@@ -16,7 +16,7 @@ from typing import Any, Deque, List, Optional, Set, Tuple
 
 from ..compat import monotonic
 from ..logs import log
-from ..master.jobs import seconds_until
+from ..master.job import seconds_until
 
 
 class Turns:

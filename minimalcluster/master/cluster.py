@@ -6,11 +6,7 @@
     nodes      -- connections -- messages as events ----------+--> scheduler -- effects --> nodes, jobs
     this machine's own node -- the same messages, no socket --+
 
-A job is an object with: ``name``, ``total``, ``closed``, ``options``; ``definition()`` -> (info, buffers);
-``encode(first, count)`` -> buffers; and, called in the cluster's thread, ``deliver(first, count,
-skip, buffers)``, ``deliver_failure(first, node, info, buffers)``, ``deliver_poison(first, deaths)``,
-``held_up()`` -> why nothing is handed out though more may come, or None; ``crowded()`` -> whether it must be
-paused, since too many results are unread; ``finished(unfit)`` and ``crashed(error)``. None of these may block.
+What the cluster reads and calls of a job, and a job of the cluster, is in ``job.py``.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -43,9 +39,16 @@ from ..wire.connection import Connection
 from ..wire.listener import Listener
 from ..wire.loop import Loop
 from .disk import Disk
-from .journal import SYNC_SECONDS
+from .job import Job, Runner  # noqa: F401 # in type comments
+from .journal import SYNC_SECONDS, OutcomeLog  # noqa: F401 # in a type comment
 from .printer import Printer
 from .serving import Library
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Iterable, TypeVar  # noqa: F401 # novm
+
+    T = TypeVar("T")
 
 #: How long running tasks may take to end when this machine stops working (their results would be lost).
 DRAIN_SECONDS = 5.0
@@ -67,6 +70,7 @@ WorkerInfo = namedtuple(
     "WorkerInfo", "hostname nprocs pid busy address python platform tasks_done tasks_per_second connected"
 )
 
+#: What a node says of attempts -> the scheduler's event.
 _EVENTS = {
     protocol.Done: lambda node, session, m: scheduler.TasksDone(
         node, session, m.attempt, m.first, m.count, max(0, m.elapsed_ns) / 1e9, m.payload
@@ -77,7 +81,6 @@ _EVENTS = {
     protocol.Released: lambda node, session, m: scheduler.AttemptReleased(node, session, m.attempt, m.first),
     protocol.Died: lambda node, session, m: scheduler.AttemptDied(node, session, m.attempt, m.first, m.info),
     protocol.Unfit: lambda node, session, m: scheduler.AttemptUnfit(node, session, m.attempt, m.first, m.info),
-    protocol.Heartbeat: lambda node, session, m: scheduler.NodeHeard(node, session),
 }
 
 #: How long nodes that bring a former master's work wait for the first job, which may resume it. So long they would
@@ -91,13 +94,14 @@ class _Session(object):
     """One connection of one node, from its Join on. ``send(message)`` goes there."""
 
     def __init__(self, number, send, address, close):
-        # type: (int, object, str, object) -> None
+        # type: (int, Callable[[tuple[Any, ...]], None], str, Callable[[BaseException | None], None]) -> None
         self.number, self.send, self.address, self.close = number, send, address, close
         self.node = None  # type: str | None
         self.info = {}  # type: dict
         self.report = 0  # the last one received
         self.answered = 0  # the last one acknowledged
-        self.under_way = lambda: ([], 0)  # type: object # what is being sent, and how much of a message has come
+        #: (large messages that are being sent, received bytes of an incomplete message)
+        self.under_way = lambda: ([], 0)  # type: Callable[[], tuple[list[Any], int]]
         self.busy = ((), 0)  # type: tuple # the same, as the scheduler has been told
         self.starting = (0, "", None)  # how many worker processes are not there, said its last heartbeat, and why
 
@@ -112,16 +116,16 @@ class _Answer(object):
     """What a call in the cluster's thread returned, or raised."""
 
     def __init__(self, function, arguments):
-        # type: (object, tuple) -> None
+        # type: (Callable[..., Any], tuple[Any, ...]) -> None
         self._function, self._arguments = function, arguments
-        self._value = None  # type: object
+        self._value = None  # type: Any
         self._error = None  # type: BaseException | None
         self.made = threading.Event()
 
     def make(self):
         # type: () -> None
         try:
-            self._value = self._function(*self._arguments)  # type: ignore[operator]
+            self._value = self._function(*self._arguments)
         except errors.InternalError:
             raise  # it ends the master, of which whoever asks hears
         except BaseException as error:
@@ -129,13 +133,13 @@ class _Answer(object):
         self.made.set()
 
     def get(self):
-        # type: () -> object
+        # type: () -> Any
         if self._error is not None:
             raise self._error
         return self._value
 
 
-class Cluster(object):
+class Cluster(Runner):
     """See the module's text. ``start`` opens the port; ``stop`` gives everything back."""
 
     #: Its worker processes are ours alone: they may run the user's script for its functions.
@@ -150,13 +154,13 @@ class Cluster(object):
         self._loop = Loop()
         self._listener = None  # type: Listener | None
         self._thread = None  # type: threading.Thread | None
-        self._sessions = {}  # type: dict # node id -> _Session
+        self._sessions = {}  # type: dict[str, _Session] # by node id
         self._proved = set()  # type: set # sessions that have not joined yet
         self._parked = OrderedDict()  # type: OrderedDict # those that bring a former master's work -> their Join
         self._park_until = None  # type: float | None
         self._beat_at = 0.0
         self._next_session = 1
-        self._jobs, self._journaled = {}, {}  # type: dict, dict # id -> job; those with a journal
+        self._jobs, self._journaled = {}, {}  # type: dict[int, Job], dict[int, Job] # by number; those with a journal
         self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
         self._local = None  # type: Node | None
         self._local_session = None  # type: _Session | None
@@ -233,42 +237,42 @@ class Cluster(object):
             raise errors.StateError(FORKED)
 
     def submit(self, job):
-        # type: (object) -> int
+        # type: (Job) -> int
         """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
         self.check_process()
-        job.code = sources.loaded.current()  # type: ignore[attr-defined]
+        job.code = sources.loaded.current()
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
         if self._is_over:
-            job.crashed(self._why_over())  # type: ignore[attr-defined]
+            job.crashed(self._why_over())
         return number
 
     def grew(self, number, job):
-        # type: (int, object) -> None
+        # type: (int, Job) -> None
         """The job's ``total`` or ``closed`` has changed; many changes make one announcement."""
-        if not job.announced:  # type: ignore[attr-defined]
-            job.announced = True  # type: ignore[attr-defined]
+        if not job.announced:
+            job.announced = True
             self._loop.call(self._grew, number, job)
 
     def _grew(self, number, job):
-        # type: (int, object) -> None
-        job.announced = False  # type: ignore[attr-defined]
+        # type: (int, Job) -> None
+        job.announced = False
         # Read closed first: it is set after the last growth.
-        closed = job.closed  # type: ignore[attr-defined]
-        self._event(scheduler.JobGrew(number, job.total, closed))  # type: ignore[attr-defined]
+        closed = job.closed
+        self._event(scheduler.JobGrew(number, job.total, closed))
 
     def read(self, number, job):
-        # type: (int, object) -> None
+        # type: (int, Job) -> None
         """Somebody has taken results of the job, which may have been paused until then."""
-        if job.paused and not job.crowded():  # type: ignore[attr-defined]
+        if job.paused and not job.crowded():
             self._loop.call(self._pace, number, job)
 
     def _pace(self, number, job):
-        # type: (int, object) -> None
+        # type: (int, Job) -> None
         """Hand out nothing more while too many results wait for who reads them."""
-        job.paused = True  # type: ignore[attr-defined] # first: who reads from now on sees it, and calls
-        job.paused = job.crowded()  # type: ignore[attr-defined]
-        self._event(scheduler.JobPaused(number, job.paused))  # type: ignore[attr-defined]
+        job.paused = True  # first: who reads from now on sees it, and calls
+        job.paused = job.crowded()
+        self._event(scheduler.JobPaused(number, job.paused))
 
     def cancel(self, number):
         # type: (int) -> None
@@ -335,21 +339,21 @@ class Cluster(object):
 
     def workers(self):
         # type: () -> list
-        return self._ask(self._workers)  # type: ignore[return-value]
+        return self._ask(self._workers)
 
     def local_pids(self):
         # type: () -> list
         """Of this machine's worker processes."""
-        return self._ask(lambda: [] if self._local is None else self._local.pids())  # type: ignore[return-value]
+        return self._ask(lambda: [] if self._local is None else self._local.pids())
 
     def snapshot(self):
         # type: () -> dict
-        return self._ask(self._scheduler.snapshot)  # type: ignore[return-value]
+        return self._ask(self._scheduler.snapshot)
 
     def status(self, numbers=None):
-        # type: (object) -> ClusterStatus
+        # type: (Iterable[int] | None) -> ClusterStatus
         """How far the jobs are, all of them or those with these numbers. Raises StateError if this is not running."""
-        return self._ask(self._status, numbers)  # type: ignore[return-value]
+        return self._ask(self._status, numbers)
 
     def stop(self, at_once=False):
         # type: (bool) -> None
@@ -372,7 +376,7 @@ class Cluster(object):
     def _end(self, at_once):
         # type: (bool) -> None
         self._stopped = True
-        if self._thread.is_alive():  # type: ignore[union-attr]
+        if self._thread is not None and self._thread.is_alive():
             try:
                 self._ask(self._say_farewell, at_once)
             except errors.StateError:
@@ -380,7 +384,7 @@ class Cluster(object):
             self._all_left.wait(FAREWELL_SECONDS)  # so that all have heard it, and their last lines have come
             self._local_gone.wait(LEAVE_SECONDS)
             self._loop.stop()
-            self._thread.join(STOP_SECONDS)  # type: ignore[union-attr]
+            self._thread.join(STOP_SECONDS)
         self._disk.close(STOP_SECONDS)
         for printer in self._printers.values():
             printer.close()
@@ -392,7 +396,7 @@ class Cluster(object):
         return self._thread is threading.current_thread()
 
     def _ask(self, function, *arguments):
-        # type: (object, *object) -> object
+        # type: (Callable[..., T], *Any) -> T
         """Run it in the cluster's thread and wait for what it returns."""
         self.check_process()
         if self._thread is None:
@@ -483,7 +487,7 @@ class Cluster(object):
             self._fail_job(number, error)
             return
         log.exception("%s failed, and the rest goes on; please report this", type(effect).__name__)
-        session = self._sessions.get(getattr(effect, "node", None))
+        session = self._sessions.get(getattr(effect, "node", ""))
         if session is not None:
             session.close(errors.ConnectionFailed("%s: %s" % (type(error).__name__, error)))
 
@@ -513,8 +517,8 @@ class Cluster(object):
 
     def _synced(self):
         # type: () -> None
-        delivered, self._syncing = self._syncing, None
-        self._durable(delivered)  # type: ignore[arg-type]
+        delivered, self._syncing = self._syncing or [], None
+        self._durable(delivered)
 
     def _beat(self, now):
         # type: (float) -> None
@@ -534,50 +538,50 @@ class Cluster(object):
         return [job.journal for job in self._journaled.values() if job.journal is not None and job.journal.dirty]
 
     def _submit(self, number, job):
-        # type: (int, object) -> None
+        # type: (int, Job) -> None
         if self._stopped:
-            self._tell_end(job, job.crashed, self._why_over())  # type: ignore[attr-defined]
+            self._tell_end(job, job.crashed, self._why_over())
             return
         self._jobs[number] = job
-        if job.journal is not None:  # type: ignore[attr-defined]
+        if job.journal is not None:
             self._journaled[number] = job
-        closed, total = job.closed, job.total  # type: ignore[attr-defined]
-        self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))  # type: ignore[attr-defined]
+        closed, total = job.closed, job.total
+        self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))
         if not closed:
             self._event(scheduler.JobGrew(number, total, closed))
-        if job.resumed is not None:  # type: ignore[attr-defined]
-            self._event(scheduler.JobResumed(number, *job.resumed))  # type: ignore[attr-defined]
+        if job.resumed is not None:
+            self._event(scheduler.JobResumed(number, *job.resumed))
         self._unpark()
 
     # -- what nodes say ---------------------------------------------------------------------------
 
     def _said(self, session, message):
-        # type: (_Session, tuple) -> None
+        # type: (_Session, Any) -> None
         kind = type(message)
         if session.node is None:
-            if kind is protocol.Join:
-                self._joined(session, message.info)  # type: ignore[attr-defined]
+            if isinstance(message, protocol.Join):
+                self._joined(session, message.info)
             else:
-                session.close(errors.ProtocolError("%s before Join" % kind.__name__))  # type: ignore[operator]
+                session.close(errors.ProtocolError("%s before Join" % kind.__name__))
         elif kind in _EVENTS:
-            if kind is protocol.Heartbeat:
-                self._heard_of_starting(session, message.info)  # type: ignore[attr-defined]
-            else:
-                session.report = max(session.report, message.report)  # type: ignore[attr-defined]
-                self._reported[session] = None
+            session.report = max(session.report, message.report)
+            self._reported[session] = None
             self._event(_EVENTS[kind](session.node, session.number, message))
-        elif kind is protocol.Fetch:
-            self._library.ask(session.send, message.request, message.info, not session.address)  # type: ignore[attr-defined]
-        elif kind is protocol.Output:
-            self._printed(session, message.info)  # type: ignore[attr-defined]
-        elif kind is protocol.Farewell:
-            left = message.info.get("left")  # type: ignore[attr-defined]
+        elif isinstance(message, protocol.Heartbeat):
+            self._heard_of_starting(session, message.info)
+            self._event(scheduler.NodeHeard(session.node, session.number))
+        elif isinstance(message, protocol.Fetch):
+            self._library.ask(session.send, message.request, message.info, not session.address)
+        elif isinstance(message, protocol.Output):
+            self._printed(session, message.info)
+        elif isinstance(message, protocol.Farewell):
+            left = message.info.get("left")
             event = scheduler.NodeLeft if left else scheduler.NodeDraining
             self._event(event(session.node, session.number))
             if left:
-                session.close(None)  # type: ignore[operator]
+                session.close(None)
         else:
-            session.close(errors.ProtocolError("a second %s" % kind.__name__))  # type: ignore[operator]
+            session.close(errors.ProtocolError("a second %s" % kind.__name__))
 
     def _printed(self, session, info):
         # type: (_Session, dict) -> None
@@ -602,7 +606,7 @@ class Cluster(object):
                 "start the node with Python %s" % (ours, theirs, ours.split(".")[0])
             )
             log.warning("node %s is refused: %s", info.get("hostname"), text)
-            session.send(protocol.Farewell({"refused": text}))  # type: ignore[operator]
+            session.send(protocol.Farewell({"refused": text}))
             return
         node, slots, held = native(info["id"]), info["slots"], info["held"]
         session.info = info
@@ -613,7 +617,7 @@ class Cluster(object):
         older = self._sessions.get(session.node)
         if older is not None and older.number > session.number:
             session.node = None
-            session.close(errors.ConnectionFailed("it was held up, and its node has joined again since"))  # type: ignore[operator]
+            session.close(errors.ConnectionFailed("it was held up, and its node has joined again since"))
             return
         self._sessions[session.node] = session
         self._proved.discard(session)
@@ -621,10 +625,10 @@ class Cluster(object):
         if older is not None:
             older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
         log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
-        session.send(protocol.Joined({"epoch": self._epoch}))  # type: ignore[operator]
+        session.send(protocol.Joined({"epoch": self._epoch}))
         for name in info.get("shared", ()):
             if not self._library.has(name):  # dropped while the node was away, or a former master's
-                session.send(protocol.Drop({"name": name}))  # type: ignore[operator]
+                session.send(protocol.Drop({"name": name}))
 
     def _unpark(self):
         # type: () -> None
@@ -720,12 +724,12 @@ class Cluster(object):
         self._tell_end(job, job.finished, effect.unfit)
 
     def _tell_end(self, job, tell, argument):
-        # type: (object, object, object) -> None
+        # type: (Job, Callable[[T], None], T) -> None
         """tell(argument), when all of its journal is on the disk: for that it must not be waited here."""
-        if job.journal is None:  # type: ignore[attr-defined]
-            tell(argument)  # type: ignore[operator]
+        if job.journal is None:
+            tell(argument)
         else:
-            self._disk.do(_sync, [job.journal], tell, argument)  # type: ignore[attr-defined]
+            self._disk.do(_sync, [job.journal], tell, argument)
 
     def _idle(self, effect):
         # type: (scheduler.Idle) -> None
@@ -755,18 +759,20 @@ class Cluster(object):
     def opened(self, connection):
         # type: (Connection) -> None
         peer = connection.peer
-        if peer.role != handshakes.NODE:  # type: ignore[union-attr]
+        if peer is None or peer.role != handshakes.NODE:
             connection.close(errors.ProtocolError("%s is no node" % connection.where))
             return
-        connection.about = _Session(peer.session, connection.send, connection.where, connection.close)  # type: ignore[union-attr]
-        connection.about.under_way = connection.under_way
-        self._proved.add(connection.about)
+        connection.about = session = _Session(peer.session, connection.send, connection.where, connection.close)
+        session.under_way = connection.under_way
+        self._proved.add(session)
         if self._stopped:
             connection.send(protocol.Farewell({}))
 
     def received(self, connection, messages):
         # type: (Connection, list) -> None
-        session = connection.about  # type: _Session # type: ignore[assignment]
+        session = connection.about
+        if not isinstance(session, _Session):
+            return  # ``opened`` has closed it
         if session.node is not None:
             self._event(scheduler.NodeHeard(session.node, session.number))  # a part of a message is a sign of life, too
         for message in messages:
@@ -777,9 +783,10 @@ class Cluster(object):
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
-        session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
-        self._proved.discard(session)
-        self._parked.pop(session, None)
+        session = connection.about if isinstance(connection.about, _Session) else None  # None before its proof
+        if session is not None:
+            self._proved.discard(session)
+            self._parked.pop(session, None)
         if session is None or session.node is None:
             if error is not None:
                 self._refused(connection.where, error)
@@ -846,7 +853,7 @@ class Cluster(object):
     def _local_ended(self, session):
         # type: (_Session) -> None
         self._local = self._local_session = None
-        if self._sessions.pop(session.node, None) is not None:
+        if session.node is not None and self._sessions.pop(session.node, None) is not None:
             self._event(scheduler.NodeLeft(session.node, session.number))
         self._local_gone.set()
         self._notice_all_left()
@@ -870,7 +877,7 @@ class Cluster(object):
         self._notice_all_left()
 
     def _status(self, numbers):
-        # type: (object) -> ClusterStatus
+        # type: (Iterable[int] | None) -> ClusterStatus
         jobs = []
         for number, told in self._scheduler.status(monotonic(), numbers):
             if number in self._jobs:
@@ -890,12 +897,12 @@ class Cluster(object):
 
 
 def _sync(journals, then, argument):
-    # type: (list, object, object) -> None
+    # type: (list[OutcomeLog], Callable[..., None], object) -> None
     try:
         for journal in journals:
             journal.sync()
     finally:
-        then(argument)  # type: ignore[operator]
+        then(argument)
 
 
 def _busy(sending, received):

@@ -6,6 +6,10 @@ import threading
 from ..compat import Mailbox, queue  # noqa: F401 # in a type comment
 from ..logs import log
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable  # noqa: F401 # novm
+
 
 class Disk(object):
     """``do(function, ...)`` runs it soon, in the order of the calls."""
@@ -25,7 +29,7 @@ class Disk(object):
             self._thread = thread
 
     def do(self, function, *arguments):
-        # type: (object, *object) -> None
+        # type: (Callable[..., object], *object) -> None
         try:
             self.start()
         except (RuntimeError, threading.ThreadError):  # no thread is to be had: better slow than never
@@ -50,8 +54,8 @@ class Disk(object):
 
 
 def _do(function, arguments):
-    # type: (object, tuple) -> None
+    # type: (Callable[..., object], tuple) -> None
     try:
-        function(*arguments)  # type: ignore[operator]
+        function(*arguments)
     except BaseException:
         log.exception("%r failed, and the rest goes on; please report this", function)

@@ -1,25 +1,20 @@
-"""The user's side of a job: what arrives in the cluster's thread is taken in the user's own.
-
-``Job`` is what ``Cluster`` expects of a job (see there): its deliveries only queue; ``take`` decodes
-them in whatever thread wants the outcomes, so that nobody's slow unpickling delays a heartbeat.
-"""
+"""A job over arguments that are all there, for ``MasterNode``'s calls: in the user's thread."""
 from __future__ import absolute_import, division, print_function
 
-import logging
-import os
-import threading
 from collections import namedtuple
 
 from .. import errors
 from ..brain import leases
-from ..brain.status import JobStatus
-from ..compat import Mailbox, integer_types, monotonic, native, ordered_dict, queue, text_type
-from ..payload import fingerprints, values
-from . import journal
-from .progress import progress_for
+from ..brain.status import JobStatus  # noqa: F401 # in a type comment
+from ..compat import integer_types, monotonic, ordered_dict, text_type
+from ..payload import values
+from .job import End, Failure, Job, Outcomes, Runner, target_digest  # noqa: F401 # in a type comment
+from .progress import Progress, progress_for  # noqa: F401 # in a type comment
 from .terminable import Terminable
 
-log = logging.getLogger("minimalcluster")
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Generator, Sequence  # noqa: F401 # novm
 
 FINISH, STOP, RETURN = "finish", "stop", "return"  # on_error
 #: How long running tasks may still end after the first Ctrl-C.
@@ -28,16 +23,10 @@ INTERRUPT_SECONDS = 1.5
 UNREAD_BYTES = 64 << 20
 #: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
 WAIT_SECONDS = 1.0
-#: No system can wait for any time at once; Windows for 49 days.
-WAIT_SECONDS_MAX = 1e6
 
 #: What to run: its name for people, and its definition for the nodes (see functions.py).
 #: contents: gives what a journal knows it by, several bytes.
 Target = namedtuple("Target", "name info buffers contents")
-#: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
-Outcomes = namedtuple("Outcomes", "first values")
-#: The job is over: error is None, or why it ended early.
-End = namedtuple("End", "error")
 
 
 class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout deadline journal idempotent")):
@@ -87,19 +76,6 @@ class Terms(namedtuple("Terms", "on_error chunksize retries attempts_max timeout
         )  # fmt: skip
 
 
-def check_process(pid):
-    # type: (int) -> None
-    """Nothing ever comes to a forked process: raise StateError instead of waiting for it."""
-    if pid != os.getpid():
-        raise errors.StateError("these results belong to the process that asked for them; a fork gets none")
-
-
-def seconds_until(moment):
-    # type: (float) -> float
-    """To be waited at once; whoever waits looks then whether the moment, of ``monotonic``, has come."""
-    return min(max(0.0, moment - monotonic()), WAIT_SECONDS_MAX)
-
-
 def checked_chunksize(chunksize):
     # type: (int | None) -> int | None
     if chunksize is not None and (not isinstance(chunksize, integer_types) or chunksize < 1):
@@ -109,243 +85,14 @@ def checked_chunksize(chunksize):
     return chunksize
 
 
-class Failure(object):
-    """In place of a result: the exception, the node, and the task's argument where somebody will ask for it."""
-
-    __slots__ = ("argument", "error", "node")
-
-    def __init__(self, error, node):
-        # type: (BaseException, str) -> None
-        self.error, self.node = error, node
-        self.argument = None  # type: object
-
-
-class Job(object):
-    """Subclasses set ``total``, ``closed``, ``options`` and have ``definition()`` and ``encode(first, count)``."""
-
-    name = "job"  # for people
-
-    def __init__(self):
-        # type: () -> None
-        self._pid = os.getpid()
-        self._outcomes_told = self._failures_told = 0
-        self._arrivals = Mailbox()  # type: queue.Queue
-        self.over = threading.Event()  # all has arrived that will
-        self.announced = False  # the cluster will look at ``total`` and ``closed`` anyway
-        self.unread_max = None  # type: int | None # bytes; None: results are taken as they come, or kept anyway
-        self.paused = False
-        self._bytes_in = self._bytes_out = 0  # delivered, in the cluster's thread; taken, in the user's
-        self.journal = None  # type: journal.Journal | None # synced by the cluster before it acknowledges
-        self.resumed = None  # type: tuple | None # (spans done, attempts that may still run), from the journal
-
-    # -- in the cluster's thread ------------------------------------------------------------------
-
-    def granted(self, attempt, first, count):
-        # type: (int, int, int) -> None
-        if self.journal is not None:
-            self.journal.grant(attempt, first, count)
-
-    def held_up(self):
-        # type: () -> str | None
-        """Why nothing is handed out though more may come."""
-        if self.paused:
-            return "%.0f MB of results wait for who reads them; nothing is handed out meanwhile" % (self._unread / 1e6)
-        return None
-
-    @property
-    def _unread(self):
-        # type: () -> int
-        return self._bytes_in - self._bytes_out
-
-    def crowded(self):
-        # type: () -> bool
-        most = self.unread_max  # once: another thread may take the limit away
-        return most is not None and self._unread > (most // 2 if self.paused else most)
-
-    def taken_back(self, first, end):
-        # type: (int, int) -> None
-        """A node has given these tasks back; none of them had begun."""
-
-    def deliver(self, first, count, skip, buffers):
-        # type: (int, int, int, list) -> None
-        self._outcomes_told += count - skip
-        if self.journal is not None:
-            self.journal.done(first, count, buffers)
-        if self.unread_max is not None:
-            self._bytes_in += sum(map(len, buffers))
-        self.arrive(_results, first, count, skip, buffers)
-
-    def deliver_failure(self, first, node, info, buffers):
-        # type: (int, str, dict, list) -> None
-        self._outcomes_told += 1
-        self._failures_told += 1
-        if self.journal is not None:
-            self.journal.failed(first, info, buffers)
-        self.arrive(_failure, first, node, info, buffers)
-
-    def deliver_poison(self, first, deaths):
-        # type: (int, tuple) -> None
-        self._outcomes_told += 1
-        self._failures_told += 1
-        error = _worker_died(deaths)
-        if self.journal is not None:
-            self.journal.failed(first, *values.encode_exception(error, 0))
-        error.argument = self.argument(first)
-        self.arrive(Outcomes, first, [Failure(error, deaths[-1].node)])
-
-    def arrive(self, *arrival):
-        # type: (*object) -> None
-        """What ``take`` makes an outcome of, in whatever thread wants it: a function and its arguments."""
-        self._arrivals.put(arrival)
-
-    def argument(self, index):
-        # type: (int) -> object
-        """What its user calls this task by, for errors; None where it has no argument that is all of it."""
-
-    def finished(self, unfit):
-        # type: (dict | None) -> None
-        self.close_journal()
-        self.arrive(_end, unfit)
-        self.over.set()
-
-    def crashed(self, error):
-        # type: (BaseException) -> None
-        self.close_journal()
-        self.arrive(End, error)
-        self.over.set()
-
-    def close_journal(self):
-        # type: () -> None
-        """Before anybody hears of the end: the next job may want the file."""
-        if self.journal is not None:
-            self.journal.close()
-
-    # -- in the user's thread ---------------------------------------------------------------------
-
-    def keep_journal(self, path, target, items):
-        # type: (str, str, range | tuple | list) -> list[Outcomes]
-        """Write a journal of this job. Returns what it knows already. Raises JournalError, OSError.
-
-        target: a digest of all that a result depends on, but for the items.
-        """
-        keys = _Keys(items)
-        arguments = keys.digest()
-        opened = journal.Journal(path)
-        try:
-            found, failed = [], 0
-            for known in opened.outcomes(target, arguments, keys, len(items)):
-                found += _from_journal(known, items, path)
-                failed += len(known.tasks) if isinstance(known, journal.Failed) else 0
-            opened.begin(target, arguments, len(items), self.name, keys)
-        except BaseException:
-            opened.close()
-            raise
-        found.sort(key=lambda outcomes: outcomes.first)
-        done = sum(len(outcomes.values) for outcomes in found)
-        if done:
-            text = "%d of %d outcomes are taken from %s, %d of them failures"
-            log.info(text, done, len(items), path, failed)
-        elif opened.runs_count:
-            log.warning("nothing in %s is of this function, its source and these arguments: all of it runs", path)
-        self._outcomes_told, self._failures_told = done, failed
-        spans = _spans((first, first + len(outcomes)) for first, outcomes in found)
-        self.resumed = (spans, [(attempt, first, first + count) for attempt, first, count in opened.grants])
-        self.journal = opened
-        return found
-
-    def status(self, cluster, number):
-        # type: (object, int) -> JobStatus
-        """How far it is; when it is over, how far it came."""
-        try:
-            for told in cluster.status([number]).jobs:  # type: ignore[attr-defined]
-                return told
-        except errors.StateError:
-            pass  # shut down
-        done, failed = self._outcomes_told, self._failures_told
-        return JobStatus(self.name, self.total, done, failed, 0, 0, 0, None, None, "it is over")  # type: ignore[attr-defined]
-
-    def take(self, seconds=None):
-        # type: (float | None) -> Outcomes | End | None
-        """The next arrival, decoded; None when nothing comes within the time, StateError where nothing ever can."""
-        check_process(self._pid)
-        try:
-            arrival = self._arrivals.get(True, seconds)
-        except queue.Empty:
-            return None
-        if self.unread_max is not None and arrival[0] is _results:
-            self._bytes_out += sum(map(len, arrival[-1]))
-        return arrival[0](*arrival[1:])
-
-
-def _results(first, count, skip, buffers):
-    # type: (int, int, int, list) -> Outcomes
-    return Outcomes(first + skip, with_failures(values.decode_results(buffers, count, skip), "this machine"))
-
-
-def with_failures(results, node):
-    # type: (list, str) -> list
-    if not values.all_scalars(results):
-        for index, result in enumerate(results):
-            if isinstance(result, values.Misfit):
-                results[index] = Failure(result.error, node)
-    return results
-
-
-def _from_journal(known, items, path):
-    # type: (journal.Done | journal.Failed, range | tuple | list, str) -> list[Outcomes]
-    if isinstance(known, journal.Done):
-        results = with_failures(values.decode_results(known.buffers, known.size), "the journal")
-        return [Outcomes(first, results[place : place + count]) for first, place, count in known.spans]
-    found = []
-    for task in known.tasks:
-        error = values.decode_exception(known.info, known.buffers)
-        if isinstance(error, errors.WorkerDied):
-            error.argument = items[task]
-        found.append(Outcomes(task, [Failure(error, "an earlier run (kept in %s; remove it to run all again)" % path)]))
-    return found
-
-
-def _failure(first, node, info, buffers):
-    # type: (int, str, dict, list) -> Outcomes
-    return Outcomes(first, [Failure(values.decode_exception(info, buffers), node)])
-
-
-def _worker_died(deaths):
-    # type: (tuple) -> errors.WorkerDied
-    nodes = [death.node for death in deaths]
-    last = deaths[-1].info
-    how = native(last.get("exit", "?"))
-    lines = [native(line) for line in last.get("lines", ())]
-    text = "the worker process died each of %d times it ran this task: %s, on %s" % (
-        len(deaths), how, ", ".join(sorted(set(nodes))),
-    )  # fmt: skip
-    peak = last.get("peak_memory")
-    if peak:
-        text += "; it had up to %.0f MB of memory" % (peak / 1e6)
-    if lines:
-        text += "; it last wrote:\n  " + "\n  ".join(lines)
-    return errors.WorkerDied(text, how, nodes, lines, peak)
-
-
-def _end(unfit):
-    # type: (dict | None) -> End
-    if unfit is None:
-        return End(None)
-    if unfit.get("type") == "StartError":
-        return End(errors.StartError(native(unfit["text"])))
-    cause = values.decode_exception(unfit, [])
-    error = errors.SourceError("no node can run this job; the last one said: %s" % cause)
-    error.__cause__ = cause
-    return End(error)
-
-
 class ListedJob(Job):
     """One function over arguments that are all there: ``run`` gives a dict by key, ``iterate`` pairs as they come."""
 
+    total = 0
     closed = True
 
     def __init__(self, target, keys, arguments, terms, shown=None):
-        # type: (Target, range | tuple | list, values.AnyArguments, Terms, range | list | None) -> None
+        # type: (Target, Sequence[Any], values.AnyArguments, Terms, Sequence[Any] | None) -> None
         super(ListedJob, self).__init__()
         self._target, self._keys, self._arguments = target, keys, arguments
         self.name = target.name
@@ -363,14 +110,14 @@ class ListedJob(Job):
                 self._keep(outcomes)
 
     def _submit(self, cluster):
-        # type: (object) -> int
+        # type: (Runner) -> int
         try:
-            number = cluster.submit(self)  # type: ignore[attr-defined]
+            number = cluster.submit(self)
         except BaseException:  # an engine may refuse it
             self.close_journal()
             raise
         if self._failed and self._on_error == STOP:
-            cluster.stop_job(number)  # type: ignore[attr-defined] # the journal knows what stopped it
+            cluster.stop_job(number) # the journal knows what stopped it
         return number
 
     def definition(self):
@@ -387,7 +134,7 @@ class ListedJob(Job):
         return self._shown[index]
 
     def run(self, cluster, progress):
-        # type: (object, object) -> dict
+        # type: (Runner, Progress) -> dict[Any, Any]
         number = self._submit(cluster)
         self._done = self._known
         try:
@@ -399,9 +146,9 @@ class ListedJob(Job):
             self._end_early(cluster, number, INTERRUPT_SECONDS)
             raise errors.Interrupted(*self._parted())
         finally:
-            cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
+            cluster.cancel(number) # over already, or nobody wants the rest
             try:
-                progress.end(self._done)  # type: ignore[attr-defined]
+                progress.end(self._done)
             finally:
                 self.close_journal()
         if end is None:
@@ -409,7 +156,7 @@ class ListedJob(Job):
         return self._result(end.error)
 
     def _collect(self, progress, seconds):
-        # type: (object, float | None) -> End | None
+        # type: (Progress, float | None) -> End | None
         """Keep what comes until the job's end; None when that does not come within the time."""
         until = None if seconds is None else monotonic() + seconds
         while True:
@@ -422,12 +169,12 @@ class ListedJob(Job):
             if arrival is not None:
                 self._keep(arrival)
                 self._done += len(arrival.values)
-            progress.show(self._done)  # type: ignore[attr-defined]
+            progress.show(self._done)
 
     def _end_early(self, cluster, number, seconds):
-        # type: (object, int, float) -> None
+        # type: (Runner, int, float) -> None
         """Hand out nothing more and take what is done; a second Ctrl-C does not wait for what still runs."""
-        cluster.stop_job(number)  # type: ignore[attr-defined]
+        cluster.stop_job(number)
         try:
             self._collect(progress_for(False, self.total), seconds)
         except KeyboardInterrupt:
@@ -453,19 +200,19 @@ class ListedJob(Job):
         return errors.DeadlineExceeded(text, results, failures)
 
     def iterate(self, cluster, ordered):
-        # type: (object, bool) -> object
+        # type: (Runner, bool) -> Pairs
         """Submits now; (key, result) as they come. What has been given is not kept."""
         seconds = self._terms.deadline
         until = None if seconds is None else monotonic() + seconds
         self.unread_max = UNREAD_BYTES
         number = self._submit(cluster)
         pairs = self._pairs(cluster, number, ordered, until)
-        next(pairs)  # type: ignore[call-overload] # entered: its end cancels the job, though nobody may ever ask it
+        next(pairs) # entered: its end cancels the job, though nobody may ever ask it
         return Pairs(pairs, lambda: self.status(cluster, number))
 
     def _pairs(self, cluster, number, ordered, until):
-        # type: (object, int, bool, float | None) -> object
-        frontier, arrival = 0, None
+        # type: (Runner, int, bool, float | None) -> Generator[Any, None, None]
+        frontier, arrival = 0, None  # type: int, Any
         indexes = [index for index, outcome in enumerate(self._outcomes) if outcome is not _MISSING]  # the journal's
         try:
             yield
@@ -486,14 +233,14 @@ class ListedJob(Job):
                     raise self._too_late()
                 with Terminable():
                     arrival = self.take(max(0.0, wait))
-                cluster.read(number, self)  # type: ignore[attr-defined]
+                cluster.read(number, self)
                 if isinstance(arrival, Outcomes):
                     self._keep(arrival)
                     indexes = list(range(arrival.first, arrival.first + len(arrival.values)))
         except KeyboardInterrupt:
             raise errors.Interrupted(*self._parted())
         finally:
-            cluster.cancel(number)  # type: ignore[attr-defined] # over already, or nobody wants the rest
+            cluster.cancel(number) # over already, or nobody wants the rest
             self.close_journal()
         if arrival.error is not None:
             raise arrival.error
@@ -548,7 +295,7 @@ class Pairs(object):
     """What ``imap`` gives: an iterator of (argument, result). ``close`` cancels the rest, as dropping it does."""
 
     def __init__(self, pairs, status):
-        # type: (object, object) -> None
+        # type: (Generator[Any, None, None], Callable[[], JobStatus]) -> None
         self._pairs, self._status = pairs, status
 
     def __iter__(self):
@@ -556,62 +303,19 @@ class Pairs(object):
         return self
 
     def __next__(self):
-        # type: () -> tuple
-        return next(self._pairs)  # type: ignore[call-overload]
+        # type: () -> tuple[Any, Any]
+        return next(self._pairs)
 
     next = __next__  # py2
 
     def close(self):
         # type: () -> None
-        self._pairs.close()  # type: ignore[attr-defined]
+        self._pairs.close()
 
     def status(self):
         # type: () -> JobStatus
         """How far the job is, and what it waits for; from any thread. ``str`` of it is one line."""
-        return self._status()  # type: ignore[operator]
-
-
-def _spans(sorted_spans):
-    # type: (object) -> list[tuple[int, int]]
-    """(first, end) of tasks, without those that begin where another one ends: the two are one."""
-    spans = []  # type: list[tuple[int, int]]
-    for first, end in sorted_spans:  # type: ignore[attr-defined]
-        spans.append((spans.pop()[0] if spans and spans[-1][1] == first else first, end))
-    return spans
-
-
-_NOT_OF_THE_JOB = ("main", "main_digest", "main_module", "main_is_code", "argv", "initializer")
-
-
-def target_digest(info, parts):
-    # type: (dict, object) -> str
-    """Whether it is still the same job, says a journal. parts: the contents of its definition's buffers.
-
-    How the script was called this time does not count, nor the token that an initializer has in each run. The script's
-    source counts with what names something of it.
-    """
-    about = sorted((name, value) for name, value in info.items() if name not in _NOT_OF_THE_JOB)
-    return values.digest([repr(about).encode("utf-8")] + list(parts))  # type: ignore[call-overload]
-
-
-class _Keys(object):
-    """The arguments' journal keys, 16 bytes each, made once and only if somebody asks: they take their time."""
-
-    def __init__(self, arguments):
-        # type: (range | tuple | list) -> None
-        self._arguments = arguments
-        self._keys = None  # type: list[bytes] | None
-
-    def __call__(self):
-        # type: () -> list[bytes]
-        if self._keys is None:
-            content = fingerprints.Contents().of_value
-            self._keys = [journal.content_key(content(value)) for value in self._arguments]
-        return self._keys
-
-    def digest(self):
-        # type: () -> str
-        return values.digest([b"".join(self())])
+        return self._status()
 
 
 _MISSING, _GIVEN = object(), object()

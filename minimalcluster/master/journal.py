@@ -45,7 +45,7 @@ from ..payload import values
 from ..wire.keys import hkdf_sha256
 
 if not PY2:  # py2
-    from typing import Iterator  # noqa: F401 # novm
+    from typing import Any, Callable, Iterator  # noqa: F401 # novm
 
 MAGIC = b"minijrn1"
 RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8
@@ -79,18 +79,52 @@ READ_BYTES = 1 << 20
 KEPT_BYTES = 64 << 20
 
 
-class Journal(object):
+class OutcomeLog(object):
+    """What a job writes its outcomes to. The cluster calls ``sync`` before it acknowledges results to their nodes."""
+
+    @property
+    def dirty(self):
+        # type: () -> bool
+        """Something is written and not synced."""
+        raise NotImplementedError
+
+    def grant(self, attempt, first, count):
+        # type: (int, int, int) -> None
+        """An attempt begins, which may bring its outcomes to the next master."""
+        raise NotImplementedError
+
+    def done(self, first, count, buffers):
+        # type: (int, int, list[Any]) -> None
+        raise NotImplementedError
+
+    def failed(self, first, info, buffers):
+        # type: (int, dict[str, Any], list[Any]) -> None
+        raise NotImplementedError
+
+    def sync(self):
+        # type: () -> None
+        """Return when all that was written is on the disk."""
+        raise NotImplementedError
+
+    def close(self):
+        # type: () -> None
+        """The job is over. May be called again."""
+        raise NotImplementedError
+
+
+class Journal(OutcomeLog):
     """An open journal file; with ``reading`` it is left as it is, and may be in use by a run.
 
     Raises JournalError for one that is not ours or was changed.
     """
+
+    dirty = False  # see OutcomeLog
 
     def __init__(self, path, reading=False):
         # type: (str, bool) -> None
         self.path = path
         self._lock = threading.RLock()  # appended to in the cluster's thread, closed in the user's
         self._syncing = threading.RLock()  # which may take long: the file stays open, and is written to meanwhile
-        self.dirty = False  # something is written and not synced
         self._stopped = self._reading = reading
         self._begun = False
         self._pid = os.getpid()
@@ -221,12 +255,12 @@ class Journal(object):
                 self._file.seek(self._good)
 
     def outcomes(self, target, arguments, keys, total):
-        # type: (str, str, object, int) -> Iterator[Done | Failed]
+        # type: (str, str, Callable[[], list[bytes]], int) -> Iterator[Done | Failed]
         """What earlier runs of the same function knew of these ``total`` arguments. Then ``grants`` is what still runs.
 
         keys() gives the arguments' digests; it is only asked when the arguments have changed. The first outcome stays.
         """
-        place = None  # type: object
+        place = None  # type: Callable[[int], list[int]] | None
         positions = None  # type: dict | None
         taken = bytearray(total)
         for record in self._read_again():
@@ -236,7 +270,7 @@ class Journal(object):
                 if about["target"] == target and same:
                     place = _same
                 elif about["target"] == target and about["arguments"] in self._keys_at:
-                    positions = _positions(keys()) if positions is None else positions  # type: ignore[operator]
+                    positions = _positions(keys()) if positions is None else positions
                     place = _Moved(self._record(self._keys_at[about["arguments"]]).body, positions)
             elif place is not None and record.kind in (DONE, FAILED):
                 outcome = (_new_done if record.kind == DONE else _new_failed)(record.body, place, taken)
@@ -305,12 +339,12 @@ class Journal(object):
     # -- writing ----------------------------------------------------------------------------------
 
     def begin(self, target, arguments, count, name, keys):
-        # type: (str, str, int, str, object) -> None
+        # type: (str, str, int, str, Callable[[], list[bytes]]) -> None
         """A new run of the function ``name``. Its digests are what ``known`` will be asked for."""
         about = {"target": target, "arguments": arguments, "count": count, "name": name}
         self._append(RUN, [json.dumps(about, sort_keys=True).encode("ascii")])
         if arguments not in self._keys_at:
-            self._append(KEYS, [b"".join(keys())])  # type: ignore[operator]
+            self._append(KEYS, [b"".join(keys())])
         self._begun = True
         self.sync()
 
@@ -391,7 +425,7 @@ class Journal(object):
             self._file.close()
             return
         if self._lock._is_owned() or self._syncing._is_owned():  # type: ignore[attr-defined]
-            return  # garbage is collected in the middle of a record, an iterator with it: the end of its job is to come
+            return  # a finalizer can call this inside ``_append``, in the same thread; the job's end closes the file
         if self._begun:
             self._append(END, [])
         self.sync()
@@ -429,7 +463,7 @@ def _positions(keys):
 
 
 def _new_done(body, place, taken):
-    # type: (bytes, object, bytearray) -> Done | None
+    # type: (bytes, Callable[[int], list[int]], bytearray) -> Done | None
     first, count = _SPAN.unpack(body[: _SPAN.size])
     if place is _same and not taken.count(b"\1", first, first + count):
         spans = [(first, 0, count)]
@@ -437,7 +471,7 @@ def _new_done(body, place, taken):
     else:
         spans = []
         for offset in range(count):
-            for index in place(first + offset):  # type: ignore[operator]
+            for index in place(first + offset):
                 if not taken[index]:
                     taken[index] = 1
                     _add(spans, index, offset)
@@ -455,9 +489,9 @@ def _add(spans, index, place):
 
 
 def _new_failed(body, place, taken):
-    # type: (bytes, object, bytearray) -> Failed | None
+    # type: (bytes, Callable[[int], list[int]], bytearray) -> Failed | None
     (first,) = _COUNT.unpack(body[: _COUNT.size])
-    tasks = [index for index in place(first) if not taken[index]]  # type: ignore[operator]
+    tasks = [index for index in place(first) if not taken[index]]
     for index in tasks:
         taken[index] = 1
     return Failed(tasks, *_unpacked_failure(body[_COUNT.size :])) if tasks else None
@@ -700,8 +734,9 @@ def outcomes(run):
 
 def shown(result):
     # type: (object) -> dict
-    misfit = isinstance(result, values.Misfit)
-    return {"error": "RemoteError", "text": str(result.error)} if misfit else {"value": result}  # type: ignore[attr-defined]
+    if isinstance(result, values.Misfit):
+        return {"error": "RemoteError", "text": str(result.error)}
+    return {"value": result}
 
 
 def shown_failure(info):

@@ -17,6 +17,10 @@ from .cluster import Cluster
 from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
 from .progress import progress_for
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Iterable  # noqa: F401 # novm
+
 log = logging.getLogger("minimalcluster")
 
 _KEY_BYTES_MIN = 16
@@ -229,7 +233,7 @@ class MasterNode(object):
         return self._job(terms).iterate(cluster, False)
 
     def map(self, function, items, on_error=FINISH, chunksize=None, progress=None, **options):
-        # type: (object, object, str, int | None, object, object) -> list
+        # type: (Callable[..., Any], Iterable[Any], str, int | None, object, object) -> list[Any]
         """[function(item) for item in items], in order; items need be neither unique nor hashable.
 
         The loaded environment, function and arguments are not touched. TaskError's ``.results``
@@ -239,7 +243,7 @@ class MasterNode(object):
         if not callable(function):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
         self._running()  # a fork may never get the turn
-        items = items if isinstance(items, values.range_type) else list(items)  # type: ignore[call-overload]
+        items = items if isinstance(items, values.range_type) else list(items)
         arguments, target = values.arguments(items, self._pack), self._packed_target(function)
         with self._turn:
             cluster = self._running()  # first: a job opens its journal
@@ -287,7 +291,7 @@ def _named_target(source, function, needs):
 
 
 def _checked_arguments(args):
-    # type: (object) -> range | tuple
+    # type: (Any) -> range | tuple[Any, ...]
     if isinstance(args, values.range_type):
         return args
     if isinstance(args, (dict, set, frozenset)) or not hasattr(args, "__len__") or not hasattr(args, "__getitem__"):
@@ -295,7 +299,7 @@ def _checked_arguments(args):
             "the arguments must be a sequence (a list, a tuple, a range), not %s: %s; try list(...)"
             % (type(args).__name__, values.shortened(args))
         )
-    values_ = tuple(args)  # type: tuple # type: ignore[arg-type]
+    values_ = tuple(args)
     try:
         if len(set(values_)) == len(values_):
             return values_

@@ -19,6 +19,10 @@ from collections import deque
 from ..compat import monotonic
 from ..logs import log
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
+
 #: Text that may wait for a slow terminal; what comes then is left out, and counted.
 WAITING_CHARACTERS_MAX = 64 << 20
 #: How long the end waits for a terminal that takes nothing at all.
@@ -181,9 +185,9 @@ class _Room(object):
 
 
 def _write_escaped(file, text):
-    # type: (object, str) -> None
+    # type: (Any, str) -> None
     try:
-        file.write(text)  # type: ignore[attr-defined]
+        file.write(text)
     except UnicodeEncodeError:
         encoding = getattr(file, "encoding", None) or "ascii"
-        file.write(text.encode(encoding, "backslashreplace").decode(encoding))  # type: ignore[attr-defined]
+        file.write(text.encode(encoding, "backslashreplace").decode(encoding))

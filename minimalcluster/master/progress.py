@@ -6,6 +6,10 @@ import sys
 from ..compat import monotonic
 from ..logs import log
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Callable  # noqa: F401 # novm
+
 #: A job shorter than this needs no line.
 FIRST_SECONDS = 2.0
 EVERY_SECONDS = 0.2
@@ -19,7 +23,7 @@ class Progress(object):
     """
 
     def __init__(self, tell, first_seconds):
-        # type: (object, float) -> None
+        # type: (Callable[[int, float], object], float) -> None
         self._tell = tell
         self._started_at = monotonic()
         self._next_at = self._started_at + first_seconds
@@ -29,7 +33,7 @@ class Progress(object):
         now = monotonic()
         if now >= self._next_at:
             self._next_at = float("inf")  # a function that raises is not called again
-            self._tell(done, now - self._started_at)  # type: ignore[operator]
+            self._tell(done, now - self._started_at)
             self._next_at = now + EVERY_SECONDS
 
     def end(self, done):
@@ -38,7 +42,7 @@ class Progress(object):
         now = monotonic()
         if now >= self._next_at - EVERY_SECONDS:
             try:
-                self._tell(done, now - self._started_at)  # type: ignore[operator]
+                self._tell(done, now - self._started_at)
             except Exception:
                 log.exception("the progress function failed when the job was over, which costs no result")
 
@@ -62,7 +66,13 @@ class _Line(Progress):
             _write("\n")
 
 
-class _Nobody(object):
+class _Silent(Progress):
+    """For a job whose progress nobody wants to hear of."""
+
+    def __init__(self):
+        # type: () -> None
+        super(_Silent, self).__init__(lambda done, seconds: None, float("inf"))
+
     def show(self, done):
         # type: (int) -> None
         pass
@@ -71,7 +81,7 @@ class _Nobody(object):
 
 
 def progress_for(wish, total):
-    # type: (object, int) -> Progress | _Nobody
+    # type: (object, int) -> Progress
     """wish: True, False, None (only on a terminal, only if it takes long) or a function of (done, total)."""
     if callable(wish):
         return Progress(lambda done, seconds: wish(done, total), 0.0)
@@ -79,7 +89,7 @@ def progress_for(wish, total):
         return _Line(total, 0.0)
     if wish is None and _is_terminal():
         return _Line(total, FIRST_SECONDS)
-    return _Nobody()
+    return _Silent()
 
 
 def _is_terminal():

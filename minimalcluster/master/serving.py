@@ -17,6 +17,10 @@ from ..payload import script, shares, sources, values
 from ..payload.imports import FALLBACKS
 from ..wire import protocol
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Callable  # noqa: F401 # novm
+
 #: Of a shared object's digest, 128 bits: enough to tell objects of one user apart.
 NAME_LETTERS = 32
 #: So many differing versions of packages, on so many machines, the log has.
@@ -32,7 +36,7 @@ class Library(object):
     """``ask(send, request, info, local)`` answers later, through ``send``, from the library's own thread."""
 
     def __init__(self, call):
-        # type: (object) -> None
+        # type: (Callable[..., None]) -> None
         self._call = call  # runs a function in the cluster's thread
         self._questions = queue.Queue()  # type: queue.Queue
         self._thread = None  # type: threading.Thread | None
@@ -98,7 +102,7 @@ class Library(object):
     # -- from the cluster's thread ----------------------------------------------------------------
 
     def ask(self, send, request, info, local):
-        # type: (object, int, dict, bool) -> None
+        # type: (Callable[[protocol.Fetched], None], int, dict, bool) -> None
         self._questions.put((send, request, info, local))
 
     def start(self):
@@ -123,7 +127,7 @@ class Library(object):
                 answer, buffers = self._answer(info, local)
             except BaseException as error:  # finders and loaders may be anybody's
                 answer, buffers = {"found": False, "error": as_text("%s: %s" % (type(error).__name__, error))}, []
-            self._call(send, protocol.Fetched(request, answer, buffers))  # type: ignore[operator]
+            self._call(send, protocol.Fetched(request, answer, buffers))
 
     def _answer(self, info, local):
         # type: (dict, bool) -> tuple

@@ -23,7 +23,7 @@ try:
     from minimalcluster.faces import joblib_backend
     from minimalcluster.engines import ExecutorEngine
     from minimalcluster.faces.executor import CallTimeoutError, DeadlineExceededError
-    from minimalcluster.master.jobs import Failure
+    from minimalcluster.master.job import Failure
     from minimalcluster.faces.joblib_backend import ClusterBackend, _BatchFuture
 except ImportError:
     joblib = None

@@ -18,7 +18,7 @@ from minimalcluster.brain import agent, leases, scheduler
 from minimalcluster.master import cluster
 from minimalcluster.master.cluster import Cluster
 from minimalcluster.errors import InternalError, RemoteError
-from minimalcluster.master.jobs import End, Job, Outcomes
+from minimalcluster.master.job import End, Job, Outcomes
 from minimalcluster.node.node import Node
 from tests import odd_messages, support
 from tests.support import mistake

@@ -1,0 +1,412 @@
+"""A job as the running cluster uses it: what the cluster asks of a job, and what a job asks of the cluster.
+
+::
+
+    the user's thread            the cluster's thread                     the user's thread
+    submit(job) ---------------> definition, encode ---> nodes
+                                 deliver, deliver_failure,
+                                 deliver_poison, finished <--- nodes ----> take ----> outcomes
+
+Deliveries only queue; ``take`` unpickles them in whatever thread wants the outcomes. So a result that is slow to
+unpickle delays no heartbeat.
+"""
+from __future__ import absolute_import, division, print_function
+
+import logging
+import os
+import threading
+from collections import namedtuple
+
+from .. import errors
+from ..brain import leases, scheduler  # noqa: F401 # in type comments
+from ..brain.status import ClusterStatus, JobStatus  # noqa: F401 # in a type comment
+from ..compat import Mailbox, monotonic, native, queue
+from ..payload import fingerprints, sources, values
+from . import journal
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Iterable, Sequence  # noqa: F401 # novm
+
+log = logging.getLogger("minimalcluster")
+
+#: Longer waits are cut to this: the timeout of a lock is bounded (Windows: 2^32 ms, 49 days).
+WAIT_SECONDS_MAX = 1e6
+
+#: values: one per task from ``first`` on; a ``Failure`` in place of each that failed.
+Outcomes = namedtuple("Outcomes", "first values")
+#: The job is over: error is None, or why it ended early.
+End = namedtuple("End", "error")
+
+
+class Failure(object):
+    """In place of a result: the exception, the node, and the task's argument where somebody will ask for it."""
+
+    __slots__ = ("argument", "error", "node")
+
+    def __init__(self, error, node):
+        # type: (BaseException, str) -> None
+        self.error, self.node = error, node
+        self.argument = None  # type: object
+
+
+def check_process(pid):
+    # type: (int) -> None
+    """Nothing ever comes to a forked process: raise StateError instead of waiting for it."""
+    if pid != os.getpid():
+        raise errors.StateError("these results belong to the process that asked for them; a fork gets none")
+
+
+def seconds_until(moment):
+    # type: (float) -> float
+    """How long to wait for this moment of ``monotonic``. A wait may end before the moment, so look again after it."""
+    return min(max(0.0, moment - monotonic()), WAIT_SECONDS_MAX)
+
+
+class Runner(object):
+    """What a job asks of the cluster that runs it, from any thread. See ``Cluster``."""
+
+    def submit(self, job):
+        # type: (Job) -> int
+        """Run the job; the number by which the other calls name it."""
+        raise NotImplementedError
+
+    def grew(self, number, job):
+        # type: (int, Job) -> None
+        """The job's ``total`` or ``closed`` has changed."""
+        raise NotImplementedError
+
+    def read(self, number, job):
+        # type: (int, Job) -> None
+        """Results of the job have been taken, so a paused job may go on."""
+        raise NotImplementedError
+
+    def cancel(self, number):
+        # type: (int) -> None
+        """End what runs and deliver nothing more."""
+        raise NotImplementedError
+
+    def stop_job(self, number):
+        # type: (int) -> None
+        """Hand out nothing more; what runs may end and counts."""
+        raise NotImplementedError
+
+    def cancel_task(self, number, task):
+        # type: (int, int) -> None
+        """Deliver nothing for this task; end the worker process that runs it."""
+        raise NotImplementedError
+
+    def status(self, numbers=None):
+        # type: (Iterable[int] | None) -> ClusterStatus
+        """How far these jobs are. Raises StateError if the cluster does not run."""
+        raise NotImplementedError
+
+
+class Job(object):
+    """A job: what the cluster reads of it and calls on it, and where its outcomes wait for the user's thread.
+
+    A subclass has ``options``, ``total``, ``closed``, ``definition`` and ``encode``. What the cluster calls in its own
+    thread must not block: ``definition``, ``encode``, ``granted``, ``taken_back``, the three ``deliver...``,
+    ``crowded``, ``held_up``, ``finished`` and ``crashed``.
+    """
+
+    #: For people.
+    name = "job"
+    #: The scheduler's: chunk size, retries and so on.
+    options = leases.DEFAULTS
+    #: The sources of the project's modules that its tasks run; the cluster sets it at ``submit``.
+    code = sources.Code(0, {})
+    #: The cluster has been told that ``total`` or ``closed`` changed, and has not looked at them since.
+    announced = False
+    #: The cluster hands out nothing more until enough results have been taken (see ``crowded``).
+    paused = False
+    #: How many bytes of results may wait until they are taken. None: any number.
+    unread_max = None  # type: int | None
+    #: Where the outcomes are kept. The cluster acknowledges a result to its node only after ``sync``.
+    journal = None  # type: journal.OutcomeLog | None
+    #: What the journal knows: (spans of tasks with outcomes, attempts that may still run as (number, first, end)).
+    resumed = None  # type: tuple[list[tuple[int, int]], list[tuple[int, int, int]]] | None
+
+    def __init__(self):
+        # type: () -> None
+        self._pid = os.getpid()
+        self._outcomes_count = self._failures_count = 0
+        self._arrivals = Mailbox()  # type: queue.Queue[tuple[Any, ...]]
+        self.over = threading.Event()  # nothing more will arrive
+        self._bytes_in = self._bytes_out = 0  # delivered, in the cluster's thread; taken, in the user's
+
+    @property
+    def total(self):
+        # type: () -> int
+        """How many tasks there are so far. Whoever changes this or ``closed`` calls ``Runner.grew``."""
+        raise NotImplementedError
+
+    @property
+    def closed(self):
+        # type: () -> bool
+        """No more tasks follow."""
+        raise NotImplementedError
+
+    def definition(self):
+        # type: () -> tuple[dict[str, Any], list[bytes]]
+        """(info, buffers) of DefineJob: the function and what a worker process needs for it."""
+        raise NotImplementedError
+
+    def encode(self, first, count):
+        # type: (int, int) -> list[bytes]
+        """The arguments of these tasks, as the buffers of a Grant."""
+        raise NotImplementedError
+
+    # -- in the cluster's thread ------------------------------------------------------------------
+
+    def granted(self, attempt, first, count):
+        # type: (int, int, int) -> None
+        """These tasks go to a node of another machine, which may finish them for the next master, too."""
+        if self.journal is not None:
+            self.journal.grant(attempt, first, count)
+
+    def held_up(self):
+        # type: () -> str | None
+        """Why no task is handed out although more may come, for people; None if there is no such reason."""
+        if self.paused:
+            return "%.0f MB of results wait for who reads them; nothing is handed out meanwhile" % (self._unread / 1e6)
+        return None
+
+    @property
+    def _unread(self):
+        # type: () -> int
+        return self._bytes_in - self._bytes_out
+
+    def crowded(self):
+        # type: () -> bool
+        """Too many results wait to be taken: pause the job. A paused job goes on when half of them are taken."""
+        most = self.unread_max  # once: another thread may take the limit away
+        return most is not None and self._unread > (most // 2 if self.paused else most)
+
+    def taken_back(self, first, end):
+        # type: (int, int) -> None
+        """A node has given these tasks back; none of them had begun."""
+
+    def deliver(self, first, count, skip, buffers):
+        # type: (int, int, int, list[Any]) -> None
+        """Results of ``count`` tasks from ``first`` on; the first ``skip`` of them were delivered before."""
+        self._outcomes_count += count - skip
+        if self.journal is not None:
+            self.journal.done(first, count, buffers)
+        if self.unread_max is not None:
+            self._bytes_in += sum(map(len, buffers))
+        self.arrive(_results, first, count, skip, buffers)
+
+    def deliver_failure(self, first, node, info, buffers):
+        # type: (int, str, dict[str, Any], list[Any]) -> None
+        """The task raised this exception on this node."""
+        self._outcomes_count += 1
+        self._failures_count += 1
+        if self.journal is not None:
+            self.journal.failed(first, info, buffers)
+        self.arrive(_failure, first, node, info, buffers)
+
+    def deliver_poison(self, first, deaths):
+        # type: (int, Sequence[scheduler.Death]) -> None
+        """The task ended its worker process each time it ran."""
+        self._outcomes_count += 1
+        self._failures_count += 1
+        error = _worker_died(deaths)
+        if self.journal is not None:
+            self.journal.failed(first, *values.encode_exception(error, 0))
+        error.argument = self.argument(first)
+        self.arrive(Outcomes, first, [Failure(error, deaths[-1].node)])
+
+    def arrive(self, *arrival):
+        # type: (*Any) -> None
+        """Queue a function and its arguments; ``take`` calls it in the thread that wants the outcome."""
+        self._arrivals.put(arrival)
+
+    def argument(self, index):
+        # type: (int) -> object
+        """The task's argument, for errors; None if no single argument stands for the task."""
+
+    def finished(self, unfit):
+        # type: (dict[str, Any] | None) -> None
+        """All outcomes were delivered; or no node can run the job, and ``unfit`` is the last node's exception."""
+        self.close_journal()
+        self.arrive(_end, unfit)
+        self.over.set()
+
+    def crashed(self, error):
+        # type: (BaseException) -> None
+        """The job ends early: the cluster was stopped, or the job itself raised."""
+        self.close_journal()
+        self.arrive(End, error)
+        self.over.set()
+
+    def close_journal(self):
+        # type: () -> None
+        """Called before the end is told: the next job may open the same file."""
+        if self.journal is not None:
+            self.journal.close()
+
+    # -- in the user's thread ---------------------------------------------------------------------
+
+    def keep_journal(self, path, target, items):
+        # type: (str, str, Sequence[Any]) -> list[Outcomes]
+        """Write a journal of this job. Returns what it knows already. Raises JournalError, OSError.
+
+        target: a digest of all that a result depends on, but for the items.
+        """
+        keys = _Keys(items)
+        arguments = keys.digest()
+        opened = journal.Journal(path)
+        try:
+            found, failed = [], 0
+            for known in opened.outcomes(target, arguments, keys, len(items)):
+                found += _from_journal(known, items, path)
+                failed += len(known.tasks) if isinstance(known, journal.Failed) else 0
+            opened.begin(target, arguments, len(items), self.name, keys)
+        except BaseException:
+            opened.close()
+            raise
+        found.sort(key=lambda outcomes: outcomes.first)
+        done = sum(len(outcomes.values) for outcomes in found)
+        if done:
+            text = "%d of %d outcomes are taken from %s, %d of them failures"
+            log.info(text, done, len(items), path, failed)
+        elif opened.runs_count:
+            log.warning("nothing in %s is of this function, its source and these arguments: all of it runs", path)
+        self._outcomes_count, self._failures_count = done, failed
+        spans = merged_spans((first, first + len(outcomes)) for first, outcomes in found)
+        self.resumed = (spans, [(attempt, first, first + count) for attempt, first, count in opened.grants])
+        self.journal = opened
+        return found
+
+    def status(self, cluster, number):
+        # type: (Runner, int) -> JobStatus
+        """How far it is; when it is over, how far it came."""
+        try:
+            for status in cluster.status([number]).jobs:
+                return status
+        except errors.StateError:
+            pass  # shut down
+        done, failed = self._outcomes_count, self._failures_count
+        return JobStatus(self.name, self.total, done, failed, 0, 0, 0, None, None, "it is over")
+
+    def take(self, seconds=None):
+        # type: (float | None) -> Any
+        """The next arrival, decoded: Outcomes, End, or what else ``arrive`` was given. None if none comes in time.
+
+        Raises StateError in a forked process, where nothing ever arrives.
+        """
+        check_process(self._pid)
+        try:
+            arrival = self._arrivals.get(True, seconds)
+        except queue.Empty:
+            return None
+        if self.unread_max is not None and arrival[0] is _results:
+            self._bytes_out += sum(map(len, arrival[-1]))
+        return arrival[0](*arrival[1:])
+
+
+def _results(first, count, skip, buffers):
+    # type: (int, int, int, list) -> Outcomes
+    return Outcomes(first + skip, with_failures(values.decode_results(buffers, count, skip), "this machine"))
+
+
+def with_failures(results, node):
+    # type: (list[Any], str) -> list[Any]
+    """The results, with a Failure in place of each that could not be unpickled or sent."""
+    if not values.all_scalars(results):
+        for index, result in enumerate(results):
+            if isinstance(result, values.Misfit):
+                results[index] = Failure(result.error, node)
+    return results
+
+
+def _from_journal(known, items, path):
+    # type: (journal.Done | journal.Failed, Sequence[Any], str) -> list[Outcomes]
+    if isinstance(known, journal.Done):
+        results = with_failures(values.decode_results(known.buffers, known.size), "the journal")
+        return [Outcomes(first, results[place : place + count]) for first, place, count in known.spans]
+    found = []
+    for task in known.tasks:
+        error = values.decode_exception(known.info, known.buffers)
+        if isinstance(error, errors.WorkerDied):
+            error.argument = items[task]
+        found.append(Outcomes(task, [Failure(error, "an earlier run (kept in %s; remove it to run all again)" % path)]))
+    return found
+
+
+def _failure(first, node, info, buffers):
+    # type: (int, str, dict, list) -> Outcomes
+    return Outcomes(first, [Failure(values.decode_exception(info, buffers), node)])
+
+
+def _worker_died(deaths):
+    # type: (Sequence[scheduler.Death]) -> errors.WorkerDied
+    nodes = [death.node for death in deaths]
+    last = deaths[-1].info
+    how = native(last.get("exit", "?"))
+    lines = [native(line) for line in last.get("lines", ())]
+    text = "the worker process died each of %d times it ran this task: %s, on %s" % (
+        len(deaths), how, ", ".join(sorted(set(nodes))),
+    )  # fmt: skip
+    peak = last.get("peak_memory")
+    if peak:
+        text += "; it had up to %.0f MB of memory" % (peak / 1e6)
+    if lines:
+        text += "; it last wrote:\n  " + "\n  ".join(lines)
+    return errors.WorkerDied(text, how, nodes, lines, peak)
+
+
+def _end(unfit):
+    # type: (dict | None) -> End
+    if unfit is None:
+        return End(None)
+    if unfit.get("type") == "StartError":
+        return End(errors.StartError(native(unfit["text"])))
+    cause = values.decode_exception(unfit, [])
+    error = errors.SourceError("no node can run this job; the last one said: %s" % cause)
+    error.__cause__ = cause
+    return End(error)
+
+
+class _Keys(object):
+    """The arguments' journal keys, 16 bytes each, made once and only if somebody asks: they take their time."""
+
+    def __init__(self, arguments):
+        # type: (Sequence[Any]) -> None
+        self._arguments = arguments
+        self._keys = None  # type: list[bytes] | None
+
+    def __call__(self):
+        # type: () -> list[bytes]
+        if self._keys is None:
+            content = fingerprints.Contents().of_value
+            self._keys = [journal.content_key(content(value)) for value in self._arguments]
+        return self._keys
+
+    def digest(self):
+        # type: () -> str
+        return values.digest([b"".join(self())])
+
+
+def merged_spans(sorted_spans):
+    # type: (Iterable[tuple[int, int]]) -> list[tuple[int, int]]
+    """(first, end) of tasks, without those that begin where another one ends: the two are one."""
+    spans = []  # type: list[tuple[int, int]]
+    for first, end in sorted_spans:
+        spans.append((spans.pop()[0] if spans and spans[-1][1] == first else first, end))
+    return spans
+
+
+_NOT_OF_THE_JOB = ("main", "main_digest", "main_module", "main_is_code", "argv", "initializer")
+
+
+def target_digest(info, parts):
+    # type: (dict[str, Any], Iterable[bytes]) -> str
+    """Whether it is still the same job, says a journal. parts: the contents of its definition's buffers.
+
+    How the script was called this time does not count, nor the token that an initializer has in each run. The script's
+    source counts with what names something of it.
+    """
+    about = sorted((name, value) for name, value in info.items() if name not in _NOT_OF_THE_JOB)
+    return values.digest([repr(about).encode("utf-8")] + list(parts))
