@@ -1,7 +1,8 @@
-"""How much of the processors a container may use: the quotas of its control groups (Linux).
+"""How many processors a container may use, from the quotas of its control groups (Linux).
 
-A process is in a group of each hierarchy, and the quotas of the groups above it hold too. In version 2 a group's
-``cpu.max`` has the microseconds that it may use in each period, or "max", and the period; version 1 has two files.
+A process is in one group of each hierarchy; the quotas of that group and of all groups above it apply. In version 2 of
+control groups, the file ``cpu.max`` has the microseconds that a group may use in each period, or "max", and the period.
+Version 1 has a file for each.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -12,26 +13,25 @@ import posixpath
 
 def quota(root=""):
     # type: (str) -> float | None
-    """Of so many processors' time this process may make use; None: of all. root: before the system's paths."""
+    """The number of processors by quota, a fraction too; None: no quota. root: a prefix of all paths, for tests."""
     try:
         found = [_quota_of(folder) for folder in _folders(root)]
     except (OSError, IOError, ValueError):
-        return None  # no Linux, or one without control groups
+        return None  # not Linux, or without control groups
     limits = [processors for processors in found if processors is not None]
     return min(limits) if limits else None
 
 
 def _folders(root):
     # type: (str) -> list
-    """Of the groups that this process is in, up to where they can be seen from here."""
+    """The folders of this process's group and of the groups above it, as far as they are visible."""
     folders = []
     for version, mounted, point in _mounts(_lines(root, "/proc/self/mountinfo")):
         for line in _lines(root, "/proc/self/cgroup"):
             _, controllers, path = line.split(":", 2)
             if version == (2 if not controllers else 1 if "cpu" in controllers.split(",") else None):
-                # A container may see its own group where elsewhere the machine's is, under its name outside.
-                inside = posixpath.relpath(path, mounted)
-                below = inside.split("/")
+                # In a container its own group may be mounted as the root, while ``path`` is its path on the machine.
+                below = posixpath.relpath(path, mounted).split("/")
                 below = [] if below[0] in (".", "..") else below
                 for depth in range(len(below) + 1):
                     folders.append(root + posixpath.join(point, *below[:depth]))
@@ -40,7 +40,7 @@ def _folders(root):
 
 def _mounts(lines):
     # type: (list) -> list
-    """(version, what of the hierarchy is seen, where) of mounted hierarchies that have processors to give."""
+    """Mounted hierarchies that limit processors: (version, the path in the hierarchy that is mounted, mount point)."""
     found = []
     for line in lines:
         before, _, after = line.partition(" - ")

@@ -1,6 +1,6 @@
-"""Every difference between the Pythons (2.7, 3.6 to 3.14) and the systems, under Python 3's names.
+"""The differences between the Pythons (2.7, 3.6 to 3.14) and between systems, under Python 3's names.
 
-Outside of this file a branch on a version carries the marker ``# py2`` so that grep finds it.
+Outside of this file, a branch for 2.7 has the comment ``# py2``, so that grep finds it.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -31,9 +31,9 @@ if PY2:  # py2
     text_type = unicode  # type: ignore[name-defined] # noqa: F821
     range_type = xrange  # type: ignore[name-defined] # noqa: F821
     integer_types = (int, long)  # type: ignore[name-defined] # noqa: F821 # novm
-    # The only wall-clock-proof clocks there: ticks since boot, and Windows' performance counter.
+    # The only clocks of 2.7 that do not jump with the wall clock: Windows' performance counter, ticks since boot.
     monotonic = time.clock if WINDOWS else (lambda: os.times()[4])  # type: ignore[attr-defined]
-    # Durations of a few microseconds matter more here than jumps of the wall clock.
+    # For perf_counter, a resolution of microseconds matters more than jumps of the wall clock.
     perf_counter = time.time
 else:
     import pickle
@@ -43,35 +43,35 @@ else:
     text_type = str
     range_type = range
     integer_types = (int,)
-    # Programs freeze the clock in their tests: they put another one in place of ``time.monotonic``, and of all that is
-    # the same object elsewhere. Silence and deadlines go on all the same, so these are objects of our own.
-    _linux = sys.platform.startswith("linux")  # both are this clock there, also where they are frozen already
+    # Tests of programs freeze the clock: they replace ``time.monotonic``, and every variable that is the same object.
+    # Our heartbeats and deadlines need real time, so these two are objects of our own.
+    _linux = sys.platform.startswith("linux")  # both are this clock there; it works even if time.monotonic is frozen
     monotonic = partial(time.clock_gettime, time.CLOCK_MONOTONIC) if _linux else partial(time.monotonic)  # novm
     perf_counter = monotonic if _linux else partial(time.perf_counter)  # novm
 
-#: What every supported Python of the same major version can read (PEP 3154: 3.4 and later).
+#: Every supported Python of the same major version can read this protocol (PEP 3154: 3.4 and later).
 PICKLE_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 4)
 
-#: The newest one this Python has, for data whose readers have said what they can read.
+#: The newest protocol of this Python, for data whose readers have said that they can read it.
 PICKLE_PROTOCOL_MAX = pickle.HIGHEST_PROTOCOL
 
-#: 3.12.0 and 3.12.1 start no thread while the interpreter ends, though work goes on (gh-113964): they want it earlier.
+#: False: the interpreter starts no thread at its end (gh-113964), so threads that are needed then are started earlier.
 STARTS_THREADS_AT_EXIT = not (3, 12) <= sys.version_info[:3] < (3, 12, 2)
 
-#: What ``lock_file`` says: it is ours; somebody else has it; this file system cannot lock.
+#: Results of ``lock_file``: locked now; another process has the lock; this file system has no locks.
 LOCKED, TAKEN, NO_LOCKS = "locked", "taken", "no locks"
 _TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK) if WINDOWS else (errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, getattr(errno, "ENOTSUP", errno.EOPNOTSUPP))
 
-#: Types whose values always survive a pickle, one by one or by the thousand.
+#: Types whose values can always be pickled and unpickled.
 SCALARS = frozenset([bool, int, float, complex, bytes, text_type, type(None)]) | frozenset(integer_types)
 
-#: What replaces parts of the standard library with its own, how it is asked, and with which of them we do not work.
+#: Libraries that replace modules of the standard library: how to ask them, and which replacements we cannot work with.
 _PATCHERS = (
     ("gevent", "gevent.monkey", "is_module_patched", ("threading", "select", "subprocess", "queue", "socket", "os")),
     ("eventlet", "eventlet.patcher", "is_monkey_patched", ("thread",)),
 )
-#: Taken here, so that no task's monkey_patch changes what a worker process waits with.
+#: Kept here, so that a monkey_patch in a task does not change the locks of the worker process.
 _allocate_lock = threading.Lock
 
 __all__ = [
@@ -84,16 +84,16 @@ __all__ = [
 
 
 class _Mailbox(object):
-    """A queue with one reader, which holds no lock that Ctrl-C, or a ``put`` in the middle of another one, could meet.
+    """A queue with one reader. It holds no lock, so Ctrl-C at any point, or a ``put`` inside another, cannot block it.
 
-    From 3.7 to 3.12 queue.SimpleQueue.get(timeout) waits for ever when its time has passed before it has begun
-    to wait: a short one often, any one when the machine pauses just there.
+    It is not queue.SimpleQueue, whose get(timeout) from 3.7 to 3.12 may wait for ever: if the timeout is over before it
+    begins to wait. That is often so with a short timeout, and with any if the machine pauses just then.
     """
 
     def __init__(self):
         # type: () -> None
         self._items = deque()  # type: deque
-        self._news = _allocate_lock()  # free: something may have come
+        self._news = _allocate_lock()  # released: there may be an item
         self._news.acquire()
 
     def put(self, item):
@@ -102,11 +102,11 @@ class _Mailbox(object):
         try:
             self._news.release()
         except RuntimeError:
-            pass  # it is free already
+            pass  # it is released already
 
     def get(self, block=True, timeout=None):
         # type: (bool, float | None) -> object
-        """The oldest. Raises queue.Empty when there is none within so many seconds."""
+        """The oldest item. Raises queue.Empty if there is none within ``timeout`` seconds."""
         if not block:
             timeout = 0.0
         until = None if timeout is None else monotonic() + timeout
@@ -125,13 +125,13 @@ class _Mailbox(object):
         return len(self._items)
 
 
-#: 2.7's locks cannot be waited for with a timeout, and its queue.Queue is none of those that fail.
+#: A lock of 2.7 has no timeout; its queue.Queue does not have the problem of SimpleQueue.
 Mailbox = queue.Queue if PY2 else _Mailbox  # type: type[queue.Queue] # type: ignore[assignment] # py2
 
 
 def as_bytes(value):
     # type: (object) -> bytes
-    """Text as UTF-8, bytes as they are."""
+    """Text as UTF-8; bytes unchanged. Raises TypeError for anything else."""
     if isinstance(value, text_type):
         return value.encode("utf-8")
     if isinstance(value, (bytes, bytearray)):
@@ -141,13 +141,13 @@ def as_bytes(value):
 
 def as_text(value):
     # type: (object) -> str
-    """Text for JSON: on 2.7 that is unicode."""
+    """Text for JSON, which is unicode on 2.7."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # type: ignore[return-value]
 
 
 def in_main_thread():
     # type: () -> bool
-    """Whether signals, and so Ctrl-C, come in the thread that asks."""
+    """Whether the caller is in the main thread, which receives signals such as Ctrl-C."""
     return isinstance(threading.current_thread(), threading._MainThread)  # type: ignore[attr-defined]
 
 
@@ -158,7 +158,7 @@ def hexadecimal(data):
 
 def native(value):
     # type: (object) -> str
-    """Text or bytes as this Python's ``str``; what cannot be shown is escaped."""
+    """Text or bytes as this Python's ``str``; bytes that are not UTF-8 are escaped."""
     if PY2:  # py2
         return value.encode("utf-8") if isinstance(value, text_type) else value
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value  # type: ignore[return-value]
@@ -166,7 +166,7 @@ def native(value):
 
 def joined(buffers):
     # type: (object) -> bytes
-    """One bytes object of several bytes-like ones; 2.7 can neither join memoryviews nor turn them into bytes."""
+    """Several bytes-like objects as one bytes object. 2.7 can neither join memoryviews nor convert them by bytes()."""
     if PY2:  # py2
         return b"".join([each.tobytes() if isinstance(each, memoryview) else bytes(each) for each in buffers])  # type: ignore[attr-defined]
     return b"".join(buffers)  # type: ignore[arg-type]
@@ -174,11 +174,11 @@ def joined(buffers):
 
 def write_quietly(file, data):
     # type: (object, bytes) -> None
-    """Write to a pipe whose reader may be gone. OSError then, and no SIGPIPE, which a program may let end it."""
+    """Write to a pipe. If its reader has ended: raises OSError, without a SIGPIPE, which might end the program."""
     write = file.write  # type: ignore[attr-defined]
     if WINDOWS:
         write(data)
-    elif PY2:  # py2: no masks there; who looks first meets a reader that ends in this very moment only
+    elif PY2:  # py2: it cannot block signals. Ask first; only if the reader ends just now, SIGPIPE comes
         poll = select.poll()
         poll.register(file, select.POLLOUT)  # type: ignore[arg-type]
         if any(mask & select.POLLERR for _, mask in poll.poll(0)):
@@ -203,7 +203,7 @@ def raise_from(error, cause):
 
 def forbid_patched_threads():
     # type: () -> None
-    """Of gevent and eventlet: with their threads no master's or node's loop ever comes to its turn."""
+    """Raise StateError if gevent or eventlet has replaced threads: with theirs, a loop's thread never runs."""
     for library, module, question, needed in _PATCHERS:
         patcher = sys.modules.get(module)
         patched = [name for name in needed if patcher is not None and getattr(patcher, question)(name)]
@@ -216,10 +216,10 @@ def forbid_patched_threads():
 
 def cpu_count():
     # type: () -> int
-    """Processors this process may use (at least 1): as Python was told, else by affinity and its container's quota."""
+    """The number of processors for this process, at least 1: Python's option for it, else by affinity and quota."""
     count = _processors()
     if getattr(os, "process_cpu_count", _processors) is getattr(os, "cpu_count", None):
-        return count  # since 3.13 it can be told: -X cpu_count, PYTHON_CPU_COUNT
+        return count  # since 3.13 the user can set it: -X cpu_count, PYTHON_CPU_COUNT
     quota = cgroups.quota()
     return count if quota is None else max(1, min(count, int(-(-quota // 1))))
 
@@ -239,7 +239,7 @@ def _processors():
 
 def lock_file(file, wait=False):
     # type: (object, bool) -> str
-    """LOCKED until it is closed, also by the end of the process; else TAKEN or NO_LOCKS. Raises OSError."""
+    """Lock an open file. LOCKED: until it is closed or the process ends; else TAKEN or NO_LOCKS. Raises OSError."""
     try:
         if WINDOWS:
             import msvcrt
@@ -261,19 +261,19 @@ def lock_file(file, wait=False):
 
 def unlock_file(file):
     # type: (object) -> None
-    """A process that was forked meanwhile has the file open too, and would keep the lock."""
+    """Unlock before closing: a process that was forked meanwhile also has the file open, and would keep the lock."""
     if not WINDOWS:
         import fcntl
 
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_UN)  # type: ignore[attr-defined]
         except (OSError, IOError):
-            pass  # where there are no locks
+            pass  # this file system has no locks
 
 
 def socketpair():
     # type: () -> tuple
-    """Two connected sockets; 2.7 on Windows has no such call, so there over loopback."""
+    """Two connected sockets. Over loopback TCP for 2.7 on Windows, which has no socket.socketpair."""
     if hasattr(socket, "socketpair"):
         return socket.socketpair()
     listener = socket.socket()  # py2
@@ -293,7 +293,7 @@ def socketpair():
 
 def standard_library():
     # type: () -> frozenset
-    """Names of its modules, without what lies below packages. Before 3.10: those that are there on this machine."""
+    """Top-level names of the standard library. Before 3.10: those that this machine has."""
     names = getattr(sys, "stdlib_module_names", None)
     if names is None:
         folder = os.path.dirname(os.path.abspath(os.__file__))

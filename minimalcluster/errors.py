@@ -1,36 +1,36 @@
 # -*- coding: utf-8 -*-
-"""Every exception this package raises on its own account, and whose side each one blames.
+"""The exceptions of this package. Each names the side that caused it.
 
 ::
 
     ClusterError
-    ├── UsageError              your call; nothing was sent and nothing has changed
-    │   ├── ArgumentsError      load_args: no sequence, a duplicate, unhashable, unpicklable
+    ├── UsageError              the call was wrong; nothing was sent and nothing has changed
+    │   ├── ArgumentsError      load_args: not a sequence, a duplicate, unhashable, cannot be pickled
     │   ├── SourceError         the environment ran and raised, here or on every node
     │   ├── InitializerError    the initializer raised in a worker process
     │   ├── TargetError         the function's name is not in the environment, or not callable
     │   └── StateError          the call came too early or too late (no function, shut down)
     ├── TaskError               your function raised; .results and .errors hold every outcome
-    ├── ResultError             your function's result cannot be pickled; its cause is the pickling's own error
-    ├── TaskTimeout             your function took longer than the timeout you gave it
-    ├── DeadlineExceeded        the job took longer than its deadline; .results and .errors have the rest
-    ├── JournalError            the journal is foreign, changed or in use; it says which
-    ├── StartError              no worker process can be started; it says why
+    ├── ResultError             your function's result cannot be pickled; its cause is the error of pickling
+    ├── TaskTimeout             your function took longer than ``timeout=``
+    ├── DeadlineExceeded        the job took longer than ``deadline=``; .results and .errors have what was done
+    ├── JournalError            the journal is of another job, changed or in use; its text says which
+    ├── StartError              no worker process can be started; its text says why
     ├── WorkerDied              the worker process died under this task, attempts_max times
-    ├── RemoteError             stands for a remote exception that cannot be rebuilt here
+    ├── RemoteError             in place of a remote exception that cannot be rebuilt here
     ├── ConnectionFailed        the network, or the program at the other end
     │   ├── AuthenticationError     one side could not prove that it knows the key
     │   ├── VersionMismatch         Python 2 with 3, or two wire versions
-    │   ├── HandshakeTimeout        somebody is there and says nothing
-    │   └── ProtocolError           what arrived is not ours
+    │   ├── HandshakeTimeout        the other end accepted the connection and did not answer
+    │   └── ProtocolError           the bytes that arrived are not this protocol
     │       └── FrameTooLarge       one object is larger than the limit
-    └── InternalError           ours: an invariant broke; its text tells the story
+    └── InternalError           a bug of this package: an invariant broke; its text has the history
 
     Interrupted                 Ctrl-C: a KeyboardInterrupt with .results and .errors of what was done
-    RemoteTraceback             text of a traceback on a node, as the ``__cause__`` of its exception
+    RemoteTraceback             the text of a traceback on a node, as the ``__cause__`` of its exception
 
-A missing file, a syntax error or a bad port stay what Python calls them (``IOError``,
-``SyntaxError``, ``ValueError``): they already name the value.
+A missing file, a syntax error and a bad port raise Python's own exceptions (``IOError``,
+``SyntaxError``, ``ValueError``), whose texts already name the value.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -40,11 +40,11 @@ class ClusterError(Exception):
 
 
 class UsageError(ClusterError):
-    """The call was wrong; the state before it is kept."""
+    """The call was wrong and has changed nothing."""
 
 
 class ArgumentsError(UsageError, TypeError, ValueError):
-    """The arguments are no sequence of unique, hashable, picklable values. Names index and value."""
+    """The arguments are not a sequence of unique, hashable, picklable values. The text has the index and the value."""
 
 
 class SourceError(UsageError):
@@ -52,23 +52,23 @@ class SourceError(UsageError):
 
 
 class InitializerError(UsageError):
-    """A worker process's initializer raised; the text says what."""
+    """The initializer raised in a worker process; the text has its exception."""
 
 
 class TargetError(UsageError, ValueError):
-    """The registered name is not defined by the environment, or cannot be called."""
+    """The environment does not define the registered name, or it cannot be called."""
 
 
 class StateError(UsageError, RuntimeError):
-    """The call does not fit the state: no function registered, not started, shut down."""
+    """The call is not possible now: no function is registered, the cluster is not started, or it is shut down."""
 
 
 class TaskError(ClusterError):
     """At least one task raised. ``__cause__`` is the first failure's own exception.
 
     argument, node: of the first failure.
-    results: dict of argument -> result, all that succeeded.
-    errors: dict of argument -> exception, all that failed.
+    results: dict argument -> result, of all tasks that succeeded.
+    errors: dict argument -> exception, of all tasks that failed.
     """
 
     def __init__(self, message, argument=None, node=None, results=None, errors=None):
@@ -81,7 +81,7 @@ class TaskError(ClusterError):
 
 
 class ResultError(ClusterError, TypeError):
-    """The result cannot be sent back. value: its repr. ``__context__`` is the pickling's own error."""
+    """The result cannot be sent back. value: its repr. ``__context__`` is the exception of pickling."""
 
     def __init__(self, message, value=""):
         # type: (str, str) -> None
@@ -94,13 +94,13 @@ class ResultError(ClusterError, TypeError):
 
 
 class TaskTimeout(ClusterError):
-    """The call took longer than it was given, and was ended with its worker process."""
+    """The call took longer than ``timeout=``, and was ended by killing its worker process."""
 
 
 class DeadlineExceeded(ClusterError):
-    """The job's ``deadline=`` has passed. results, errors: dicts of the tasks that have an outcome.
+    """The job's ``deadline=`` has passed. results, errors: dicts of the tasks that were done by then.
 
-    Of an iterator they have what had not been taken.
+    For an iterator, without the results that were already taken from it.
     """
 
     def __init__(self, message, results=None, errors=None):
@@ -111,7 +111,7 @@ class DeadlineExceeded(ClusterError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C (or SIGTERM) during a job, which the cluster survives. results, errors: dicts of what was done."""
+    """Ctrl-C (or SIGTERM) during a job; the cluster goes on. results, errors: dicts of the tasks that were done."""
 
     def __init__(self, results=None, errors=None):
         # type: (dict | None, dict | None) -> None
@@ -135,11 +135,12 @@ class StartError(ClusterError):
 class WorkerDied(ClusterError):
     """The worker process died each time it ran this task.
 
-    exit: what became of the process, in words ("killed by signal 9 (SIGKILL)", "exit code 3").
-    nodes: names of the nodes it died on, one per attempt.
-    lines: the last lines it wrote.
-    peak_memory: the most bytes it had in memory; None where the system does not tell.
-    argument: the task's; of a submitted call its only argument, the tuple of them, or (arguments, keywords).
+    exit: how the process ended ("killed by signal 9 (SIGKILL)", "exit code 3").
+    nodes: names of the nodes where it died, one per attempt.
+    lines: the last lines that the process wrote.
+    peak_memory: the process's peak memory in bytes; None if the system does not report it.
+    argument: the task's argument. For a submitted call: its only argument, the tuple of its arguments, or (arguments,
+    keywords).
     """
 
     def __init__(self, message, exit="", nodes=(), lines=(), peak_memory=None, argument=None):
@@ -152,7 +153,7 @@ class WorkerDied(ClusterError):
 
 
 class RemoteError(ClusterError):
-    """An exception on a node that cannot be rebuilt here: its type's name and its text."""
+    """In place of an exception on a node that cannot be rebuilt here: the name of its type, and its text."""
 
     def __init__(self, message, type_name=""):
         # type: (str, str) -> None
@@ -161,7 +162,7 @@ class RemoteError(ClusterError):
 
 
 class RemoteTraceback(Exception):
-    """Carries the traceback's text of a remote exception, so that it prints with it."""
+    """The text of a remote exception's traceback. As the exception's cause it is printed with it."""
 
     def __init__(self, tb):
         # type: (str) -> None
@@ -174,15 +175,15 @@ class RemoteTraceback(Exception):
 
 
 class ConnectionFailed(ClusterError):
-    """The other end could not be reached, or is not what it should be."""
+    """The other end cannot be reached, or is not a part of this cluster."""
 
 
 class AuthenticationError(ConnectionFailed):
-    """The two sides do not hold the same key."""
+    """The two sides do not have the same key."""
 
 
 class VersionMismatch(ConnectionFailed):
-    """The two sides cannot work together; the text names both versions and the remedy."""
+    """The two sides cannot work together; the text has both versions and says what to do."""
 
 
 class HandshakeTimeout(ConnectionFailed):
@@ -194,8 +195,8 @@ class ProtocolError(ConnectionFailed):
 
 
 class FrameTooLarge(ProtocolError):
-    """One object exceeds the limit; the text names both sizes and the option."""
+    """One object is larger than the limit; the text has both sizes and the name of the option."""
 
 
 class InternalError(ClusterError):
-    """An invariant of this package broke. Please report the text: it tells what happened."""
+    """An invariant of this package broke. Please report the text: it has the history of what happened."""

@@ -1,7 +1,7 @@
-"""The log of threads that must not wait: a line is kept at once, and a thread of its own gives it to ``logging``.
+"""A log for threads that must not wait: it queues lines, and a thread of its own gives them to ``logging``.
 
-A program's handlers, filters and formatters may raise, take locks, or write to a pipe that nobody reads. Only the
-thread that hands lines over meets them. A line keeps the time, the thread and the place that it comes from.
+A program's handlers, filters and formatters may raise, take locks, or write to a pipe that is full because no process
+reads it. So only the log's thread calls them. A line keeps the time, the thread and the place of the call.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -14,16 +14,16 @@ import traceback
 
 from .compat import Mailbox, queue
 
-#: Lines that may wait; more are dropped, and counted.
+#: So many lines are queued at most. Further ones are dropped, and counted.
 WAITING_MAX = 10000
-#: How long the interpreter's end waits for lines that are on their way.
+#: At its end, the interpreter waits so long for queued lines.
 FLUSH_SECONDS = 1.0
-#: What a record has of the moment and the thread that it was made in.
-_OF_THEN = ("created", "msecs", "relativeCreated", "thread", "threadName")
+#: A record's attributes for the time and the thread of the call.
+_OF_CALL = ("created", "msecs", "relativeCreated", "thread", "threadName")
 
 
 class Log(object):
-    """``logging``'s calls, for its logger of this name. None of them waits, and none raises."""
+    """The calls of the ``logging.Logger`` of this name. None of them waits or raises."""
 
     def __init__(self, name):
         # type: (str) -> None
@@ -59,7 +59,7 @@ class Log(object):
 
     def exception(self, text, *arguments):
         # type: (str, *object) -> None
-        """An error, with the traceback of the exception at hand."""
+        """An error, with the traceback of the exception that is being handled."""
         self._keep(logging.ERROR, text, arguments, sys.exc_info())
 
     def log(self, level, text, *arguments):
@@ -69,19 +69,19 @@ class Log(object):
     def _keep(self, level, text, arguments, error=None):
         # type: (int, str, tuple, tuple | None) -> None
         if self._pid != os.getpid():
-            self._begin()  # a fork: the thread is not in it, and the lines that wait are its parent's
+            self._begin()  # in a forked process: the thread is missing, and the queued lines are the parent's
         if self._lines.qsize() >= WAITING_MAX:
             self._dropped += 1
             return
         frame = sys._getframe(2)
         place = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
-        now = logging.LogRecord("", level, "", 0, "", (), None)  # knows the time and the thread
-        self._lines.put((level, place, text, arguments, error, now))
+        call = logging.LogRecord("", level, "", 0, "", (), None)  # for the time and the thread
+        self._lines.put((level, place, text, arguments, error, call))
         self.start()
 
     def start(self):
         # type: () -> None
-        """Its thread, unless it runs; else with the first line."""
+        """Start the log's thread now, if it does not run. Otherwise the first line starts it."""
         if self._thread is None and self._starting.acquire(False):
             try:
                 if self._thread is None:
@@ -90,23 +90,23 @@ class Log(object):
                     thread.start()
                     self._thread = thread
             except (RuntimeError, threading.ThreadError):
-                pass  # none can be had now; the next line, or the end, tries again
+                pass  # the system starts no thread now; the next line, or ``flush``, tries again
             finally:
                 self._starting.release()
 
     def flush(self, seconds=FLUSH_SECONDS):
         # type: (float) -> None
-        """Return when all lines so far have been handed over; or, at the latest, after so many seconds."""
+        """Wait until all lines so far are given to ``logging``, up to so many seconds."""
         if self._pid != os.getpid() or (self._thread is None and self._lines.empty()):
             return
         done = threading.Event()
         self._lines.put(done)
         self.start()
-        if self._thread is None:  # the interpreter ends, and starts none
+        if self._thread is None:  # the interpreter is ending and starts no thread
             self._hand_over_all()
         done.wait(seconds)
 
-    # -- its own thread ---------------------------------------------------------------------------
+    # -- in the log's thread ----------------------------------------------------------------------
 
     def _work(self, lines):
         # type: (queue.Queue) -> None
@@ -129,12 +129,12 @@ class Log(object):
         self._say(*line)
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            text = "%d lines of this log were dropped: it was not read as fast as they came"
+            text = "%d lines of this log were dropped: its handlers were too slow"
             self._say(logging.WARNING, ("", 0, ""), text, (dropped,), None, None)
 
-    def _say(self, level, place, text, arguments, error, then):
+    def _say(self, level, place, text, arguments, error, call):
         # type: (int, tuple, str, tuple, tuple | None, logging.LogRecord | None) -> None
-        """The program's own handlers, filters and formatters run here; and what the arguments' ``str`` does."""
+        """Runs code of the program: handlers, filters, formatters, and ``__str__`` of the arguments."""
         try:
             if not self._logger.isEnabledFor(level):
                 return
@@ -142,21 +142,21 @@ class Log(object):
             record = self._logger.makeRecord(
                 self._logger.name, level, file, number, text, arguments, error, function
             )
-            if then is not None:
-                vars(record).update((name, getattr(then, name)) for name in _OF_THEN)
+            if call is not None:
+                vars(record).update((name, getattr(call, name)) for name in _OF_CALL)
             self._logger.handle(record)
         except BaseException:
-            self._tell_of_trouble()
+            self._report_failure()
 
-    def _tell_of_trouble(self):
+    def _report_failure(self):
         # type: () -> None
-        """Once: it would be said of every line."""
+        """Only once: probably every line fails."""
         if not self._has_raised:
             self._has_raised = True
             try:
                 sys.stderr.write("minimalcluster: a line of the log is lost, since this program's handler raises:\n")
                 traceback.print_exc()
-            except BaseException:  # noqa: S110 # there is nowhere to say it
+            except BaseException:  # noqa: S110 # there is nowhere to report it
                 pass
 
 
