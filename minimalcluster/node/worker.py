@@ -565,6 +565,7 @@ def _dialled(port):
 def _connect(settings):
     # type: (dict) -> tuple
     connection = _inherited(settings["descriptor"]) if "descriptor" in settings else _dialled(settings["port"])
+    connection.setblocking(True)  # the program may have called socket.setdefaulttimeout, which holds for both ends
     node_id = ("slot%d" % settings["slot"]).encode("ascii").ljust(16, b"\0")
     handshake = handshakes.ClientHandshake(
         settings["key"], os.urandom(32), handshakes.CHILD, node_id, sys.version_info[:2], "the node", PICKLE_PROTOCOL

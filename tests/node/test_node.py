@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,13 @@ class ChannelTest(unittest.TestCase):
         with MasterNode("127.0.0.1", 0) as master:
             master.start_master_server()
             self.assertEqual(support.run(master, source, "f", [1]), {1: 0})
+
+    def test_a_default_timeout_of_the_programs_sockets_is_no_limit_of_ours(self):
+        socket.setdefaulttimeout(0.05)
+        self.addCleanup(socket.setdefaulttimeout, None)
+        self.check()
+        with support.patched(node, "PAIRS", False):
+            self.check()
 
     def test_without_pairs_it_is_loopback(self):
         with support.patched(node, "PAIRS", False):
