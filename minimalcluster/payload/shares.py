@@ -261,6 +261,8 @@ def _is_constant_array(value):
     kind = getattr(sys.modules.get("numpy"), "ndarray", None)
     if kind is None or type(value) is not kind or _size(value) < LARGE_BYTES or value.dtype.hasobject:  # type: ignore[attr-defined]
         return False
+    if not (value.dtype.isnative and (value.flags.c_contiguous or value.flags.f_contiguous)):  # type: ignore[attr-defined]
+        return False  # its pickle would arrive in another byte order or layout than its copy
     base = value  # a read-only view changes with the writable array that it is a view of
     while type(base) is kind:
         if base.flags.writeable:  # type: ignore[attr-defined]

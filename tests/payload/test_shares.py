@@ -195,6 +195,19 @@ class RepeatsTest(unittest.TestCase):
         first[0, 0] = -1
         self.assertEqual((-1, 0, True), (first[0, 0], second[0, 0], first.flags.f_contiguous))
 
+    @unittest.skipIf(numpy is None, "NumPy is not installed")
+    def test_an_array_arrives_in_one_layout_however_often_it_goes(self):
+        count = shares.LARGE_BYTES // 8
+        cube = numpy.arange(count, dtype="f8").reshape(4, 2, -1)
+        cube.setflags(write=False)
+        swapped = cube.astype(">f8")
+        swapped.setflags(write=False)
+        broad = numpy.broadcast_to(numpy.frombuffer(b"x" * 16, "f8"), (count, 2))
+        for value in (cube, cube.T, cube.transpose(1, 0, 2), swapped, broad):
+            arrived = [pickle.loads(pickle.dumps(self.swapped(value), 4)) for _ in range(2)]
+            kinds = {(each.dtype.str, each.strides) for each in arrived}
+            self.assertEqual(1, len(kinds), kinds)
+
     def test_it_goes_with_the_last_call_that_has_it(self):
         larger = b"x" * (shares.KEPT_BYTES_MAX + 1)
         self.swapped(larger)
