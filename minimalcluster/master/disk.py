@@ -1,4 +1,4 @@
-"""What may hang on a disk, one thing after the other, in a thread of its own: nobody else waits for it."""
+"""A thread for work that may hang on a disk, so that the cluster's thread never waits for one."""
 from __future__ import absolute_import, division, print_function
 
 import threading
@@ -12,16 +12,16 @@ if MYPY:
 
 
 class Disk(object):
-    """``do(function, ...)`` runs it soon, in the order of the calls."""
+    """``do(function, ...)`` calls the function in the disk's thread; functions run in the order of the calls."""
 
     def __init__(self):
         # type: () -> None
-        self._asked = Mailbox()  # type: queue.Queue
+        self._calls = Mailbox()  # type: queue.Queue
         self._thread = None  # type: threading.Thread | None
 
     def start(self):
         # type: () -> None
-        """Its thread, unless it runs; else with the first call. It is one thread that calls this and ``do``."""
+        """Start the thread now, if it does not run; else the first ``do`` starts it. Call both in one thread."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="minimalcluster-disk")
             thread.daemon = True
@@ -32,25 +32,25 @@ class Disk(object):
         # type: (Callable[..., object], *object) -> None
         try:
             self.start()
-        except (RuntimeError, threading.ThreadError):  # no thread is to be had: better slow than never
+        except (RuntimeError, threading.ThreadError):  # the system starts no thread: then call the function here
             _do(function, arguments)
         else:
-            self._asked.put((function, arguments))
+            self._calls.put((function, arguments))
 
     def close(self, seconds):
         # type: (float) -> None
-        """Wait until all is done, at most so long."""
+        """Wait until all functions have run, up to so many seconds."""
         if self._thread is not None:
-            self._asked.put(None)
+            self._calls.put(None)
             self._thread.join(seconds)
 
     def _work(self):
         # type: () -> None
-        asked = self._asked.get()
-        while asked is not None:
-            _do(*asked)
-            asked = ()  # nothing here keeps a job while the next one is waited for
-            asked = self._asked.get()
+        call = self._calls.get()
+        while call is not None:
+            _do(*call)
+            call = ()  # release the job of the last call while waiting for the next one
+            call = self._calls.get()
 
 
 def _do(function, arguments):
