@@ -1,4 +1,4 @@
-"""A line on the terminal that says how far a job is, at what rate, and how long it will still take."""
+"""A line on the terminal with a job's progress, its rate and the time left."""
 from __future__ import absolute_import, division, print_function
 
 import sys
@@ -10,21 +10,21 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Callable  # noqa: F401 # novm
 
-#: A job shorter than this needs no line.
+#: A shorter job shows no line.
 FIRST_SECONDS = 2.0
 EVERY_SECONDS = 0.2
 
 
 class Progress(object):
-    """Somebody who wants to hear how far a job is: ``show`` may be called often, ``tell`` is called rarely.
+    """Calls ``report(done, seconds)`` for a job from time to time, however often ``show`` is called.
 
-    What a user's function raises while the job runs ends the job, as it would end a loop. When the job is over it is
-    only logged: the results are there.
+    If ``report`` is a user's function and raises while the job runs, that ends the job, as it would end a loop. After
+    the last result its exception is only logged, since the results are complete.
     """
 
-    def __init__(self, tell, first_seconds):
+    def __init__(self, report, first_seconds):
         # type: (Callable[[int, float], object], float) -> None
-        self._tell = tell
+        self._report = report
         self._started_at = monotonic()
         self._next_at = self._started_at + first_seconds
 
@@ -33,22 +33,22 @@ class Progress(object):
         now = monotonic()
         if now >= self._next_at:
             self._next_at = float("inf")  # a function that raises is not called again
-            self._tell(done, now - self._started_at)
+            self._report(done, now - self._started_at)
             self._next_at = now + EVERY_SECONDS
 
     def end(self, done):
         # type: (int) -> None
-        """The last word, also after an exception; nothing if the job was too short to speak of."""
+        """Report for the last time, also after an exception. Not for a job that was too short to show."""
         now = monotonic()
         if now >= self._next_at - EVERY_SECONDS:
             try:
-                self._tell(done, now - self._started_at)
+                self._report(done, now - self._started_at)
             except Exception:
-                log.exception("the progress function failed when the job was over, which costs no result")
+                log.exception("the progress function failed after the end of the job; the results are complete")
 
 
 class _Line(Progress):
-    """Progress as a line on standard error, drawn over itself; nothing where that cannot be written."""
+    """Progress as a line on standard error that is drawn again and again. Errors of writing are ignored."""
 
     def __init__(self, total, first_seconds):
         # type: (int, float) -> None
@@ -67,7 +67,7 @@ class _Line(Progress):
 
 
 class _Silent(Progress):
-    """For a job whose progress nobody wants to hear of."""
+    """For a job without progress."""
 
     def __init__(self):
         # type: () -> None
@@ -82,7 +82,7 @@ class _Silent(Progress):
 
 def progress_for(wish, total):
     # type: (object, int) -> Progress
-    """wish: True, False, None (only on a terminal, only if it takes long) or a function of (done, total)."""
+    """wish: True, False, None (a line, if stderr is a terminal and the job is long), or a function (done, total)."""
     if callable(wish):
         return Progress(lambda done, seconds: wish(done, total), 0.0)
     if wish:
@@ -96,17 +96,17 @@ def _is_terminal():
     # type: () -> bool
     try:
         return bool(sys.stderr.isatty())
-    except Exception:  # there is none, it is closed, or the program has put something else there
+    except Exception:  # None, closed, or another object of the program
         return False
 
 
 def _write(text):
     # type: (str) -> None
-    """No job fails for want of somebody who looks on."""
+    """Write to standard error. A job must not fail because its progress cannot be shown."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except Exception:  # noqa: S110 # None, closed, full, an object without flush: there is nowhere to say it
+    except Exception:  # noqa: S110 # None, closed, full, an object without flush
         pass
 
 
@@ -126,7 +126,7 @@ def _rounded(rate):
 
 def duration(seconds):
     # type: (float) -> str
-    if seconds < 59.5:  # what is rounded up to 60 is a minute
+    if seconds < 59.5:  # 60 s are shown as a minute
         return "%.1f s" % seconds if seconds < 9.95 else "%.0f s" % seconds
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return "%d:%02d min" % (minutes, rest) if minutes < 60 else "%d:%02d h" % divmod(minutes, 60)

@@ -1,7 +1,7 @@
-"""The master's answers to what worker processes ask for: project modules, package data, shared objects.
+"""The master's answers to requests of worker processes: project modules, package data, the script, shared objects.
 
-Questions about modules begin with the number of the code that the asker's job runs (``sources.Code``): "17:lab.shapes".
-It reads files and pickles, so it works in a thread of its own, started with the first question.
+The name in a request about modules begins with the number of the job's code (``sources.Code``): "17:lab.shapes". The
+answers need files and pickles, which take time, so they are made in a thread of their own.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -21,28 +21,31 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Callable  # noqa: F401 # novm
 
-#: Of a shared object's digest, 128 bits: enough to tell objects of one user apart.
+#: Letters of the digest in a shared object's name: 128 bits are enough to distinguish the objects of one user.
 NAME_LETTERS = 32
-#: So many differing versions of packages, on so many machines, the log has.
+#: The log reports so many packages with differing versions at most.
 VERSIONS_SAID_MAX = 1000
-#: So long an answer that is being prepared is waited for at the end.
+#: At the end, the thread may finish its answer for so long.
 CLOSE_SECONDS = 1.0
 
-if not shares.in_worker_process:  # a script that imports us there has its modules from here
+if not shares.in_worker_process:  # there a script may import this module, but its modules come from the master
     sources.watch()
 
 
 class Library(object):
-    """``ask(send, request, info, local)`` answers later, through ``send``, from the library's own thread."""
+    """The answers. ``ask(send, request, info, local)`` returns at once; the answer goes to ``send`` later.
+
+    local: the asking process runs on the master's machine.
+    """
 
     def __init__(self, call):
         # type: (Callable[..., None]) -> None
         self._call = call  # runs a function in the cluster's thread
-        self._questions = queue.Queue()  # type: queue.Queue
+        self._requests = queue.Queue()  # type: queue.Queue
         self._thread = None  # type: threading.Thread | None
-        self._names = threading.RLock()  # while a file is written or removed
-        self._dropped = deque()  # type: deque # names whose files may go
-        self._versions = set()  # type: set[str] # what was said of them
+        self._names = threading.RLock()  # held while files of shared objects are written or removed
+        self._dropped = deque()  # type: deque # names whose files are to be removed
+        self._versions = set()  # type: set[str] # the log lines about versions so far
         self._shared = {}  # type: dict[str, dict] # name -> {protocol: info}, the newest protocol first
         self._files = shares.Files()
 
@@ -50,17 +53,18 @@ class Library(object):
 
     def share(self, buffers, needs, name=None):
         # type: (list, str, str | None) -> str
-        """Keep an object, pickled, for the nodes, under the name that is returned.
+        """Keep the pickle of an object for the nodes. Returns the object's name.
 
-        The name tells the content, and which of its equals it is: the script's next run calls the same
-        object by the same name, so that a journal knows its tasks again. (A set of texts has another each time.)
+        The name is made of a digest of the content and a number among equal objects. So the next run of the script
+        gives the same object the same name, and a journal recognises its tasks. (The pickle of a set of texts, and so
+        its name, differs in each run.)
         """
         protocol_ = PICKLE_PROTOCOL_MAX
         content = values.digest(buffers)[:NAME_LETTERS] if name is None else name
         with self._names:
             names = ("%s-%d" % (content, number) for number in itertools.count())
             name = next(name for name in names if not self.has(name))
-            self._shared[name] = {}  # taken: garbage may be collected in here, whose ``__del__`` shares its equal
+            self._shared[name] = {}  # reserve the name: the garbage collector may run a ``__del__`` that shares here
             try:
                 info = self._files.keep("%s.%d" % (name, protocol_), buffers)
                 self._shared[name][protocol_] = dict(info, needs=values.with_version(needs))
@@ -76,13 +80,13 @@ class Library(object):
 
     def drop(self, name):
         # type: (str) -> None
-        """Never waits: a ``__del__`` method may call it at any point, in the middle of ``share`` too."""
+        """Never waits: a ``__del__`` method may call it at any point, also in the middle of ``share``."""
         self._dropped.append(name)
         self._remove_dropped()
 
     def _remove_dropped(self):
         # type: () -> None
-        """Unless the names are in use; then whoever uses them comes here next."""
+        """Remove the files of dropped names. If another call holds the lock, that call does it afterwards."""
         while self._dropped and self._names.acquire(False):
             try:
                 while self._dropped:
@@ -94,7 +98,7 @@ class Library(object):
 
     def close(self):
         # type: () -> None
-        self._questions.put(None)
+        self._requests.put(None)
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
         self._files.close()
@@ -103,29 +107,29 @@ class Library(object):
 
     def ask(self, send, request, info, local):
         # type: (Callable[[protocol.Fetched], None], int, dict, bool) -> None
-        self._questions.put((send, request, info, local))
+        self._requests.put((send, request, info, local))
 
     def start(self):
         # type: () -> None
-        """Its thread, unless it runs. Raises RuntimeError where there can be no more."""
+        """Start the thread, if it does not run. Raises RuntimeError if the system starts no thread."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="minimalcluster-library")
             thread.daemon = True
             thread.start()
             self._thread = thread
 
-    # -- its own thread ---------------------------------------------------------------------------
+    # -- in the library's thread ------------------------------------------------------------------
 
     def _work(self):
         # type: () -> None
         while True:
-            question = self._questions.get()
-            if question is None:
+            asked = self._requests.get()
+            if asked is None:
                 return
-            send, request, info, local = question
+            send, request, info, local = asked
             try:
                 answer, buffers = self._answer(info, local)
-            except BaseException as error:  # finders and loaders may be anybody's
+            except BaseException as error:  # finders and loaders of the user may raise anything
                 answer, buffers = {"found": False, "error": as_text("%s: %s" % (type(error).__name__, error))}, []
             self._call(send, protocol.Fetched(request, answer, buffers))
 
@@ -162,28 +166,28 @@ class Library(object):
         module = loaded.module
         if module.kind == sources.FOREIGN:
             return {"found": False, "foreign": as_text(module.filename), "local": local}, []
-        return _told(name, loaded, local), [loaded.data]
+        return _described(name, loaded, local), [loaded.data]
 
-    def _other_version(self, told):
+    def _other_version(self, text):
         # type: (str) -> tuple
-        """A worker process has imported an installed package of another version than ours. That is said once."""
-        if told not in self._versions and len(self._versions) < VERSIONS_SAID_MAX:
-            self._versions.add(told)
-            log.warning("%s: results may differ", told)
+        """A worker process has imported an installed package of another version than the master's: log that once."""
+        if text not in self._versions and len(self._versions) < VERSIONS_SAID_MAX:
+            self._versions.add(text)
+            log.warning("%s: results may differ", text)
         return {"found": True}, []
 
     def _fallback(self, name, local):
         # type: (str, bool) -> tuple
-        """An installed package that is served all the same: by-value functions need it on every node."""
+        """cloudpickle, the only installed package that is served: by-value functions need it on every node."""
         module = sources.find(name, False)
         if module is None or module.kind != sources.SOURCE:
             return {"found": False}, []
         data, _ = sources.read(module, name)
-        return _told(name, sources.Loaded(module, data, values.digest([data]), None, 0, 0), local), [data]
+        return _described(name, sources.Loaded(module, data, values.digest([data]), None, 0, 0), local), [data]
 
     def _folders(self, package):
         # type: (str) -> list[str]
-        """Of a package; of a folder without __init__.py only if it is in use as one: any folder could be."""
+        """A package's folders; of one without __init__.py only if it was imported, since any folder could be one."""
         module = sources.find(package)
         if module is None or not module.package or (module.kind == sources.FOLDER and not sources.is_imported(package)):
             return []
@@ -191,7 +195,7 @@ class Library(object):
 
     def _below(self, package, resource):
         # type: (str, str) -> str | None
-        """The path of package data. It lies below the package: nothing else of the master's files is to be had."""
+        """The path of a package's data file. Only files below the package are served, no others of this machine."""
         parts = resource.split("/") if resource else []
         if not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
             return None
@@ -214,7 +218,7 @@ class Library(object):
 
     def _part_of_zip(self, package, resource):
         # type: (str, str) -> tuple
-        """Data of a package that lies in no folder: its own loader has it."""
+        """A data file of a package that is in no folder (but in a zip file): its loader reads it."""
         module = sources.find(package)
         if module is None or not module.package or os.path.exists(module.filename) or ".." in resource.split("/"):
             return {"found": False}, []
@@ -253,9 +257,9 @@ def _script(digest):
     return {"found": True}, [known.data]
 
 
-def _told(name, loaded, local):
+def _described(name, loaded, local):
     # type: (str, sources.Loaded, bool) -> dict
-    """What a worker process must know of a module, besides its source."""
+    """The description of a module that is sent with its source."""
     module = loaded.module
     info = {
         "found": True, "kind": module.kind, "filename": as_text(module.filename), "package": module.package,
@@ -272,4 +276,5 @@ def _told(name, loaded, local):
 
 def _stamp(loaded):
     # type: (sources.Loaded) -> list
+    """The first two tell versions of a module apart; the third is for their order."""
     return [loaded.digest, loaded.loads, loaded.serial]

@@ -1,9 +1,10 @@
-"""SIGTERM as Ctrl-C, while somebody waits who can give what is done.
+"""Makes SIGTERM act as Ctrl-C while the main thread waits for results, so that partial results can be returned.
 
-A handler in Python is a danger to processes that are forked meanwhile: of a signal that comes in such a process's first
-moment nothing remains (``PyOS_AfterFork_Child`` clears what is pending), and whoever sent it to end that process, as
-multiprocessing's and concurrent.futures' pools do, waits for ever. So SIGTERM is blocked from before a fork until the
-new process has the default again. Before 3.7 nobody is told of forks: there SIGTERM ends the process, as ever.
+A Python signal handler is a danger to processes that are forked meanwhile. If a signal arrives just after the fork, the
+new process loses it (``PyOS_AfterFork_Child`` clears pending signals), and a pool of multiprocessing or
+concurrent.futures that sent SIGTERM waits for ever for the end of that process. So SIGTERM is blocked from before a
+fork until the new process has the default handler again. Before 3.7 Python has no hooks for forks: there SIGTERM ends
+the process, as without this module.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -11,31 +12,30 @@ import os
 import signal
 import threading
 
-#: The one whose handler is in place, and whether the interpreter tells us of forks.
-_active = []  # type: list
-_told = []  # type: list
+_active = []  # type: list # the Terminable whose handler is set
+_has_fork_hooks = []  # type: list # [True] when the hooks are registered
 _forking = threading.local()
 
 
 class Terminable(object):
-    """While in it, SIGTERM is as Ctrl-C, once: the next one ends the process, as one does outside.
+    """In this context, the first SIGTERM raises KeyboardInterrupt; the next one ends the process.
 
-    Only in the main thread, and where nobody else has a handler.
+    Only in the main thread, and if the program has no handler of its own for SIGTERM.
     """
 
     def __enter__(self):
         # type: () -> Terminable
         if not hasattr(os, "register_at_fork"):
             return self
-        if not _told:
+        if not _has_fork_hooks:
             os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)  # novm
-            _told.append(True)
+            _has_fork_hooks.append(True)
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            _active.append(self)  # before the handler is there, so that no fork misses it
+            _active.append(self)  # before setting the handler, so that no fork comes between
             try:
                 signal.signal(signal.SIGTERM, self._terminated)
             except ValueError:
-                _active.remove(self)  # not the main thread: it cannot be told
+                _active.remove(self)  # not the main thread
         return self
 
     def __exit__(self, *exc_info):
