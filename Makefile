@@ -42,11 +42,11 @@ chaos: ## real harm to real processes, row by row, then 1,000 kills (root on Lin
 soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
 	$(PYTHON) tools/soak.py
 
-bench: ## idle cost, throughput, round trips and the scheduler alone, beside multiprocessing and concurrent.futures
+bench: ## idle cost, throughput, round trips and the brain alone, beside multiprocessing and concurrent.futures
 	$(PYTHON) bench/idle.py
 	$(PYTHON) bench/throughput.py
 	$(PYTHON) bench/executor.py
-	$(PYTHON) bench/scheduler.py
+	$(PYTHON) bench/brain.py
 
 size: ## lines of code per file and folder
 	@$(PYTHON) tools/size.py $(sort $(wildcard minimalcluster/*.py minimalcluster/*/*.py))
