@@ -86,7 +86,7 @@ class StreamJournal(journal.OutcomeLog):
         """What ran when the master was killed runs again: its place in the next run is not known."""
 
     def done(self, first: int, count: int, buffers: List[Any]) -> None:
-        keys = [self.keys.pop(index, journal.NOBODYS) for index in range(first, first + count)]
+        keys = [self.keys.pop(index, journal.NO_KEY) for index in range(first, first + count)]
         self.kept.file.calls_done(keys, buffers)
 
     def failed(self, first: int, info: Dict[str, Any], buffers: List[Any]) -> None:

@@ -1,29 +1,29 @@
-"""Outcomes on disk: after ``kill -9`` of the master the same script goes on where it was.
+"""A job's outcomes on disk: after ``kill -9`` of the master, the same script continues the job.
 
 ::
 
     file    header: magic(8) salt(16) tag(16)
             record: type(1) length(4) tag(8) body tag(16)     ... appended, never changed
-    RUN     one execute(): digest of source and function, digest of the arguments, how many
-    KEYS    a digest of each argument, for runs whose arguments will have changed
-    GRANT   attempt, first, count: what may still run somewhere after a restart
+    RUN     a run, which is one execute(): digest of source and function, digest of the arguments, their number
+    KEYS    a digest of each argument, for later runs with other arguments
+    GRANT   attempt, first, count: tasks that may still run on a node after a restart of the master
     DONE    first, count and the results' buffers
     FAILED  first, and the exception's description and buffers
-    END     the run is over: nobody works for it any more
-    CALLS   of calls that were submitted one by one: how many, a key of each, and the results' buffers
+    END     the run is over: no node works for it any more
+    CALLS   of calls that were submitted one by one: their number, a key of each, and the results' buffers
     CALL_FAILED  a call's key, and the exception's description and buffers
 
 Rules:
 
-* An outcome is synced to disk before the node that brought it is told so (``Cluster._answer``).
-* A record is written at once, so that a killed master has lost none: of an attempt that it does not
-  know, the next one would kill the tasks and run them again. Only a power cut takes what is not synced.
-* Records are pickles, so each has a tag by a key of this user (0600, see ``_home``), over its
-  content and the tag before it. A changed, moved or foreign record is refused with the reason. The
-  last record may be torn, by a crash: it is dropped.
-* A file is read record by record, and nothing of it is kept but what is asked for: when it is opened, to
-  check all of it, and again for its outcomes.
-* A full disk stops the journal loudly, takes back what was half written, and leaves the run alone.
+* An outcome is synced to disk before the node that sent it gets an acknowledgement (``Cluster._answer``).
+* A record is written at once, so that it is not lost if the master is killed. If the next master did not know an
+  attempt, it would kill the tasks and run them again. Only a power cut can lose written records, those not synced.
+* Records are pickles, so each has a tag, made with a key of this user (0600, see ``_home``) from its content and the
+  tag before it. A file with a changed, moved or foreign record is refused with the reason. The last record may be
+  torn by a crash: then it is dropped.
+* A file is read record by record: when it is opened, to check all of it, and again for its outcomes. Only what callers
+  ask for is kept in memory.
+* If the disk is full, the journal logs an error, removes an incomplete record, and stops. The run goes on.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -49,10 +49,10 @@ if not PY2:  # py2
 
 MAGIC = b"minijrn1"
 RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8
-#: Names another folder for this user's key.
+#: The environment variable with another folder for this user's key.
 HOME_VARIABLE = "MINIMALCLUSTER_HOME"
 _ANOTHER_HOME = "set %s to a folder that only you can write to" % HOME_VARIABLE
-#: Syncing more often costs more than the work that a crash within this time would repeat.
+#: Syncing more often would cost more time than repeating the work that a crash within this time loses.
 SYNC_SECONDS = 0.05
 
 _HEAD = struct.Struct(">BI")
@@ -61,36 +61,36 @@ _SPAN = struct.Struct(">QQ")
 _COUNT = struct.Struct(">Q")
 _HEAD_TAG, _TAG, _SALT, _KEY = 8, 16, 16, 16
 _HEADER = len(MAGIC) + _SALT + _TAG
-#: What a record has beside its body.
+#: Bytes of a record besides its body.
 _FRAME = _HEAD.size + _HEAD_TAG + _TAG
-#: In place of the key of a call whose outcome nobody wanted, among others that somebody did.
-NOBODYS = b"\0" * _KEY
+#: In a CALLS record, in place of the key of a call whose outcome is not to be kept.
+NO_KEY = b"\0" * _KEY
 
-#: at: where it begins. tag: its last, which stands before the next one.
+#: at: its offset in the file. tag: the one over its content, which is the last part of a record.
 Record = namedtuple("Record", "kind body at tag")
-#: One record's outcomes that nothing before it has, by their positions now.
-#: spans: (first, place, count) of results in ``buffers``, which has ``size`` of them.
+#: The outcomes of one record that no record before it has, by their indexes among the arguments of now.
+#: spans: (first index, index in ``buffers`` of its result, count). size: the number of results in ``buffers``.
 Done = namedtuple("Done", "spans size buffers")
 Failed = namedtuple("Failed", "tasks info buffers")
-#: One execute() in a journal. about: its RUN record. done: (first, count, buffers), failed: (first, info, buffers).
+#: One run in a journal. about: its RUN record. done: (first, count, buffers), failed: (first, info, buffers).
 Run = namedtuple("Run", "about done failed ended")
-#: How many bytes of a file are read at once, and kept of records with results that were asked for.
+#: Bytes of a file that are read at once, and bytes of records with results of calls that are kept in memory.
 READ_BYTES = 1 << 20
 KEPT_BYTES = 64 << 20
 
 
 class OutcomeLog(object):
-    """What a job writes its outcomes to. The cluster calls ``sync`` before it acknowledges results to their nodes."""
+    """The interface of a job's journal. The cluster calls ``sync`` before it acknowledges outcomes to nodes."""
 
     @property
     def dirty(self):
         # type: () -> bool
-        """Something is written and not synced."""
+        """Whether outcomes are written but not synced."""
         raise NotImplementedError
 
     def grant(self, attempt, first, count):
         # type: (int, int, int) -> None
-        """An attempt begins, which may bring its outcomes to the next master."""
+        """An attempt begins. If the master is killed, the next master may get its outcomes."""
         raise NotImplementedError
 
     def done(self, first, count, buffers):
@@ -103,7 +103,7 @@ class OutcomeLog(object):
 
     def sync(self):
         # type: () -> None
-        """Return when all that was written is on the disk."""
+        """Return when everything that was written is on the disk."""
         raise NotImplementedError
 
     def close(self):
@@ -113,9 +113,9 @@ class OutcomeLog(object):
 
 
 class Journal(OutcomeLog):
-    """An open journal file; with ``reading`` it is left as it is, and may be in use by a run.
+    """An open journal file. reading: do not write to it; a run may be using it.
 
-    Raises JournalError for one that is not ours or was changed.
+    Raises JournalError if the file is not a journal of this user, or was changed.
     """
 
     dirty = False  # see OutcomeLog
@@ -123,15 +123,15 @@ class Journal(OutcomeLog):
     def __init__(self, path, reading=False):
         # type: (str, bool) -> None
         self.path = path
-        self._lock = threading.RLock()  # appended to in the cluster's thread, closed in the user's
-        self._syncing = threading.RLock()  # which may take long: the file stays open, and is written to meanwhile
+        self._lock = threading.RLock()  # the cluster's thread appends records, the user's closes the file
+        self._syncing = threading.RLock()  # held during a sync, which may take long; records can be appended meanwhile
         self._stopped = self._reading = reading
         self._begun = False
         self._pid = os.getpid()
-        self.runs_count = 0  # how many there were when it was opened
-        self.grants = []  # type: list[tuple] # (attempt, first, count), when ``outcomes`` has come to its end
-        self._keys_at = {}  # type: dict[str, int] # arguments' digest -> where the record with their keys is
-        self._decoded = ordered_dict()  # type: dict # where a record is -> (its size, its results)
+        self.runs_count = 0  # number of runs when the file was opened
+        self.grants = []  # type: list[tuple] # (attempt, first, count); complete at the end of ``outcomes``
+        self._keys_at = {}  # type: dict[str, int] # digest of arguments -> offset of the record with their keys
+        self._decoded = ordered_dict()  # type: dict # offset of a record -> (its size, its results)
         self._decoded_bytes = 0
         self._file, made = _opened(path, reading)
         try:
@@ -172,7 +172,7 @@ class Journal(OutcomeLog):
 
     def _note(self, record):
         # type: (Record) -> None
-        """Where the keys of which arguments are: they stand behind the first run that had them."""
+        """Count runs, and note where the keys of arguments are: after the first run with these arguments."""
         if record.kind == RUN:
             self.runs_count += 1
             self._arguments = json.loads(record.body.decode("ascii"))["arguments"]
@@ -193,14 +193,14 @@ class Journal(OutcomeLog):
             _write(self._file, data)
             os.fsync(self._file.fileno())
         except (OSError, IOError) as error:
-            error.filename = self.path  # what is there of it, the next run writes anew
+            error.filename = self.path  # the next run overwrites an incomplete header
             raise
         _sync_folder(self.path)
         return data
 
     def _records(self, at, size):
         # type: (int, int) -> Iterator[Record]
-        """All records from there on that are whole, each when it has been checked. size: of the file."""
+        """The complete records from this offset on, each checked by its tags. size: of the file."""
         blocks = _Blocks(self._file, at - _TAG)
         before, number = blocks.take(_TAG), 0
         while size - at >= _HEAD.size + _HEAD_TAG:
@@ -216,7 +216,7 @@ class Journal(OutcomeLog):
                 return
             body, tag = blocks.take(length), blocks.take(_TAG)
             if not hmac.compare_digest(self._tag(b"body", before, head, body)[:_TAG], tag):
-                # After a power cut: the file had grown, the rest had not been written.
+                # A power cut can leave this: the file had grown, but its last part was not written.
                 if end == size or blocks.only_zeros_from(end - 1):
                     return
                 raise self._changed(number, at)
@@ -236,7 +236,7 @@ class Journal(OutcomeLog):
 
     def _read_again(self):
         # type: () -> Iterator[Record]
-        """All records that there were when it was opened."""
+        """The records up to the end of the last one that this journal has read or written."""
         try:
             for record in self._records(_HEADER, self._good):
                 yield record
@@ -245,7 +245,7 @@ class Journal(OutcomeLog):
 
     def _record(self, at):
         # type: (int) -> Record
-        """The one that begins there; also while others are appended."""
+        """The record at this offset. Other records may be appended meanwhile."""
         with self._lock:
             try:
                 for record in self._records(at, self._good):
@@ -256,9 +256,10 @@ class Journal(OutcomeLog):
 
     def outcomes(self, target, arguments, keys, total):
         # type: (str, str, Callable[[], list[bytes]], int) -> Iterator[Done | Failed]
-        """What earlier runs of the same function knew of these ``total`` arguments. Then ``grants`` is what still runs.
+        """Outcomes of earlier runs of the same function for these ``total`` arguments; the first one of each argument.
 
-        keys() gives the arguments' digests; it is only asked when the arguments have changed. The first outcome stays.
+        keys() returns the arguments' digests; it is called only if the arguments have changed. At the end, ``grants``
+        has the attempts that may still run.
         """
         place = None  # type: Callable[[int], list[int]] | None
         positions = None  # type: dict | None
@@ -279,11 +280,11 @@ class Journal(OutcomeLog):
             elif place is _same and record.kind == GRANT:
                 self.grants.append(_GRANT.unpack(record.body))
             elif place is _same and record.kind == END:
-                del self.grants[:]  # also those of a killed run before: this one adopted them or let them go
+                del self.grants[:]  # this run has also taken over, or ended, the attempts of killed runs before
 
     def runs(self, with_buffers=True):
         # type: (bool) -> Iterator[Run]
-        """Each execute() in it, in order, one at a time; for ``journal show``, which needs no buffers."""
+        """The runs in the file, in order. with_buffers=False: without results, for ``journal show``."""
         run = None  # type: Run | None
         for record in self._read_again():
             body = record.body
@@ -304,7 +305,7 @@ class Journal(OutcomeLog):
 
     def calls(self):
         # type: () -> tuple[dict, dict]
-        """The outcomes of calls by their keys: where results are (see ``result``), (info, buffers) of failures."""
+        """(key -> arguments of ``result`` for each call that is done, key -> (info, buffers) of each that failed)."""
         done, failed = {}, {}  # type: dict, dict
         for record in self._read_again():
             body = record.body
@@ -315,12 +316,12 @@ class Journal(OutcomeLog):
                     done[body[at : at + _KEY]] = (record.at, place)
             elif record.kind == CALL_FAILED:
                 failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
-        done.pop(NOBODYS, None)
+        done.pop(NO_KEY, None)
         return done, failed
 
     def result(self, at, place):
         # type: (int, int) -> object
-        """A call's result, or values.Misfit. Calls often come in an earlier run's order: records are kept a while."""
+        """A call's result, or values.Misfit. Records are kept for a while: the next result is often in the same one."""
         found = self._decoded.pop(at, None)
         if found is None:
             body = self._record(at).body
@@ -340,7 +341,7 @@ class Journal(OutcomeLog):
 
     def begin(self, target, arguments, count, name, keys):
         # type: (str, str, int, str, Callable[[], list[bytes]]) -> None
-        """A new run of the function ``name``. Its digests are what ``known`` will be asked for."""
+        """A new run of the function ``name``. target, arguments: the digests that ``outcomes`` takes."""
         about = {"target": target, "arguments": arguments, "count": count, "name": name}
         self._append(RUN, [json.dumps(about, sort_keys=True).encode("ascii")])
         if arguments not in self._keys_at:
@@ -384,11 +385,11 @@ class Journal(OutcomeLog):
                 return
             self._good += len(head) + _HEAD_TAG + len(body) + _TAG
             self._before = tag
-            self.dirty = self.dirty or kind != GRANT  # that one costs no sync of its own
+            self.dirty = self.dirty or kind != GRANT  # a GRANT alone needs no sync
 
     def sync(self):
         # type: () -> None
-        """Everything so far is on the disk when this returns, or the journal has stopped and said so."""
+        """Return when all records are on the disk; or the journal has stopped, and has logged an error."""
         with self._syncing:
             with self._lock:
                 if self._stopped or not self.dirty:
@@ -404,13 +405,13 @@ class Journal(OutcomeLog):
         # type: (BaseException) -> None
         self._stopped, self.dirty = True, False
         log.error(
-            "the journal %s has stopped: %s. The run goes on; what it does from here on is not in the journal",
+            "the journal %s has stopped: %s. The run goes on; its outcomes from now on are not in the journal",
             self.path, error,
         )  # fmt: skip
         try:
             self._cut(self._good)
         except (OSError, IOError):
-            pass  # a torn tail, which the next opening drops
+            pass  # the next run drops the incomplete record
 
     def _cut(self, size):
         # type: (int) -> None
@@ -420,8 +421,8 @@ class Journal(OutcomeLog):
 
     def close(self):
         # type: () -> None
-        """May be called again. The run that has begun is over: its attempts are not waited for by the next one."""
-        if self._pid != os.getpid():  # a fork's copy: the records and the lock are the parent's
+        """End the run. The next one will not wait for its attempts. May be called again."""
+        if self._pid != os.getpid():  # in a forked process: the records and the lock are the parent's
             self._file.close()
             return
         if self._lock._is_owned() or self._syncing._is_owned():  # type: ignore[attr-defined]
@@ -438,11 +439,12 @@ class Journal(OutcomeLog):
 
 def _same(index):
     # type: (int) -> list[int]
+    """Where the argument with this index in an earlier run is now, if the arguments are the same."""
     return [index]
 
 
 class _Moved(object):
-    """Where an argument of an earlier run stands among those of now; nowhere when it is there no more."""
+    """The indexes now of an argument of an earlier run; [] if it is not among the arguments any more."""
 
     def __init__(self, keys, positions):
         # type: (bytes, dict) -> None
@@ -455,7 +457,7 @@ class _Moved(object):
 
 def _positions(keys):
     # type: (list) -> dict
-    """key -> where the arguments of now have it."""
+    """key -> indexes of the arguments with this key."""
     positions = {}  # type: dict
     for index, key in enumerate(keys):
         positions.setdefault(key, []).append(index)
@@ -480,7 +482,7 @@ def _new_done(body, place, taken):
 
 def _add(spans, index, place):
     # type: (list, int, int) -> None
-    """One more result; it makes the last span longer where it can."""
+    """Add one more result: to the last span, if it continues that."""
     if spans and (index, place) == (spans[-1][0] + spans[-1][2], spans[-1][1] + spans[-1][2]):
         index, place, count = spans.pop()
         spans.append((index, place, count + 1))
@@ -532,7 +534,7 @@ def _unpacked_failure(body):
 
 def _digest(key, data):
     # type: (bytes, bytes) -> bytes
-    if hasattr(hmac, "digest"):  # in one call, since 3.7
+    if hasattr(hmac, "digest"):  # since 3.7, faster
         return hmac.digest(key, data, "sha256")  # novm
     return hmac.new(key, data, hashlib.sha256).digest()
 
@@ -546,7 +548,7 @@ def content_key(*parts):
 
 
 class _Blocks(object):
-    """A file from ``at`` on, a piece at a time. Others may read or append meanwhile."""
+    """Reads a file from ``at`` on in large blocks. Other code may read or append between two calls."""
 
     def __init__(self, file, at):
         # type: (io.FileIO, int) -> None
@@ -555,7 +557,7 @@ class _Blocks(object):
 
     def take(self, count):
         # type: (int) -> bytes
-        """So many bytes; fewer at the file's end."""
+        """The next ``count`` bytes; fewer at the end of the file."""
         if len(self._data) - self._at < count:
             parts = [self._data[self._at :]]
             missing = count - len(parts[0])
@@ -579,14 +581,14 @@ class _Blocks(object):
 
 def _opened(path, reading=False):
     # type: (str, bool) -> tuple[io.FileIO, bool]
-    """The file, and whether it is new. Without a buffer: what could not be written is not tried again at its end."""
+    """(the locked file, whether it is new). It has no buffer, since close() would repeat a write that failed."""
     try:
         descriptor, made = _descriptor_of(path, reading)
     except (OSError, IOError) as error:
         if error.errno == errno.ELOOP:
             raise errors.JournalError("%s is a symbolic link: a journal must be a file of its own" % path)
         raise
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):  # which can be opened, to be read
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):  # a folder can be opened for reading
         os.close(descriptor)
         raise errors.JournalError("%s is a folder: a journal must be a file" % path)
     file = io.open(descriptor, "rb" if reading else "r+b", buffering=0)  # noqa: SIM115
@@ -607,16 +609,16 @@ def _descriptor_of(path, reading):
         try:
             return _descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
         except (OSError, IOError) as error:
-            if error.errno != errno.EEXIST:  # another run was quicker
+            if error.errno != errno.EEXIST:  # another run has just made it
                 raise
     return _descriptor(path, os.O_RDONLY if reading else os.O_RDWR), False
 
 
 def _remove_new(file, path):
     # type: (io.FileIO, str) -> None
-    """Nothing is in it, and nothing will be."""
+    """Remove a new, empty file."""
     if WINDOWS:
-        file.close()  # what is open cannot be removed there
+        file.close()  # Windows cannot remove an open file
     os.remove(path)
 
 
@@ -627,13 +629,13 @@ def _descriptor(path, flags):
 
 def _lock(file, path):
     # type: (io.FileIO, str) -> None
-    """Raises JournalError where another run has it, or it cannot be told."""
+    """Lock the file. Raises JournalError if another run has the lock, or locking fails."""
     try:
         found = lock_file(file)
     except (OSError, IOError) as error:
-        raise errors.JournalError("%s cannot be locked, which keeps other runs from it: %s" % (path, error))
+        raise errors.JournalError("%s cannot be locked, so other runs could write to it: %s" % (path, error))
     if found == NO_LOCKS:
-        log.warning("the file system of %s has no locks: nothing keeps two runs from writing to it at once", path)
+        log.warning("the file system of %s has no locks: make sure that no two runs write to it at once", path)
     elif found == TAKEN:
         text = "%s is in use by another run, a process it left behind, or other calls of this one; give each its own"
         raise errors.JournalError(text % path)
@@ -641,7 +643,7 @@ def _lock(file, path):
 
 def _write(file, data):
     # type: (io.FileIO, bytes) -> None
-    """All of it: a file without a buffer may take a part."""
+    """Write all data: one write to a file without a buffer may write only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -649,7 +651,7 @@ def _write(file, data):
 
 def _sync_folder(path):
     # type: (str) -> None
-    """The file's name too is on the disk, where the system can do that."""
+    """Sync the folder, so that the file's name is on the disk, too. Not on Windows, which cannot."""
     if WINDOWS:
         return
     descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
@@ -663,7 +665,7 @@ def _sync_folder(path):
 
 def _home():
     # type: () -> str
-    """This user's folder for what is kept from run to run: as the environment says, else in the user's home."""
+    """The folder of this user's key: from the environment variable, or in the user's home."""
     return os.path.abspath(os.environ.get(HOME_VARIABLE) or os.path.join(os.path.expanduser("~"), ".minimalcluster"))
 
 
@@ -674,7 +676,7 @@ def _key_path():
 
 def _user_key():
     # type: () -> bytes
-    """This user's key for journals: made once, 0600 in a 0700 folder. Raises JournalError when others can read it."""
+    """This user's key for journals: made once, 0600 in a 0700 folder. Raises JournalError if others can read it."""
     path = _key_path()
     if not os.environ.get(HOME_VARIABLE) and not os.path.isabs(os.path.expanduser("~")):
         raise errors.JournalError("journals need a key of yours, and you have no home: " + _ANOTHER_HOME)
@@ -699,7 +701,7 @@ def _key_in(file, path):
         raise errors.JournalError("%s can be read by others; run: chmod 600 %s" % (path, path))
     key = file.read()
     if not key:
-        lock_file(file, wait=True)  # two first runs at once make one key; and none is left empty by a crash
+        lock_file(file, wait=True)  # new, or left empty by a crash. Two runs at once must make one key
         key = file.read()
     if not key:
         key = os.urandom(32)
@@ -713,7 +715,7 @@ def _key_in(file, path):
 
 def _opened_key(path):
     # type: (str) -> io.FileIO
-    """To be written where there is none yet: the folder may be one that only can be read."""
+    """Open for writing only if there is no key yet: later the folder may be read-only."""
     writing = not os.path.exists(path) or not os.path.getsize(path)
     return io.open(
         _descriptor(path, os.O_RDWR | os.O_CREAT if writing else os.O_RDONLY), "r+b" if writing else "rb", buffering=0
@@ -722,7 +724,7 @@ def _opened_key(path):
 
 def outcomes(run):
     # type: (Run) -> list[tuple]
-    """(task, {"value": its result} or {"error": type, "text": message}) in the tasks' order, for ``journal export``."""
+    """(task, {"value": result} or {"error": type, "text": message}) of each task, sorted, for ``journal export``."""
     found = {}  # type: dict
     for first, count, buffers in run.done:
         for task, result in enumerate(values.decode_results(buffers, count), first):

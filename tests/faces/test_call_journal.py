@@ -141,7 +141,7 @@ class Calls(Journaled):
         stream = StreamJournal(kept, ({"kind": "calls", "initializer": "once"}, []))
         keys = [stream.key(b"data") for _ in range(50)]
         self.assertEqual((50, {16}), (len(set(keys)), set(map(len, keys))))
-        kept.file.calls_done([journal.NOBODYS, keys[0]], support.encoded(["nobody's", "first"]))
+        kept.file.calls_done([journal.NO_KEY, keys[0]], support.encoded(["nobody's", "first"]))
         kept.close()
         again = CallJournal(self.path)
         self.addCleanup(again.close)
