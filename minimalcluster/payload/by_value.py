@@ -9,6 +9,7 @@ Two things differ from plain cloudpickle (on Python 3 only):
 """
 from __future__ import absolute_import, division, print_function
 
+import functools
 import io
 import os
 import sys
@@ -21,7 +22,7 @@ from .imports import is_own_path
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    pass
+    from typing import Callable  # noqa: F401 # novm
 
 #: Functions and classes that this process has sent or received by value: token -> object, and object -> token.
 _by_token = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary
@@ -99,6 +100,7 @@ def _made_pickler(cloudpickle):
         return type("Pickler", (_Pickler, base), about)
     about["dispatch"] = dict(base.dispatch)
     about["dispatch"].update({type: _OldPickler.save_global, types.FunctionType: _OldPickler.save_function})
+    about["dispatch"].update(dict.fromkeys(_rebuilders(), _OldPickler.save_named))
     return type("Pickler", (_OldPickler, base), about)
 
 
@@ -113,10 +115,33 @@ class _Pickler(object):
 
     def reducer_override(self, obj):
         # type: (object) -> object
-        if not isinstance(obj, (type, types.FunctionType)):
+        if isinstance(obj, (type, types.FunctionType)):
+            reduced = _reduced(self, obj)
+            return self._marked(obj, self.base.reducer_override(self, obj)) if reduced is None else reduced  # type: ignore[attr-defined]
+        kind = type(obj)
+        if kind.__reduce__ is object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
             return NotImplemented
-        reduced = _reduced(self, obj)
-        return self._marked(obj, self.base.reducer_override(self, obj)) if reduced is None else reduced  # type: ignore[attr-defined]
+        if kind in self.dispatch_table:  # type: ignore[attr-defined]
+            return NotImplemented
+        made = kind.__reduce__(obj)  # as the pickler would; a text is a name
+        return self._named(obj, made) if isinstance(made, str) else made
+
+    def _named(self, obj, name):
+        # type: (object, str) -> object
+        """How to rebuild an object that pickles as its name in its module, such as a function with ``lru_cache``."""
+        reduced = _reduced(self, obj, name)
+        if reduced is not None:
+            return reduced
+        make = _rebuilders().get(type(obj))
+        if make is not None and not _is_found(obj):
+            self.by_value = True
+            return self._marked(obj, make(obj)) if _may_have_token(obj) else make(obj)
+        if getattr(obj, "__module__", None) in script.NAMES:
+            raise pickle.PicklingError(
+                "Can't pickle %r: it pickles as its name, __main__.%s, which a worker process would not find; "
+                "put it into a module" % (obj, name)
+            )
+        return name
 
     def _dynamic_function_reduce(self, func):
         # type: (types.FunctionType) -> tuple
@@ -173,26 +198,37 @@ class _OldPickler(_Pickler):
             self.base.save_function(self, obj, name=name)  # type: ignore[attr-defined]
 
 
-def _reduced(pickler, obj):
-    # type: (_Pickler, object) -> tuple | None
+    def save_named(self, obj):
+        # type: (object) -> None
+        reduced = self._named(obj, obj.__reduce__())  # type: ignore[arg-type]
+        if isinstance(reduced, str):
+            self.base.save_global(self, obj, reduced)  # type: ignore[attr-defined]
+        elif len(reduced) == 2:  # type: ignore[arg-type]
+            self.save_reduce(*reduced, obj=obj)  # type: ignore[attr-defined, misc]
+        else:
+            self._save_reduce_pickle5(*reduced, obj=obj)  # type: ignore[attr-defined, misc]
+
+
+def _reduced(pickler, obj, name=None):
+    # type: (_Pickler, object, str | None) -> tuple | None
     """How to rebuild an object of the script (by its name), or one that came from another process (by its token).
 
-    None for any other object: cloudpickle reduces it.
+    name: its name in its module, if it does not tell that itself. None for any other object: cloudpickle reduces it.
     """
     if pickler.with_script and script.findable() is not None:
-        name = _name_in_script(obj)
+        name = _name_in_script(obj, name)
         if name is not None:
             pickler.names_script = True
             return _of_script, (name,)
-    copy = None if pickler.is_copy else _foreign_copy(pickler.source, obj)
+    copy = None if pickler.is_copy or not _may_have_token(obj) else _foreign_copy(pickler.source, obj)
     return None if copy is None else (_own, (_tokens[obj], copy))
 
 
-def _name_in_script(obj):
-    # type: (object) -> str | None
+def _name_in_script(obj, name):
+    # type: (object, str | None) -> str | None
     if getattr(obj, "__module__", None) not in script.NAMES:
         return None
-    name = getattr(obj, "__qualname__", None) or obj.__name__  # type: ignore[attr-defined]
+    name = name or getattr(obj, "__qualname__", None) or obj.__name__  # type: ignore[attr-defined]
     found = sys.modules.get("__main__")  # type: object
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -204,15 +240,81 @@ def _name_in_script(obj):
 _SPECIAL = ("builtins", "types", "typing")
 
 
-def _is_found(cls):
-    # type: (type) -> bool
-    """Whether another process can import the class by its name."""
-    if cls.__module__ in _SPECIAL:
+def _is_found(obj):
+    # type: (object) -> bool
+    """Whether another process can import the object by its name."""
+    module = obj.__module__
+    if module in _SPECIAL:
         return True
-    found = sys.modules.get(cls.__module__ or "")  # type: object
-    for part in cls.__qualname__.split("."):
+    found = sys.modules.get(module or "")  # type: object
+    for part in (getattr(obj, "__qualname__", None) or obj.__name__).split("."):  # type: ignore[attr-defined]
         found = getattr(found, part, None)
-    return found is cls and cls.__module__ not in script.NAMES
+    return found is obj and module not in script.NAMES
+
+
+# -- what pickles as its name, and cloudpickle leaves so ------------------------------------------
+
+
+def _rebuilders():
+    # type: () -> dict
+    """Type -> function that takes an object of it and returns how to rebuild it, as ``__reduce__`` returns that."""
+    if not _rebuilders_made:
+        _rebuilders_made[type(functools.lru_cache()(_set_variables))] = _reduced_cached  # novm
+        for name, arguments in _TYPING.items():
+            kind = getattr(sys.modules.get("typing"), name, None)  # cloudpickle has imported it
+            if isinstance(kind, type):
+                _rebuilders_made[kind] = functools.partial(_reduced_of_typing, kind, arguments)
+    return _rebuilders_made
+
+
+_rebuilders_made = {}  # type: dict
+#: Types of ``typing`` whose objects stand in annotations -> the attributes that they are made of. Of TypeAliasType's,
+#: the last goes by name. Before 3.10 NewType makes functions.
+_TYPING = {
+    "NewType": ("__name__", "__supertype__"), "ParamSpec": ("__name__",), "TypeVarTuple": ("__name__",),
+    "TypeAliasType": ("__name__", "__value__", "__type_params__"),
+}  # fmt: skip
+
+
+def _reduced_cached(function):
+    # type: (object) -> tuple
+    """Of a function with ``functools.lru_cache``: its cache will be empty. Before Python 3.9 nothing tells whether it
+    is ``typed``; then it will be, which changes no result."""
+    typed = not hasattr(function, "cache_parameters") or function.cache_parameters()["typed"]
+    size = function.cache_info().maxsize  # type: ignore[attr-defined]
+    made = _cached, (function.__wrapped__, size, typed)  # type: ignore[attr-defined]
+    return made + (dict(function.__dict__), None, None, _set_variables)
+
+
+def _cached(function, size, typed):
+    # type: (Callable, int | None, bool) -> object
+    return functools.lru_cache(size, typed)(function)  # novm
+
+
+def _set_variables(obj, variables):
+    # type: (object, dict) -> None
+    obj.__dict__.update(variables)
+
+
+def _reduced_of_typing(kind, names, obj):
+    # type: (type, tuple, object) -> tuple
+    made = _of_typing, (kind,) + tuple(getattr(obj, name) for name in names)
+    return made + (obj.__module__, None, None, _set_module)
+
+
+def _of_typing(kind, name, value=None, parameters=()):
+    # type: (type, str, object, tuple) -> object
+    if parameters:
+        return kind(name, value, type_params=parameters)
+    return kind(name) if value is None else kind(name, value)
+
+
+def _set_module(obj, name):
+    # type: (object, str) -> None
+    try:
+        obj.__module__ = name
+    except AttributeError:
+        pass  # a TypeAliasType's cannot be set
 
 
 def _home(function, with_script):
@@ -271,6 +373,14 @@ def tokens():
     # type: () -> weakref.WeakValueDictionary
     """The tokens of this process: token -> object. They are random, so they differ from run to run."""
     return _by_token
+
+
+def _may_have_token(obj):
+    # type: (object) -> bool
+    """Before Python 3.9 nothing can refer weakly to a function with ``lru_cache``."""
+    if isinstance(obj, (type, types.FunctionType)):
+        return True
+    return type(obj) in _rebuilders() and type(obj).__weakrefoffset__ > 0
 
 
 def _token(obj):

@@ -154,6 +154,46 @@ class ByValue(unittest.TestCase):
         back = other.call(lambda f, g, n: [f, g, f(n)], even, odd, 6)
         self.assertEqual([even, odd, True], back)
 
+    def test_a_function_with_a_cache_that_calls_itself(self):
+        import functools
+
+        @functools.lru_cache(maxsize=7)
+        def fib(n):
+            return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+        fib.note = "its own"
+        value, size, note, back = Other(self).call(lambda f: [f(60), f.cache_info().maxsize, f.note, f], fib)
+        self.assertEqual((1548008755920, 7, "its own", 0), (value, size, note, fib.cache_info().currsize))
+        if sys.version_info >= (3, 9):  # before that nothing can refer weakly to such a function
+            self.assertIs(fib, back)
+
+    def test_what_annotations_name(self):
+        import typing
+
+        made_of = {"NewType": [int], "ParamSpec": [], "TypeVarTuple": [], "TypeAliasType": [list]}
+        for name, more in made_of.items():
+            if isinstance(getattr(typing, name, None), type):
+                made = getattr(typing, name)("Local", *more)
+                function = eval("lambda x: x")
+                function.__annotations__ = {"x": made}
+                found = Other(self).call(lambda f: (f(3), type(f.__annotations__["x"]).__name__, f.__annotations__["x"].__name__), function)
+                self.assertEqual((3, name, "Local"), found)
+
+    @unittest.skipIf(sys.version_info < (3, 8), "the pickler in Python asks nobody")
+    def test_what_pickles_as_a_name_that_is_not_there(self):
+        main = sys.modules["__main__"]
+
+        class Sentinel(object):
+            __module__ = "__main__"
+
+            def __reduce__(self):
+                return "MISSING"
+
+        main.MISSING = Sentinel()
+        self.addCleanup(delattr, main, "MISSING")
+        with self.assertRaisesRegex(pickle.PicklingError, "it pickles as its name, __main__.MISSING"):
+            by_value.dump(cloudpickle, [main.MISSING, lambda: 1], with_script=False)
+
     def test_it_uses_the_scripts_own_globals(self):
         source = b"seen = []\ndef note(x):\n    seen.append(x)\n    return len(seen)\nclass P(object):\n    pass\n"
         folder = support.directory_for(self)
