@@ -16,13 +16,13 @@ from .. import __version__, errors
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 _KEY_HELP = """\
-The key is never an argument, since every user of the machine can read those. It comes from, in this order:
+The key is never an argument, since every user of the machine can read arguments. It is read from, in this order:
 --key-file FILE, the environment variable MINIMALCLUSTER_KEY, or --key-stdin (one line on standard input).
 On the master it is MasterNode.AUTHKEY."""
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a node as tidily as Ctrl-C does."""
+    """SIGTERM, which ends a node in the same way as Ctrl-C."""
 
 
 def main(argv=None):
@@ -43,8 +43,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except (errors.ClusterError, EnvironmentError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.EPIPE:  # whoever read has seen enough, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end
+        if getattr(error, "errno", None) == errno.EPIPE:  # the reader of a pipe has ended, for example head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drop what is left in the buffer
             return EXIT_FAILED
         sys.stderr.write("minimalcluster: %s: %s\n" % (type(error).__name__, error))
         return EXIT_FAILED
@@ -70,12 +70,12 @@ def _parser():
     node = commands.add_parser(
         "node",
         help="let this machine work for a master",
-        description="Join the master at HOST:PORT and work until it shuts down. A master that is not there yet is "
-        "waited for.",
+        description="Join the master at HOST:PORT and work until it shuts down. If the master does not run yet, "
+        "wait for it.",
         epilog=_KEY_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    node.add_argument("master", metavar="HOST:PORT", type=_address, help="where the master listens")
+    node.add_argument("master", metavar="HOST:PORT", type=_address, help="the address of the master")
     node.add_argument("--nprocs", type=int, metavar="N", help="worker processes (default: the number of processors)")
     node.add_argument("--key-file", metavar="FILE", help="a file that holds the master's key")
     node.add_argument("--key-stdin", action="store_true", help="read the key from standard input")
@@ -91,7 +91,7 @@ def _parser():
     actions.required = True  # 2.7 always requires one
     for name, function, text in (
         ("show", _journal_show, "one line for each run in it, and one for the submitted calls"),
-        ("export", _journal_export, "one line of JSON for each outcome in it; what is not JSON, as its repr"),
+        ("export", _journal_export, "one line of JSON for each outcome in it; if a result is not JSON, its repr"),
     ):
         action = actions.add_parser(name, help=text, description="Print " + text + ".")
         action.add_argument("file", metavar="FILE", help="the journal")
@@ -122,7 +122,7 @@ def _node(arguments):
     host, port = arguments.master
     nprocs = cpu_count() if arguments.nprocs is None else arguments.nprocs
     signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored: nobody's terminal
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else SIGINT is ignored (a background process)
         signal.signal(signal.SIGINT, _interrupted)
     WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
     return 0
@@ -130,13 +130,13 @@ def _node(arguments):
 
 def _terminated(number, frame):
     # type: (int, object) -> None
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second SIGTERM ends the process at once
     raise _Terminated
 
 
 def _interrupted(number, frame):
     # type: (int, object) -> None
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nor does this: it ends the process, without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # and so does a second Ctrl-C, without a traceback
     raise KeyboardInterrupt
 
 
@@ -181,7 +181,7 @@ def _write_line(outcome, **about):
 
 def _as_json(value):
     # type: (object) -> dict
-    """{"result": value} if JSON gives it back as it was, else {"repr": text}."""
+    """{"result": value} if decoding its JSON gives an equal value, else {"repr": text}."""
     try:
         if json.loads(json.dumps(value, allow_nan=False)) == value:
             return {"result": value}
@@ -190,14 +190,14 @@ def _as_json(value):
     try:
         text = repr(value)
         json.dumps(text)
-    except Exception as error:  # the class's own __repr__
+    except Exception as error:  # the class's own __repr__ may raise anything
         text = "<%s whose repr fails: %s>" % (type(value).__name__, type(error).__name__)
     return {"repr": text}
 
 
 def _key(arguments):
     # type: (argparse.Namespace) -> str
-    """The key from the first source that is named; a named source that cannot be read is fatal."""
+    """The key from the first source that is given. Raises ValueError or an OSError if that cannot be read."""
     from ..node.boot import KEY_VARIABLE
 
     if arguments.key_file is not None:

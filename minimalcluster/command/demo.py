@@ -1,6 +1,6 @@
-"""``python -m minimalcluster demo``: a real cluster on one machine, on the seed's problems, checked.
+"""``python -m minimalcluster demo``: a real cluster on one machine solves three problems; the answers are checked.
 
-It uses nothing but what a user's own script would: ``MasterNode`` and the ``node`` command.
+It uses only what a user's script would use: ``MasterNode`` and the ``node`` command.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -19,9 +19,9 @@ from ..master.progress import duration, line
 JOIN_SECONDS = 30.0
 NODE_END_SECONDS = 3.0
 PLAIN_LINE_SECONDS = 2.0
-#: Before this the time left would be guessed from a task or two.
+#: Earlier, the time left would be estimated from one or two tasks.
 FIRST_LINE_SECONDS = 0.5
-#: Below this a task costs about as much to send, collect and put into the dict as to run.
+#: To send a shorter task and to collect its result takes about as long as to run it.
 SHARED_TASK_SECONDS = 5e-6
 
 PI_SOURCE = """
@@ -72,7 +72,7 @@ def run(quick=False):
             ]
             _show_nodes(master)
     except KeyboardInterrupt:
-        print("\ninterrupted: nodes told, worker processes ended")
+        print("\ninterrupted: the nodes and their worker processes have ended")
         return 130
     finally:
         if node is not None:
@@ -87,7 +87,7 @@ def run(quick=False):
 
 def _start_second_node(master):
     # type: (MasterNode) -> subprocess.Popen[bytes]
-    """A node as on another machine: its own process, joining over TCP, with the key on its standard input."""
+    """Start a node as on another machine: a process that joins over TCP, and reads the key from its standard input."""
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environ = dict(os.environ)
     environ["PYTHONPATH"] = os.pathsep.join([package_parent] + [p for p in [environ.get("PYTHONPATH")] if p])
@@ -111,7 +111,7 @@ def _wait_for_both(master, node):
 
 def _end(node):
     # type: (subprocess.Popen[bytes]) -> None
-    """It leaves by itself when the master shuts down; a node that does not is ended."""
+    """Wait for the end of the node, which leaves when the master shuts down; kill it if it does not."""
     ended = threading.Thread(target=node.wait)
     ended.daemon = True
     ended.start()
@@ -148,7 +148,7 @@ def _pi(master, throws):
     print("1. pi from {:,} random throws".format(throws))
     results, seconds = _solve(master, PI_SOURCE, "throw", range(throws))
     estimate = 4.0 * sum(results.values()) / throws
-    # A throw hits with probability pi/4; five standard deviations are missed once in 1.7 million runs.
+    # A throw hits with probability pi/4. An error above five standard deviations happens once in 1.7 million runs.
     allowed = 5 * 4 * math.sqrt(math.pi / 4 * (1 - math.pi / 4) / throws)
     _compare(master, throws, seconds, range(0, throws, 50))
     return _check(
@@ -187,15 +187,15 @@ def _solve(master, source, function, arguments):
     master.register_target_function(function)
     master.load_args(arguments)
     started_at = monotonic()
-    shown = _Shown(started_at)
-    results = master.execute(progress=shown)
+    display = _Display(started_at)
+    results = master.execute(progress=display)
     seconds = max(monotonic() - started_at, 0.001)
-    shown.end()
+    display.end()
     return results, seconds
 
 
-class _Shown(object):
-    """Progress: on a terminal one line drawn over itself, elsewhere a line now and then."""
+class _Display(object):
+    """Shows progress: on a terminal as one line that is drawn again and again, elsewhere as a line now and then."""
 
     def __init__(self, started_at):
         # type: (float) -> None
@@ -225,7 +225,7 @@ class _Shown(object):
 
 def _compare(master, count, seconds, sample):
     # type: (MasterNode, int, float, object) -> None
-    """The same function in one process on a sample of the arguments, scaled up."""
+    """Print how long one process would need, from the time that it needs for a sample of the arguments."""
     function = getattr(master.environment, "throw", None) or master.environment.factorize  # type: ignore[attr-defined]
     started_at = monotonic()
     for argument in sample:  # type: ignore[attr-defined]
@@ -246,7 +246,7 @@ def _check(what, good):
     return good
 
 
-# -- checks that do not trust the code they check -------------------------------------------------
+# -- checks of the factors by another algorithm ---------------------------------------------------
 
 
 def _right_factors(number, factors):
@@ -259,7 +259,7 @@ def _right_factors(number, factors):
 
 def is_prime(number):
     # type: (int) -> bool
-    """Miller-Rabin; with these bases exact below 3.4 * 10^14 (Jaeschke 1993)."""
+    """The Miller-Rabin test, which with these bases is exact below 3.4 * 10^14 (Jaeschke 1993)."""
     bases = (2, 3, 5, 7, 11, 13, 17)
     if number < 2 or any(number % base == 0 for base in bases):
         return number in bases

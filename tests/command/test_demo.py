@@ -19,7 +19,7 @@ class ProgressTest(unittest.TestCase):
             "from minimalcluster.command import demo\n"
             "now = [100.0]\n"
             "demo.monotonic = lambda: now[0]\n"
-            "shown = demo._Shown(now[0])\n"
+            "shown = demo._Display(now[0])\n"
             "for done in range(1, 101):\n"
             "    now[0] += 0.1\n"
             "    shown(done, 100)\n"
@@ -92,7 +92,7 @@ class InterruptTest(unittest.TestCase):
         family = support.descendants(demo.pid)
         interrupt()
         self.assertEqual(demo.wait(), 130, demo.output())
-        self.assertTrue(demo.output().endswith("\ninterrupted: nodes told, worker processes ended\n"), demo.output())
+        self.assertTrue(demo.output().endswith("\ninterrupted: the nodes and their worker processes have ended\n"), demo.output())
         self.assertNotIn("Traceback", demo.output())
         support.wait_for_death(family)
 
