@@ -97,7 +97,7 @@ _SIGNS_OF_LIFE = (NodeHeard, LinkBusy, TimePassed)
 
 
 class Scheduler(Storied):
-    """See the module's text. ``epoch`` must grow from one start of the master to the next."""
+    """See the module's text. ``epoch`` must differ from one start of the master to the next (it is random)."""
 
     def __init__(self, epoch=1):
         # type: (int) -> None
