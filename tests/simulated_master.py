@@ -18,7 +18,7 @@ class Session(object):
         self.node = None  # type: int | None
         self.report = self.answered = 0
         self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
-        self.draining = False
+        self.draining = self.is_admitted = False
         self.busy = ((), 0)
         self.starting = (0, "", None)
 
@@ -63,6 +63,8 @@ class Master(object):
         self.world = world
         self.epoch = epoch
         self.scheduler = scheduler.Scheduler(epoch)
+        if world.scripts_are_late:
+            self.scheduler.handle(scheduler.JobAwaited(), world.now)
         self.alive = True
         self.sessions = self._sessions = OrderedDict()  # type: dict # node id -> Session
         self.jobs = self._jobs = OrderedDict()  # type: dict # number -> Job
@@ -70,8 +72,6 @@ class Master(object):
         self._journaled, self._reported = self.jobs, OrderedDict()
         self._disk = self._loop = SlowDisk(self)
         self._sync_at = self._beat_at = 0.0  # the names with _ are those that Cluster._answer and _beat know
-        self._parked = OrderedDict()  # type: dict # sessions that bring a former master's work -> their Join
-        self.park_until = world.now + cluster.PARK_SECONDS if world.scripts_are_late else None
         self.stale = []  # type: list # events of closed sessions, to be replayed
         self.inbox = deque()  # type: deque
         self.next_session = 1
@@ -80,6 +80,7 @@ class Master(object):
         self.acting = None  # type: tuple | None # the event at hand
         self.replaying = False
         self.effects = {
+            scheduler.Admit: self.admit,
             scheduler.Define: self.define, scheduler.Grant: self.grant, scheduler.Revoke: self.revoke,
             scheduler.Forget: self.forget, scheduler.Deliver: self.deliver,
             scheduler.DeliverFailure: self.deliver_failure, scheduler.DeliverPoison: self.deliver_poison,
@@ -110,8 +111,6 @@ class Master(object):
             return
         while self.inbox:
             self.receive(*self.inbox.popleft())
-        if self.park_until is not None and self.world.now >= self.park_until:
-            self.unpark()
         self.event(scheduler.TimePassed())
         vars(cluster.Cluster)["_answer"](self, self.world.now)
         vars(cluster.Cluster)["_beat"](self, self.world.now)
@@ -121,10 +120,8 @@ class Master(object):
         due = self.scheduler.deadline()
         if self._syncing is None and self._dirty_journals():
             due = self._sync_at if due is None else min(due, self._sync_at)
-        if self.sessions or self._parked:
+        if self.sessions:
             due = self._beat_at if due is None else min(due, self._beat_at)
-        if self._parked:
-            due = min(due, self.park_until)
         if due is not None and due <= self.world.now:
             self.world.fail("the scheduler's deadline %r has passed: the master would spin" % due)
         self.step_timer.set(due)
@@ -182,7 +179,6 @@ class Master(object):
 
     def close(self, session, event=scheduler.NodeDisconnected):
         # type: (Session, object) -> None
-        self._parked.pop(session, None)
         if session.link.master_open:
             session.link.close_master()
             if session.node is not None:
@@ -198,6 +194,8 @@ class Master(object):
                 self.world.fail("%r before Join" % (message,))
             self.joined(session, message.info)
             return
+        if not session.is_admitted:
+            self.world.fail("%r before Joined" % (message,))
         if kind is protocol.Farewell:
             left = message.info.get("left")
             session.draining = True
@@ -249,19 +247,8 @@ class Master(object):
             self.send(session, protocol.Fetched(message.request, info, [message.info["name"].encode("ascii")]))
             session.link.flush_master()
 
-    def unpark(self):
-        # type: () -> None
-        self.park_until = None
-        parked, self._parked = self._parked, OrderedDict()
-        for session, info in parked.items():
-            self.joined(session, info)
-
     def joined(self, session, info):
         # type: (Session, dict) -> None
-        if info["held"] and self.park_until is not None:
-            self.world.count("parked")
-            self._parked[session] = info
-            return
         older = self.sessions.get(int(info["id"]))
         if older is not None and older.number > session.number:
             self.close(session)
@@ -272,6 +259,13 @@ class Master(object):
         self.event(scheduler.NodeJoined(session.node, session.number, info["slots"], name, info["held"]))
         if older is not None:
             self.close(older)
+        if not session.is_admitted:
+            self.world.count("parked")
+
+    def admit(self, effect):
+        # type: (scheduler.Admit) -> None
+        session = self.sessions[effect.node]
+        session.is_admitted = True
         self.send(session, protocol.Joined({"epoch": self.epoch}))
 
     def send(self, session, message):

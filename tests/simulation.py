@@ -406,8 +406,6 @@ class World(Faults):
             job = self.jobs[number]
             if job.submitted and not job.finished and job.id not in master.jobs:
                 self.submit(job)
-        if master.alive:
-            master.unpark()
 
     def master_kill(self):
         # type: () -> None

@@ -21,6 +21,8 @@ Rules:
 * A task that raises has an outcome. Only a task that was running when its worker process died is
   suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison. Deaths by a SIGKILL that
   is not ours (the system was out of memory, perhaps) are counted apart, and the task is reserved a node of its own.
+* A master that has just started awaits its script's job (JobAwaited). Until then a node that brings a former master's
+  attempts is parked: it is not admitted yet, since only the job's journal tells which of these attempts still count.
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
   dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
@@ -28,7 +30,7 @@ Rules:
 """
 from __future__ import absolute_import, division, print_function
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 
 from . import policy, status
 from .history import Storied
@@ -43,6 +45,9 @@ NODE_LOST_SECONDS = 10.0
 RECONNECT_SECONDS = 0.8
 #: How long nodes of a killed master have to come back with what they run; their longest pause is 10 s.
 ADOPT_SECONDS = 12.0
+#: How long nodes that bring a former master's attempts wait for the first job, which may resume these. A node without
+#: any master keeps them for the same time.
+PARK_SECONDS = 60.0
 #: After so long without progress a job says what it waits for; tasks that run are worth a word much later.
 EXPLAIN_FIRST_SECONDS = 2.0
 EXPLAIN_RUNNING_SECONDS = 60.0
@@ -53,6 +58,7 @@ STORY_LENGTH = 2000
 EPOCH_SHIFT = 40  # attempts per epoch: 10^12
 
 # -- events: what happened ------------------------------------------------------------------------
+JobAwaited = namedtuple("JobAwaited", "")  # the master has just started: its script gives it a job soon, perhaps
 JobSubmitted = namedtuple("JobSubmitted", "job total options")
 JobResumed = namedtuple("JobResumed", "job done attempts")
 JobGrew = namedtuple("JobGrew", "job total closed")
@@ -77,6 +83,7 @@ AttemptUnfit = namedtuple("AttemptUnfit", "node session attempt first info")
 TimePassed = namedtuple("TimePassed", "")
 
 # -- effects: what to do --------------------------------------------------------------------------
+Admit = namedtuple("Admit", "node session")  # tell the node that it has joined
 Define = namedtuple("Define", "node job")
 Grant = namedtuple("Grant", "node job attempt first count careful")
 Revoke = namedtuple("Revoke", "node attempt kill")
@@ -108,12 +115,15 @@ class Scheduler(Storied):
         self._lost_at, self._queued_again_at = Agenda(_lost_at), Agenda(_queued_again_at)
         self._explained_at = Agenda(_explained_at)
         self._stuck = set()  # type: set # nodes on which no worker process can start
+        self._parked = OrderedDict()  # type: OrderedDict # nodes that bring a former master's attempts -> NodeJoined
+        self._park_until = None  # type: float | None # None: the first job has come, or no job is awaited any more
         self._changed = False  # something but signs of life, since tasks were last taken back and copied
         self._take_back_at = self._copy_at = None  # type: float | None
         self.duplicates = 0
         self.requeued = 0
         self._effects = []  # type: list
         self._handlers = {
+            JobAwaited: self._job_awaited,
             JobSubmitted: self._job_submitted,
             JobResumed: self._job_resumed,
             JobGrew: self._job_grew,
@@ -152,7 +162,9 @@ class Scheduler(Storied):
             handler(event)
         else:
             node = self._nodes.get(event.node)  # type: ignore[attr-defined]
-            if node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
+            if event.node in self._parked:  # type: ignore[attr-defined]
+                self._parked_said(event)
+            elif node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
                 node.heard_at = now
                 self._session_handlers[type(event)](node, event)
         self._end_finished()
@@ -163,17 +175,23 @@ class Scheduler(Storied):
         """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
         moments = [self._lost_at.first(), self._queued_again_at.first(), self._explained_at.first()]
         moments += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
-        moments += [self._take_back_at, self._copy_at]
+        moments += [self._take_back_at, self._copy_at, self._park_until if self._parked else None]
         due = [moment for moment in moments if moment is not None]  # type: list[float]
         return min(due) if due else None
 
     # -- jobs -------------------------------------------------------------------------------------
+
+    def _job_awaited(self, event):
+        # type: (JobAwaited) -> None
+        self._park_until = self._now + PARK_SECONDS
 
     def _job_submitted(self, event):
         # type: (JobSubmitted) -> None
         if event.job in self._jobs:
             self._broken("job %d is submitted twice" % event.job, event.job)
         self._explained_at.note(self._ledger.add_job(event.job, event.total, event.options, self._now))
+        if self._park_until is not None:
+            self._park_until = self._now  # the next pass admits parked nodes: JobResumed comes before it
         self._tell("job", event.job, "submitted", event.total)
 
     def _job_resumed(self, event):
@@ -290,6 +308,37 @@ class Scheduler(Storied):
 
     def _node_joined(self, event):
         # type: (NodeJoined) -> None
+        parked = self._parked.pop(event.node, None)
+        if parked is not None and parked.session > event.session:  # this one was held up on the way
+            self._parked[event.node] = parked
+            self._do(Disconnect(event.node, event.session, "older than another connection of the same node"))
+        elif event.held and self._park_until is not None and event.node not in self._nodes:
+            self._parked[event.node] = event
+            self._tell("node", event.node, "parked", event.session)
+        else:
+            self._admit(event)
+
+    def _parked_said(self, event):
+        # type: (tuple) -> None
+        """A parked node has nothing to say but that it goes: its reports come after it was admitted."""
+        node, session = event[:2]
+        if type(event) in (NodeDisconnected, NodeLeft) and self._parked[node].session == session:
+            del self._parked[node]
+            self._tell("node", node, "left", session)
+
+    def _admit_parked(self):
+        # type: () -> None
+        """From here on an attempt that no job knows is revoked: the first job has named its own, or none has come."""
+        if self._park_until is None or self._now < self._park_until:
+            return
+        self._park_until = None
+        parked, self._parked = self._parked, OrderedDict()
+        for event in parked.values():
+            self._changed = True
+            self._admit(event)
+
+    def _admit(self, event):
+        # type: (NodeJoined) -> None
         node = self._nodes.get(event.node)
         if node is None:
             node = self._ledger.add_node(event.node, event.session, event.slots, event.name, self._now)
@@ -309,6 +358,7 @@ class Scheduler(Storied):
         self._tell("node", node.id, "joined", event.session)
         self._connection_changed(node)
         self._reconcile(node, event.held)
+        self._do(Admit(node.id, node.session))
 
     def _connection_changed(self, node):
         # type: (Node) -> None
@@ -613,6 +663,7 @@ class Scheduler(Storied):
 
     def _time_passed(self, event):
         # type: (TimePassed) -> None
+        self._admit_parked()
         self._expire()
         self._give_up_stuck()
         self._end_finished()
@@ -816,6 +867,13 @@ class Scheduler(Storied):
                     "busy_seconds": node.busy_seconds,
                 }
                 for node in self._nodes.values()
+            ],
+            "parked": [
+                {
+                    "id": event.node, "name": event.name, "slots": event.slots, "connected": True, "draining": False,
+                    "leases": len(event.held), "tasks_done": 0, "busy_seconds": 0.0,
+                }
+                for event in self._parked.values()
             ],
             "jobs": [
                 {

@@ -83,9 +83,6 @@ _EVENTS = {
     protocol.Unfit: lambda node, session, m: scheduler.AttemptUnfit(node, session, m.attempt, m.first, m.info),
 }
 
-#: How long nodes that bring a former master's work wait for the first job, which may resume it. So long they would
-#: have kept it without any master, too.
-PARK_SECONDS = 60.0
 #: Nodes take a master for lost of which no byte comes for 10 s: it says something unasked, whatever else goes on.
 BEAT_SECONDS = 2.0
 
@@ -98,6 +95,7 @@ class _Session(object):
         self.number, self.send, self.address, self.close = number, send, address, close
         self.node = None  # type: str | None
         self.info = {}  # type: dict
+        self.is_admitted = False  # the scheduler has taken the node in
         self.report = 0  # the last one received
         self.answered = 0  # the last one acknowledged
         #: (large messages that are being sent, received bytes of an incomplete message)
@@ -156,8 +154,6 @@ class Cluster(Runner):
         self._thread = None  # type: threading.Thread | None
         self._sessions = {}  # type: dict[str, _Session] # by node id
         self._proved = set()  # type: set # sessions that have not joined yet
-        self._parked = OrderedDict()  # type: OrderedDict # those that bring a former master's work -> their Join
-        self._park_until = None  # type: float | None
         self._beat_at = 0.0
         self._next_session = 1
         self._jobs, self._journaled = {}, {}  # type: dict[int, Job], dict[int, Job] # by number; those with a journal
@@ -182,6 +178,7 @@ class Cluster(Runner):
         self._has_ended = False
         self._pid = os.getpid()
         self._effects = {
+            scheduler.Admit: self._admit,
             scheduler.Define: self._define, scheduler.Grant: self._grant, scheduler.Revoke: self._revoke,
             scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
             scheduler.DeliverFailure: self._deliver_failure, scheduler.DeliverPoison: self._deliver_poison,
@@ -204,7 +201,7 @@ class Cluster(Runner):
             self._loop.close()
             raise
         self.port = self._listener.port
-        self._park_until = monotonic() + PARK_SECONDS
+        self._event(scheduler.JobAwaited())
         try:
             self._start_thread()
         except BaseException:  # no thread is to be had
@@ -444,8 +441,6 @@ class Cluster(Runner):
             while self._inbox:
                 session, message = self._inbox.popleft()
                 self._said(session, message)
-            if self._park_until is not None and now >= self._park_until:
-                self._unpark()
             local = self._local_session
             if local is not None and local.node is not None:
                 # Never silent: when this process was held up (suspended, in a long call of C code), so was its node.
@@ -463,9 +458,7 @@ class Cluster(Runner):
         deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
         if self._syncing is None and self._dirty_journals():
             deadlines.append(self._sync_at)
-        if self._parked:
-            deadlines.append(self._park_until)
-        if self._parked or self._sessions:
+        if self._sessions:
             deadlines.append(self._beat_at)
         moments = [moment for moment in deadlines if moment is not None]
         return min(moments) if moments else None
@@ -526,10 +519,10 @@ class Cluster(Runner):
         if now < self._beat_at:
             return
         self._beat_at = now + BEAT_SECONDS
-        for session in itertools.chain(self._sessions.values(), self._parked):
+        for session in self._sessions.values():
             session.send(protocol.Acknowledge(session.answered))
             busy = _busy(*session.under_way())
-            if busy != session.busy and session.node is not None:
+            if busy != session.busy:
                 session.busy = busy
                 self._event(scheduler.LinkBusy(session.node, session.number, *busy))
 
@@ -551,18 +544,16 @@ class Cluster(Runner):
             self._event(scheduler.JobGrew(number, total, closed))
         if job.resumed is not None:
             self._event(scheduler.JobResumed(number, *job.resumed))
-        self._unpark()
 
     # -- what nodes say ---------------------------------------------------------------------------
 
     def _said(self, session, message):
         # type: (_Session, Any) -> None
         kind = type(message)
-        if session.node is None:
-            if isinstance(message, protocol.Join):
-                self._joined(session, message.info)
-            else:
-                session.close(errors.ProtocolError("%s before Join" % kind.__name__))
+        if isinstance(message, protocol.Join) and session.node is None:
+            self._joined(session, message.info)
+        elif not session.is_admitted:
+            session.close(errors.ProtocolError("%s before Joined" % kind.__name__))
         elif kind in _EVENTS:
             session.report = max(session.report, message.report)
             self._reported[session] = None
@@ -610,9 +601,6 @@ class Cluster(Runner):
             return
         node, slots, held = native(info["id"]), info["slots"], info["held"]
         session.info = info
-        if held and self._park_until is not None:
-            self._parked[session] = info
-            return
         session.node = node
         older = self._sessions.get(session.node)
         if older is not None and older.number > session.number:
@@ -624,21 +612,19 @@ class Cluster(Runner):
         self._event(scheduler.NodeJoined(session.node, session.number, slots, session.name, held))
         if older is not None:
             older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
-        log.info("node %s joined with %d worker processes (Python %s)", session.name, slots, theirs)
+
+    # -- what the scheduler wants -----------------------------------------------------------------
+
+    def _admit(self, effect):
+        # type: (scheduler.Admit) -> None
+        session = self._sessions[effect.node]
+        session.is_admitted = True
+        info = session.info
+        log.info("node %s joined with %d worker processes (Python %s)", session.name, info["slots"], info.get("python"))
         session.send(protocol.Joined({"epoch": self._epoch}))
         for name in info.get("shared", ()):
             if not self._library.has(name):  # dropped while the node was away, or a former master's
                 session.send(protocol.Drop({"name": name}))
-
-    def _unpark(self):
-        # type: () -> None
-        """From here on unknown work is revoked: the first job has said what of it is its own, or none came."""
-        self._park_until = None
-        parked, self._parked = self._parked, OrderedDict()
-        for session, info in parked.items():
-            self._joined(session, info)
-
-    # -- what the scheduler wants -----------------------------------------------------------------
 
     def _define(self, effect):
         # type: (scheduler.Define) -> None
@@ -783,10 +769,8 @@ class Cluster(Runner):
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
-        session = connection.about if isinstance(connection.about, _Session) else None  # None before its proof
-        if session is not None:
-            self._proved.discard(session)
-            self._parked.pop(session, None)
+        session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
+        self._proved.discard(session)
         if session is None or session.node is None:
             if error is not None:
                 self._refused(connection.where, error)
@@ -889,11 +873,8 @@ class Cluster(Runner):
 
     def _workers(self):
         # type: () -> list
-        workers = [_worker(node, self._sessions.get(node["id"])) for node in self._scheduler.snapshot()["nodes"]]
-        for session in self._parked:
-            about = {"name": session.name, "leases": 1, "tasks_done": 0, "busy_seconds": 0.0, "connected": True}
-            workers.append(_worker(dict(about, slots=int(session.info["slots"])), session))
-        return workers
+        found = self._scheduler.snapshot()
+        return [_worker(node, self._sessions.get(node["id"])) for node in found["nodes"] + found["parked"]]
 
 
 def _sync(journals, then, argument):

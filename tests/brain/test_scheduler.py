@@ -37,7 +37,8 @@ class Master(object):
     def join(self, node, slots=1, held=(), name=None):
         self.sessions[node] = self.next_session
         self.next_session += 1
-        return self.do(s.NodeJoined(node, self.sessions[node], slots, name or node, list(held)))
+        effects = self.do(s.NodeJoined(node, self.sessions[node], slots, name or node, list(held)))
+        return [effect for effect in effects if type(effect) is not s.Admit]
 
     def say(self, kind, node, *fields):
         return self.do(kind(node, self.sessions[node], *fields))
@@ -437,6 +438,65 @@ class DeathTest(SchedulerTest):
         grant, = self.master.grants()
         poison, = only(s.DeliverPoison, self.master.died(grant, how="signal 11"))
         self.assertEqual(poison.deaths, (s.Death("host/12", {"exit": "signal 11"}),))
+
+
+class ParkingTest(SchedulerTest):
+    """Nodes of a killed master come to a master that has no job yet."""
+
+    def setUp(self):
+        super(ParkingTest, self).setUp()
+        self.master.do(s.JobAwaited())
+
+    def join(self, node, *held):
+        self.master.sessions[node] = session = self.master.next_session
+        self.master.next_session += 1
+        return self.master.do(s.NodeJoined(node, session, 1, node, list(held)))
+
+    def test_a_node_that_holds_nothing_is_admitted_at_once(self):
+        self.assertEqual([s.Admit("a", 1)], self.join("a"))
+
+    def test_a_former_masters_attempts_wait_until_the_first_job_has_named_its_own(self):
+        self.assertEqual([], self.join("a", 77, 78))
+        self.assertEqual([], self.master.tick(1.0))
+        self.assertEqual([2], [node["leases"] for node in self.master.brain.snapshot()["parked"]])
+        self.master.submit(100)
+        self.master.do(s.JobResumed(JOB, [], [(77, 0, 100)]))
+        effects = self.master.tick()
+        self.assertEqual([s.Define("a", JOB), s.Revoke("a", 78, True), s.Admit("a", 1)], effects)
+        self.assertEqual([s.Revoke("b", 79, True), s.Admit("b", 2)], self.join("b", 79))  # from then on no node waits
+
+    def test_they_do_not_wait_for_ever(self):
+        self.join("a", 77)
+        self.assertEqual(self.master.now + s.PARK_SECONDS, self.master.brain.deadline())
+        self.assertEqual([s.Revoke("a", 77, True), s.Admit("a", 1)], self.master.tick(s.PARK_SECONDS))
+
+    def test_a_parked_node_that_goes_is_forgotten(self):
+        self.join("a", 77)
+        self.join("b", 78)
+        self.master.say(s.NodeDisconnected, "a")
+        self.master.say(s.NodeLeft, "b")
+        self.assertEqual([], self.master.brain.snapshot()["parked"])
+        self.assertIsNone(self.master.brain.deadline())
+        self.assertEqual([], self.master.tick(s.PARK_SECONDS))
+
+    def test_of_two_connections_of_a_parked_node_the_newer_one_counts(self):
+        self.join("a", 77)
+        self.join("a", 77, 78)
+        older = s.NodeJoined("a", 1, 1, "a", [77])
+        self.assertEqual(s.Disconnect("a", 1, "older than another connection of the same node"), *self.master.do(older))
+        self.master.do(s.NodeDisconnected("a", 1))
+        effects = self.master.tick(s.PARK_SECONDS)
+        self.assertEqual([s.Revoke("a", 77, True), s.Revoke("a", 78, True), s.Admit("a", 2)], effects)
+
+    def test_a_parked_node_that_comes_back_with_nothing_is_admitted(self):
+        self.join("a", 77)
+        self.assertEqual([s.Admit("a", 2)], self.join("a"))
+        self.assertEqual(1, len(self.master.brain.snapshot()["nodes"]))
+
+    def test_an_event_of_a_parked_node_changes_nothing(self):
+        self.join("a", 77)
+        self.assertEqual([], self.master.say(s.TasksDone, "a", 77, 0, 1, 0.1, [b"x"]))
+        self.assertEqual(0, self.master.brain.duplicates)
 
 
 class LossTest(SchedulerTest):

@@ -96,7 +96,7 @@ class NodeMessagesTest(unittest.TestCase):
         gone.receive(protocol.Acknowledge)
         gone.socket.close()
         support.wait_until(lambda: len(self.master.list_workers()) == 1, what="the other's end")
-        self.master._cluster._park_until = 0.0  # the next beat finds its time over
+        self.master._cluster._scheduler._park_until = 0.0  # the next beat finds its time over
         self.assertEqual(7, node.receive(protocol.Revoke).attempt)
         node.receive(protocol.Joined)
 
