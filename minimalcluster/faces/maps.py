@@ -26,7 +26,7 @@ class MapJob(Job):
 
     started = False  # somebody has asked for a result
     abandoned = False  # nobody will
-    watcher: Any = None  # is called when something has come
+    watcher: Any = None  # a weak reference; what it refers to is called when something has come
     _has_failed = False  # in an earlier run, says its journal, and that stops it
     cut_short = False  # there was more to read
     number = 0
@@ -147,7 +147,7 @@ class MapJob(Job):
         if not self.abandoned:
             super().arrive(*arrival)
             if self.watcher is not None:
-                self._core.collecting.call(self.watcher)
+                self._core.collecting.call(self.watcher())
 
     def crowded(self) -> bool:
         """Until somebody reads, work on what is there goes on, as the standard's; an input without end is held up."""

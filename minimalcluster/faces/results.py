@@ -39,7 +39,7 @@ class MapResults(Iterator[T]):
         self._gathered: List[Any] = []  # by ``outcomes``, from the first one on
         self._rest: List[Any] = []  # by ``rest``
         self._ended = self._closed = False
-        self._finalizer = weakref.finalize(self, job.dropped)
+        self._finalizer = weakref.finalize(self, _drop, weakref.ref(job))  # the cluster has it as long as it runs
         self._finalizer.atexit = False
         try:
             job.submit()
@@ -153,8 +153,8 @@ class MapResults(Iterator[T]):
     def watch(self, member: Any) -> None:
         """The member has a turn in the executor's thread for that now, when something has come, and at the deadline."""
         turns = self._job._core.collecting
-        turns.add(member)
-        self._job.watcher = member
+        turns.add(member)  # which holds it until its last turn
+        self._job.watcher = weakref.ref(member)
         turns.call(member)  # for what came before it was known
         if self._deadline is not None:
             turns.call_at(self._deadline, member)
@@ -257,3 +257,10 @@ class MapResults(Iterator[T]):
         self._results, self._failed = {}, {}
         job = self._job
         return task_error(job.function_name, job.total, told, results, failures, self.on_error == STOP)
+
+
+def _drop(job: "weakref.ReferenceType[MapJob]") -> None:
+    """Finalizers live as long as the program, and what they refer to; a job may refer to its results, by an error."""
+    found = job()
+    if found is not None:
+        found.dropped()

@@ -11,6 +11,7 @@ thread of the user's waits. An input that may block has one of its own.
 import heapq
 import itertools
 import threading
+import weakref
 from collections import deque
 from typing import Any, Deque, List, Optional, Set, Tuple
 
@@ -53,8 +54,9 @@ class Turns:
                 self._changed.notify()
 
     def call_at(self, moment: float, member: Any) -> None:
+        """The moment may be long after the member's last turn, and does not keep it."""
         with self._changed:
-            heapq.heappush(self._moments, (moment, next(self._numbers), member))
+            heapq.heappush(self._moments, (moment, next(self._numbers), weakref.ref(member)))
             self._changed.notify()
 
     def _run(self) -> None:
@@ -74,7 +76,7 @@ class Turns:
         """Whose turn it is; None when there are no members."""
         while self._members:
             while self._moments and self._moments[0][0] <= monotonic():
-                self.call(heapq.heappop(self._moments)[2])
+                self.call(heapq.heappop(self._moments)[2]())
             if self._called:
                 member = self._called.popleft()
                 self._waiting.discard(member)  # from here on it may be called again

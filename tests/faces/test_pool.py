@@ -56,6 +56,7 @@ if PYTHON_3:
     from minimalcluster import Interrupted, MasterNode, Pool, RemoteTraceback, TaskError
     from minimalcluster.faces import inputs
     from minimalcluster.faces.executor import BrokenExecutor, CallTimeoutError, DeadlineExceededError, WorkerDiedError
+    from minimalcluster.faces.maps import MapJob
     from minimalcluster.faces.pool import AsyncResult, IMapIterator, _collected
 
 
@@ -90,6 +91,11 @@ class BadList(list):
     def __iter__(self):
         yield 1
         raise LookupError("of the input")
+
+
+def living(kind):
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is kind]
 
 
 class Running(unittest.TestCase):
@@ -331,6 +337,21 @@ class Map(Running):
         self.assertEqual([[2 * number] for number in range(20)], [each.get(SECONDS) for each in waiting[300:320]])
         for each in waiting[320:]:
             self.assertRaises(TypeError, each.get, SECONDS)
+
+    def test_nothing_is_kept_of_what_is_done(self):
+        for given in (
+            lambda: self.pool.map_async(square, range(5), callback=length).get(SECONDS),
+            lambda: self.pool.options(deadline=3600).map_async(square, range(5)).get(SECONDS),
+            lambda: self.pool.map_async(not_three, range(5)).wait(SECONDS),
+            lambda: self.pool.map_async(square, [threading.Lock()]).wait(SECONDS),
+            lambda: self.pool.map_async(square, range(5)),
+            lambda: self.assertRaises(LookupError, list, self.pool.imap(square, numbers_then_error(3))),
+            lambda: self.assertRaises(TypeError, self.pool.map, threading.Lock().acquire, [1]),
+            lambda: list(self.pool.imap(square, range(5))),
+            lambda: next(self.pool.imap(square, itertools.count())),
+        ):
+            given()
+            support.wait_until(lambda: not living(MapJob), what="its end")
 
     def test_an_error_after_all_is_done(self):
         with support.directory() as folder:
