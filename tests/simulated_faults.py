@@ -19,6 +19,8 @@ LATE_STRIKES = (
 )  # fmt: skip
 #: The newest, drawn apart from those: nobody reads the results; a shared object is dropped while tasks may want it.
 LATEST_STRIKES = ("pause", "drop_shared")
+#: Drawn apart from all those: a node has more worker processes from then on, and joins again to say so.
+GROWTH_STRIKES = ("more_slots",)
 #: Faults that are a property of the run.
 CONDITIONS = ("bit_flip", "cuts", "slow_link", "poison", "raises", "unfit", "failing_start", "late_nodes", "slow_node")
 #: More of them, drawn apart: a property of a job, but for twins (nodes of one name).
@@ -70,6 +72,16 @@ class Faults(object):
             self.count("reset")
             if self.thin:  # what it has to say first may come too late
                 self.count("thin_link")
+            link.to_master.cut()
+            link.to_node.cut()
+
+    def more_slots(self):
+        # type: () -> None
+        link = self.pick([link for link in self.links if link.node.joined])
+        if link is not None:
+            self.count("more_slots")
+            link.node.slots += 1
+            link.node.tell(agent.SlotsAdded(1))
             link.to_master.cut()
             link.to_node.cut()
 

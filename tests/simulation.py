@@ -44,7 +44,7 @@ from minimalcluster.master import cluster, journal
 from minimalcluster.master.job import merged_spans
 from tests import odd_messages, simulated_disk
 from tests.simulated_faults import (
-    ADOPTED, CONDITIONS, COPIES, HARMLESS, KILLS, LATE_CONDITIONS, LATE_STRIKES, LATEST_STRIKES, LOSSES, STRIKES, Faults,
+    ADOPTED, CONDITIONS, COPIES, GROWTH_STRIKES, HARMLESS, KILLS, LATE_CONDITIONS, LATE_STRIKES, LATEST_STRIKES, LOSSES, STRIKES, Faults,
 )
 from tests.simulated_jobs import Job
 from tests.simulated_master import Master
@@ -162,6 +162,8 @@ class World(Faults):
         self.disk_random = apart
         self.draw_thinness(Random(self.seed * 8 + 4).random)
         self.scripts_are_late = False  # nodes of a killed master come back before it has a job again
+        apart = Random(self.seed * 8 + 1).random
+        rates.update((name, 0.1 * 10 ** apart()) for name in GROWTH_STRIKES if apart() < 0.1)
         self.late_random = Random(self.seed * 8 + 2).random
         self.late_script_seconds = 90 * self.late_random() ** 2 if self.late_random() < 0.3 else 0.0
         self.odd_random = Random(self.seed * 8 + 3).random

@@ -67,6 +67,7 @@ ChildExited = namedtuple("ChildExited", "slot info")
 Kept = namedtuple("Kept", "name info")
 LeftBehind = namedtuple("LeftBehind", "slot")
 DrainAsked = namedtuple("DrainAsked", "")
+SlotsAdded = namedtuple("SlotsAdded", "count")
 TimePassed = namedtuple("TimePassed", "")
 
 # -- effects --------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Agent(Storied):
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
             MasterHeard: self._master_heard, ChildReady: self._child_ready, ChildSaid: self._child_said,
             ChildExited: self._child_exited, DrainAsked: self._drain_asked, TimePassed: self._time_passed,
-            Kept: self._kept, LeftBehind: self._left_behind,
+            Kept: self._kept, LeftBehind: self._left_behind, SlotsAdded: self._slots_added,
         }  # type: dict # fmt: skip
         self._said = {
             protocol.Joined: self._on_joined, protocol.DefineJob: self._on_define, protocol.Grant: self._on_grant,
@@ -278,6 +279,12 @@ class Agent(Storied):
         if self._joined:
             self._do(ToMaster(protocol.Farewell({"draining": True})))
         self._finish_if_drained()
+
+    def _slots_added(self, event):
+        # type: (SlotsAdded) -> None
+        """The node can run more at a time than it could. The master hears of it by the next Join."""
+        first = len(self._slots)
+        self._slots += [_Slot(number) for number in range(first, first + event.count)]
 
     def _finish_if_drained(self):
         # type: () -> None

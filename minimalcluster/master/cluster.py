@@ -30,8 +30,7 @@ from ..compat import (  # fmt: skip
     native,
 )
 from ..logs import log
-from ..node import boot
-from ..node.node import Node
+from ..node.hands import Hands  # noqa: F401 # in a type comment
 from ..payload import functions, sources, values
 from ..payload.shares import Shared, Unasked
 from ..wire import checks, handshakes, keys, protocol
@@ -43,6 +42,7 @@ from .job import Job, Runner  # noqa: F401 # in type comments
 from .journal import SYNC_SECONDS, OutcomeLog  # noqa: F401 # in a type comment
 from .printer import Printer
 from .serving import Library
+from .workplace import ThisMachine, Workplace  # noqa: F401 # the latter in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -138,15 +138,17 @@ class _Answer(object):
 
 
 class Cluster(Runner):
-    """See the module's text. ``start`` opens the port; ``stop`` gives everything back."""
+    """See the module's text. ``start`` opens the port; ``stop`` gives everything back.
 
-    #: Its worker processes are ours alone: they may run the user's script for its functions.
-    runs_scripts = True
+    host: None if no node may join from elsewhere; then there is no port. workplace: where the cluster's own node works.
+    """
 
-    def __init__(self, host, port, authkey):
-        # type: (str, int, object) -> None
+    def __init__(self, host, port, authkey, workplace=None):
+        # type: (str | None, int, object, Workplace | None) -> None
         forbid_patched_threads()
         self._host, self.port, self._authkey = host, port, authkey
+        self._workplace = workplace or ThisMachine()
+        self.runs_scripts = self._workplace.runs_scripts
         self._epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
         self._scheduler = scheduler.Scheduler(self._epoch)
         self._loop = Loop()
@@ -158,7 +160,7 @@ class Cluster(Runner):
         self._next_session = 1
         self._jobs, self._journaled = {}, {}  # type: dict[int, Job], dict[int, Job] # by number; those with a journal
         self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
-        self._local = None  # type: Node | None
+        self._local = None  # type: Hands | None
         self._local_session = None  # type: _Session | None
         self._local_gone = threading.Event()
         self._local_gone.set()
@@ -191,23 +193,34 @@ class Cluster(Runner):
 
     def start(self):
         # type: () -> None
-        """Open the port and start the thread. Raises OSError that names the address."""
-        self._salt = os.urandom(16)
-        authkey = keys.as_bytes(self._authkey)
-        self._proof_key = keys.proof_key(authkey, self._salt, keys.KDF_ROUNDS)
+        """Open the port, if there is to be one, and start the thread.
+
+        Raises OSError that names the address, and what counting the workers of an engine raises.
+        """
         try:
-            self._listener = Listener(self._loop, self._host, self.port, self._accepted)
+            slots = self._workplace.slots_at_start()
+            if self._host is not None:
+                self._listen(self._host)
         except BaseException:
             self._loop.close()
             raise
-        self.port = self._listener.port
-        self._event(scheduler.JobAwaited())
         try:
             self._start_thread()
         except BaseException:  # no thread is to be had
             self._loop.close()
             self._library.close()
             raise
+        if slots is not None:
+            self._ask(self._join_local, slots)
+
+    def _listen(self, host):
+        # type: (str) -> None
+        self._salt = os.urandom(16)
+        authkey = keys.as_bytes(self._authkey)
+        self._proof_key = keys.proof_key(authkey, self._salt, keys.KDF_ROUNDS)
+        self._listener = Listener(self._loop, host, self.port, self._accepted)
+        self.port = self._listener.port
+        self._event(scheduler.JobAwaited())
 
     def _start_thread(self):
         # type: () -> None
@@ -235,8 +248,12 @@ class Cluster(Runner):
 
     def submit(self, job):
         # type: (Job) -> int
-        """Number the job and hand it over. Its ``crashed`` is called if it comes too late."""
+        """Number the job and hand it over. Its ``crashed`` is called if it comes too late.
+
+        Raises UsageError for a wish that cannot be fulfilled where this cluster works.
+        """
         self.check_process()
+        self._workplace.check_job(job)
         job.code = sources.loaded.current()
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
@@ -296,7 +313,7 @@ class Cluster(Runner):
     def join_local(self, slots=None):
         # type: (int | None) -> None
         """Let this machine work; nothing happens when it does already. Raises StartError if it clearly cannot."""
-        boot.executable()
+        self._workplace.check_join()
         self._ask(self._join_local, slots or cpu_count())
         if not STARTS_THREADS_AT_EXIT:
             self.settle()  # the worker processes are started when it returns, with the threads that watch them
@@ -304,6 +321,7 @@ class Cluster(Runner):
     def leave_local(self, drain_seconds=DRAIN_SECONDS):
         # type: (float) -> None
         """Stop this machine's work: what has not started goes elsewhere, what runs may end within drain_seconds."""
+        self._workplace.check_leave()
         self._ask(self._drain_local)
         if not self._local_gone.wait(drain_seconds):
             self._ask(self._end_local)
@@ -805,19 +823,29 @@ class Cluster(Runner):
         # type: (int) -> None
         if self._local is not None:
             return
-        number = self._next_session
-        self._next_session += 1
-        session = _Session(number, self._to_local, "", lambda error: None)
-        session_inbox = self._inbox
-        node = Node(
-            self._loop, slots, lambda message: session_inbox.append((session, message)), lambda reason: None,
-            lambda reason, refused: self._local_ended(session),
-        )  # fmt: skip
+        node = self._workplace.node(self._loop, slots, self._from_local, self._link_local, self._local_ended)
         node.open()
-        self._local, self._local_session = node, session
+        self._local = node
         self._local_gone.clear()
-        node.tell(agent.LinkUp())
+        self._link_local("it joins")
         self.step(monotonic())  # so that it is in the list when join_local returns
+
+    def _link_local(self, reason):
+        # type: (str) -> None
+        """Let the node join; or join again, as after a lost connection, if it has dropped its link."""
+        node = self._local
+        if node is None:
+            return
+        if self._local_session is not None:
+            log.debug("the master's own node joins again: %s", reason)
+            node.tell(agent.LinkDown())
+        self._local_session = _Session(self._next_session, self._to_local, "", lambda error: None)
+        self._next_session += 1
+        node.tell(agent.LinkUp())
+
+    def _from_local(self, message):
+        # type: (tuple) -> None
+        self._inbox.append((self._local_session, message))
 
     def _to_local(self, message):
         # type: (tuple) -> None
@@ -834,10 +862,11 @@ class Cluster(Runner):
         if self._local is not None:
             self._local.tell(agent.MasterSaid(protocol.Farewell({})))
 
-    def _local_ended(self, session):
-        # type: (_Session) -> None
+    def _local_ended(self, reason, refused):
+        # type: (str, str | None) -> None
+        session = self._local_session
         self._local = self._local_session = None
-        if session.node is not None and self._sessions.pop(session.node, None) is not None:
+        if session is not None and session.node is not None and self._sessions.pop(session.node, None) is not None:
             self._event(scheduler.NodeLeft(session.node, session.number))
         self._local_gone.set()
         self._notice_all_left()

@@ -138,8 +138,8 @@ class Library(object):
         what, name = info.get("what"), str(info.get("name"))
         if what == "version":
             return self._other_version(name)
-        if what == "share":
-            return self._share(name, int(info.get("pickle", 2)), local)
+        if what in ("share", "share bytes"):  # the latter: an engine's worker process is on another machine
+            return self._share(name, int(info.get("pickle", 2)), local and what == "share")
         if what == "script":
             return _script(name)
         number, _, name = name.partition(":")

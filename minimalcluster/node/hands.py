@@ -3,7 +3,7 @@
 ::
 
     Hands --+-- Node (node.py): this machine's worker processes
-            +-- EngineNode (engines/node.py): the workers of Dask, Ray or an executor
+            +-- EngineNode (engines/cluster.py): the workers of Dask, Ray or an executor
 
 The master, or the link to it, uses a node by the methods of the first section alone, whichever node it is.
 """

@@ -344,6 +344,18 @@ class WorkTest(AgentTest):
         self.assertEqual(len(node.held()), 2)
 
 
+class GrowthTest(AgentTest):
+    def test_added_slots_work_at_once_and_the_master_hears_of_them_by_the_next_join(self):
+        node = Node(1).ready()
+        node.grant(1)
+        node.grant(2)
+        self.assertEqual([], node.do(a.SlotsAdded(1)))
+        self.assertEqual([a.StartChild(1)], node.tick())
+        self.assertIn(2, [message.attempt for message in told(node.do(a.ChildReady(1)), 1) if isinstance(message, p.Grant)])
+        node.do(a.LinkDown())
+        self.assertEqual([2], [message.info["slots"] for message in said(node.do(a.LinkUp()))])
+
+
 class DeathTest(AgentTest):
     def test_a_death_is_reported_with_the_first_unfinished_task_and_the_process_replaced(self):
         node = self.node()
@@ -671,7 +683,7 @@ EVENTS = [
     a.MasterSaid(p.Farewell({})), a.MasterSaid(p.Heartbeat({})), a.Kept("name", {"found": True}),
     a.ChildSaid(0, p.Fetch(1, {"what": "module", "name": "m"})), a.MasterSaid(p.Fetched(1, {"found": False}, [])),
     a.MasterSaid(p.Drop({"name": "name"})), a.ChildSaid(0, p.Leaving()), a.LeftBehind(0), a.MasterHeard(), a.ChildSaid(0, p.Begun(1)),
-    a.MasterSaid(DEFINITION._replace(info={"timeout": 3.0})),
+    a.MasterSaid(DEFINITION._replace(info={"timeout": 3.0})), a.SlotsAdded(2),
 ]  # fmt: skip
 
 

@@ -18,8 +18,10 @@ if PYTHON_3:
     import concurrent.futures
     from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
-    from minimalcluster import ClusterExecutor, engines
-    from minimalcluster.engines import DaskEngine, Engine, ExecutorEngine, RayEngine, let_go
+    from minimalcluster import ClusterExecutor
+    from minimalcluster.brain import scheduler
+    from minimalcluster.engines import DaskEngine, Engine, ExecutorEngine, RayEngine, courier
+    from minimalcluster.engines.engines import let_go
 else:
     Engine = object
 
@@ -94,7 +96,7 @@ def length_and_pid(data, index):
 
 def be_far_away():
     """What the master's machine keeps in files is not here."""
-    engines.os.path.exists = lambda path: False
+    os.path.exists = lambda path: False
 
 
 def note_and_wait(folder, name):
@@ -303,7 +305,7 @@ class PuppetTest(EngineTest):
     def test_a_long_definition_goes_to_whom_it_lacks(self):
         puppet = Puppet(2)
         master = self.master(puppet)
-        source = ENVIRONMENT + "#" * engines.ATTACH_BYTES_MAX
+        source = ENVIRONMENT + "#" * courier.ATTACH_BYTES_MAX
         prepared(master, "double", range(50), source)
         execution = support.Background(master.execute)
         brought = []
@@ -371,7 +373,7 @@ class PuppetTest(EngineTest):
         support.wait_until(lambda: puppet.closed and all(call.future.cancelled() for call in calls))
 
     def test_it_is_not_taken_for_lost_when_all_of_the_process_was_held_up(self):
-        with support.patched(engines.scheduler, "NODE_LOST_SECONDS", 0.2):
+        with support.patched(scheduler, "NODE_LOST_SECONDS", 0.2):
             puppet = Puppet()
             master = self.master(puppet)
             execution = self.execute(master, "double", range(10))
@@ -646,29 +648,6 @@ class ThreadPoolTest(RealEngineTest, EngineTest):
         pool = ThreadPoolExecutor(2)
         self.addCleanup(pool.shutdown)
         return ExecutorEngine(pool)
-
-
-class PlacesTest(EngineTest):
-    """What a worker process remembers of masters and jobs is bounded."""
-
-    def test_definitions(self):
-        place = engines._Place()
-        for job in range(engines.DEFINITIONS_MAX + 3):
-            place.define(job, {}, [])
-            place.functions[job] = add
-        self.assertEqual(engines.DEFINITIONS_MAX, len(place.definitions))
-        self.assertEqual(set(place.definitions), set(place.functions))
-        self.assertNotIn(0, place.definitions)
-
-    def test_masters(self):
-        for number in range(engines.PLACES_MAX + 3):
-            engines._place("test-%d" % number)
-        self.assertEqual(engines.PLACES_MAX, len(engines._places))
-
-    def test_no_other_thread_asks_the_master(self):
-        with self.assertRaisesRegex(StateError, "a task's own thread"):
-            engines._fetch("module", "x")
-        self.assertIsNone(engines._Imports.find_spec("no_such_module_at_all"))
 
 
 # -- where the libraries are ----------------------------------------------------------------------
