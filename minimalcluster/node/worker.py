@@ -441,6 +441,8 @@ def _start_for_later(name):
     def work():
         # type: () -> None
         given.get()()
+        if not PY2:  # py2 # a thread that ended would be looked up by its number, for which a task may have put
+            given.get()  # another one (gevent): the thread waits here and, a daemon, ends with the process
 
     return given.put, _start_thread(work, name)
 
@@ -602,6 +604,6 @@ def main():
     read(worker.read)
     watch(worker._watch)
     worker.serve()
-    if worker._is_leaving:
+    if PY2 and worker._is_leaving:  # py2
         watching.join(WATCH_SECONDS * 5)  # 2.7 shows a traceback for a thread that ends with the interpreter
     worker.drop_user_objects()
