@@ -19,7 +19,7 @@ from minimalcluster.command import cli
 from minimalcluster.compat import PY2
 from tests import commands, support, test_house
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md", "docs/reliability.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md", "docs/reliability.md"]
 KEY = MasterNode(PORT=0).AUTHKEY
 faces = unittest.skipIf(PY2, "this block needs Python 3.6 or later")
 asyncio_run = unittest.skipIf(sys.version_info < (3, 7), "this block needs asyncio.run, of Python 3.7")
@@ -303,7 +303,7 @@ class LinksTest(unittest.TestCase):
         self.assertIn("(docs/cluster.svg)", document("README.md"))
 
     def test_files_of_the_architecture(self):
-        text = document("ARCHITECTURE.md")
+        text = document("ARCHITECTURE.md").split("## Which file is for what")[1]
         files = [row[0].strip("`") for row in table(text)[1:]]
         for name in files:
             self.assertTrue(os.path.exists(os.path.join(support.ROOT, "minimalcluster", name)), name)
@@ -312,6 +312,22 @@ class LinksTest(unittest.TestCase):
         rows = {os.path.join(support.ROOT, "minimalcluster", *name.split("/")) for name in files}
         missing = [name for name in modules if test_house.path_of(name) not in rows]
         self.assertEqual([], missing, "ARCHITECTURE.md does not name them")
+
+    def test_names_of_the_architecture(self):
+        """A place that the text names is there: `file.py:name` or `file.py:Class.method`."""
+        for path, name in re.findall(r"`([\w/]+\.py):([\w.]+)`", document("ARCHITECTURE.md")):
+            tree = ast.parse(support.read(os.path.join(support.ROOT, "minimalcluster", path)))
+            for part in name.split("."):
+                found = [node for node in tree.body if part in names_bound_by(node)]
+                self.assertEqual(1, len(found), "%s has no %s" % (path, name))
+                tree = found[0]
+
+
+def names_bound_by(node):
+    """What a statement of a module's or a class's body defines: classes, functions, constants."""
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [getattr(node, "name", None)]
 
 
 def anchor(heading):
