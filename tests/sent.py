@@ -151,6 +151,13 @@ class Two(Exception):
         self.a, self.b = a, b
 
 
+class Empty(Exception):
+    """False, as every object without elements."""
+
+    def __len__(self):
+        return 0
+
+
 class Unloadable(Exception):
     """Can be pickled and not unpickled."""
 

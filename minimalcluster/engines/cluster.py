@@ -313,7 +313,7 @@ class EngineNode(Hands):
     def _died(self, flight: Flight, error: BaseException) -> None:
         del self._flights[flight.slot]
         self._lines.blame(flight)
-        exit_ = "%s says %s: %s" % (self._backend.name, type(error).__name__, error)
+        exit_ = "%s says %s" % (self._backend.name, values.in_words(error))
         self._emptied(flight.slot, {"exit": exit_, "lines": []})
 
     def _emptied(self, slot: int, info: Dict[str, Any]) -> None:

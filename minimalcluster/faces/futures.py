@@ -89,7 +89,13 @@ class ClusterFuture(_Future[T]):
     def result(self, timeout: Optional[float] = None) -> T:
         """As the standard's; in a forked process, which it never comes to, StateError instead of waiting."""
         self._check_process()
-        return super().result(timeout)
+        found = super().exception(timeout)
+        if found is not None:  # the standard's asks whether it is true, and gives None where it is not
+            try:
+                raise found
+            finally:
+                del found, self  # their traceback must not refer to them
+        return super().result(0)
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
         self._check_process()

@@ -279,7 +279,7 @@ def task_error(name, total, first, results, failures, stopped):
     """Of a job with failed tasks. first: argument, node and exception of the first of them."""
     argument, node, cause = first
     text = "%d of %d tasks failed, the first of them %s(%s) on %s with %s: %s" % (
-        len(failures), total, name, values.shortened(argument), node, type(cause).__name__, cause,
+        len(failures), total, name, values.shortened(argument), node, type(cause).__name__, values.text_of(cause),
     )  # fmt: skip
     if stopped:
         text += " (stopped there: %d tasks were not run)" % (total - len(results) - len(failures))

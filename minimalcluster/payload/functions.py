@@ -259,5 +259,5 @@ def _initialize(token, buffer):
         initializer(*arguments)
     except BaseException as error:  # SystemExit, too. Without its initializer no call may run here
         name = getattr(initializer, "__name__", values.shortened(initializer))
-        raise_from(InitializerError("the initializer %s raised %s: %s" % (name, type(error).__name__, error)), error)
+        raise_from(InitializerError("the initializer %s raised %s" % (name, values.in_words(error))), error)
     _initialized.add(token)

@@ -20,6 +20,7 @@ import types
 from ..compat import PY2, as_text, native
 from ..errors import SourceError, UsageError
 from .imports import is_own_path
+from .values import in_words
 
 #: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run.
 MAIN_NAME = "__minimalcluster_main__"
@@ -447,7 +448,7 @@ def run(info, fetch, needed):
             sys.modules[MAIN_NAME] = before
         if needed or isinstance(error, KeyboardInterrupt):
             raise
-        text = "the script %s cannot be run here: %s: %s" % (path, type(error).__name__, error)
+        text = "the script %s cannot be run here: %s" % (path, in_words(error))
         sys.stderr.write("minimalcluster: %s; what it sets does not count here\n" % text)
         module = _Unrunnable(text)
     finally:

@@ -14,6 +14,7 @@ import hashlib
 import struct
 import sys
 import traceback
+import types  # noqa: F401 # for type comments
 from collections import namedtuple
 
 from ..compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, in_main_thread, native, pickle, range_type, text_type
@@ -25,6 +26,8 @@ else:
     lazy_map = map
 
 MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
 
 #: The last characters of a longer traceback say enough (a RecursionError's has 1000 frames).
 TRACEBACK_CHARACTERS_MAX = 20000
@@ -184,7 +187,7 @@ def _packed_argument(index, value, pack):
     except Exception as error:
         raise ArgumentsError(
             "argument %d cannot be sent to another process: %s (%s: %s)"
-            % (index, shortened(value), type(error).__name__, error)
+            % (index, shortened(value), type(error).__name__, text_of(error))
         )
 
 
@@ -249,7 +252,7 @@ class Pickled(object):
             text = shortened(result)
             unsendable = ResultError(
                 "the result cannot be sent back: %s of type %s (%s: %s)"
-                % (text, type(result).__name__, type(error).__name__, _text(error)),
+                % (text, type(result).__name__, type(error).__name__, text_of(error)),
                 text,
             )
             unsendable.__cause__ = error
@@ -297,7 +300,7 @@ def _load_result(buffer):
         _let_ctrl_c_pass(error)
         misfit = RemoteError(
             "the result cannot be unpickled here (%s: %s); .pickled has its bytes"
-            % (type(error).__name__, native(_text(error))),
+            % (type(error).__name__, native(text_of(error))),
             type(error).__name__,
         )
         misfit.pickled = _raw(buffer)  # type: ignore[attr-defined]
@@ -321,13 +324,13 @@ def encode_exception(error, frames_to_skip=1):
 
     There is no pickle of an exception that would not be unpickled as one of the same class.
     """
-    trace = getattr(error, "__traceback__", None)
+    trace = _attribute(error, "__traceback__")
     if PY2:  # py2
         trace = sys.exc_info()[2]
     for _ in range(frames_to_skip):
         if trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-    text = native("".join(traceback.format_exception(type(error), error, trace)))
+    text = native(_formatted(error, trace))
     buffers = []  # type: list
     info = _describe(error, buffers)
     info["traceback"] = _json_safe(text[-TRACEBACK_CHARACTERS_MAX:])
@@ -339,15 +342,33 @@ def encode_exception(error, frames_to_skip=1):
     return info, buffers
 
 
+def _formatted(error, trace):
+    # type: (BaseException, types.TracebackType | None) -> str
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException:  # traceback asks the exception for its attributes and whether it is true: its own code runs
+        head = "Traceback (most recent call last):\n"
+        return "%s%s%s\n" % (head, "".join(traceback.format_tb(trace)), in_words(error))
+
+
+def _attribute(error, name):
+    # type: (BaseException, str) -> Any
+    """None if it has no such attribute, or if the class's own code raises another error for it."""
+    try:
+        return getattr(error, name, None)
+    except BaseException:
+        return None
+
+
 def _describe(error, buffers):
     # type: (BaseException, list) -> dict
     # py2: a raised object may be an instance of an old-style class; its type() is the same for all such classes.
-    info = {"type": getattr(error, "__class__", type(error)).__name__, "text": _text(error), "pickled": False}
+    info = {"type": (_attribute(error, "__class__") or type(error)).__name__, "text": text_of(error), "pickled": False}
     if not isinstance(error, BaseException):  # py2: it could not be raised by code that expects exceptions
         return info
-    notes = getattr(error, "__notes__", None)
+    notes = _attribute(error, "__notes__")
     if isinstance(notes, list) and notes:
-        info["notes"] = [_text(note) for note in notes]
+        info["notes"] = [text_of(note) for note in notes]
     try:
         pickled = dumps_by_value(error)
         info["pickled"] = type(loads(pickled)) is type(error)
@@ -364,9 +385,9 @@ def _causes(error):
     found = []  # type: list
     seen = [error]
     while len(found) < CHAIN_MAX:
-        how, cause = "cause", getattr(error, "__cause__", None)
-        if cause is None and not getattr(error, "__suppress_context__", True):
-            how, cause = "context", error.__context__
+        how, cause = "cause", _attribute(error, "__cause__")
+        if cause is None and _attribute(error, "__suppress_context__") is False:
+            how, cause = "context", _attribute(error, "__context__")
         if cause is None or any(cause is each for each in seen):
             break
         found.append((how, cause))
@@ -375,7 +396,7 @@ def _causes(error):
     return found
 
 
-def _text(error):
+def text_of(error):
     # type: (object) -> str
     for kind in (str, text_type):  # on 2.7 str() fails for text that is not ASCII
         try:
@@ -383,6 +404,12 @@ def _text(error):
         except BaseException:  # noqa: S112 # the class's own __str__ runs here
             continue
     return "<its text cannot be made>"
+
+
+def in_words(error):
+    # type: (object) -> str
+    """Type and text of an exception, whatever its class does."""
+    return "%s: %s" % (type(error).__name__, text_of(error))
 
 
 def _json_safe(text):
@@ -431,6 +458,7 @@ def _rebuilt(info, buffers):
         try:
             error = loads(buffers.pop(0))
             error.__context__ = None  # type: ignore[attr-defined] # raises for some classes, such as frozen dataclasses
+            error.__class__  # noqa: B018 # a property that raises would do so in every isinstance() from here on
         except BaseException as failed:
             _let_ctrl_c_pass(failed)
             error = None

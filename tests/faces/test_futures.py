@@ -10,7 +10,7 @@ import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, Running, Two, chained, faces, fail, lambda_free_context, leave, make_unloadable, mul,
+    Empty, PYTHON_3, SECONDS, Running, Two, chained, faces, fail, lambda_free_context, leave, make_unloadable, mul,
     touch, touch_and_wait,
 )
 
@@ -252,6 +252,11 @@ class Exceptions(Running):
     def test_stop_iteration_stays_what_it_is(self):
         self.assertEqual("s", self.raised(self.executor.submit(leave, StopAsyncIteration), StopAsyncIteration) and "s")
         self.raised(self.executor.submit(leave, StopIteration), StopIteration)
+
+    def test_one_that_is_false_is_raised_all_the_same(self):
+        for face in (lambda error: self.executor.submit(fail, error).result(SECONDS), lambda error: list(self.executor.map(fail, [error]))):
+            with self.assertRaises(Empty):
+                face(Empty())
 
     def test_one_that_cannot_be_rebuilt(self):
         error = self.raised(self.executor.submit(make_unloadable), errors.RemoteError)

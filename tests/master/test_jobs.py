@@ -86,6 +86,11 @@ class TermsTest(unittest.TestCase):
         self.assertRaises(TypeError, Terms.of, unknown=1)
 
 
+class WithoutText(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
 class Listed(unittest.TestCase):
     def job(self, keys=(1, 2, 3), shown=None, **options):
         return ListedJob(TARGET, keys, values.arguments(keys), Terms.of(**options), shown)
@@ -118,6 +123,10 @@ class Listed(unittest.TestCase):
         self.assertEqual(([1, 3], 3), (self.progress.shown, self.progress.ended))
         self.assertEqual([("cancel", 7)], self.cluster.asked)
         self.assertEqual({}, self.run_it([finish()], ()))
+
+    def test_a_failure_whose_text_cannot_be_made(self):
+        error = self.error_of([failed(1, WithoutText()), done(0, [10]), done(2, [30]), finish()])
+        self.assertIn("with WithoutText: <its text cannot be made>", str(error))
 
     def test_a_failure_is_raised_when_all_is_done(self):
         error = self.error_of([failed(1, ValueError("two")), done(0, [10]), done(2, [30]), finish()])

@@ -80,6 +80,28 @@ class WithoutText(Exception):
         raise ValueError("no text")
 
 
+class WithoutTruth(Exception):
+    def __bool__(self):
+        raise ValueError("neither true nor false")
+
+
+class Delegating(Exception):
+    """As programs write it: every unknown attribute is looked up, and what is missing is a KeyError."""
+
+    def __init__(self, *arguments):
+        super(Delegating, self).__init__(*arguments)
+        self.fields = {"size": 3}
+
+    def __getattr__(self, name):
+        return self.fields[name]
+
+
+class WithoutClass(Exception):
+    @property
+    def __class__(self):
+        raise ValueError("no class")
+
+
 class Unheard(BaseException):
     """No ``except Exception`` meets it."""
 
@@ -306,6 +328,15 @@ class Exceptions(unittest.TestCase):
     def test_an_odd_description_is_an_error_too(self):
         for info in ({}, {"chain": 5}, {"notes": 5}, {"chain": [7]}, {"type": 3, "text": []}, {"traceback": 4}):
             self.assertIsInstance(values.decode_exception(info, []), BaseException)
+
+    def test_one_whose_class_raises_where_it_is_described(self):
+        for error in (WithoutTruth("w"), Delegating("d"), WithoutClass("c")):
+            info, buffers = caught(throw, error)
+            self.assertIn("in throw", info["traceback"])
+            self.assertIn("%s: %s" % (type(error).__name__, error.args[0]), info["traceback"])
+            got = values.decode_exception(info, received(buffers))
+            kind = RemoteError if type(error) is WithoutClass else type(error)
+            self.assertIs(kind, type(got))
 
     def test_one_without_a_text(self):
         info, _ = caught(throw, WithoutText())
