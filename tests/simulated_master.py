@@ -336,7 +336,7 @@ class Master(object):
     def grant(self, effect):
         # type: (scheduler.Grant) -> None
         world, job = self.world, self.live_job(effect.job)
-        world.note("grant", effect.node, effect.attempt, effect.first, effect.count, effect.careful)
+        world.note("grant", effect.node, effect.attempt, effect.first, effect.count, effect.one_by_one)
         if effect.attempt in world.granted:
             world.fail("attempt %d is granted twice" % effect.attempt)
         world.granted[effect.attempt] = effect.job
@@ -354,14 +354,14 @@ class Master(object):
         if len(node.leases) > 2 * node.slots:
             world.fail("a grant to a node that has no credit: %r" % (effect,))
         piece = node.leases[effect.attempt].piece
-        if piece.apart and len(node.leases) > 1 or node.reserved not in (None, piece):
-            world.fail("a grant beside a task that runs apart: %r" % (effect,))
+        if piece.exclusive and len(node.leases) > 1 or node.reserved not in (None, piece):
+            world.fail("a grant beside a task that wants its node alone: %r" % (effect,))
         if job.journal is not None:
             job.journal.grant(effect.attempt, effect.first, effect.count)
         self.send(
             self.sessions[effect.node],
             protocol.Grant(
-                effect.attempt, effect.job, effect.first, effect.count, int(effect.careful),
+                effect.attempt, effect.job, effect.first, effect.count, int(effect.one_by_one),
                 job.arguments(effect.first, effect.count),
             ),
         )  # fmt: skip
@@ -448,13 +448,13 @@ class Master(object):
     def finish(self, effect):
         # type: (scheduler.Finish) -> None
         world, job = self.world, self.live_job(effect.job)
-        world.note("finish", effect.job, bool(effect.unfit))
+        world.note("finish", effect.job, bool(effect.unrunnable))
         left = job.outcomes[: job.known].count(None)
-        if effect.unfit is not None:
+        if effect.unrunnable is not None:
             if job.cancelled or job.stopping or job.errors and job.stop_on_error:
-                world.fail("job %d was stopped for another reason than %r" % (job.number, effect.unfit))
+                world.fail("job %d was stopped for another reason than %r" % (job.number, effect.unrunnable))
             fit = [node for node in world.nodes.values() if node.alive and not node.draining and not node.unfit]
-            if effect.unfit["type"] == "StartError":  # else what it says is on its way
+            if effect.unrunnable["type"] == "StartError":  # else what it says is on its way
                 fit = [node for node in fit if node.stuck_at is None or world.now - node.stuck_at < agent.STUCK_SECONDS]
             if any(node.joined and node.link.master is self and node.link.master_open for node in fit):
                 world.fail("job %d ends as unfit, and there is a node that is fit" % job.number)

@@ -24,7 +24,7 @@ from __future__ import absolute_import, division, print_function
 from collections import OrderedDict, namedtuple
 
 from ..wire import protocol
-from .history import Storied
+from .history import WithHistory
 
 HEARTBEAT_SECONDS = 2.0
 #: The master beats as often; of five beats not one byte has come: it is gone (FAULTS.md 16, 28).
@@ -47,7 +47,7 @@ LEAVE_SECONDS = 10.0
 UNSAID_CHARACTERS_MAX = 1 << 20
 #: Letters of why a worker process does not start.
 TROUBLE_MAX = 300
-STORY_LENGTH = 500
+HISTORY_LENGTH = 500
 #: Sources of modules, of some 10 KiB each.
 MODULES_KEPT_MAX = 1000
 _TOO_LONG = "the call took longer than %g s and was ended"
@@ -129,12 +129,12 @@ class _Held(object):
         return first == self.next and first + count <= self.end
 
 
-class Agent(Storied):
+class Agent(WithHistory):
     """See the module's text. ``about`` is what the node tells of itself when it joins (plain data)."""
 
     def __init__(self, slots, about):
         # type: (int, dict) -> None
-        super(Agent, self).__init__(STORY_LENGTH)
+        super(Agent, self).__init__(HISTORY_LENGTH)
         self._slots = [_Slot(number) for number in range(slots)]
         self._about = about
         self._held = OrderedDict()  # type: OrderedDict # attempt -> _Held
@@ -206,7 +206,7 @@ class Agent(Storied):
     def _link_up(self, event):
         # type: (LinkUp) -> None
         self._linked, self._joined = True, False
-        self._tell("link", "up")
+        self._remember("link", "up")
         self._alone_at = None
         self._heard_at = self._now
         self._beat_at = self._now + HEARTBEAT_SECONDS
@@ -225,7 +225,7 @@ class Agent(Storied):
         # type: (LinkDown) -> None
         if self._linked:
             self._linked = self._joined = False
-            self._tell("link", "down")
+            self._remember("link", "down")
             self._alone_at = self._now + ALONE_SECONDS
         self._finish_if_drained()
 
@@ -321,13 +321,13 @@ class Agent(Storied):
             self._report(protocol.Released(0, message.attempt, message.first))
         elif message.attempt not in self._held:
             self._held[message.attempt] = _Held(message)
-            self._tell("attempt", message.attempt, "granted", message.first, message.count)
+            self._remember("attempt", message.attempt, "granted", message.first, message.count)
             self._fill()
 
     def _on_revoke(self, message):
         # type: (protocol.Revoke) -> None
         held = self._held.get(message.attempt)
-        self._tell("attempt", message.attempt, "revoked", message.kill)
+        self._remember("attempt", message.attempt, "revoked", message.kill)
         if message.kill:
             for number in [n for n, report in self._reports.items() if report.attempt == message.attempt]:
                 del self._reports[number]
@@ -366,7 +366,7 @@ class Agent(Storied):
         """Of a job that is over, processes are left: they end with their worker process, unless it works again."""
         slot = self._slots[event.slot]
         if slot.state == IDLE:
-            self._tell("slot", "slot %d" % slot.number, "has children without a job")
+            self._remember("slot", "slot %d" % slot.number, "has children without a job")
             slot.state, slot.kill_at = LEAVING, self._now + KILL_SECONDS
             self._do(KillChild(slot.number))
 
@@ -388,7 +388,7 @@ class Agent(Storied):
         # type: (tuple) -> None
         message = message._replace(report=self._next_report)  # type: ignore[attr-defined]
         self._reports[self._next_report] = message
-        self._tell("attempt", message.attempt, type(message).__name__, message.first)  # type: ignore[attr-defined]
+        self._remember("attempt", message.attempt, type(message).__name__, message.first)  # type: ignore[attr-defined]
         self._next_report += 1
         if self._joined:
             self._do(ToMaster(message))
@@ -415,7 +415,7 @@ class Agent(Storied):
             grant = held.grant
             held.slot, held.grant = slot, None
             slot.state, slot.attempt = RUNNING, grant.attempt
-            self._tell("attempt", grant.attempt, "begun", "slot %d" % slot.number)
+            self._remember("attempt", grant.attempt, "begun", "slot %d" % slot.number)
             definition = self._definitions[grant.job]
             if grant.job not in slot.jobs:
                 slot.jobs.add(grant.job)
@@ -522,7 +522,7 @@ class Agent(Storied):
     def _child_exited(self, event):
         # type: (ChildExited) -> None
         slot = self._slots[event.slot]
-        self._tell("slot", "slot %d" % slot.number, "exited", event.info.get("exit"), slot.attempt)
+        self._remember("slot", "slot %d" % slot.number, "exited", event.info.get("exit"), slot.attempt)
         held = self._held.pop(slot.attempt, None)
         if held is not None and slot.kill_at is None:
             self._report(protocol.Died(0, slot.attempt, held.next, event.info))
@@ -551,7 +551,7 @@ class Agent(Storied):
         if (stuck is None) == (self._stuck is None):
             return
         self._stuck = stuck
-        self._tell("slot", "slots", "stuck" if stuck else "not stuck")
+        self._remember("slot", "slots", "stuck" if stuck else "not stuck")
         if self._joined:
             self._beat()
         if stuck is not None:

@@ -10,7 +10,7 @@ from ..errors import InternalError
 LAST_LINES = 30
 
 
-class Storied(object):
+class WithHistory(object):
     """Its subclasses keep ``_now``, and put into the words what somebody may ask for by ``story``."""
 
     _now = 0.0
@@ -19,7 +19,7 @@ class Storied(object):
         # type: (int) -> None
         self._history = deque(maxlen=length)  # type: deque
 
-    def _tell(self, *words):
+    def _remember(self, *words):
         # type: (object) -> None
         self._history.append((self._now, words))
 

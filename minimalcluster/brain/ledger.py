@@ -1,123 +1,48 @@
-"""The scheduler's books: who has which tasks, and what a pass looks at without going through all of it. Pure.
+"""The scheduler's ledger: which node has which tasks, and what a pass looks at without a look at all there is. Pure.
 
-Each change of a job, a piece, a lease or a node goes through a method here, which keeps the indexes true:
+Each change of a job, a piece, a lease or a node is a method here. It keeps the counters and these indexes true:
 
     which jobs may be handed out, in turn        ``front``, ``next_job``
     which nodes have an idle slot, or room       ``idle``, ``roomy``
-    which nodes may give something back          ``crowded``, ``divisible``, ``asked``
+    which nodes may give something back          ``with_waiting``, ``divisible``, ``asked``
     which jobs may get second copies             ``copyable``
-    what is to run alone, and where              ``apart``, ``reserved``
+    which tasks want a node alone, and where     ``exclusive``, ``reserved``
     which piece of a job has a task              ``Job.places``
-    what an event has touched                    ``touched``: the scheduler ends those that are done
+    which job an attempt is for                  ``attempts``, ``Piece.attempts``
+    what an event has touched                    ``touched``, then ``done``: the jobs at their end
 
 So a pass costs what has changed, not what there is. ``validate`` compares each index with what it is made from.
+What may become of a piece and of a lease is in two tables in leases.py. No rule is here, and no effect: a method
+returns the (node, attempt) of the leases that are to be revoked.
 """
 from __future__ import absolute_import, division, print_function
 
 import heapq
-from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from itertools import count
 
 from . import policy
-from .leases import DEFAULTS, Job, Lease, Node, Piece, Speed
+from .indexes import Ranked, gaps_between, taken_from
+from .leases import (  # fmt: skip
+    ASKED,
+    AWAITED,
+    DEFAULTS,
+    DONE,
+    HELD,
+    LEASE_TRANSITIONS,
+    LEASED,
+    LOST,
+    NEW,
+    PIECE_TRANSITIONS,
+    QUEUED,
+    Job,
+    Lease,
+    Node,
+    Piece,
+    Speed,
+)
 
-__all__ = ["DEFAULTS", "Agenda", "Ledger", "Ranked"]
-
-MYPY = False  # mypy takes it for true: names for type comments
-if MYPY:
-    from typing import Iterator  # noqa: F401 # novm
-
-
-class Ranked(object):
-    """Some of the nodes, in their order."""
-
-    def __init__(self):
-        # type: () -> None
-        self._ranks, self._nodes = [], {}  # type: list, dict
-
-    def file(self, node, belongs):
-        # type: (Node, bool) -> None
-        if belongs is (node.rank in self._nodes):
-            return
-        if belongs:
-            self._nodes[node.rank] = node
-            insort(self._ranks, node.rank)
-        else:
-            del self._nodes[node.rank]
-            del self._ranks[bisect_left(self._ranks, node.rank)]
-
-    def after(self, rank):
-        # type: (int) -> Node | None
-        """The next one; -1 is before the first."""
-        at = bisect_right(self._ranks, rank)
-        return self._nodes[self._ranks[at]] if at < len(self._ranks) else None
-
-    def __contains__(self, node):
-        # type: (object) -> bool
-        return node.rank in self._nodes  # type: ignore[attr-defined]
-
-    def __len__(self):
-        # type: () -> int
-        return len(self._ranks)
-
-    def __iter__(self):
-        # type: () -> Iterator[Node]
-        return iter([self._nodes[rank] for rank in self._ranks])
-
-
-class Agenda(object):
-    """When each of many things is due, where most are put off again and again before that: by signs of life, results.
-
-    ``due_at(thing)`` is its moment now, or None. Whoever may have brought it forward calls ``note``; that it was put
-    off is noticed when its old moment is the first one.
-    """
-
-    def __init__(self, due_at):
-        # type: (object) -> None
-        self._due_at = due_at
-        self._heap, self._noted = [], {}  # type: list, dict
-        self._count = count()  # things cannot be compared
-
-    def note(self, thing):
-        # type: (object) -> None
-        moment = self._due_at(thing)  # type: ignore[operator]
-        if moment is not None and (thing not in self._noted or moment < self._noted[thing]):
-            self._noted[thing] = moment
-            heapq.heappush(self._heap, (moment, next(self._count), thing))
-
-    def drop(self, thing):
-        # type: (object) -> None
-        self._noted.pop(thing, None)
-
-    def first(self):
-        # type: () -> float | None
-        """The earliest moment of all."""
-        while self._heap:
-            moment, _, thing = self._heap[0]
-            if self._noted.get(thing) == moment:
-                if self._due_at(thing) == moment:  # type: ignore[operator]
-                    return moment
-                del self._noted[thing]
-                self.note(thing)
-            heapq.heappop(self._heap)
-        return None
-
-    def take(self, now):
-        # type: (float) -> list
-        """What is due by now, no longer noted."""
-        found, moment = [], self.first()
-        while moment is not None and moment <= now:
-            found.append(heapq.heappop(self._heap)[2])
-            del self._noted[found[-1]]
-            moment = self.first()
-        return found
-
-    def knows(self, thing):
-        # type: (object) -> bool
-        """Will it be noticed in time? For ``validate``."""
-        moment = self._due_at(thing)  # type: ignore[operator]
-        return moment is None or self._noted.get(thing, moment + 1.0) <= moment
+__all__ = ["DEFAULTS", "Ledger"]
 
 
 class Ledger(object):
@@ -125,18 +50,20 @@ class Ledger(object):
 
     def __init__(self, broken):
         # type: (object) -> None
-        self._broken = broken  # raises an error with the story of what broke
+        self._broken = broken  # raises an error with the history of what broke
         self.jobs = OrderedDict()  # type: OrderedDict # id -> Job
         self.nodes = OrderedDict()  # type: OrderedDict # id -> Node
-        self.attempts = {}  # type: dict # attempt -> Piece, until the piece is done
-        self.touched = set()  # type: set # jobs
+        self.attempts = {}  # type: dict # attempt -> Lease, until it is over
+        self.touched = set()  # type: set # jobs that may have to be filed elsewhere
+        self.done = []  # type: list # jobs that are finished and still here
         self._turns, self._ranks = count(), count()
-        self._line = []  # type: list # a heap: (turn, Job), among them those that were served or wait for nothing since
+        self._line = []  # type: list # a heap: (turn, Job); some were served since, or have nothing to hand out
         self.slots = self.serving = 0  # of the nodes that take work: their worker processes, and how many they are
-        self.idle, self.roomy, self.crowded, self.reserved = Ranked(), Ranked(), Ranked(), Ranked()
-        self.divisible = set()  # type: set # leases of more than one task that were not asked for any
-        self.asked = OrderedDict()  # type: OrderedDict # leases that were asked and have not answered, the first first
-        self.copyable, self.apart = set(), set()  # type: set, set # jobs
+        #: with_waiting: nodes that have more leases than slots.
+        self.idle, self.roomy, self.with_waiting, self.reserved = Ranked(), Ranked(), Ranked(), Ranked()
+        self.divisible = set()  # type: set # leases of more than one task that are HELD
+        self.asked = OrderedDict()  # type: OrderedDict # leases that are ASKED, in the order of their questions
+        self.copyable, self.exclusive = set(), set()  # type: set, set # jobs
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -145,6 +72,60 @@ class Ledger(object):
         self.jobs[job_id] = job = Job(job_id, total, options, now, next(self._turns))  # type: ignore[arg-type]
         self.touched.add(job)
         return job
+
+    def grow(self, job, total, closed):
+        # type: (Job, int, bool) -> None
+        job.queued += total - job.total
+        job.total, job.closed = total, closed
+        self.touched.add(job)
+
+    def pause(self, job, paused):
+        # type: (Job, bool) -> None
+        job.paused = paused
+        self.touched.add(job)
+
+    def resume(self, job, spans, attempts, until):
+        # type: (Job, list, list, float) -> None
+        """A former master's job: the spans (first, end) are delivered, the attempts (number, first, end), the newest
+        last, may still be under way: they are awaited ``until`` then."""
+        job.cursor, job.queued = job.total, 0
+        gaps = gaps_between(spans, job.total)
+        job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
+        one_by_one = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
+        same, adopted = {}, []  # type: dict, list # (first, end) -> the piece of the newest attempt of just these
+        for attempt, first, end in reversed(attempts):
+            found = None if attempt in self.attempts else taken_from(gaps, first, end)
+            if found is not None:  # a part that is not the last gap is a task that raised, and is to be tried again
+                piece = Piece(job, *found)
+                piece.shortened = piece.hi < end
+                self._adopt(Lease(attempt, piece, one_by_one), "await")
+                self._await(piece, until)
+                adopted.append(piece)
+            known = self.attempts.get(attempt)
+            newest = same.setdefault((first, end), known and known.piece)
+            if known is None and newest is not None and job.options.idempotent:  # they are two copies
+                self._adopt(Lease(attempt, newest, one_by_one), "await")
+        pieces = [Piece(job, lo, hi) for lo, hi in gaps]
+        for piece in reversed(pieces):
+            self._queue(piece)
+        job.places.fill(sorted(adopted + pieces, key=_lo))
+        self.touched.add(job)
+
+    def stop(self, job, kill):
+        # type: (Job, bool) -> list
+        """Nothing more of it is handed out. Its leases, which are returned, may deliver or are over."""
+        leases = sorted(job.leases.items())
+        held = [(lease.node, attempt) for attempt, lease in leases]
+        for _, lease in leases if kill else ():
+            self.end(lease)
+        for piece in set(job.places).union(lease.piece for _, lease in leases):
+            if not piece.held:
+                self.finish(piece)
+        job.stopped = True
+        job.queued = 0
+        job.places.fill(())
+        self.touched.add(job)
+        return held
 
     def remove_job(self, job):
         # type: (Job) -> None
@@ -156,36 +137,42 @@ class Ledger(object):
             if job.id in node.short:
                 node.short.discard(job.id)
                 self.file(node)
-        for node_id in job.unfit:
-            self.nodes[node_id].unfit.discard(job.id)
+        for node_id in job.ineligible:
+            self.nodes[node_id].ineligible.discard(job.id)
         for node_id in job.nodes:
             self.nodes[node_id].jobs.discard(job.id)
         self.copyable.discard(job)
-        self.apart.discard(job)
+        self.exclusive.discard(job)
 
-    def settle(self):
-        # type: () -> list
-        """Put each touched job where it belongs; those that are finished are returned, in turn."""
-        finished = []
+    def file_touched(self):
+        # type: () -> None
+        """Put each touched job where it belongs; those that are finished into ``done``."""
         for job in self.touched:
-            if job.id not in self.jobs:
-                continue
             if job.finished:
-                finished.append(job)
+                self.done.append(job)
                 continue
-            if job.ready and not job.lined_up:
+            if not job.lined_up and job.ready:
                 job.lined_up = True
                 heapq.heappush(self._line, (job.turn, job))
             if job.options.idempotent:
                 _file(self.copyable, job, _may_be_copied(job))
-            if job.apart or job in self.apart:
-                _file(self.apart, job, bool(job.apart))
+            if job.exclusive or job in self.exclusive:
+                _file(self.exclusive, job, bool(job.exclusive))
         self.touched.clear()
-        return sorted(finished, key=_turn) if len(finished) > 1 else finished
+
+    def take_done(self):
+        # type: () -> list
+        """The jobs that are finished, in turn, for the last time."""
+        if self.touched:
+            self.file_touched()
+        done, self.done = self.done, []
+        return sorted(done, key=_turn) if len(done) > 1 else done
 
     def front(self):
         # type: () -> Job | None
         """The job whose turn it is, if anything can be handed out."""
+        if self.touched:
+            self.file_touched()
         while self._line:
             turn, job = self._line[0]
             if turn == job.turn and job.ready:
@@ -198,9 +185,11 @@ class Ledger(object):
     def next_job(self, node):
         # type: (Node) -> Job | None
         """As ``front``, of the jobs that this node can run."""
-        passed = []  # type: list
         job = self.front()
-        while job is not None and node.id in job.unfit:
+        if job is None or node.id not in job.ineligible:
+            return job
+        passed = []  # type: list
+        while job is not None and node.id in job.ineligible:
             passed.append(heapq.heappop(self._line))
             job = self.front()
         for entry in passed:
@@ -214,19 +203,6 @@ class Ledger(object):
             job.turn = next(self._turns)
             heapq.heappush(self._line, (job.turn, job))
 
-    def stop(self, job):
-        # type: (Job) -> None
-        """Nothing more of it is handed out; what is leased stays so."""
-        job.stopped = True
-        job.pieces.clear()
-        job.apart.clear()
-        job.awaited.clear()
-        job.queued = 0
-        job.places.fill(())
-        for attempt in [attempt for attempt, piece in job.attempts.items() if not piece.leases]:
-            self._unknow(job, attempt)
-        self.touched.add(job)
-
     # -- nodes ------------------------------------------------------------------------------------
 
     def add_node(self, node_id, session, slots, name, now):
@@ -238,10 +214,11 @@ class Ledger(object):
         # type: (Node) -> None
         """It has no leases any more."""
         self.forget_session(node)
-        for job_id in node.unfit:
-            del self.jobs[job_id].unfit[node.id]
-        node.connected = False
-        self.reserve(node, None)
+        for job_id in node.ineligible:
+            del self.jobs[job_id].ineligible[node.id]
+        node.connected, node.reserved = False, None  # type: ignore[assignment]
+        self.reserved.file(node, False)
+        self.file_connection(node)
         del self.nodes[node.id]
 
     def forget_session(self, node):
@@ -255,30 +232,33 @@ class Ledger(object):
         node.jobs, node.measured, node.short = set(), set(), set()
         self.file(node)
 
+    def file_connection(self, node):
+        # type: (Node) -> None
+        """Count it, and put it where it belongs: after each change of its connection, its slots or its reservation."""
+        slots = node.slots if node.serving else 0
+        self.serving += (slots > 0) - (node.serving_slots > 0)
+        self.slots += slots - node.serving_slots
+        node.serving_slots = slots
+        node.open_slots = slots if node.reserved is None else 0
+        self.file(node)
+
     def file(self, node):
         # type: (Node) -> None
-        """Put it where it belongs: after each change of its leases, its connection, its slots."""
-        held, slots = len(node.leases), node.slots
-        open_ = node.serving and node.reserved is None
-        filed = open_ and held < slots, open_ and held < 2 * slots and bool(node.short), held > slots
+        """Put it where it belongs: after each change of its leases."""
+        held, slots = len(node.leases), node.open_slots
+        filed = (held < slots, held < 2 * slots and bool(node.short), held > node.slots)
         if filed != node.filed:
             node.filed = filed
             self.idle.file(node, filed[0])
             self.roomy.file(node, filed[1])
-            self.crowded.file(node, filed[2])
-
-    def count_slots(self):
-        # type: () -> None
-        """After a node came, went, or changed."""
-        serving = [node.slots for node in self.nodes.values() if node.serving]
-        self.slots, self.serving = sum(serving), len(serving)
+            self.with_waiting.file(node, filed[2])
 
     def reserve(self, node, piece):
         # type: (Node, Piece | None) -> None
         """For this piece alone, or no longer."""
         node.reserved = piece  # type: ignore[assignment]
         self.reserved.file(node, piece is not None)
-        self.file(node)
+        self.file_connection(node)
 
     def knows(self, node, job):
         # type: (Node, Job) -> bool
@@ -289,77 +269,95 @@ class Ledger(object):
         job.nodes.add(node.id)
         return False
 
-    def speed(self, node, job):
-        # type: (Node, Job) -> Speed
-        """To be written to; then ``measured`` is to be told."""
-        speed = job.speeds.get(node.id)
-        if speed is None:
-            node.measured.add(job.id)
-            job.speeds[node.id] = speed = Speed()
-        return speed
-
-    def measured(self, node, job):
-        # type: (Node, Job) -> None
+    def measure(self, node, job, tasks, seconds, size):
+        # type: (Node, Job, int, float, int) -> None
+        """This node has run so many tasks of the job in so many seconds; their results have so many bytes."""
+        job.proven.add(node.id)
+        speed = job.speeds.get(node.id) or self._new_speed(node, job)
+        speed.measured(tasks, seconds, size)
         short = policy.is_worth_prefetching(node, job)
         if short is not (job.id in node.short):
             _file(node.short, job.id, short)
             _file(job.short, node.id, short)
             self.file(node)
+        self._worked(node, job, tasks, seconds)
 
-    def unfit(self, node, job, why):
+    def weigh(self, lease, size):
+        # type: (Lease, int) -> None
+        """The arguments of this lease have so many bytes."""
+        node, piece = lease.node, lease.piece
+        speed = piece.job.speeds.get(node.id) or self._new_speed(node, piece.job)
+        speed.weighed(piece.size, size)
+
+    def failed(self, node, job, seconds):
+        # type: (Node, Job, float) -> None
+        """A task of the job raised there, after so many seconds. It says nothing of the time that others take."""
+        job.proven.add(node.id)
+        self._worked(node, job, 1 if seconds else 0, seconds)
+
+    def _worked(self, node, job, tasks, seconds):
+        # type: (Node, Job, int, float) -> None
+        node.busy_seconds += seconds
+        job.busy_seconds += seconds
+        job.measured += tasks
+
+    def _new_speed(self, node, job):
+        # type: (Node, Job) -> Speed
+        node.measured.add(job.id)
+        job.speeds[node.id] = speed = Speed()
+        return speed
+
+    def exclude(self, node, job, why):
         # type: (Node, Job, dict) -> None
-        job.unfit[node.id] = why
-        node.unfit.add(job.id)
+        """This node cannot run the job."""
+        job.ineligible[node.id] = why
+        node.ineligible.add(job.id)
 
     # -- pieces -----------------------------------------------------------------------------------
 
     def enqueue(self, piece):
         # type: (Piece) -> None
         """To be handed out next."""
-        if not piece.live:
+        if piece.state is NEW:
             piece.job.places.put(piece)
-        piece.enqueue()
-        self.touched.add(piece.job)
+        piece.job.awaited.pop(piece, None)
+        self._queue(piece)
 
-    def dequeue(self, piece):
+    def _queue(self, piece):
         # type: (Piece) -> None
-        piece.dequeue()
-        self.touched.add(piece.job)
+        job = piece.job
+        piece.state = PIECE_TRANSITIONS[piece.state]["queue"]
+        job.queue_of(piece)[piece] = None
+        job.queued += piece.hi - piece.lo
+        self.touched.add(job)
 
-    def adopt(self, piece, attempt, careful):
-        # type: (Piece, int, bool) -> None
-        """This attempt may deliver for it."""
-        piece.attempts[attempt] = careful
-        self.attempts[attempt] = piece.job.attempts[attempt] = piece
+    def _dequeue(self, piece):
+        # type: (Piece) -> None
+        job = piece.job
+        del job.queue_of(piece)[piece]
+        job.queued -= piece.hi - piece.lo
 
-    def fence(self, piece, attempt):
-        # type: (Piece, int) -> None
-        """This attempt delivers nothing any more."""
-        self._unknow(piece.job, attempt)
-        del piece.attempts[attempt]
-
-    def _unknow(self, job, attempt):
-        # type: (Job, int) -> None
-        self.attempts.pop(attempt, None)
-        job.attempts.pop(attempt, None)
+    def _await(self, piece, until):
+        # type: (Piece, float) -> None
+        piece.state = PIECE_TRANSITIONS[piece.state]["await"]
+        piece.job.awaited[piece] = until
 
     def cut(self, job, size):
         # type: (Job, int) -> Piece
-        """The next piece of at most ``size`` tasks, taken out of the queue."""
+        """The next piece of at most ``size`` tasks, to be leased now."""
         if not job.pieces:
-            piece = Piece(job, job.cursor, min(job.cursor + size, job.total))
+            first = job.cursor
+            job.cursor = end = min(first + size, job.total)
+            job.queued -= end - first
+            piece = Piece(job, first, end)
             job.places.put(piece)
-            job.cursor = piece.hi
-            job.queued -= piece.size
-        else:
-            piece = next(reversed(job.pieces))
-            self.dequeue(piece)
-            if piece.size > size:
-                rest = Piece(job, piece.lo + size, piece.hi, piece.deaths)
-                piece.hi = rest.lo
-                piece.cut = piece.cut or bool(piece.attempts)
-                self.enqueue(rest)
-        self.touched.add(job)
+            return piece
+        piece = next(reversed(job.pieces))
+        if piece.size > size:
+            rest = Piece(job, piece.lo + size, piece.hi, piece.deaths)
+            self.move(piece, piece.lo, rest.lo)
+            piece.shortened = piece.shortened or bool(piece.attempts)
+            self.enqueue(rest)
         return piece
 
     def having(self, job, task):
@@ -371,7 +369,7 @@ class Ledger(object):
 
     def cut_behind(self, job, end):
         # type: (Job, int) -> Piece
-        """What nobody has had yet before ``end``, as a piece that is queued."""
+        """What no node has had yet before ``end``, as a piece that is queued."""
         piece = Piece(job, job.cursor, end)
         job.cursor = end
         job.queued -= piece.size
@@ -381,76 +379,182 @@ class Ledger(object):
     def move(self, piece, lo, hi):
         # type: (Piece, int, int) -> None
         """Less is left of it: the rest is delivered, given back, or runs elsewhere."""
-        if piece.queued:
+        if piece.state is QUEUED:
             piece.job.queued -= piece.size - (hi - lo)
         piece.lo, piece.hi = lo, hi
-        if hi - lo == 1:
-            self.divisible.difference_update(piece.leases.values())
-        self.touched.add(piece.job)
+        if hi - lo == 1 and piece.held:
+            self.divisible.difference_update(piece.attempts.values())
 
-    def retire(self, piece):
-        # type: (Piece) -> list
-        """Nothing is left to run of it: its attempts are fenced, its leases ended and returned."""
+    def divide(self, piece, end):
+        # type: (Piece, int) -> None
+        """The tasks before ``end`` are not what its attempt runs: they are queued, as a piece of their own."""
+        before = Piece(piece.job, piece.lo, end, piece.deaths)
+        self.move(piece, end, piece.hi)
+        if not piece.job.stopped:
+            self.enqueue(before)
+
+    def deliver(self, piece, end, now):
+        # type: (Piece, int, float) -> list
+        """The tasks before ``end`` have their outcomes. What ``finish`` returns is returned."""
+        piece.job.delivered += end - piece.lo
+        return self.advance(piece, end, now)
+
+    def advance(self, piece, end, now):
+        # type: (Piece, int, float) -> list
+        """The tasks before ``end`` are no longer its own. What ``finish`` returns is returned."""
         job = piece.job
-        if piece.queued:
-            piece.dequeue()
-        job.awaited.pop(piece, None)
-        piece.live = False
-        for attempt in piece.attempts:
-            self._unknow(job, attempt)
-        ended = [lease for _, lease in sorted(piece.leases.items())]
-        for lease in ended:
-            self.end(lease)
+        job.moved_at = now
         self.touched.add(job)
-        return ended
+        if end < piece.hi:
+            self.move(piece, end, piece.hi)
+            return []
+        return self.finish(piece, end)
+
+    def give_back(self, piece, first):
+        # type: (Piece, int) -> Piece | None
+        """Its node has not started the tasks from ``first`` on. They are queued as a piece, which is returned."""
+        if first >= piece.hi:
+            return None
+        rest = Piece(piece.job, first, piece.hi, piece.deaths)
+        self.move(piece, piece.lo, first)
+        piece.shortened = piece.shortened or len(piece.attempts) > 1
+        if piece.job.stopped:
+            return None
+        self.enqueue(rest)
+        return rest
+
+    def finish(self, piece, lo=None):
+        # type: (Piece, int | None) -> list
+        """Nothing is left to run of it, from ``lo`` on: its attempts are over. Those that may go on are returned: they
+        were given more tasks than it has now, or the same tasks as another one."""
+        if piece.state is QUEUED:
+            self._dequeue(piece)
+        elif piece.state is AWAITED:
+            del piece.job.awaited[piece]
+        piece.state = PIECE_TRANSITIONS[piece.state]["finish"]
+        if lo is not None:
+            piece.lo = lo
+        leases = piece.leases if piece.shortened or len(piece.attempts) > 1 else ()
+        going_on = [(lease.node, lease.attempt) for lease in leases]
+        for lease in list(piece.attempts.values()):
+            self.end(lease)
+        self.touched.add(piece.job)
+        return going_on
+
+    def cancel(self, piece, task):
+        # type: (Piece, int) -> list
+        """No outcome is wanted for this task: the rest of its piece is queued. What ran it is returned."""
+        job, held = piece.job, [(lease.node, lease.attempt) for lease in piece.leases]
+        self.finish(piece)
+        job.delivered += 1
+        job.failures.pop(task, None)
+        for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
+            if lo < hi:
+                self.enqueue(Piece(job, lo, hi, piece.deaths))
+        return held
 
     # -- leases -----------------------------------------------------------------------------------
 
-    def begin(self, attempt, piece, node, now):
-        # type: (int, Piece, Node, float) -> None
-        lease = Lease(attempt, piece, node, now)
-        node.leases[attempt] = piece.leases[attempt] = piece.job.leases[attempt] = lease
+    def lease(self, piece, node, attempt, now):
+        # type: (Piece, Node, int, float) -> Lease
+        """A new attempt at the piece, which is new, queued, or has another lease: then this is its second copy."""
+        if piece.state is QUEUED:
+            self._dequeue(piece)
+        piece.state = PIECE_TRANSITIONS[piece.state]["lease"]
+        lease = Lease(attempt, piece, bool(piece.deaths) or piece.job.options.attempts_max == 1)
+        self._adopt(lease, "lease")
+        self._begin(lease, node, now)
+        return lease
+
+    def take_up(self, lease, node, now):
+        # type: (Lease, Node, float) -> None
+        """A lost attempt: this node has come back with it."""
+        piece = lease.piece
+        if piece.state is QUEUED:
+            self._dequeue(piece)
+        piece.job.awaited.pop(piece, None)
+        piece.state = PIECE_TRANSITIONS[piece.state]["return"]
+        lease.state = LEASE_TRANSITIONS[lease.state]["return"]
+        lease.settled_at = None
+        self._begin(lease, node, now)
+
+    def _adopt(self, lease, what):
+        # type: (Lease, str) -> None
+        """This attempt may deliver for its piece. what: see LEASE_TRANSITIONS."""
+        lease.state = LEASE_TRANSITIONS[lease.state][what]
+        self.attempts[lease.attempt] = lease.piece.attempts[lease.attempt] = lease
+
+    def _begin(self, lease, node, now):
+        # type: (Lease, Node, float) -> None
+        piece, attempt = lease.piece, lease.attempt
+        lease.node, lease.granted_at, lease.moved_at = node, now, now
+        node.leases[attempt] = piece.job.leases[attempt] = lease
+        piece.held += 1
         if piece.hi - piece.lo > 1:
             self.divisible.add(lease)
-        if piece.apart:
-            node.reserved = piece
-            self.reserved.file(node, True)
+        if piece.exclusive:
+            self.reserve(node, piece)
         self.file(node)
         self.touched.add(piece.job)
 
+    def lose(self, lease):
+        # type: (Lease) -> None
+        """Its node is gone, or does not have it: the piece is queued, and late results of the attempt still count."""
+        piece = lease.piece
+        self._leave(lease)
+        lease.state = LEASE_TRANSITIONS[lease.state]["lose"]
+        if piece.job.stopped and not piece.held:
+            self.finish(piece)
+        elif not piece.held:
+            self.enqueue(piece)
+
     def end(self, lease):
         # type: (Lease) -> None
-        attempt, piece = lease.attempt, lease.piece
-        del lease.node.leases[attempt]
-        del piece.leases[attempt]
+        """This attempt delivers nothing any more."""
+        if lease.node is not None:
+            self._leave(lease)
+        lease.state = LEASE_TRANSITIONS[lease.state]["end"]
+        del self.attempts[lease.attempt]
+        del lease.piece.attempts[lease.attempt]
+
+    def _leave(self, lease):
+        # type: (Lease) -> None
+        """Its node does not have it any more."""
+        node, piece, attempt = lease.node, lease.piece, lease.attempt
+        lease.node = None  # type: ignore[assignment]
+        piece.held -= 1
+        del node.leases[attempt]
         del piece.job.leases[attempt]
         self.divisible.discard(lease)
-        self.asked.pop(lease, None)
-        self.file(lease.node)
+        if lease.state is ASKED:
+            del self.asked[lease]
+        self.file(node)
         self.touched.add(piece.job)
 
     def ask_back(self, lease, until):
         # type: (Lease, float) -> None
         """Its node is asked for what it has not started of it; it has answered by then, or is stuck."""
-        self.answered(lease)  # then it is the last one again
-        lease.revoked, lease.settled_at = True, until
+        self.asked.pop(lease, None)  # then it is the last one again
+        lease.state = LEASE_TRANSITIONS[lease.state]["ask"]
+        lease.settled_at = until
         self.asked[lease] = None
-        self.file_lease(lease)
+        self.divisible.discard(lease)
 
-    def answered(self, lease):
-        # type: (Lease) -> None
+    def answer(self, lease, now):
+        # type: (Lease, float) -> None
+        """Its node has said what it gives back."""
         self.asked.pop(lease, None)
+        lease.state = LEASE_TRANSITIONS[lease.state]["answer"]
+        lease.settled_at = now
 
     def may_be_asked(self, lease):
         # type: (Lease) -> None
         """It makes progress, or the question may have been lost with a connection."""
-        if lease.revoked:
-            lease.revoked = False
-            self.file_lease(lease)
-
-    def file_lease(self, lease):
-        # type: (Lease) -> None
-        _file(self.divisible, lease, lease.piece.size > 1 and not lease.revoked)
+        if lease.state is not HELD:
+            self.asked.pop(lease, None)
+            lease.state = LEASE_TRANSITIONS[lease.state]["progress"]
+            if lease.piece.size > 1:
+                self.divisible.add(lease)
 
     def asked_until(self, now):
         # type: (float) -> float | None
@@ -459,30 +563,33 @@ class Ledger(object):
             lease = next(iter(self.asked))
             if now < lease.settled_at:
                 return lease.settled_at
-            del self.asked[lease]
+            self.answer(lease, lease.settled_at)
         return None
 
     def givers(self):
         # type: () -> list
         """The nodes that may give something back, in their order."""
         found = {lease.node for lease in self.divisible}
-        found.update(self.crowded)
+        found.update(self.with_waiting)
         return sorted(found, key=_rank)
 
     # -- for tests --------------------------------------------------------------------------------
 
     def validate(self):
         # type: () -> None
-        """Every invariant: raises InternalError with the story of what broke."""
+        """Every invariant: raises InternalError with the history of what broke."""
         for job in self.jobs.values():
             self._validate_job(job)
             self._validate_job_indexes(job)
         for node in self.nodes.values():
             self._validate_node(node)
-        for attempt, piece in self.attempts.items():
-            job = piece.job
-            if attempt not in piece.attempts or job.id not in self.jobs or job.attempts.get(attempt) is not piece:
+        for attempt, lease in self.attempts.items():
+            piece = lease.piece
+            if piece.attempts.get(attempt) is not lease or piece.job.id not in self.jobs or piece.state in (NEW, DONE):
                 self._broken("attempt %d outlives its piece" % attempt, attempt)  # type: ignore[operator]
+            is_live = lease.state is not LOST
+            if is_live != (lease.node is not None) or is_live != (piece.job.leases.get(attempt) is lease):
+                self._broken("attempt %d is %s, and it is not" % (attempt, lease.state), attempt)  # type: ignore[operator]
         self._validate_counts()
 
     def _validate_job(self, job):
@@ -490,25 +597,28 @@ class Ledger(object):
         broken = self._broken  # type: object
         if job.finished:
             broken("job %d is finished and still here" % job.id, job.id)  # type: ignore[operator]
-        waiting = list(job.pieces) + list(job.apart)
-        queued = sum(piece.size for piece in waiting) + (0 if job.stopped else job.total - job.cursor)
+        leased = {lease.piece for lease in job.leases.values()}
+        by_state = {QUEUED: list(job.pieces) + list(job.exclusive), AWAITED: list(job.awaited), LEASED: list(leased)}
+        for state, pieces in by_state.items():
+            if any(piece.state is not state for piece in pieces):
+                broken("job %d has a piece that is not %s" % (job.id, state), job.id)  # type: ignore[operator]
+        if any(piece.held != len(piece.leases) for pieces in by_state.values() for piece in pieces):
+            broken("job %d has a piece that does not know its leases" % job.id, job.id)  # type: ignore[operator]
+        queued = sum(piece.size for piece in by_state[QUEUED]) + (0 if job.stopped else job.total - job.cursor)
         if queued != job.queued:
             broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)  # type: ignore[operator]
-        pieces = {lease.piece for lease in job.leases.values()}
-        leased = sum(piece.size for piece in pieces | set(job.awaited))
-        if not job.stopped and queued + leased + job.delivered != job.total:
+        under_way = sum(piece.size for piece in by_state[LEASED] + by_state[AWAITED])
+        if not job.stopped and queued + under_way + job.delivered != job.total:
             broken(  # type: ignore[operator]
                 "job %d: %d queued + %d leased + %d delivered is not %d"
-                % (job.id, queued, leased, job.delivered, job.total),
+                % (job.id, queued, under_way, job.delivered, job.total),
                 job.id,
             )
-        copied = sum(piece.size for piece in pieces if piece.copied)
+        copied = sum(piece.size for piece in leased if piece.copied)
         if not copied <= job.copied <= (policy.copies_max(job) if job.options.idempotent else 0):
             broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)  # type: ignore[operator]
-        if any(piece.leases for piece in waiting):
-            broken("job %d has a piece both queued and leased" % job.id, job.id)  # type: ignore[operator]
         if not job.stopped:
-            self._validate_places(job, pieces.union(waiting, job.awaited))
+            self._validate_places(job, set().union(*by_state.values()))
 
     def _validate_places(self, job, pieces):
         # type: (Job, set) -> None
@@ -519,16 +629,16 @@ class Ledger(object):
 
     def _validate_job_indexes(self, job):
         # type: (Job) -> None
-        nodes = list(self.nodes.values())
+        nodes, is_filed = list(self.nodes.values()), job not in self.touched
         short = {node.id for node in nodes if policy.is_worth_prefetching(node, job)}
         for what, is_so in (
-            ("in line", job in self.touched or not job.ready or (job.turn, job) in self._line),
+            ("in line", not is_filed or not job.ready or (job.turn, job) in self._line),
             ("where its tasks are short", job.short == short),
             ("where it was measured", set(job.speeds) == {node.id for node in nodes if job.id in node.measured}),
-            ("where it cannot run", set(job.unfit) == {node.id for node in nodes if job.id in node.unfit}),
+            ("where it cannot run", set(job.ineligible) == {node.id for node in nodes if job.id in node.ineligible}),
             ("where it is known", job.nodes == {node.id for node in nodes if job.id in node.jobs}),
-            ("among those that may be copied", job in self.touched or (job in self.copyable) == _may_be_copied(job)),
-            ("among those with tasks that run alone", job in self.touched or (job in self.apart) == bool(job.apart)),
+            ("among those that may be copied", not is_filed or (job in self.copyable) == _may_be_copied(job)),
+            ("among those with exclusive tasks", not is_filed or (job in self.exclusive) == bool(job.exclusive)),
         ):
             if not is_so:
                 self._broken("job %d is not %s" % (job.id, what), job.id)  # type: ignore[operator]
@@ -536,14 +646,13 @@ class Ledger(object):
     def _validate_node(self, node):
         # type: (Node) -> None
         for attempt, lease in node.leases.items():
-            is_its = lease.piece.leases.get(attempt) is lease and lease.piece.job.leases.get(attempt) is lease
-            if lease.node is not node or not is_its:
-                self._broken("lease %d of node %s is not its piece's" % (attempt, node.id), attempt)  # type: ignore[operator]
-            if attempt not in self.attempts:
-                self._broken("lease %d of node %s is fenced" % (attempt, node.id), attempt)  # type: ignore[operator]
-            if (lease in self.divisible) != (lease.piece.size > 1 and not lease.revoked):
+            if lease.node is not node or self.attempts.get(attempt) is not lease:
+                self._broken("lease %d of node %s is not its own" % (attempt, node.id), attempt)  # type: ignore[operator]
+            if (lease in self.divisible) != (lease.piece.size > 1 and lease.state is HELD):
                 self._broken("lease %d of node %s is not where it can be taken back" % (attempt, node.id), attempt)  # type: ignore[operator]
-        if not (node.jobs | node.measured | node.short | node.unfit).issubset(self.jobs):
+            if (lease in self.asked) != (lease.state is ASKED):
+                self._broken("lease %d of node %s is not where it is asked for" % (attempt, node.id), attempt)  # type: ignore[operator]
+        if not (node.jobs | node.measured | node.short | node.ineligible).issubset(self.jobs):
             self._broken("node %s remembers jobs that are over" % node.id, node.id)  # type: ignore[operator]
         if len(node.leases) > 2 * node.slots and node.connected and not node.draining:
             held = sum(1 for lease in node.leases.values() if lease.granted_at > node.heard_at)
@@ -553,7 +662,7 @@ class Ledger(object):
         for what, index, belongs in (
             ("idle", self.idle, node.idle),
             ("roomy", self.roomy, is_open and len(node.leases) < 2 * node.slots and bool(node.short)),
-            ("crowded", self.crowded, len(node.leases) > node.slots),
+            ("with attempts that wait", self.with_waiting, len(node.leases) > node.slots),
             ("reserved", self.reserved, node.reserved is not None),
         ):
             if (node in index) != belongs:
@@ -565,13 +674,14 @@ class Ledger(object):
         leases = sum(len(node.leases) for node in nodes)
         here = {lease for node in nodes for lease in node.leases.values()}
         serving = [node.slots for node in nodes if node.serving]
+        indexed = set(self.with_waiting).union(self.idle, self.roomy, self.reserved)
         for what, is_so in (
             ("a lease of no node", sum(len(job.leases) for job in self.jobs.values()) == leases),
             ("a lease that has ended and may be taken back", here.issuperset(set(self.divisible).union(self.asked))),
             ("slots of nodes that are gone", (self.slots, self.serving) == (sum(serving), len(serving))),
-            ("a job that is gone", set(self.copyable | self.apart).issubset(self.jobs.values())),
-            ("a node that is gone", set(self.crowded).union(self.idle, self.roomy, self.reserved).issubset(nodes)),
-            ("an attempt of no job", sum(len(job.attempts) for job in self.jobs.values()) == len(self.attempts)),
+            ("a job that is gone", set(self.copyable | self.exclusive).issubset(self.jobs.values())),
+            ("a node that is gone", indexed.issubset(nodes)),
+            ("a job that is at its end", not self.done),
         ):
             if not is_so:
                 self._broken("the ledger has %s" % what, "ledger")  # type: ignore[operator]
@@ -601,3 +711,8 @@ def _turn(job):
 def _rank(node):
     # type: (Node) -> int
     return node.rank
+
+
+def _lo(piece):
+    # type: (Piece) -> int
+    return piece.lo

@@ -8,7 +8,7 @@ from __future__ import absolute_import, division, print_function
 
 from itertools import islice
 
-from . import leases  # noqa: F401 # in type comments
+from . import leases
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
 CHUNK_SECONDS = 0.05
@@ -63,7 +63,7 @@ def is_worth_prefetching(node, job):
     return speed is not None and speed.seconds is not None and speed.seconds <= PREFETCH_TASK_SECONDS
 
 
-# -- tasks that run apart -------------------------------------------------------------------------
+# -- tasks that want a node alone ------------------------------------------------------------------
 
 
 def may_reserve(reserved, serving):
@@ -75,19 +75,19 @@ def may_reserve(reserved, serving):
 def to_reserve(piece, nodes):
     # type: (leases.Piece, list) -> leases.Node | None
     """The node that will have this piece alone: the one with the least to do."""
-    fit = [node for node in nodes if node.serving and node.reserved is None and node.id not in piece.job.unfit]
-    return min(fit, key=lambda node: len(node.leases)) if fit else None
+    able = [node for node in nodes if node.serving and node.reserved is None and node.id not in piece.job.ineligible]
+    return min(able, key=lambda node: len(node.leases)) if able else None
 
 
 def stays_reserved(node, piece):
     # type: (leases.Node, leases.Piece) -> bool
     """Does the piece run there, or will it?"""
     job = piece.job
-    if any(lease.node is node for lease in piece.leases.values()):
+    if any(lease.node is node for lease in piece.leases):
         return True
-    if not piece.queued or job.paused or job.stopped:
+    if piece.state != leases.QUEUED or job.paused or job.stopped:
         return False
-    return node.serving and node.id not in job.unfit
+    return node.serving and node.id not in job.ineligible
 
 
 # -- taking back ----------------------------------------------------------------------------------
@@ -99,16 +99,16 @@ def to_take_back(idle, givers, now):
 
     idle: the nodes with such slots. givers: those that may have something to give, in their order.
     """
-    candidates, fit = [], {}  # type: list, dict
+    candidates, runs = [], {}  # type: list, dict # runs: whether an idle node can run the job
     for node in givers if idle else ():
         waiting = len(node.leases) - node.slots
         for lease in reversed(list(node.leases.values())):
             piece = lease.piece
             if _may_give_back(lease, waiting > 0):
                 job = piece.job
-                if job not in fit:
-                    fit[job] = any(other.id not in job.unfit for other in idle)
-                if fit[job]:
+                if job not in runs:
+                    runs[job] = any(other.id not in job.ineligible for other in idle)
+                if runs[job]:
                     candidates.append((waiting > 0, piece.size * _seconds_each(lease), lease))
             waiting -= 1
     if not candidates:
@@ -127,7 +127,7 @@ def to_take_back(idle, givers, now):
 def _may_give_back(lease, is_waiting):
     # type: (leases.Lease, bool) -> bool
     piece = lease.piece
-    if lease.revoked or not lease.node.connected or piece.job.paused or (piece.copied and len(piece.leases) > 1):
+    if lease.state != leases.HELD or not lease.node.connected or piece.job.paused or (piece.copied and piece.held > 1):
         return False
     return is_waiting or piece.size > 1
 
@@ -150,7 +150,7 @@ def to_copy(job, idle, now):
     left, middle = copies_max(job) - job.copied, _middle_seconds(job)
     if middle is None or left < 1:
         return [], None
-    own = [(node, _own_seconds(node, job)) for node in idle if node.id not in job.unfit]
+    own = [(node, _own_seconds(node, job)) for node in idle if node.id not in job.ineligible]
     seconds = {node: middle if each is None else each for node, each in own}
     free = {node: node.slots - len(node.leases) for node in seconds}
     fastest = sorted(seconds, key=lambda node: (seconds[node], node.rank))
@@ -179,7 +179,7 @@ def _may_be_copied(lease):
     # type: (leases.Lease) -> bool
     """Its only task has begun, or nothing of it can be taken back; and it is no copy, nor suspected of a death."""
     piece, node = lease.piece, lease.node
-    if piece.copied or len(piece.leases) > 1 or piece.deaths:
+    if piece.copied or piece.held > 1 or piece.deaths:
         return False
     if lease.settled_at is not None:
         return True

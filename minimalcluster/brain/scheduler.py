@@ -2,7 +2,7 @@
 
 ::
 
-    JobSubmitted --> [ cursor ........ total )      tasks nobody has had yet
+    JobSubmitted --> [ cursor ........ total )      tasks that no node has had yet
                          | grant: cut a piece off the front
                          v
      queued pieces --> leased pieces --> delivered       piece [lo, hi): lo moves up as results come
@@ -12,30 +12,32 @@
 Rules:
 
 * A piece is a run of consecutive tasks [lo, hi). Its results are delivered from the front, so ``lo``
-  alone says what has been delivered: whatever arrives below it is a duplicate and is dropped.
+  alone says what has been delivered: a result below it is a duplicate and is dropped.
 * An attempt is one lease of a piece to one node. Its number is unique across restarts of the
   master (epoch, then a counter) and is the fencing token: an unknown number changes nothing. Nor
   does an event of a session that is closed or replaced.
-* A lost attempt's number is remembered until its piece is done: if its node comes back first, its
-  results count. Whoever is first wins; the others are revoked.
+* A lost attempt may deliver until its piece is done: if its node comes back first, its
+  results count. The first result wins; the other attempts are revoked.
 * A task that raises has an outcome. Only a task that was running when its worker process died is
   suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison. Deaths by a SIGKILL that
-  is not ours (the system was out of memory, perhaps) are counted apart, and the task is reserved a node of its own.
+  is not ours (the system was out of memory, perhaps) are counted by themselves: the task is reserved a node of its own.
 * A master that has just started awaits its script's job (JobAwaited). Until then a node that brings a former master's
   attempts is parked: it is not admitted yet, since only the job's journal tells which of these attempts still count.
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
   dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
-* The rules are here; the books, and the indexes that spare a pass to go through all of them, are in ledger.py.
+* The rules are here. The ledger (ledger.py) keeps the state of jobs, pieces, leases and nodes, with the indexes that
+  spare a pass to go through all of them.
 """
 from __future__ import absolute_import, division, print_function
 
 from collections import OrderedDict, namedtuple
 
 from . import policy, status
-from .history import Storied
-from .leases import Job, Lease, Node, Piece, gaps_between, taken_from  # noqa: F401 # some in type comments
-from .ledger import Agenda, Ledger, Ranked  # noqa: F401 # some in type comments
+from .history import WithHistory
+from .indexes import Agenda, Ranked  # noqa: F401 # one in type comments
+from .leases import QUEUED, Job, Lease, Node, Piece  # noqa: F401 # some in type comments
+from .ledger import Ledger
 
 #: A node that was asked for what it has not started has answered by then, or is stuck.
 ANSWER_SECONDS = 0.2
@@ -48,12 +50,12 @@ ADOPT_SECONDS = 12.0
 #: How long nodes that bring a former master's attempts wait for the first job, which may resume these. A node without
 #: any master keeps them for the same time.
 PARK_SECONDS = 60.0
-#: After so long without progress a job says what it waits for; tasks that run are worth a word much later.
+#: After so long without progress it is explained what a job waits for; if its tasks run, much later.
 EXPLAIN_FIRST_SECONDS = 2.0
 EXPLAIN_RUNNING_SECONDS = 60.0
 #: And again, for the same reason; of tasks that run, each time twice as long after.
 EXPLAIN_AGAIN_SECONDS = 60.0
-STORY_LENGTH = 2000
+HISTORY_LENGTH = 2000
 
 EPOCH_SHIFT = 40  # attempts per epoch: 10^12
 
@@ -69,7 +71,7 @@ TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
 NodeStarting = namedtuple("NodeStarting", "node session starting trouble stuck")
-NodeStarting.__new__.__defaults__ = (None,) # stuck: so many seconds it is waited for
+NodeStarting.__new__.__defaults__ = (None,)  # stuck: so many seconds the master waits for it
 LinkBusy = namedtuple("LinkBusy", "node session sending received")  # for people: what is on its way
 NodeDraining = namedtuple("NodeDraining", "node session")
 NodeDisconnected = namedtuple("NodeDisconnected", "node session")
@@ -85,13 +87,13 @@ TimePassed = namedtuple("TimePassed", "")
 # -- effects: what to do --------------------------------------------------------------------------
 Admit = namedtuple("Admit", "node session")  # tell the node that it has joined
 Define = namedtuple("Define", "node job")
-Grant = namedtuple("Grant", "node job attempt first count careful")
+Grant = namedtuple("Grant", "node job attempt first count one_by_one")
 Revoke = namedtuple("Revoke", "node attempt kill")
 Forget = namedtuple("Forget", "node job")
 Deliver = namedtuple("Deliver", "job first count skip payload")
 DeliverFailure = namedtuple("DeliverFailure", "job first node info payload")
 DeliverPoison = namedtuple("DeliverPoison", "job first deaths")
-Finish = namedtuple("Finish", "job unfit")
+Finish = namedtuple("Finish", "job unrunnable")
 TakenBack = namedtuple("TakenBack", "job first end")
 Disconnect = namedtuple("Disconnect", "node session reason")
 Explain = namedtuple("Explain", "text")
@@ -103,12 +105,12 @@ Death = namedtuple("Death", "node info")
 _SIGNS_OF_LIFE = (NodeHeard, LinkBusy, TimePassed)
 
 
-class Scheduler(Storied):
+class Scheduler(WithHistory):
     """See the module's text. ``epoch`` must differ from one start of the master to the next (it is random)."""
 
     def __init__(self, epoch=1):
         # type: (int) -> None
-        super(Scheduler, self).__init__(STORY_LENGTH)
+        super(Scheduler, self).__init__(HISTORY_LENGTH)
         self._next_attempt = epoch << EPOCH_SHIFT
         self._ledger = Ledger(self._broken)
         self._jobs, self._nodes, self._attempts = self._ledger.jobs, self._ledger.nodes, self._ledger.attempts
@@ -156,24 +158,27 @@ class Scheduler(Storied):
         """All changes go through here. ``TimePassed`` hands out work: send it once after each batch."""
         self._effects = []
         self._now = now
-        self._changed = self._changed or type(event) not in _SIGNS_OF_LIFE
-        handler = self._handlers.get(type(event))
-        if handler is not None:
-            handler(event)
+        kind = type(event)
+        if kind not in _SIGNS_OF_LIFE:
+            self._changed = True
+        handler = self._session_handlers.get(kind)
+        if handler is None:
+            self._handlers[kind](event)
         else:
             node = self._nodes.get(event.node)  # type: ignore[attr-defined]
-            if event.node in self._parked:  # type: ignore[attr-defined]
-                self._parked_said(event)
-            elif node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
+            if node is not None and node.connected and node.session == event.session:  # type: ignore[attr-defined]
                 node.heard_at = now
-                self._session_handlers[type(event)](node, event)
-        self._end_finished()
+                handler(node, event)
+            elif event.node in self._parked:  # type: ignore[attr-defined]
+                self._parked_said(event)
+        if self._ledger.touched or self._ledger.done:
+            self._finish_what_is_done()
         return self._effects
 
     def deadline(self):
         # type: () -> float | None
-        """When ``TimePassed`` is due next, whatever happens; None: only after another event."""
-        moments = [self._lost_at.first(), self._queued_again_at.first(), self._explained_at.first()]
+        """When ``TimePassed`` is due next, whatever happens; None: only after another event. It may be too early."""
+        moments = [self._lost_at.not_before(), self._queued_again_at.not_before(), self._explained_at.not_before()]
         moments += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
         moments += [self._take_back_at, self._copy_at, self._park_until if self._parked else None]
         due = [moment for moment in moments if moment is not None]  # type: list[float]
@@ -192,41 +197,20 @@ class Scheduler(Storied):
         self._explained_at.note(self._ledger.add_job(event.job, event.total, event.options, self._now))
         if self._park_until is not None:
             self._park_until = self._now  # the next pass admits parked nodes: JobResumed comes before it
-        self._tell("job", event.job, "submitted", event.total)
+        self._remember("job", event.job, "submitted", event.total)
 
     def _job_resumed(self, event):
         # type: (JobResumed) -> None
         """A former master's job: done are its delivered spans (first, end), attempts its (attempt, first, end),
         the newest last: it has what an older one gave back.
 
-        Whoever still runs one of those attempts has a while to come back with it; then it is queued.
+        A node that still runs one of those attempts has a while to come back with it; then it is queued.
         """
         job = self._jobs.get(event.job)
-        if job is None:
-            return
-        job.cursor, job.queued = job.total, 0
-        gaps = gaps_between(event.done, job.total)
-        job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
-        careful = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
-        same, adopted = {}, []  # type: dict, list # (first, end) -> the piece of the newest attempt of just these
-        for attempt, first, end in reversed(event.attempts):
-            found = None if attempt in self._attempts else taken_from(gaps, first, end)
-            if found is not None:  # one before the last gap is a task that raised, and is to be tried again
-                piece = Piece(job, *found)
-                piece.cut = piece.hi < end
-                self._ledger.adopt(piece, attempt, careful)
-                job.awaited[piece] = self._now + ADOPT_SECONDS
-                adopted.append(piece)
-            newest = same.setdefault((first, end), self._attempts.get(attempt))
-            if attempt not in self._attempts and newest is not None and job.options.idempotent:  # they are two copies
-                self._ledger.adopt(newest, attempt, careful)
-        pieces = [Piece(job, lo, hi) for lo, hi in gaps]
-        job.places.fill(sorted(adopted + pieces, key=lambda piece: piece.lo))
-        for piece in reversed(pieces):
-            self._ledger.enqueue(piece)
-        self._queued_again_at.note(job)
-        self._tell("job", job.id, "resumed", job.delivered)
-        self._ledger.touched.add(job)
+        if job is not None:
+            self._ledger.resume(job, event.done, event.attempts, self._now + ADOPT_SECONDS)
+            self._queued_again_at.note(job)
+            self._remember("job", job.id, "resumed", job.delivered)
 
     def _job_grew(self, event):
         # type: (JobGrew) -> None
@@ -236,11 +220,8 @@ class Scheduler(Storied):
         if job.delivered == job.total:
             job.moved_at = self._now  # it had nothing to do
             job.explain_at = min(job.explain_at, self._now)
-        job.queued += event.total - job.total
-        job.total = event.total
-        job.closed = event.closed
+        self._ledger.grow(job, event.total, event.closed)
         self._explained_at.note(job)
-        self._ledger.touched.add(job)
 
     def _job_cancelled(self, event):
         # type: (JobCancelled) -> None
@@ -257,64 +238,51 @@ class Scheduler(Storied):
 
     def _job_paused(self, event):
         # type: (JobPaused) -> None
-        """Too many of its results wait for who reads them, or no more."""
+        """Too many of its results are unread, or no longer."""
         job = self._jobs.get(event.job)
         if job is not None:
-            job.paused = event.paused
+            self._ledger.pause(job, event.paused)
             job.moved_at = self._now
-            self._ledger.touched.add(job)
 
     def _task_cancelled(self, event):
         # type: (TaskCancelled) -> None
-        """Nobody wants this task's outcome: what runs it is ended, the rest of its piece runs again."""
+        """This task's outcome is not wanted: its worker process is ended, the rest of its piece runs again."""
         job, task = self._jobs.get(event.job), event.task
         piece = None if job is None or job.stopped else self._ledger.having(job, task)
-        if job is None or piece is None:
-            return
-        for lease in piece.leases.values():
-            self._do(Revoke(lease.node.id, lease.attempt, True))
-        self._retire(piece)
-        job.delivered += 1
-        job.failures.pop(task, None)
-        for lo, hi in ((task + 1, piece.hi), (piece.lo, task)):
-            if lo < hi:
-                self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
+        if piece is not None:
+            self._revoke(self._ledger.cancel(piece, task), True)
 
     def _stop(self, job, kill):
         # type: (Job, bool) -> None
         """Hand out nothing more; what has not started comes back, what runs ends or is killed."""
         if not job.stopped:
-            self._tell("job", job.id, "stopped", kill)
-        for _, lease in sorted(job.leases.items()):
-            self._do(Revoke(lease.node.id, lease.attempt, kill))
-            if kill:
-                self._ledger.end(lease)
-        self._ledger.stop(job)
+            self._remember("job", job.id, "stopped", kill)
+        self._revoke(self._ledger.stop(job, kill), kill)
 
-    def _end_finished(self):
+    def _finish_what_is_done(self):
         # type: () -> None
-        """Of the jobs that something happened to, those that are done are at their end."""
-        for job in self._ledger.settle() if self._ledger.touched else ():
+        """The one place where a job ends: after each event, for the jobs that it has touched."""
+        for job in self._ledger.take_done():
             for node_id in sorted(job.nodes):  # a set's order differs from run to run
                 if self._nodes[node_id].connected:
                     self._do(Forget(node_id, job.id))
             self._ledger.remove_job(job)
             self._explained_at.drop(job)
             self._queued_again_at.drop(job)
-            self._tell("job", job.id, "finished", job.delivered)
-            self._do(Finish(job.id, job.hopeless))
+            self._remember("job", job.id, "finished", job.delivered)
+            self._do(Finish(job.id, job.unrunnable))
 
     # -- nodes ------------------------------------------------------------------------------------
 
     def _node_joined(self, event):
         # type: (NodeJoined) -> None
         parked = self._parked.pop(event.node, None)
-        if parked is not None and parked.session > event.session:  # this one was held up on the way
+        if parked is not None and parked.session > event.session:  # its connection took longer than a later one
             self._parked[event.node] = parked
             self._do(Disconnect(event.node, event.session, "older than another connection of the same node"))
         elif event.held and self._park_until is not None and event.node not in self._nodes:
             self._parked[event.node] = event
-            self._tell("node", event.node, "parked", event.session)
+            self._remember("node", event.node, "parked", event.session)
         else:
             self._admit(event)
 
@@ -324,7 +292,7 @@ class Scheduler(Storied):
         node, session = event[:2]
         if type(event) in (NodeDisconnected, NodeLeft) and self._parked[node].session == session:
             del self._parked[node]
-            self._tell("node", node, "left", session)
+            self._remember("node", node, "left", session)
 
     def _admit_parked(self):
         # type: () -> None
@@ -342,7 +310,7 @@ class Scheduler(Storied):
         node = self._nodes.get(event.node)
         if node is None:
             node = self._ledger.add_node(event.node, event.session, event.slots, event.name, self._now)
-        elif event.session < node.session:  # it was held up on the way
+        elif event.session < node.session:  # its connection took longer than a later one
             self._do(Disconnect(node.id, event.session, "older than another connection of the same node"))
             return
         else:
@@ -355,15 +323,14 @@ class Scheduler(Storied):
             node.starting, node.trouble, node.sending, node.received = 0, "", (), 0
             node.stuck_until = None
             self._stuck.discard(node)
-        self._tell("node", node.id, "joined", event.session)
+        self._remember("node", node.id, "joined", event.session)
         self._connection_changed(node)
         self._reconcile(node, event.held)
         self._do(Admit(node.id, node.session))
 
     def _connection_changed(self, node):
         # type: (Node) -> None
-        self._ledger.file(node)
-        self._ledger.count_slots()
+        self._ledger.file_connection(node)
         self._lost_at.note(node)
 
     def _reconcile(self, node, held):
@@ -374,21 +341,19 @@ class Scheduler(Storied):
             if attempt not in held:
                 self._lose(node.leases[attempt])
         for attempt in sorted(held):
-            piece = self._attempts.get(attempt)
-            if piece is None or piece.is_of_another(attempt, node):
+            lease = self._attempts.get(attempt)
+            if lease is None or lease.node not in (None, node):
                 self._do(Revoke(node.id, attempt, True))
                 continue
-            if attempt not in node.leases:
-                if piece.queued:
-                    self._ledger.dequeue(piece)
-                piece.job.awaited.pop(piece, None)
-                self._ledger.begin(attempt, piece, node, self._now)
-            self._ledger.may_be_asked(node.leases[attempt])  # the last question may have been lost with the connection
-            if piece.job.stopped:
+            job = lease.piece.job
+            if lease.node is None:
+                self._ledger.take_up(lease, node, self._now)
+            self._ledger.may_be_asked(lease)  # the last question may have been lost with the connection
+            if job.stopped:
                 self._do(Revoke(node.id, attempt, False))
             # It is to be told when that job ends; and after a restart of the master the job has a new number.
-            if not self._ledger.knows(node, piece.job):
-                self._do(Define(node.id, piece.job.id))
+            if not self._ledger.knows(node, job):
+                self._do(Define(node.id, job.id))
 
     def _node_heard(self, node, event):
         # type: (Node, NodeHeard) -> None
@@ -399,7 +364,7 @@ class Scheduler(Storied):
         node.starting, node.trouble = event.starting, event.trouble
         if (event.stuck is None) != (node.stuck_until is None):
             node.stuck_until = None if event.stuck is None else self._now + event.stuck
-            self._tell("node", node.id, "stuck" if event.stuck else "not stuck")
+            self._remember("node", node.id, "stuck" if event.stuck else "not stuck")
             self._stuck = {each for each in self._nodes.values() if each.stuck_until is not None}
             self._connection_changed(node)
             self._changed = True
@@ -413,7 +378,7 @@ class Scheduler(Storied):
         # type: (Node, NodeDraining) -> None
         node.draining = True
         self._connection_changed(node)
-        self._tell("node", node.id, "draining")
+        self._remember("node", node.id, "draining")
         for attempt in node.leases:
             self._do(Revoke(node.id, attempt, False))
 
@@ -422,7 +387,7 @@ class Scheduler(Storied):
         node.connected = False
         node.gone_at = self._now + RECONNECT_SECONDS
         self._connection_changed(node)
-        self._tell("node", node.id, "disconnected", event.session)
+        self._remember("node", node.id, "disconnected", event.session)
 
     def _node_left(self, node, event):
         # type: (Node, NodeLeft) -> None
@@ -430,11 +395,10 @@ class Scheduler(Storied):
 
     def _remove(self, node, why):
         # type: (Node, str) -> None
-        self._tell("node", node.id, why)
+        self._remember("node", node.id, why)
         for lease in list(node.leases.values()):
             self._lose(lease)
         self._ledger.remove_node(node)
-        self._ledger.count_slots()
         self._lost_at.drop(node)
         self._stuck.discard(node)
         self._changed = True
@@ -447,20 +411,14 @@ class Scheduler(Storied):
         if piece is None:
             self.duplicates += event.count
             return
-        job = piece.job
-        job.fit.add(node.id)
-        self._ledger.speed(node, job).measured(event.count, event.seconds, sum(map(len, event.payload)))
-        self._ledger.measured(node, job)
-        node.busy_seconds += event.seconds
-        job.busy_seconds += event.seconds
-        job.measured += event.count
-        skip = piece.lo - event.first
-        end = min(event.first + event.count, piece.hi)
-        self.duplicates += min(skip, event.count)
+        job, first, lo = piece.job, event.first, piece.lo
+        self._ledger.measure(node, job, event.count, event.seconds, sum(map(len, event.payload)))
+        end = min(first + event.count, piece.hi)
+        self.duplicates += min(lo - first, event.count)
         if end > piece.lo:
-            node.tasks_done += end - piece.lo
-            self._do(Deliver(job.id, event.first, end - event.first, skip, event.payload))
-            self._advance(piece, end)
+            node.tasks_done += end - lo
+            self._do(Deliver(job.id, first, end - first, lo - first, event.payload))
+            self._revoke(self._ledger.deliver(piece, end, self._now), True)
 
     def _task_failed(self, node, event):
         # type: (Node, TaskFailed) -> None
@@ -469,11 +427,7 @@ class Scheduler(Storied):
             self.duplicates += 1
             return
         job, index = piece.job, event.first
-        job.fit.add(node.id)
-        node.busy_seconds += event.seconds
-        if event.seconds:
-            job.busy_seconds += event.seconds
-            job.measured += 1
+        self._ledger.failed(node, job, event.seconds)
         failures = job.failures.get(index, 0) + 1
         retried = failures <= job.options.retries and not job.stopped
         if retried:
@@ -481,15 +435,15 @@ class Scheduler(Storied):
         if self._gives_way(node, event, piece, retried):
             return
         if retried:
-            deaths = piece.deaths if piece.size == 1 else None  # of more tasks, this one is not the suspect
-            self._advance(piece, index + 1, delivered=False)
-            self._ledger.enqueue(Piece(job, index, index + 1, deaths, piece.apart))
+            deaths = piece.deaths if piece.size == 1 else ()  # of more tasks, this one is not the suspect
+            self._revoke(self._ledger.advance(piece, index + 1, self._now), True)
+            self._ledger.enqueue(Piece(job, index, index + 1, deaths, piece.exclusive))
             return
         job.failures.pop(index, None)
         node.tasks_done += 1
         job.failed += 1
         self._do(DeliverFailure(job.id, index, node.id, event.info, event.payload))
-        self._advance(piece, index + 1)
+        self._revoke(self._ledger.deliver(piece, index + 1, self._now), True)
         if job.options.stop_on_error and not job.stopped:
             self._stop(job, kill=False)
 
@@ -497,68 +451,48 @@ class Scheduler(Storied):
         # type: (Node, TaskFailed, Piece, bool) -> bool
         """Another copy runs, and may still succeed: it is the retry. What was too late here may be in time there."""
         lease = node.leases.get(event.attempt)
-        if lease is None or len(piece.leases) < 2 or piece.size > 1:
+        if lease is None or piece.held < 2 or piece.size > 1:
             return False
         if not retried and event.info.get("type") != "TaskTimeout":
             return False
         self._ledger.end(lease)
-        self._ledger.fence(piece, event.attempt)
         return True
 
     def _piece_of(self, node, event):
         # type: (Node, TasksDone | TaskFailed) -> Piece | None
         """The piece this result belongs to; None for a fenced attempt."""
-        piece = self._attempts.get(event.attempt)
-        if piece is None or piece.is_of_another(event.attempt, node):
+        lease = self._attempts.get(event.attempt)
+        if lease is None or lease.node not in (None, node):
             return None
-        lease = node.leases.get(event.attempt)
-        if lease is not None:
+        if lease.node is not None:
             self._ledger.may_be_asked(lease)  # it makes progress: it may be worth taking back again
             lease.moved_at = self._now
-        if piece.lo < event.first < piece.hi:
+        piece = lease.piece
+        if event.first > piece.lo:
             # Results come in order, so it brings no others. A former master has had those run again, perhaps.
-            self._run_again(piece, event.first)
-        elif event.first > piece.lo:
+            if event.first < piece.hi:
+                self._ledger.divide(piece, event.first)
+                return piece
             self._do(Revoke(node.id, event.attempt, True))
-            if lease is not None:
+            if lease.node is not None:
                 self._lose(lease)
             if event.attempt in piece.attempts:
-                self._ledger.fence(piece, event.attempt)
+                self._ledger.end(lease)
             return None
         return piece
 
-    def _run_again(self, piece, end):
-        # type: (Piece, int) -> None
-        """Of this piece, the tasks before ``end``."""
-        again = Piece(piece.job, piece.lo, end, piece.deaths)
-        self._ledger.move(piece, end, piece.hi)
-        if not piece.job.stopped:
-            self._ledger.enqueue(again)
-
-    def _advance(self, piece, end, delivered=True):
-        # type: (Piece, int, bool) -> None
-        job = piece.job
-        job.moved_at = self._now
-        if delivered:
-            job.delivered += end - piece.lo
-        self._ledger.move(piece, end, piece.hi)
-        if piece.lo == piece.hi:
-            self._retire(piece)
-
-    def _retire(self, piece):
-        # type: (Piece) -> None
-        """Nothing is left to run of it. It may go on where it was given with more tasks, or twice."""
-        for lease in self._ledger.retire(piece):
-            if piece.cut or len(piece.attempts) > 1:  # who has finished ignores this
-                self._do(Revoke(lease.node.id, lease.attempt, True))
+    def _revoke(self, held, kill):
+        # type: (list | tuple, bool) -> None
+        """held: (node, attempt). A node that has finished one ignores this."""
+        for node, attempt in held:
+            self._do(Revoke(node.id, attempt, kill))
 
     def _attempt_sized(self, node, event):
         # type: (Node, AttemptSized) -> None
         """How many bytes its arguments have: chunks of large arguments stay small."""
         lease = node.leases.get(event.attempt)
         if lease is not None:
-            piece = lease.piece
-            self._ledger.speed(node, piece.job).weighed(piece.size, event.size)
+            self._ledger.weigh(lease, event.size)
 
     def _attempt_released(self, node, event):
         # type: (Node, AttemptReleased) -> None
@@ -568,22 +502,14 @@ class Scheduler(Storied):
             return
         piece = lease.piece
         first = max(event.first, piece.lo)
-        lease.settled_at = self._now
-        self._ledger.answered(lease)
-        if first == piece.lo and len(piece.leases) > 1:  # it gives all of it back: the other holder goes on
+        self._ledger.answer(lease, self._now)
+        if first == piece.lo and piece.held > 1:  # it gives all of it back: the other holder goes on
             self._ledger.end(lease)
-            self._ledger.fence(piece, event.attempt)
             return
-        rest = None
-        if first < piece.hi:
-            if not piece.job.stopped:  # whoever else holds it and goes on beyond is ended by _retire
-                rest = Piece(piece.job, first, piece.hi, piece.deaths)
-            self._ledger.move(piece, piece.lo, first)
-            piece.cut = piece.cut or len(piece.attempts) > 1
+        rest = self._ledger.give_back(piece, first)
         if piece.lo == piece.hi:
-            self._retire(piece)
+            self._revoke(self._ledger.finish(piece), True)
         if rest is not None:
-            self._ledger.enqueue(rest)
             self._do(TakenBack(rest.job.id, rest.lo, rest.hi))
 
     def _attempt_died(self, node, event):
@@ -593,31 +519,35 @@ class Scheduler(Storied):
         if lease is None:
             return
         piece = lease.piece
-        careful = piece.attempts[event.attempt]
         self._ledger.end(lease)
-        self._ledger.fence(piece, event.attempt)
-        if piece.leases or piece.job.stopped:
-            self._abandon_if_stopped(piece)
+        if piece.held:
+            return  # the other copy goes on
+        job, lo, hi = piece.job, piece.lo, piece.hi
+        self._ledger.finish(piece)
+        if job.stopped:
             return
         self.requeued += 1
-        job, lo, hi = piece.job, piece.lo, piece.hi
-        self._retire(piece)
         if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
             self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
             return
-        deaths = piece.deaths + [Death(node.name, event.info)]
-        if not careful and hi - lo > 1:
+        deaths = list(piece.deaths) + [Death(node.name, event.info)]
+        if not lease.one_by_one and hi - lo > 1:
             # One of these tasks did it. They run again, one result at a time, to see which.
             self._ledger.enqueue(Piece(job, lo, hi, deaths))
             return
-        del piece.deaths[:]
+        piece.clear()
         if hi - lo > 1:
             self._ledger.enqueue(Piece(job, lo + 1, hi))
+        self._suspect(job, lo, deaths)
+
+    def _suspect(self, job, task, deaths):
+        # type: (Job, int, list) -> None
+        """This task ran at each of these deaths: it runs again, alone, or it is poison."""
         short_of_memory = sum(bool(death.info.get("memory")) for death in deaths)  # its neighbours' fault, perhaps
         if max(short_of_memory, len(deaths) - short_of_memory) < job.options.attempts_max:
-            self._ledger.enqueue(Piece(job, lo, lo + 1, deaths, short_of_memory > 0))
+            self._ledger.enqueue(Piece(job, task, task + 1, deaths, short_of_memory > 0))
             return
-        self._do(DeliverPoison(job.id, lo, tuple(deaths)))
+        self._do(DeliverPoison(job.id, task, tuple(deaths)))
         job.delivered += 1
         job.failed += 1
         if job.options.stop_on_error:
@@ -631,33 +561,22 @@ class Scheduler(Storied):
             return
         job = lease.piece.job
         self._lose(lease)
-        if node.id not in job.unfit:
-            self._ledger.unfit(node, job, event.info)
+        if node.id not in job.ineligible:
+            self._ledger.exclude(node, job, event.info)
             why = event.info.get("text")
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
         others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
-        if others and all(other in job.unfit for other in others) and not job.stopped and not job.fit - set(job.unfit):
-            # (A node that could run it, and is only away, may come back: then the job waits.)
-            job.hopeless = event.info
+        is_proven = job.proven.difference(job.ineligible)  # on a node that is away, perhaps, and may come back
+        if others and all(other in job.ineligible for other in others) and not job.stopped and not is_proven:
+            job.unrunnable = event.info
             self._stop(job, kill=True)
-
-    # -- leases and queue -------------------------------------------------------------------------
 
     def _lose(self, lease):
         # type: (Lease) -> None
         """The node is gone, or does not hold it: back to the queue. Its late results may still count."""
-        piece = lease.piece
-        self._tell("attempt", lease.attempt, "lost")
-        self._ledger.end(lease)
+        self._remember("attempt", lease.attempt, "lost")
         self.requeued += 1
-        if not piece.leases and not piece.job.stopped:
-            self._ledger.enqueue(piece)
-        self._abandon_if_stopped(piece)
-
-    def _abandon_if_stopped(self, piece):
-        # type: (Piece) -> None
-        if piece.job.stopped and not piece.leases:
-            self._retire(piece)
+        self._ledger.lose(lease)
 
     # -- handing out ------------------------------------------------------------------------------
 
@@ -666,14 +585,12 @@ class Scheduler(Storied):
         self._admit_parked()
         self._expire()
         self._give_up_stuck()
-        self._end_finished()
-        self._grant_apart()
+        self._grant_exclusive()
         self._grant_all(self._ledger.idle, False)
         self._grant_all(self._ledger.roomy, True)
         look_at = policy.earlier(self._take_back_at, self._copy_at)
         if self._changed or (look_at is not None and self._now >= look_at):
             self._changed = False
-            self._end_finished()
             self._take_back()
             self._copy_stragglers()
         self._explain()
@@ -688,7 +605,6 @@ class Scheduler(Storied):
                 self._remove(node, "lost")
         for job in self._queued_again_at.take(self._now):
             for piece in [piece for piece, until in job.awaited.items() if self._now >= until]:
-                del job.awaited[piece]
                 self._ledger.enqueue(piece)
             self._queued_again_at.note(job)
             self._changed = True
@@ -700,29 +616,30 @@ class Scheduler(Storied):
             return
         nodes = [node for node in self._nodes.values() if not node.draining]
         for job in self._jobs.values():
-            left = [node for node in nodes if node.id not in job.unfit]
-            hopeless = left and all(node.stuck_until is not None and self._now >= node.stuck_until for node in left)
-            if hopeless and job.queued and not (job.leases or job.awaited or job.paused or job.stopped):
-                job.hopeless = {"type": "StartError", "text": status.why_stuck(left)}
+            left = [node for node in nodes if node.id not in job.ineligible]
+            none_starts = left and all(node.stuck_until is not None and self._now >= node.stuck_until for node in left)
+            if none_starts and job.queued and not (job.leases or job.awaited or job.paused or job.stopped):
+                job.unrunnable = {"type": "StartError", "text": status.why_stuck(left)}
                 self._stop(job, kill=True)
 
-    def _grant_apart(self):
+    def _grant_exclusive(self):
         # type: () -> None
         """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
         ledger = self._ledger
-        if not ledger.apart and not ledger.reserved:
+        if ledger.touched:
+            ledger.file_touched()
+        if not ledger.exclusive and not ledger.reserved:
             return
         for node in ledger.reserved:
             if not policy.stays_reserved(node, node.reserved):
                 ledger.reserve(node, None)
         having = {node.reserved for node in ledger.reserved}
-        for job in sorted(ledger.apart, key=lambda job: job.turn):
-            for piece in reversed(job.apart) if not job.paused else ():
+        for job in sorted(ledger.exclusive, key=lambda job: job.turn):
+            for piece in reversed(job.exclusive) if not job.paused else ():
                 if piece not in having and policy.may_reserve(len(ledger.reserved), ledger.serving):
                     self._reserve_for(piece)
         for node in ledger.reserved:
-            if node.reserved.queued and not node.leases:
-                ledger.dequeue(node.reserved)
+            if node.reserved.state is QUEUED and not node.leases:
                 self._lease_out(node.reserved, node)
 
     def _reserve_for(self, piece):
@@ -738,7 +655,7 @@ class Scheduler(Storied):
         """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
         ledger = self._ledger
         front = ledger.front()
-        if front is None or (prefetch and not (front.short or front.unfit)):
+        if front is None or (prefetch and not (front.short or front.ineligible)):
             return  # nothing is to be done, or no node gains by its prefetch
         refused, rank, given = set(), -1, False  # type: set, int, bool
         while True:
@@ -761,7 +678,9 @@ class Scheduler(Storied):
         # type: (Node, bool) -> Job | None
         job = self._ledger.next_job(node)
         if job is None or (prefetch and not policy.is_worth_prefetching(node, job)):
-            return None  # it waits for an idle slot; prefetch for others would keep all of them busy for ever
+            # Do not prefetch other jobs' tasks either, or every slot always has a next chunk and this job never gets an
+            # idle one.
+            return None
         self._ledger.served(job)
         return job
 
@@ -774,14 +693,12 @@ class Scheduler(Storied):
         job, attempt = piece.job, self._next_attempt
         self._next_attempt += 1
         job.moved_at = self._now
-        careful = bool(piece.deaths) or job.options.attempts_max == 1
-        self._ledger.adopt(piece, attempt, careful)
-        self._ledger.begin(attempt, piece, node, self._now)
+        lease = self._ledger.lease(piece, node, attempt, self._now)
         self._changed = True
         if not self._ledger.knows(node, job):
             self._do(Define(node.id, job.id))
-        self._tell("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
-        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, careful))
+        self._remember("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
+        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, lease.one_by_one))
 
     def _take_back(self):
         # type: () -> None
@@ -817,7 +734,7 @@ class Scheduler(Storied):
                 job.copied += lease.piece.size
                 self._lease_out(lease.piece, node)
 
-    # -- telling ----------------------------------------------------------------------------------
+    # -- explaining -------------------------------------------------------------------------------
 
     def _explain(self):
         # type: () -> None
@@ -827,17 +744,19 @@ class Scheduler(Storied):
             return
         cluster = status.overview(self._nodes.values())
         for job in sorted(jobs, key=lambda job: job.turn):
+            if job.finished:
+                continue
             wait = status.wait_of(job, cluster, self._now, NODE_LOST_SECONDS)
             job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
             kind = status.IDLE if wait is None else wait.kind
-            again_at, interval = job.said.get(kind, (self._now, EXPLAIN_AGAIN_SECONDS))
+            again_at, interval = job.explained.get(kind, (self._now, EXPLAIN_AGAIN_SECONDS))
             if wait is not None and kind == status.RUNNING:
                 again_at = max(again_at, wait.since + EXPLAIN_RUNNING_SECONDS)
             if self._now >= again_at:
-                # Somebody may know why it has nothing to do: who reads its results is slow.
+                # The shell may know why it has nothing to do: its results are read slowly.
                 self._do(Idle(job.id) if wait is None else Explain(wait.text))
                 again_at = self._now + interval
-                job.said[kind] = again_at, interval * (2 if kind in (status.RUNNING, status.IDLE) else 1)
+                job.explained[kind] = again_at, interval * (2 if kind in (status.RUNNING, status.IDLE) else 1)
             job.explain_at = again_at if wait is None else min(job.explain_at, again_at)
             self._explained_at.note(job)
 
@@ -888,7 +807,7 @@ class Scheduler(Storied):
 
     def validate(self):
         # type: () -> None
-        """Every invariant, for tests: raises InternalError with the story of what broke."""
+        """Every invariant, for tests: raises InternalError with the history of what broke."""
         self._ledger.validate()
         for job in self._jobs.values():
             if not self._explained_at.knows(job) or not self._queued_again_at.knows(job):

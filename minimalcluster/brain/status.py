@@ -27,7 +27,7 @@ NAMES_MAX = 5
 
 #: Kinds of waiting.
 NODES, FORMER, SILENT, STARTING, LINK = "nodes", "former", "silent", "starting", "link"
-APART, BUSY, RUNNING, IDLE = "apart", "busy", "running", "idle"
+EXCLUSIVE, BUSY, RUNNING, IDLE = "exclusive", "busy", "running", "idle"
 
 #: kind: one of those above. text: for people. since: the moment it began.
 Wait = namedtuple("Wait", "kind text since")
@@ -101,7 +101,7 @@ def wait_of(job, cluster, now, lost_seconds):
     if job.paused:  # whoever paused it knows why
         return None
     found, held = None, _tasks_by_node(job)
-    for look in (_for_nodes, _for_former, _for_silent, _for_starting, _for_link, _for_apart, _for_busy, _for_running):
+    for look in _REASONS:
         found = found or look(job, cluster, held, now, lost_seconds)
     return found
 
@@ -118,17 +118,17 @@ def _tasks_by_node(job):
 def _slots(job, cluster):
     # type: (leases.Job, Overview) -> int
     """Worker processes that can run its tasks."""
-    if not job.unfit:
+    if not job.ineligible:
         return cluster.slots
-    return sum(node.slots for node in cluster.serving if node.id not in job.unfit)
+    return sum(node.slots for node in cluster.serving if node.id not in job.ineligible)
 
 
 def _for_nodes(job, cluster, held, now, lost_seconds):
     # type: (leases.Job, Overview, list, float, float) -> Wait | None
-    if not job.queued or job.leases or any(node.id not in job.unfit for node in cluster.serving):
+    if not job.queued or job.leases or any(node.id not in job.ineligible for node in cluster.serving):
         return None
     if cluster.serving:
-        said = ["%s: %s" % (node.name, job.unfit[node.id].get("text")) for node in cluster.serving]
+        said = ["%s: %s" % (node.name, job.ineligible[node.id].get("text")) for node in cluster.serving]
         why = "no node that can run them (%s)" % _listed(said, "; ")
     elif cluster.stuck:
         seconds = max([0.0] + [node.stuck_until - now for node in cluster.stuck])
@@ -214,12 +214,12 @@ def _in_megabytes(size):
     return "%.1f MB" % (size / 1e6)
 
 
-def _for_apart(job, cluster, held, now, lost_seconds):
+def _for_exclusive(job, cluster, held, now, lost_seconds):
     # type: (leases.Job, Overview, list, float, float) -> Wait | None
-    if not job.apart or job.leases or job.queued > len(job.apart):
+    if not job.exclusive or job.leases or job.queued > len(job.exclusive):
         return None
     text = "%d tasks that were killed, perhaps for want of memory, wait for a node that does nothing else"
-    return Wait(APART, text % len(job.apart), job.moved_at)
+    return Wait(EXCLUSIVE, text % len(job.exclusive), job.moved_at)
 
 
 def _for_busy(job, cluster, held, now, lost_seconds):
@@ -242,6 +242,11 @@ def _for_running(job, cluster, held, now, lost_seconds):
     count = sum(piece.size for piece in {lease.piece for lease in job.leases.values()})
     text = "%d tasks run on %s, the oldest for %.0f s" % (count, _listed(names), now - oldest)
     return Wait(RUNNING, text, oldest)
+
+
+_REASONS = (
+    _for_nodes, _for_former, _for_silent, _for_starting, _for_link, _for_exclusive, _for_busy, _for_running,
+)  # fmt: skip
 
 
 def _listed(names, between=", "):

@@ -664,7 +664,7 @@ class Cluster(Runner):
         if size <= protocol.OBJECT_BYTES_MAX:
             if session.address:  # this machine's own worker processes end with the master: nothing comes back
                 job.granted(effect.attempt, effect.first, count)
-            grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, int(effect.careful), buffers)
+            grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, int(effect.one_by_one), buffers)
             session.send(grant)
             if size > WEIGHED_BYTES_MIN:
                 self._soon(scheduler.AttemptSized(effect.node, session.number, effect.attempt, size))
@@ -725,7 +725,7 @@ class Cluster(Runner):
         job = self._jobs.pop(effect.job)
         self._journaled.pop(effect.job, None)
         self._failing.discard(effect.job)
-        self._tell_end(job, job.finished, effect.unfit)
+        self._tell_end(job, job.finished, effect.unrunnable)
 
     def _tell_end(self, job, tell, argument):
         # type: (Job, Callable[[T], None], T) -> None

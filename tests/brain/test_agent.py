@@ -367,7 +367,7 @@ class DeathTest(AgentTest):
         self.assertEqual(node.tick(), [a.StartChild(0)])
         self.assertEqual(node.exit(how="exit code 1")[0].text, "a worker process could not start (exit code 1); next try in 0.2 s")
 
-    def test_the_story_of_an_attempt_and_a_slot(self):
+    def test_the_history_of_an_attempt_and_a_slot(self):
         node = self.node()
         node.grant(1)
         node.done(1, 0, 2)

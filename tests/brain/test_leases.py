@@ -1,67 +1,35 @@
-"""What the scheduler keeps."""
+"""The data of the ledger, and the tables of its states."""
 from __future__ import absolute_import, division, print_function
 
+import os
+import sys
 import unittest
 
-from minimalcluster.brain.leases import DEFAULTS, PLACES_MIN, Job, Node, Piece, Places, Speed, gaps_between, taken_from
+from minimalcluster.brain import leases
+from minimalcluster.brain.leases import DEFAULTS, Job, Node, Piece, Speed
+from tests.support import ROOT
 
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+import state_pictures  # noqa: E402
 
-class GapsTest(unittest.TestCase):
-    def test_what_no_span_covers(self):
-        for spans, gaps in (
-            ([], [(0, 10)]),
-            ([(0, 10)], []),
-            ([(0, 3), (5, 6)], [(3, 5), (6, 10)]),
-            ([(5, 6), (0, 3), (2, 5)], [(6, 10)]),
-            ([(8, 99)], [(0, 8)]),
+class StatesTest(unittest.TestCase):
+    def test_each_state_is_reached_and_is_left_but_the_last(self):
+        for first, last, table in (
+            (leases.NEW, leases.DONE, leases.PIECE_TRANSITIONS),
+            (leases.NEW, leases.OVER, leases.LEASE_TRANSITIONS),
         ):
-            self.assertEqual(gaps_between(spans, 10), gaps, spans)
-        self.assertEqual(gaps_between([], 0), [])
+            reached, found = set(), {first}
+            while found:
+                state = found.pop()
+                reached.add(state)
+                found.update(set(table[state].values()) - reached)
+            self.assertEqual(set(table), reached)
+            self.assertEqual([last], [state for state, row in table.items() if not row])
 
-    def test_the_last_part_is_taken_from_them(self):
-        for first, end, found, left in (
-            (0, 20, (8, 10), [(0, 3), (5, 7)]),
-            (6, 8, (6, 7), [(0, 3), (5, 6), (8, 10)]),
-            (1, 2, (1, 2), [(0, 1), (2, 3), (5, 7), (8, 10)]),
-            (2, 5, (2, 3), [(0, 2), (5, 7), (8, 10)]),
-            (3, 5, None, [(0, 3), (5, 7), (8, 10)]),
-            (10, 12, None, [(0, 3), (5, 7), (8, 10)]),
-        ):
-            gaps = [(0, 3), (5, 7), (8, 10)]
-            self.assertEqual((taken_from(gaps, first, end), gaps), (found, left), (first, end))
-
-
-class PlacesTest(unittest.TestCase):
-    def setUp(self):
-        self.job = Job(1, 10 ** 6, DEFAULTS, 0.0)
-        self.places = Places()
-
-    def put(self, lo, hi):
-        piece = Piece(self.job, lo, hi)
-        self.places.put(piece)
-        return piece
-
-    def test_in_any_order(self):
-        middle, last, first = self.put(10, 20), self.put(20, 21), self.put(0, 5)
-        self.assertEqual(list(self.places), [first, middle, last])
-        for task, piece in ((0, first), (4, first), (5, None), (9, None), (10, middle), (19, middle), (20, last), (21, None)):
-            self.assertIs(self.places.having(task), piece)
-
-    def test_what_was_delivered_is_not_found(self):
-        piece = self.put(0, 10)
-        again = self.put(20, 30)
-        piece.lo = 6
-        self.assertIs(self.places.having(6), piece)
-        self.assertIsNone(self.places.having(5))
-        piece.live = False
-        part = self.put(7, 8)  # of the one that is no more
-        self.assertEqual([self.places.having(task) for task in (6, 7, 8, 25)], [None, part, None, again])
-
-    def test_what_is_done_is_dropped_sooner_or_later(self):
-        for lo in range(100 * PLACES_MIN):
-            self.put(lo, lo + 1).live = lo % 100 == 0
-        self.assertEqual(len(list(self.places)), PLACES_MIN)
-        self.assertLess(len(self.places._pieces), 3 * PLACES_MIN)
+    @unittest.skipIf(sys.version_info < (3, 7), "a table has no order")
+    def test_the_pictures_in_the_architecture_are_made_from_the_tables(self):
+        text = state_pictures.read()
+        self.assertTrue(text == state_pictures.with_pictures(text), "run python3 tools/state_pictures.py")
 
 
 class SpeedTest(unittest.TestCase):
@@ -94,16 +62,15 @@ class JobTest(unittest.TestCase):
         self.assertFalse(job.ready)
         self.assertFalse(Job(1, 0, DEFAULTS, 0.0).ready)
 
-    def test_what_runs_apart_waits_apart(self):
+    def test_what_is_exclusive_waits_by_itself(self):
         job = Job(1, 10, DEFAULTS, 0.0)
-        job.cursor, job.queued = 10, 0
-        for piece, apart in ((Piece(job, 0, 4), False), (Piece(job, 4, 5), False), (Piece(job, 5, 6, apart=True), True)):
-            piece.enqueue()
-            self.assertTrue(piece.queued)
-            self.assertEqual((piece.apart, list(job.apart if apart else job.pieces), job.queued), (apart, [piece], piece.size))
-            self.assertEqual(job.ready, not apart)
-            piece.dequeue()
-            self.assertEqual((piece.queued, job.queued), (False, 0))
+        plain, exclusive = Piece(job, 0, 4), Piece(job, 5, 6, exclusive=True)
+        self.assertIs(job.queue_of(plain), job.pieces)
+        self.assertIs(job.queue_of(exclusive), job.exclusive)
+        job.exclusive[exclusive], job.queued = None, 1
+        self.assertFalse(job.ready)
+        job.queued += 4
+        self.assertTrue(job.ready)
 
     def test_pieces_and_nodes(self):
         self.assertEqual(Piece(Job(1, 9, DEFAULTS, 0.0), 3, 7).size, 4)

@@ -1,13 +1,13 @@
-"""The scheduler's books: each index against what it is made from, and what a pass costs, counted in steps."""
+"""The ledger: each index against what it is made from, and what a pass costs, counted in steps."""
 from __future__ import absolute_import, division, print_function
 
 import sys
 import unittest
 from random import Random
 
-from minimalcluster.brain import leases, ledger, policy, scheduler as s, status
+from minimalcluster.brain import indexes, leases, ledger, policy, scheduler as s, status
 from minimalcluster.errors import InternalError
-from minimalcluster.brain.leases import DEFAULTS, Node
+from minimalcluster.brain.leases import DEFAULTS, DONE
 from tests.support import only
 from tests.brain.test_scheduler import ONE, Master
 
@@ -17,7 +17,7 @@ LINEAR = 15
 
 def steps(function, *arguments):
     """Lines of the brain's code that this call runs: what it costs, whatever else the machine does."""
-    files = {module.__file__.replace(".pyc", ".py") for module in (leases, ledger, policy, s, status)}
+    files = {module.__file__.replace(".pyc", ".py") for module in (indexes, leases, ledger, policy, s, status)}
     count = [0]
 
     def local(frame, event, argument):
@@ -31,58 +31,6 @@ def steps(function, *arguments):
     finally:
         sys.settrace(before)
     return count[0]
-
-
-class RankedTest(unittest.TestCase):
-    def test_in_the_nodes_order_whatever_the_order_of_filing(self):
-        nodes = [Node(rank, 1, 1, "", 0.0, rank) for rank in range(5)]
-        ranked = ledger.Ranked()
-        for rank in (3, 0, 4, 0):
-            ranked.file(nodes[rank], True)
-        self.assertEqual([node.rank for node in ranked], [0, 3, 4])
-        self.assertEqual([getattr(ranked.after(rank), "rank", None) for rank in (-1, 0, 1, 3, 4)], [0, 3, 3, 4, None])
-        for rank in (3, 1):
-            ranked.file(nodes[rank], False)
-        self.assertEqual((len(ranked), nodes[3] in ranked, nodes[4] in ranked), (2, False, True))
-
-
-class AgendaTest(unittest.TestCase):
-    def setUp(self):
-        self.moments = {"a": 3.0, "b": 1.0, "c": None}
-        self.agenda = ledger.Agenda(self.moments.get)
-        for thing in self.moments:
-            self.agenda.note(thing)
-
-    def test_the_first(self):
-        self.assertEqual(self.agenda.first(), 1.0)
-        self.moments["b"] = 5.0  # it was put off
-        self.assertEqual(self.agenda.first(), 3.0)
-        self.moments["c"] = 2.0
-        self.agenda.note("c")  # it was brought forward
-        self.assertEqual(self.agenda.first(), 2.0)
-        self.agenda.drop("c")
-        self.assertEqual(self.agenda.first(), 3.0)
-        self.moments.update(a=None, b=None)
-        self.assertIsNone(self.agenda.first())
-
-    def test_what_is_due(self):
-        self.assertEqual(self.agenda.take(0.5), [])
-        self.moments["a"] = 4.0
-        self.assertEqual(self.agenda.take(3.5), ["b"])
-        self.assertEqual(self.agenda.take(9.0), ["a"])
-        self.assertEqual(self.agenda.take(9.0), [])
-
-    def test_brought_forward_and_put_off_again(self):
-        self.moments["a"] = 0.5
-        self.agenda.note("a")
-        self.moments["a"] = 3.0
-        self.assertEqual(self.agenda.take(3.0), ["b", "a"])
-        self.assertIsNone(self.agenda.first())
-
-    def test_whether_it_notices(self):
-        self.assertTrue(self.agenda.knows("a") and self.agenda.knows("c"))
-        self.moments["a"] = 2.0
-        self.assertFalse(self.agenda.knows("a"))
 
 
 class ValidateTest(unittest.TestCase):
@@ -107,24 +55,24 @@ class ValidateTest(unittest.TestCase):
             ("line", book._line.pop),
             ("idle", lambda: book.idle.file(a, True)),
             ("roomy", lambda: book.roomy.file(a, False)),
-            ("crowded", lambda: book.crowded.file(a, True)),
+            ("with_waiting", lambda: book.with_waiting.file(a, True)),
             ("reserved", lambda: book.reserved.file(a, True)),
             ("slots", lambda: setattr(book, "slots", 3)),
             ("divisible", lambda: book.divisible.discard(self.lease)),
             ("ended, divisible", lambda: book.divisible.add(None)),
             ("ended, asked", lambda: book.asked.update({None: None})),
             ("copyable", lambda: book.copyable.add(job)),
-            ("apart", lambda: book.apart.add(job)),
-            ("gone, apart", lambda: book.apart.add(None)),
+            ("exclusive", lambda: book.exclusive.add(job)),
+            ("gone, exclusive", lambda: book.exclusive.add(None)),
             ("short on the node", lambda: job.short.add("b")),
             ("speeds", lambda: job.speeds.pop("a")),
             ("measured", lambda: b.measured.add(job.id)),
-            ("unfit", lambda: b.unfit.add(job.id)),
+            ("ineligible", lambda: b.ineligible.add(job.id)),
             ("known", lambda: b.jobs.clear()),
             ("over", lambda: a.short.add(99)),
             ("leases", lambda: job.leases.popitem()),
-            ("attempts", lambda: job.attempts.popitem()),
-            ("places", lambda: setattr(self.lease.piece, "live", False)),
+            ("attempts", lambda: self.lease.piece.attempts.popitem()),
+            ("places", lambda: setattr(self.lease.piece, "state", DONE)),
             ("order of places", lambda: job.places._pieces.reverse()),
         )
 

@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster.brain import policy
-from minimalcluster.brain.leases import DEFAULTS, Job, Lease, Node, Piece, Speed
+from minimalcluster.brain.leases import DEFAULTS, HELD, KEPT, LEASED, QUEUED, Job, Lease, Node, Piece, Speed
 
 
 def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
@@ -16,7 +16,15 @@ def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
 
 def leased(job, node, lo, hi, attempt, now=0.0):
     piece = Piece(job, lo, hi)
-    node.leases[attempt] = piece.leases[attempt] = job.leases[attempt] = lease = Lease(attempt, piece, node, now)
+    piece.state = LEASED
+    return held(piece, node, attempt, now)
+
+
+def held(piece, node, attempt, now=0.0):
+    """One more lease of the piece, live."""
+    node.leases[attempt] = piece.attempts[attempt] = piece.job.leases[attempt] = lease = Lease(attempt, piece, False)
+    lease.node, lease.state, lease.granted_at, lease.moved_at = node, HELD, now, now
+    piece.held += 1
     return lease
 
 
@@ -65,7 +73,7 @@ class ChunkSizeTest(unittest.TestCase):
 class ReserveTest(unittest.TestCase):
     def setUp(self):
         self.job = Job(1, 100, DEFAULTS, 0.0)
-        self.piece = Piece(self.job, 5, 6, apart=True)
+        self.piece = Piece(self.job, 5, 6, exclusive=True)
         self.nodes = [new_node(name) for name in "abcd"]
 
     def test_the_node_with_the_least_to_do(self):
@@ -73,7 +81,7 @@ class ReserveTest(unittest.TestCase):
             leased(self.job, node, number, number + 1, attempt=number)
         self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[2])
         self.nodes[2].draining = True
-        self.job.unfit["d"] = {}
+        self.job.ineligible["d"] = {}
         self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[0])
 
     def test_one_that_is_not_reserved_and_not_more_than_half_of_them(self):
@@ -86,15 +94,15 @@ class ReserveTest(unittest.TestCase):
 
     def test_until_it_is_done(self):
         node = self.nodes[0]
-        self.piece.enqueue()
+        self.piece.state = QUEUED
         self.assertTrue(policy.stays_reserved(node, self.piece))
         for name in ("paused", "stopped"):
             setattr(self.job, name, True)
             self.assertFalse(policy.stays_reserved(node, self.piece))
             setattr(self.job, name, False)
-        self.piece.dequeue()
+        self.piece.state = LEASED
         self.assertFalse(policy.stays_reserved(node, self.piece))
-        self.piece.leases[1] = Lease(1, self.piece, node, 0.0)
+        held(self.piece, node, 1)
         self.assertTrue(policy.stays_reserved(node, self.piece))
         self.assertFalse(policy.stays_reserved(self.nodes[1], self.piece))
 
@@ -132,7 +140,7 @@ class TakeBackTest(unittest.TestCase):
 
     def test_what_cannot_be_asked_for(self):
         def revoked():
-            self.waiting.revoked = True
+            self.waiting.state = KEPT
 
         def away():
             self.busy.connected = False
@@ -140,14 +148,14 @@ class TakeBackTest(unittest.TestCase):
         def paused():
             self.job.paused = True
 
-        def unfit():
-            self.job.unfit["idle"] = {}
+        def ineligible():
+            self.job.ineligible["idle"] = {}
 
         def copied():
             self.waiting.piece.copied = True
-            self.waiting.piece.leases[9] = None
+            self.waiting.piece.held = 2
 
-        for change in (revoked, away, paused, unfit, copied):
+        for change in (revoked, away, paused, ineligible, copied):
             self.setUp()
             change()
             self.assertEqual(self.taken(), ([], None), change.__name__)
@@ -195,10 +203,10 @@ class CopiesTest(unittest.TestCase):
             self.late.piece.copied = True
 
         def suspected():
-            self.late.piece.deaths.append("a death")
+            self.late.piece.deaths = ["a death"]
 
-        def unfit():
-            self.job.unfit["fast"] = {}
+        def ineligible():
+            self.job.ineligible["fast"] = {}
 
         def unstarted():
             self.late.piece.hi = 2
@@ -206,7 +214,7 @@ class CopiesTest(unittest.TestCase):
         def nothing_to_compare_with():
             self.job.speeds.clear()
 
-        for change in (had_one, suspected, unfit, unstarted, nothing_to_compare_with):
+        for change in (had_one, suspected, ineligible, unstarted, nothing_to_compare_with):
             self.setUp()
             change()
             self.assertEqual(self.copies(99.0), ([], None), change.__name__)

@@ -143,7 +143,7 @@ class JobsTest(SchedulerTest):
         self.master.submit(1)
         with self.assertRaises(InternalError) as caught:
             self.master.submit(1)
-        self.assertIn("submitted", str(caught.exception))  # the story
+        self.assertIn("submitted", str(caught.exception))  # the history
 
     def test_a_growing_job_ends_when_it_is_closed(self):
         self.master.join("a")
@@ -257,7 +257,7 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(self.master.grants(9.0), [])
         self.master.done(other, seconds=1.0)
         alone, = self.master.grants()
-        self.assertEqual((spans([alone]), alone.careful), ([(0, 1)], True))
+        self.assertEqual((spans([alone]), alone.one_by_one), ([(0, 1)], True))
         self.master.say(s.NodeHeard, "a")
         self.assertEqual(self.master.grants(9.0), [])
         self.master.done(alone, seconds=1.0)
@@ -266,12 +266,12 @@ class OutcomesTest(SchedulerTest):
     def test_of_a_chunk_that_was_killed_only_who_is_caught_runs_alone(self):
         grant, = self.start(2, DEFAULTS._replace(chunksize=2), nodes=("a",), slots=1)
         self.master.say(s.AttemptDied, "a", grant.attempt, 0, {"memory": True})
-        careful, = self.master.grants()
-        self.assertEqual(self.master.released(careful, 1), [s.TakenBack(JOB, 1, 2)])  # the other task is as likely innocent
-        self.assertEqual(len(self.master.brain._jobs[JOB].apart), 0)
-        self.master.say(s.AttemptDied, "a", careful.attempt, 0, {"memory": True})
+        one_by_one, = self.master.grants()
+        self.assertEqual(self.master.released(one_by_one, 1), [s.TakenBack(JOB, 1, 2)])  # the other task is as likely innocent
+        self.assertEqual(len(self.master.brain._jobs[JOB].exclusive), 0)
+        self.master.say(s.AttemptDied, "a", one_by_one.attempt, 0, {"memory": True})
         self.master.join("b", slots=2)
-        self.assertEqual([(g.node, g.first, g.careful) for g in self.master.grants()], [("a", 0, True), ("b", 1, False)])
+        self.assertEqual([(g.node, g.first, g.one_by_one) for g in self.master.grants()], [("a", 0, True), ("b", 1, False)])
 
     def test_two_nodes_that_had_it_and_come_back_without_it(self):
         killed, = self.start(1, nodes=("a",))
@@ -305,7 +305,7 @@ class OutcomesTest(SchedulerTest):
         grant, = self.master.grants()
         self.master.failed(grant)
         grant, = self.master.grants()
-        self.assertTrue(grant.careful)
+        self.assertTrue(grant.one_by_one)
         self.assertEqual(len(only(s.DeliverPoison, self.master.died(grant))), 1)
 
     def test_stop_on_error_hands_out_nothing_more_and_lets_end_what_runs(self):
@@ -346,11 +346,11 @@ class DeathTest(SchedulerTest):
                     effects = self.master.died(grant, reported)
                     break
                 at += 1
-                if grant.careful:
+                if grant.one_by_one:
                     effects += self.master.done(grant, 1, first=reported)
                     reported = at
             else:
-                if not grant.careful:
+                if not grant.one_by_one:
                     effects = self.master.done(grant)
             for effect in effects:
                 if type(effect) is s.DeliverPoison:
@@ -378,19 +378,19 @@ class DeathTest(SchedulerTest):
 
     def test_after_a_chunk_died_it_runs_again_carefully_and_blames_the_one_that_ran(self):
         grant, = self.start(4, DEFAULTS._replace(chunksize=4))
-        self.assertFalse(grant.careful)
+        self.assertFalse(grant.one_by_one)
         self.assertEqual(self.master.died(grant), [])
         again, = self.master.grants()
-        self.assertEqual((spans([again]), again.careful), ([(0, 4)], True))
+        self.assertEqual((spans([again]), again.one_by_one), ([(0, 4)], True))
         self.master.done(again, 2)
         self.master.died(again, 2)
         suspect, rest = self.master.grants()  # the rest is prefetched
-        self.assertEqual((spans([suspect]), suspect.careful), ([(2, 3)], True))  # alone
-        self.assertEqual((spans([rest]), rest.careful), ([(3, 4)], False))
+        self.assertEqual((spans([suspect]), suspect.one_by_one), ([(2, 3)], True))  # alone
+        self.assertEqual((spans([rest]), rest.one_by_one), ([(3, 4)], False))
 
     def test_attempts_max_1_is_careful_from_the_start_and_runs_nothing_twice(self):
         grant, = self.start(4, DEFAULTS._replace(chunksize=4, attempts_max=1))
-        self.assertTrue(grant.careful)
+        self.assertTrue(grant.one_by_one)
         self.master.done(grant, 1)
         self.assertEqual([type(effect) for effect in self.master.died(grant, 1)], [s.DeliverPoison])
         rest, = self.master.grants()
@@ -417,7 +417,7 @@ class DeathTest(SchedulerTest):
         self.master.released(again, 1)
         self.master.join("b")
         rest, = self.master.grants()
-        self.assertEqual((spans([rest]), rest.careful), ([(1, 4)], True))
+        self.assertEqual((spans([rest]), rest.one_by_one), ([(1, 4)], True))
 
     def test_a_death_on_a_task_another_node_has_delivered_blames_nobody(self):
         grant, = self.start(2, DEFAULTS._replace(chunksize=2, attempts_max=1))
@@ -799,8 +799,8 @@ class StuckTest(SchedulerTest):
         self.assertEqual([], only(s.Finish, self.master.tick(7.9)))
         self.assertLessEqual(self.master.brain.deadline(), self.master.now + 0.1)
         finish, = only(s.Finish, self.master.tick(0.1))
-        self.assertEqual("StartError", finish.unfit["type"])
-        self.assertIn("a: exit code 3", finish.unfit["text"])
+        self.assertEqual("StartError", finish.unrunnable["type"])
+        self.assertIn("a: exit code 3", finish.unrunnable["text"])
         self.master.submit(1, job=JOB + 1)
         self.assertEqual([JOB + 1], [each.job for each in only(s.Finish, self.master.tick())])
 
@@ -1077,7 +1077,7 @@ class CopiesTest(SchedulerTest):
         self.assertEqual(self.master.died(copy), [])
         self.assertEqual(self.master.died(first), [])  # the first death that counts
         again, = self.master.grants()
-        self.assertTrue(again.careful)
+        self.assertTrue(again.one_by_one)
         self.assertEqual(self.master.grants(9.0), [])  # a suspect runs alone
         poison, = only(s.DeliverPoison, self.master.died(again))
         self.assertEqual(len(poison.deaths), 2)
@@ -1235,12 +1235,12 @@ class TellingTest(SchedulerTest):
         self.master.tick()
         self.assertIn("no node that can run them", self.master.tick(s.EXPLAIN_FIRST_SECONDS)[-1].text)
 
-    def test_the_story_of_an_attempt_and_its_bounds(self):
+    def test_the_history_of_an_attempt_and_its_bounds(self):
         grant, = self.start(1)
         self.master.lose("a")
         words = [words for _, words in self.master.brain.story(grant.attempt)]
         self.assertEqual([word[:3] for word in words], [("attempt", grant.attempt, "granted"), ("attempt", grant.attempt, "lost")])
-        for _ in range(s.STORY_LENGTH):
+        for _ in range(s.HISTORY_LENGTH):
             self.master.join("b")
         self.assertEqual(self.master.brain.story(grant.attempt), [])
 

@@ -1,0 +1,184 @@
+"""Small structures that find something without a look at all there is. Pure: they know no rule.
+
+``Ranked`` keeps some of the nodes in their order, ``Agenda`` knows when each of many things is due, ``Places`` finds
+the piece of a job that has a task.
+"""
+from __future__ import absolute_import, division, print_function
+
+import heapq
+from bisect import bisect_left, bisect_right, insort
+from itertools import count
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Iterator  # noqa: F401 # novm
+
+#: So many pieces of a job may be done and still in its ``places``.
+PLACES_MIN = 64
+
+
+class Ranked(object):
+    """Some of the nodes, in their order."""
+
+    def __init__(self):
+        # type: () -> None
+        self._ranks, self._nodes = [], {}  # type: list, dict
+
+    def file(self, node, belongs):
+        # type: (Any, bool) -> None
+        if belongs is (node.rank in self._nodes):
+            return
+        if belongs:
+            self._nodes[node.rank] = node
+            insort(self._ranks, node.rank)
+        else:
+            del self._nodes[node.rank]
+            del self._ranks[bisect_left(self._ranks, node.rank)]
+
+    def after(self, rank):
+        # type: (int) -> Any | None
+        """The next one; -1 is before the first."""
+        at = bisect_right(self._ranks, rank)
+        return self._nodes[self._ranks[at]] if at < len(self._ranks) else None
+
+    def __contains__(self, node):
+        # type: (Any) -> bool
+        return node.rank in self._nodes
+
+    def __len__(self):
+        # type: () -> int
+        return len(self._ranks)
+
+    def __iter__(self):
+        # type: () -> Iterator[Any]
+        return iter([self._nodes[rank] for rank in self._ranks])
+
+
+class Agenda(object):
+    """When each of many things is due, where most are put off again and again before that: by signs of life, results.
+
+    ``due_at(thing)`` is its moment now, or None. Code that may have brought that moment forward calls ``note``. A
+    moment that was put off is noticed when the old one is over: until then the old one is a lower bound.
+    """
+
+    def __init__(self, due_at):
+        # type: (Any) -> None
+        self._due_at = due_at
+        self._heap, self._noted = [], {}  # type: list, dict
+        self._count = count()  # things cannot be compared
+
+    def note(self, thing):
+        # type: (object) -> None
+        moment = self._due_at(thing)
+        if moment is not None and (thing not in self._noted or moment < self._noted[thing]):
+            self._noted[thing] = moment
+            heapq.heappush(self._heap, (moment, next(self._count), thing))
+
+    def drop(self, thing):
+        # type: (object) -> None
+        self._noted.pop(thing, None)
+
+    def not_before(self):
+        # type: () -> float | None
+        """Nothing is due before this moment; None: nothing is noted."""
+        return self._heap[0][0] if self._heap else None
+
+    def take(self, now):
+        # type: (float) -> list
+        """What is due by now, no longer noted; ``not_before`` is later than now afterwards."""
+        found = []  # type: list
+        while self._heap and self._heap[0][0] <= now:
+            moment, _, thing = heapq.heappop(self._heap)
+            if self._noted.get(thing) != moment:
+                continue  # it was dropped, or brought forward
+            del self._noted[thing]
+            due_at = self._due_at(thing)
+            if due_at is not None and due_at <= now:
+                found.append((due_at, len(found), thing))
+            else:
+                self.note(thing)
+        return [thing for _, _, thing in sorted(found)] if len(found) > 1 else [each[2] for each in found]
+
+    def knows(self, thing):
+        # type: (object) -> bool
+        """Will it be noticed in time? For ``validate``."""
+        moment = self._due_at(thing)
+        return moment is None or self._noted.get(thing, moment + 1.0) <= moment
+
+
+class Places(object):
+    """A job's pieces in the order of their tasks, to find the one that has a task.
+
+    A piece's ``lo`` may move up to its ``hi`` here: that keeps the order. Pieces that are done stay until they are as
+    many as the others; none of them hides another piece, whose tasks are always a part of theirs.
+    """
+
+    __slots__ = ("_done", "_most", "_pieces")
+
+    def __init__(self, done):
+        # type: (object) -> None
+        self._done = done  # the state of pieces that are to be found no more
+        self._pieces = []  # type: list
+        self._most = PLACES_MIN  # then those that are done are dropped
+
+    def put(self, piece):
+        # type: (Any) -> None
+        pieces = self._pieces
+        if len(pieces) >= self._most:
+            self.fill(self)
+            pieces = self._pieces
+        if not pieces or pieces[-1].lo <= piece.lo:  # as nearly always: a new piece is the last one
+            pieces.append(piece)
+        else:
+            pieces.insert(self._end(piece.lo), piece)
+
+    def fill(self, pieces):
+        # type: (Any) -> None
+        """These are all there are, in the order of their tasks."""
+        self._pieces = list(pieces)
+        self._most = max(PLACES_MIN, 2 * len(self._pieces))
+
+    def having(self, task):
+        # type: (int) -> Any | None
+        """The piece that has this task and is not done."""
+        end = self._end(task)
+        piece = self._pieces[end - 1] if end else None
+        return piece if piece is not None and piece.state != self._done and task < piece.hi else None
+
+    def _end(self, task):
+        # type: (int) -> int
+        """How many pieces begin with this task or before it. (bisect knows no key before Python 3.10.)"""
+        low, high = 0, len(self._pieces)
+        while low < high:
+            middle = (low + high) // 2
+            if self._pieces[middle].lo <= task:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def __iter__(self):
+        # type: () -> Iterator[Any]
+        return (piece for piece in self._pieces if piece.state != self._done)
+
+
+def gaps_between(spans, total):
+    # type: (list, int) -> list
+    """What of [0, total) no span covers: (lo, hi), in order."""
+    gaps, at = [], 0
+    for first, end in sorted(spans):
+        if at < min(first, total):
+            gaps.append((at, min(first, total)))
+        at = max(at, end)
+    return gaps + [(at, total)] if at < total else gaps
+
+
+def taken_from(gaps, first, end):
+    # type: (list, int, int) -> tuple | None
+    """The last part of these gaps that lies in [first, end): (lo, hi), no longer a gap; None if there is none."""
+    at = bisect_left(gaps, (end,)) - 1
+    if at < 0 or gaps[at][1] <= first:
+        return None
+    lo, hi = max(gaps[at][0], first), min(gaps[at][1], end)
+    gaps[at : at + 1] = [gap for gap in ((gaps[at][0], lo), (hi, gaps[at][1])) if gap[0] < gap[1]]
+    return lo, hi

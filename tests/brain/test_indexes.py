@@ -1,0 +1,125 @@
+"""The structures that find something without a look at all there is."""
+from __future__ import absolute_import, division, print_function
+
+import unittest
+
+from minimalcluster.brain import indexes, leases
+
+class RankedTest(unittest.TestCase):
+    def test_in_the_nodes_order_whatever_the_order_of_filing(self):
+        nodes = [leases.Node(rank, 1, 1, "", 0.0, rank) for rank in range(5)]
+        ranked = indexes.Ranked()
+        for rank in (3, 0, 4, 0):
+            ranked.file(nodes[rank], True)
+        self.assertEqual([node.rank for node in ranked], [0, 3, 4])
+        self.assertEqual([getattr(ranked.after(rank), "rank", None) for rank in (-1, 0, 1, 3, 4)], [0, 3, 3, 4, None])
+        for rank in (3, 1):
+            ranked.file(nodes[rank], False)
+        self.assertEqual((len(ranked), nodes[3] in ranked, nodes[4] in ranked), (2, False, True))
+
+
+class AgendaTest(unittest.TestCase):
+    def setUp(self):
+        self.moments = {"a": 3.0, "b": 1.0, "c": None}
+        self.agenda = indexes.Agenda(self.moments.get)
+        for thing in self.moments:
+            self.agenda.note(thing)
+
+    def first(self, now):
+        """The earliest moment, when what was due by now and put off has been noticed."""
+        self.assertEqual(self.agenda.take(now), [])
+        return self.agenda.not_before()
+
+    def test_the_first(self):
+        self.assertEqual(self.agenda.not_before(), 1.0)
+        self.moments["b"] = 5.0  # it was put off
+        self.assertEqual(self.agenda.not_before(), 1.0)  # a lower bound
+        self.assertEqual(self.first(1.0), 3.0)
+        self.moments["c"] = 2.0
+        self.agenda.note("c")  # it was brought forward
+        self.assertEqual(self.first(1.5), 2.0)
+        self.agenda.drop("c")
+        self.assertEqual(self.first(2.5), 3.0)
+        self.moments.update(a=None, b=None)
+        self.assertIsNone(self.first(9.0))
+
+    def test_what_is_due(self):
+        self.assertEqual(self.agenda.take(0.5), [])
+        self.moments["a"] = 4.0
+        self.assertEqual(self.agenda.take(3.5), ["b"])
+        self.assertEqual(self.agenda.take(9.0), ["a"])
+        self.assertEqual(self.agenda.take(9.0), [])
+
+    def test_brought_forward_and_put_off_again(self):
+        self.moments["a"] = 0.5
+        self.agenda.note("a")
+        self.moments["a"] = 3.0
+        self.assertEqual(self.agenda.take(3.0), ["b", "a"])
+        self.assertIsNone(self.agenda.not_before())
+
+    def test_whether_it_notices(self):
+        self.assertTrue(self.agenda.knows("a") and self.agenda.knows("c"))
+        self.moments["a"] = 2.0
+        self.assertFalse(self.agenda.knows("a"))
+
+
+class GapsTest(unittest.TestCase):
+    def test_what_no_span_covers(self):
+        for spans, gaps in (
+            ([], [(0, 10)]),
+            ([(0, 10)], []),
+            ([(0, 3), (5, 6)], [(3, 5), (6, 10)]),
+            ([(5, 6), (0, 3), (2, 5)], [(6, 10)]),
+            ([(8, 99)], [(0, 8)]),
+        ):
+            self.assertEqual(indexes.gaps_between(spans, 10), gaps, spans)
+        self.assertEqual(indexes.gaps_between([], 0), [])
+
+    def test_the_last_part_is_taken_from_them(self):
+        for first, end, found, left in (
+            (0, 20, (8, 10), [(0, 3), (5, 7)]),
+            (6, 8, (6, 7), [(0, 3), (5, 6), (8, 10)]),
+            (1, 2, (1, 2), [(0, 1), (2, 3), (5, 7), (8, 10)]),
+            (2, 5, (2, 3), [(0, 2), (5, 7), (8, 10)]),
+            (3, 5, None, [(0, 3), (5, 7), (8, 10)]),
+            (10, 12, None, [(0, 3), (5, 7), (8, 10)]),
+        ):
+            gaps = [(0, 3), (5, 7), (8, 10)]
+            self.assertEqual((indexes.taken_from(gaps, first, end), gaps), (found, left), (first, end))
+
+
+class PlacesTest(unittest.TestCase):
+    def setUp(self):
+        self.job = leases.Job(1, 10 ** 6, leases.DEFAULTS, 0.0)
+        self.places = indexes.Places(leases.DONE)
+
+    def put(self, lo, hi):
+        piece = leases.Piece(self.job, lo, hi)
+        self.places.put(piece)
+        return piece
+
+    def test_in_any_order(self):
+        middle, last, first = self.put(10, 20), self.put(20, 21), self.put(0, 5)
+        self.assertEqual(list(self.places), [first, middle, last])
+        for task, piece in ((0, first), (4, first), (5, None), (9, None), (10, middle), (19, middle), (20, last), (21, None)):
+            self.assertIs(self.places.having(task), piece)
+
+    def test_what_was_delivered_is_not_found(self):
+        piece = self.put(0, 10)
+        again = self.put(20, 30)
+        piece.lo = 6
+        self.assertIs(self.places.having(6), piece)
+        self.assertIsNone(self.places.having(5))
+        piece.state = leases.DONE
+        part = self.put(7, 8)  # of the one that is no more
+        self.assertEqual([self.places.having(task) for task in (6, 7, 8, 25)], [None, part, None, again])
+
+    def test_what_is_done_is_dropped_sooner_or_later(self):
+        for lo in range(100 * indexes.PLACES_MIN):
+            self.put(lo, lo + 1).state = leases.DONE if lo % 100 else leases.QUEUED
+        self.assertEqual(len(list(self.places)), indexes.PLACES_MIN)
+        self.assertLess(len(self.places._pieces), 3 * indexes.PLACES_MIN)
+
+
+if __name__ == "__main__":
+    unittest.main()
