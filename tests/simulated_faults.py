@@ -6,7 +6,7 @@ import math
 from minimalcluster.wire import protocol
 from minimalcluster.brain import agent, scheduler
 
-INTERRUPT_SECONDS = 1.5  # jobs.py
+INTERRUPT_SECONDS = 1.5  # reader.py
 
 #: Faults that strike at random moments, each by the World's method of that name.
 STRIKES = (

@@ -12,7 +12,7 @@ from ..brain.status import ClusterStatus
 from ..compat import hexadecimal, monotonic
 from ..master.cluster import Cluster
 from ..master.job import Job
-from ..master.jobs import FINISH, Terms
+from ..master.options import FINISH, Terms
 from ..payload import functions, shares, sources, values
 from .call_journal import CallJournal
 from .futures import BrokenClusterExecutor
@@ -199,7 +199,7 @@ class Core:
             self.check()
             self.maps.add(job)  # first: it may be over at once, and takes itself out
             try:
-                job.number = self.cluster.submit(job)
+                job.submit_to(self.cluster)
             except BaseException:  # an engine may refuse it
                 self.maps.discard(job)
                 raise

@@ -36,6 +36,7 @@ from ..compat import cpu_count, monotonic
 from ..master.cluster import Cluster
 from ..master.job import Failure
 from ..master.masternode import MasterNode, _check_key
+from ..master.reader import NotYetError
 from ..payload import functions, script
 from ..wire import addresses, keys
 from .calls import TERMS, Core, changed, until
@@ -51,7 +52,7 @@ from .futures import (
     raisable,
 )
 from .maps import MapJob
-from .results import MapResults, NotYetError
+from .results import MapResults
 
 __all__ = [
     "BrokenClusterExecutor",
@@ -311,7 +312,7 @@ class _Waiting:
 
     async def more(self) -> bool:
         """Whether there is a result, once there is one or the end. Raises what ends the map early."""
-        if self._results.has_some():
+        if self._results.reader.current:
             return True
         self._waiter = self._loop.create_future()
         self._results.look(self)
@@ -323,7 +324,7 @@ class _Waiting:
             return self.over
         error: Optional[BaseException] = None
         try:
-            found = self._results.fill(0.0)
+            found = self._results.reader.fill(0.0)
         except NotYetError:
             return False
         except BaseException as caught:

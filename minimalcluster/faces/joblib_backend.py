@@ -25,8 +25,8 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 from .. import errors
 from ..compat import PICKLE_PROTOCOL, monotonic
 from ..master.job import Failure
-from ..master.jobs import RETURN
 from ..master.masternode import MasterNode
+from ..master.options import RETURN
 from ..payload import by_value, functions, shares, values
 from .calls import TERMS, changed, until
 from .executor import ClusterExecutor

@@ -5,12 +5,13 @@ executor has for that; ``imap`` and ``amap`` have theirs read in a thread of its
 the threads that ask for its results, and never while one is there that could be given.
 """
 
+from concurrent.futures import CancelledError
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..compat import Mailbox, monotonic
-from ..master import jobs
-from ..master.job import Failure, Job, Outcomes, target_digest
-from ..master.jobs import FINISH, STOP, Terms
+from ..master import job as jobs
+from ..master.job import Job, target_digest
+from ..master.options import FINISH, STOP, Terms
 from ..payload import values
 from ..payload.fingerprints import of_definition
 from . import inputs
@@ -27,9 +28,7 @@ class MapJob(Job):
     started = False  # somebody has asked for a result
     abandoned = False  # nobody will
     watcher: Any = None  # a weak reference; what it refers to is called when something has come
-    _has_failed = False  # in an earlier run, says its journal, and that stops it
     cut_short = False  # there was more to read
-    number = 0
 
     def __init__(
         self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
@@ -60,7 +59,7 @@ class MapJob(Job):
         self._read_first()
         self._define(function, star, terms.timeout)
         if terms.journal is not None:
-            self._go_on(terms.journal, iterables)
+            self._go_on(iterables)
 
     @property
     def total(self) -> int:
@@ -82,8 +81,6 @@ class MapJob(Job):
         except BaseException:
             self.close_journal()
             raise
-        if self._has_failed:
-            self._core.cluster.stop_job(self.number)
 
     def _define(self, function: Callable[..., Any], star: bool, timeout: Optional[float]) -> None:
         """What cannot be sent is the first result's error."""
@@ -95,18 +92,14 @@ class MapJob(Job):
             self._definition = {}, []
             self.input, self._reader = inputs.none(error), None
 
-    def _go_on(self, path: str, iterables: Tuple[Iterable[Any], ...]) -> None:
+    def _go_on(self, iterables: Tuple[Iterable[Any], ...]) -> None:
         """With what an earlier run has left in the journal."""
         if not self.input.here or not {list, tuple, range}.issuperset(map(type, iterables)):
             raise ValueError("journal= needs an input of known length, a list, tuple or range, and no buffersize")
         if self.input.error is not None:
             return  # there is no function to run
         info, buffers = self._definition
-        digest = target_digest(info, of_definition(buffers))
-        for outcomes in self.keep_journal(path, digest, self.input.given()):
-            self._arrivals.put((Outcomes, *outcomes))
-            if self.terms.on_error == STOP and Failure in map(type, outcomes.values):
-                self._has_failed = True
+        self.resume(self.terms, target_digest(info, of_definition(buffers)), self.input.given())
 
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
@@ -230,6 +223,18 @@ class MapJob(Job):
         _, items = self._let_go.get(first, (0, None))
         return self.input.item(index) if items is None else self.input.shown(items[index - first])
 
+    def wanted(self) -> None:
+        self.started = True
+
+    def error_of(self, error: BaseException) -> BaseException:
+        told = self._core.ended(self, error)
+        return error if told is None else told
+
+    def error_behind(self) -> Optional[BaseException]:
+        if self.taken < self.total or self.cut_short:
+            return self._core.ended(self, None) or CancelledError()
+        return self.input.error
+
     def took(self, first: int, count: int) -> None:
         size, _ = self._let_go.pop(first, (0, None))
         self.input.took(count, size)
@@ -237,6 +242,8 @@ class MapJob(Job):
 
     def dropped(self) -> None:
         """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
+        if self.cancelled:
+            return
         if self.started and (self._lazy or not self._finite):
             self.cancel()
             return
@@ -250,13 +257,11 @@ class MapJob(Job):
 
     def cancel(self) -> None:
         self._cut_short()
-        self._core.cluster.cancel(self.number)
-        self.close_journal()
+        super().cancel()
 
     def stop(self) -> None:
-        """As ``cancel``, but what runs may end and counts."""
         self._cut_short()
-        self._core.cluster.stop_job(self.number)
+        super().stop()
 
     def _cut_short(self) -> None:
         """Read no further."""

@@ -25,11 +25,12 @@ from ..compat import cpu_count, monotonic
 from ..logs import log
 from ..master.job import Failure, check_process
 from ..master.masternode import MasterNode
+from ..master.reader import NotYetError
 from .calls import until
 from .executor import ClusterExecutor
 from .futures import raisable, standard
 from .maps import MapJob
-from .results import MapResults, NotYetError
+from .results import MapResults
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -196,15 +197,13 @@ class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
     def _next(self, moment: Optional[float]) -> T:
         with self._lock:
             try:
-                if self._results.on_error is not None:
-                    return self._results.next(moment)
-                outcome = self._results.outcome(moment)
+                outcome = self._results.reader.next(moment)
             except KeyboardInterrupt:
                 self._results.interrupt()
                 raise
         if type(outcome) is Failure:
             raise raisable(_pool_error(outcome.error))
-        return outcome  # type: ignore[return-value]
+        return outcome
 
 
 class IMapUnorderedIterator(IMapIterator[T], multiprocessing.pool.IMapUnorderedIterator):
@@ -427,7 +426,7 @@ class Pool(multiprocessing.pool.Pool):
         if chunksize is None and self._maxtasksperchild is not None:
             chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
             chunksize = max(1, -(-count // chunks))
-        results = self._mapped(func, iterable, chunksize, star, True)
+        results = self._mapped(func, iterable, chunksize, star, True, True)
         results.expected = count
         return results
 
@@ -438,14 +437,15 @@ class Pool(multiprocessing.pool.Pool):
         if chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
         measured = chunksize == 1 and self._maxtasksperchild is None
-        return self._mapped(func, iterable, None if measured else chunksize, False, ordered)
+        return self._mapped(func, iterable, None if measured else chunksize, False, ordered, False)
 
     def _mapped(
-        self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool
-    ) -> "MapResults[T]":
+        self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool,
+        keeps: bool,
+    ) -> "MapResults[T]":  # fmt: skip
         terms = self._executor._terms._replace(chunksize=chunksize)
         job = MapJob(self._core, func, (iterable,), terms, star=star, lazy=False, apart=True)
-        return MapResults(job, None, ordered)
+        return MapResults(job, None, ordered, keeps)
 
     def _collect(
         self,
@@ -511,9 +511,7 @@ def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List
     Raises NotYetError at the moment, and goes on when it is called again.
     """
     try:
-        if results.on_error is not None:
-            return results.rest(moment)
-        found = results.outcomes(moment)
+        found = results.reader.gather(moment)
     except KeyboardInterrupt:
         results.interrupt()  # nobody wants the rest, the pool stays usable
         raise

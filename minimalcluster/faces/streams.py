@@ -17,7 +17,7 @@ from .. import errors
 from ..compat import monotonic
 from ..logs import log
 from ..master.job import End, Failure, Job, Outcomes, seconds_until
-from ..master.jobs import Terms
+from ..master.options import Terms
 from ..payload import values
 from .call_journal import CallJournal, StreamJournal
 

@@ -23,6 +23,7 @@ from ..brain.status import ClusterStatus, JobStatus  # noqa: F401 # in a type co
 from ..compat import Mailbox, monotonic, native, queue
 from ..payload import fingerprints, sources, values
 from . import journal
+from .options import STOP, Terms  # noqa: F401 # in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -30,6 +31,8 @@ if MYPY:
 
 log = logging.getLogger("minimalcluster")
 
+#: So many bytes of results may wait for who iterates; then nothing more is handed out until half of them are read.
+UNREAD_BYTES = 64 << 20
 #: Longer waits are cut to this: the timeout of a lock is bounded (Windows: 2^32 ms, 49 days).
 WAIT_SECONDS_MAX = 1e6
 
@@ -110,8 +113,10 @@ class Job(object):
     ``crowded``, ``held_up``, ``finished`` and ``crashed``.
     """
 
-    #: For people.
-    name = "job"
+    #: For people: the job's, and its function's.
+    name = function_name = "job"
+    #: By which the cluster knows it; 0 before ``submit_to``.
+    number = 0
     #: The scheduler's: chunk size, retries and so on.
     options = leases.DEFAULTS
     #: The sources of the project's modules that its tasks run; the cluster sets it at ``submit``.
@@ -133,6 +138,9 @@ class Job(object):
         self._outcomes_count = self._failures_count = 0
         self._arrivals = Mailbox()  # type: queue.Queue[tuple[Any, ...]]
         self.over = threading.Event()  # nothing more will arrive
+        self._runner = None  # type: Runner | None
+        self.cancelled = False
+        self._stopped_before = False  # by a failure in an earlier run, says the journal
         self._bytes_in = self._bytes_out = 0  # delivered, in the cluster's thread; taken, in the user's
 
     @property
@@ -246,7 +254,89 @@ class Job(object):
         if self.journal is not None:
             self.journal.close()
 
-    # -- in the user's thread ---------------------------------------------------------------------
+    # -- in the user's threads --------------------------------------------------------------------
+
+    def submit_to(self, runner):
+        # type: (Runner) -> None
+        """Raises what the runner raises; an engine may refuse a job."""
+        try:
+            self.number = runner.submit(self)
+        except BaseException:
+            self.close_journal()
+            raise
+        self._runner = runner
+        if self._stopped_before:
+            runner.stop_job(self.number)
+
+    def cancel(self):
+        # type: () -> None
+        """End what runs; nothing more is delivered. May be called again, and when the job is over."""
+        if not self.cancelled:
+            self.cancelled = True
+            if self._runner is not None:
+                self._runner.cancel(self.number)
+            self.close_journal()
+
+    def stop(self):
+        # type: () -> None
+        """Hand out nothing more; what runs may end and counts."""
+        if self._runner is not None:
+            self._runner.stop_job(self.number)
+
+    def status(self):
+        # type: () -> JobStatus
+        """How far it is; when it is over, how far it came."""
+        try:
+            for status in self._runner.status([self.number]).jobs if self._runner is not None else ():
+                return status
+        except errors.StateError:
+            pass  # shut down
+        done, failed = self._outcomes_count, self._failures_count
+        return JobStatus(self.name, self.total, done, failed, 0, 0, 0, None, None, "it is over")
+
+    # What a ``Reader`` asks for.
+
+    def wanted(self):
+        # type: () -> None
+        """Somebody asks for a result."""
+
+    def read_ahead(self):
+        # type: () -> None
+        """No outcome is there: the thread that waits for one may do something for it."""
+
+    def took(self, first, count):
+        # type: (int, int) -> None
+        """The outcomes of these tasks, which came together, are being given."""
+
+    def was_read(self):
+        # type: () -> None
+        """An arrival was taken, which may make room for more."""
+        if self._runner is not None:
+            self._runner.read(self.number, self)
+
+    def argument_in(self, first, index):
+        # type: (int, int) -> object
+        """The argument of the task ``index``, whose outcome came with that of the task ``first``."""
+        return self.argument(index)
+
+    def error_of(self, error):
+        # type: (BaseException) -> BaseException
+        """What the user is told of an early end by this error."""
+        return error
+
+    def error_behind(self):
+        # type: () -> BaseException | None
+        """What is to be raised behind the last result of a job that was not ended early."""
+
+    # The journal.
+
+    def resume(self, terms, target, items):
+        # type: (Terms, str, Sequence[Any]) -> None
+        """Keep a journal; what earlier runs have left in it arrives first. See ``keep_journal``."""
+        for outcomes in self.keep_journal(terms.journal, target, items):
+            self.arrive(Outcomes, *outcomes)
+            if terms.on_error == STOP and Failure in map(type, outcomes.values):
+                self._stopped_before = True
 
     def keep_journal(self, path, target, items):
         # type: (str, str, Sequence[Any]) -> list[Outcomes]
@@ -278,17 +368,6 @@ class Job(object):
         self.resumed = (spans, [(attempt, first, first + count) for attempt, first, count in opened.grants])
         self.journal = opened
         return found
-
-    def status(self, cluster, number):
-        # type: (Runner, int) -> JobStatus
-        """How far it is; when it is over, how far it came."""
-        try:
-            for status in cluster.status([number]).jobs:
-                return status
-        except errors.StateError:
-            pass  # shut down
-        done, failed = self._outcomes_count, self._failures_count
-        return JobStatus(self.name, self.total, done, failed, 0, 0, 0, None, None, "it is over")
 
     def take(self, seconds=None):
         # type: (float | None) -> Any

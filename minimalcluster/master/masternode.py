@@ -14,7 +14,8 @@ from ..payload import environment, functions, script, values
 from ..payload.fingerprints import code_imported, of_definition
 from ..wire import addresses, keys
 from .cluster import Cluster
-from .jobs import FINISH, ListedJob, Target, Terms, checked_chunksize
+from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
+from .options import FINISH, Terms, checked_chunksize
 from .progress import progress_for
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -203,7 +204,7 @@ class MasterNode(object):
         out nothing more after the first failure; "return" puts the exceptions into the dict.
         progress: None shows a line on a terminal when it takes long, True and False force it, a
         function is called with (done, total) now and then; what it raises ends the call. options: retries=,
-        attempts_max=, timeout=, deadline=, journal=, idempotent=, as in ``jobs.Terms``.
+        attempts_max=, timeout=, deadline=, journal=, idempotent=, as in ``options.Terms``.
 
         Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C, or
         SIGTERM, Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
@@ -216,7 +217,7 @@ class MasterNode(object):
             return job.run(cluster, progress_for(progress, job.total))
 
     def imap(self, on_error=FINISH, chunksize=None, **options):
-        # type: (str, int | None, object) -> object
+        # type: (str, int | None, object) -> Pairs
         """As ``execute``, but an iterator of (argument, result) in argument order, each as soon as it is there.
 
         Failed arguments are left out, and when all is done TaskError says which they were; with
@@ -227,7 +228,7 @@ class MasterNode(object):
         return self._job(terms).iterate(cluster, True)
 
     def imap_unordered(self, on_error=FINISH, chunksize=None, **options):
-        # type: (str, int | None, object) -> object
+        # type: (str, int | None, object) -> Pairs
         """As ``imap``, in the order in which the results come."""
         terms, cluster = self._terms(on_error, chunksize, options), self._running()
         return self._job(terms).iterate(cluster, False)

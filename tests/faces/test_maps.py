@@ -20,7 +20,7 @@ if PYTHON_3:
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
     from minimalcluster import ClusterExecutor, Interrupted, JournalError, TaskError
-    from minimalcluster.master import jobs
+    from minimalcluster.master import job as jobs
     from minimalcluster.faces.executor import DeadlineExceededError, WorkerDiedError
 
 
@@ -401,7 +401,7 @@ class OnError(Running):
         # What was done in time may be read later.
         results = self.executor.options(deadline=0.5).map(abs, range(10))
         self.assertEqual(0, next(results))
-        support.wait_until(lambda: results._is_late() and results._job.over.is_set(), what="the deadline")
+        support.wait_until(lambda: results.reader.is_late() and results._job.over.is_set(), what="the deadline")
         self.assertEqual(list(range(1, 10)), list(results))
 
     def test_ctrl_c_keeps_what_is_there(self):

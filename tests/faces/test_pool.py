@@ -607,7 +607,7 @@ class Options(Running):
             results = self.pool._start(touch_and_wait, given, 1, True)
             support.wait_until(lambda: results.status().done == 2, what="two results")
             with self.assertRaises(Interrupted) as caught:
-                with interrupting(results, lambda: results._gathered):
+                with interrupting(results, lambda: results.reader.count):
                     _collected(results)
             self.assertEqual((done, {}), (caught.exception.results, caught.exception.errors))
             for on_error, found in ((None, {2: names[2]}), ("finish", done)):

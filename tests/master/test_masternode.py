@@ -15,7 +15,7 @@ from minimalcluster import (
     ArgumentsError, DeadlineExceeded, Interrupted, MasterNode, RemoteTraceback, SourceError, StateError, TargetError,
     TaskError, TaskTimeout, WorkerDied,
 )
-from minimalcluster.master import jobs
+from minimalcluster.master import job as jobs
 from tests import commands, support
 from tests.support import MasterCase, mistake
 

@@ -175,5 +175,12 @@ class Moments(unittest.TestCase):
         self.assertEqual(len(longest), len(shortest))
 
 
+class Quiet(unittest.TestCase):
+    def test_the_progress_that_is_off_takes_what_jobs_tell(self):
+        quiet = progress_for(False, 3)
+        quiet.show(1)
+        quiet.end(3)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -7,46 +7,13 @@ import unittest
 from minimalcluster import errors
 from minimalcluster.payload import values
 from minimalcluster.brain import leases
-from minimalcluster.master import jobs, progress
-from minimalcluster.master.jobs import ListedJob, Target, Terms
+from minimalcluster.master import reader
+from minimalcluster.master.listed import ListedJob, Target
+from minimalcluster.master.options import Terms
 from tests import support
-from tests.master.test_job import described
+from tests.master.test_job import Cluster, described, done, failed, finish
 
 TARGET = Target("f", {"kind": "source", "function": "f"}, [b"source"], lambda: [b"source"])
-
-
-class Cluster(object):
-    """submit() lets the script deliver; what else the job asks for is written down."""
-
-    def __init__(self, script=()):
-        self.script, self.asked = list(script), []
-
-    def submit(self, job):
-        self.job = job
-        for call in self.script:
-            call(job)
-        return 7
-
-    def stop_job(self, number):
-        self.asked.append(("stop", number))
-
-    def cancel(self, number):
-        self.asked.append(("cancel", number))
-
-    def read(self, number, job):
-        pass
-
-
-def done(first, results, skip=0):
-    return lambda job: job.deliver(first, len(results), skip, support.encoded(results))
-
-
-def failed(index, error, node="somewhere/1"):
-    return lambda job: job.deliver_failure(index, node, *described(error))
-
-
-def finish(unfit=None):
-    return lambda job: job.finished(unfit)
 
 
 def raiser(error):
@@ -65,25 +32,6 @@ class Shown(object):
 
     def end(self, count):
         self.ended = count
-
-
-class TermsTest(unittest.TestCase):
-    def test_defaults(self):
-        terms = Terms.of()
-        self.assertEqual(("finish", None, 0, 3), terms[:4])
-        self.assertEqual({None}, set(terms[4:7]))
-        self.assertIs(False, terms.idempotent)
-
-    def test_mistakes_are_named(self):
-        for name, wrong in (
-            ("on_error", "ignore"), ("chunksize", 0), ("chunksize", 1.5), ("retries", -1), ("retries", "2"),
-            ("attempts_max", 0), ("timeout", 0), ("timeout", "soon"), ("deadline", -1), ("idempotent", 1),
-        ):  # fmt: skip
-            with self.assertRaises(ValueError) as caught:
-                Terms.of(**{name: wrong})
-            self.assertIn(name, str(caught.exception))
-            self.assertIn(repr(wrong), str(caught.exception))
-        self.assertRaises(TypeError, Terms.of, unknown=1)
 
 
 class WithoutText(Exception):
@@ -179,7 +127,7 @@ class Listed(unittest.TestCase):
     def test_no_deadline_for_what_is_done(self):
         """Who reads slowly gets it all the same; and a sleeping laptop's job may be done when it wakes up."""
         script = [done(0, [10]), failed(1, ValueError("two")), done(2, [30]), finish()]
-        with support.patched(jobs, "monotonic", lambda moments=itertools.count(): next(moments)):
+        with support.patched(reader, "monotonic", lambda moments=itertools.count(): next(moments)):
             self.assertEqual(3, len(self.run_it(script, on_error="return", deadline=0.01)))
             pairs = self.job(on_error="return", deadline=0.01).iterate(Cluster(script), True)
             self.assertEqual([1, 2, 3], [argument for argument, _ in pairs])
@@ -227,7 +175,9 @@ class Iterated(unittest.TestCase):
         self.assertEqual((1, (10,)), next(pairs))
         self.cluster.job.deliver(1, 1, 0, support.encoded([(20,)]))
         next(pairs)
-        self.assertNotIn((10,), self.cluster.job._outcomes)
+        reader_ = pairs._reader
+        runs = list(reader_._waiting.values()) + list(reader_._kept.values()) + [reader_.current]
+        self.assertNotIn((10,), list(itertools.chain(*runs)))
 
     def test_leaving_it_ends_the_job(self):
         pairs = self.iterate([done(0, [10])])
@@ -252,13 +202,6 @@ class Iterated(unittest.TestCase):
         pairs = self.iterate([done(0, [10]), lambda job: job.crashed(errors.StateError("shut down"))])
         self.assertEqual((1, 10), next(pairs))
         self.assertRaises(errors.StateError, next, pairs)
-
-
-class Quiet(unittest.TestCase):
-    def test_the_progress_that_is_off_takes_what_jobs_tell(self):
-        quiet = progress.progress_for(False, 3)
-        quiet.show(1)
-        quiet.end(3)
 
 
 if __name__ == "__main__":
