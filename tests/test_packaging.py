@@ -24,8 +24,8 @@ BUILDERS = [
     os.path.join(support.ROOT, ".venv", "bin", "python"),
     os.path.join(support.ROOT, ".venv", "Scripts", "python.exe"),
 ]
-#: May be imported where it is installed, never needed (the extras of pyproject.toml).
-OPTIONAL = {"cloudpickle", "joblib", "distributed", "dask", "ray"}
+#: May be imported where it is installed, never needed (the extras of pyproject.toml, and cryptography).
+OPTIONAL = {"cloudpickle", "cryptography", "joblib", "distributed", "dask", "ray"}
 #: The standard library's names for queue and pickle there, and what finds modules.
 ONLY_ON_2 = {"Queue", "cPickle", "imp"}
 
