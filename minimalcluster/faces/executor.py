@@ -87,6 +87,8 @@ class ClusterExecutor(Executor):
     Raises ValueError for max_workers <= 0, TypeError for an initializer that cannot be called.
     """
 
+    _viewed: Optional["ClusterExecutor"] = None
+
     def __init__(
         self,
         max_workers: Optional[int] = None,
@@ -169,7 +171,7 @@ class ClusterExecutor(Executor):
             self._terms, on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout,
             deadline=deadline, journal=journal, idempotent=idempotent,
         )  # fmt: skip
-        view._viewed = self  # type: ignore[attr-defined] # a view keeps its executor open
+        view._viewed = self  # a view keeps its executor open
         return view
 
     @property
@@ -179,7 +181,8 @@ class ClusterExecutor(Executor):
 
     def share(self, value: T) -> T:
         """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
-        return self._core.cluster.share(value)  # type: ignore[return-value] # where it arrives it is the object
+        handle: Any = self._core.cluster.share(value)  # where it arrives it is the object
+        return handle
 
     def status(self) -> ClusterStatus:
         """How far the calls and maps of this executor are, and what they wait for. From any thread."""

@@ -147,7 +147,7 @@ class ClusterFuture(_Future[T]):
             if self._state == "RUNNING" and not self._decided:
                 self._handed_out, self._state = False, "PENDING"
 
-    def resolve(self, outcome: object) -> None:
+    def resolve(self, outcome: Any) -> None:
         with self._condition:
             self._decided = self.hand_out()
         self.place = None
@@ -156,7 +156,7 @@ class ClusterFuture(_Future[T]):
         if isinstance(outcome, Failure):
             self.set_exception(standard(outcome.error))
         else:
-            self.set_result(outcome)  # type: ignore[arg-type]
+            self.set_result(outcome)
 
 
 class AwaitedFuture(ClusterFuture[T]):

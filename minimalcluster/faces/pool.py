@@ -402,18 +402,19 @@ class Pool(multiprocessing.pool.Pool):
     ) -> MapResult[T]:
         return self._collect(self._start(func, iterable, chunksize, True), callback, error_callback)
 
-    def imap(  # type: ignore[override]
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    def imap(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: Optional[int] = 1
     ) -> IMapIterator[T]:
         return self._given(IMapIterator(self._lazily(func, iterable, chunksize, True)))
 
-    def imap_unordered(  # type: ignore[override]
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    def imap_unordered(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: Optional[int] = 1
     ) -> IMapIterator[T]:
         return self._given(IMapUnorderedIterator(self._lazily(func, iterable, chunksize, False)))
 
     def _given(self, result: R) -> R:
-        self._life.given.add(result)  # type: ignore[union-attr]
+        if self._life is not None:
+            self._life.given.add(result)
         return result
 
     def _start(self, func: Callable[..., T], iterable: Any, chunksize: Optional[int], star: bool) -> "MapResults[T]":
@@ -431,9 +432,10 @@ class Pool(multiprocessing.pool.Pool):
         return results
 
     def _lazily(
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: Optional[int], ordered: bool
     ) -> "MapResults[T]":
         self._check_running()
+        chunksize = 1 if chunksize is None else chunksize
         if chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
         measured = chunksize == 1 and self._maxtasksperchild is None
