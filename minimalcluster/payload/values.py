@@ -187,7 +187,7 @@ def _packed_argument(index, value, pack):
     except Exception as error:
         raise ArgumentsError(
             "argument %d cannot be sent to another process: %s (%s: %s)"
-            % (index, shortened(value), type(error).__name__, text_of(error))
+            % (index, shortened(value), type(error).__name__, native(text_of(error)))
         )
 
 
@@ -398,6 +398,7 @@ def _causes(error):
 
 def text_of(error):
     # type: (object) -> str
+    """The text of an exception, whatever its class does. For JSON: on 2.7 it is unicode."""
     for kind in (str, text_type):  # on 2.7 str() fails for text that is not ASCII
         try:
             return _json_safe(kind(error))
@@ -409,7 +410,7 @@ def text_of(error):
 def in_words(error):
     # type: (object) -> str
     """Type and text of an exception, whatever its class does."""
-    return "%s: %s" % (type(error).__name__, text_of(error))
+    return native("%s: %s" % (type(error).__name__, text_of(error)))
 
 
 def _json_safe(text):
