@@ -146,7 +146,7 @@ MUTANTS = [
     ("a dead process's request is answered to the next one", _A, "_child_exited", "if asker[0] != slot.number", ""),
     ("a result is acknowledged before it is on the disk", _C, "_answer", "if not dirty:", "if True:"),
     ("what waits for the disk is acknowledged meanwhile", _C, "_answer", "if self._syncing is None:", "if True:"),
-    ("what came while the disk wrote is taken for written", _C, "_synced", "delivered, self._syncing = self._syncing, None", "delivered, self._syncing = [(each, each.report) for each in self._sessions.values()], None"),
+    ("what came while the disk wrote is taken for written", _C, "_synced", "delivered, self._syncing = self._syncing or [], None", "delivered, self._syncing = [(each, each.report) for each in self._sessions.values()], None"),
     ("a field of an odd message is not looked at", checks, "_check_info", "if not rule.holds(info[name]):", "if False:"),
     ("the numbers of an odd message are not looked at", checks, "check", "if not least <= message[at] <= most:", "if False:"),
     ("results that are none are taken", checks, "_has_results", "if len(payload) != ", "if False and len(payload) != "),
