@@ -187,7 +187,7 @@ def _packed_argument(index, value, pack):
     except Exception as error:
         raise ArgumentsError(
             "argument %d cannot be sent to another process: %s (%s: %s)"
-            % (index, shortened(value), type(error).__name__, native(text_of(error)))
+            % (index, shortened(value), type(error).__name__, text_of(error))
         )
 
 
@@ -300,7 +300,7 @@ def _load_result(buffer):
         _let_ctrl_c_pass(error)
         misfit = RemoteError(
             "the result cannot be unpickled here (%s: %s); .pickled has its bytes"
-            % (type(error).__name__, native(text_of(error))),
+            % (type(error).__name__, text_of(error)),
             type(error).__name__,
         )
         misfit.pickled = _raw(buffer)  # type: ignore[attr-defined]
@@ -363,12 +363,13 @@ def _attribute(error, name):
 def _describe(error, buffers):
     # type: (BaseException, list) -> dict
     # py2: a raised object may be an instance of an old-style class; its type() is the same for all such classes.
-    info = {"type": (_attribute(error, "__class__") or type(error)).__name__, "text": text_of(error), "pickled": False}
+    kind = _attribute(error, "__class__") or type(error)
+    info = {"type": kind.__name__, "text": _json_safe(text_of(error)), "pickled": False}
     if not isinstance(error, BaseException):  # py2: it could not be raised by code that expects exceptions
         return info
     notes = _attribute(error, "__notes__")
     if isinstance(notes, list) and notes:
-        info["notes"] = [text_of(note) for note in notes]
+        info["notes"] = [_json_safe(text_of(note)) for note in notes]
     try:
         pickled = dumps_by_value(error)
         info["pickled"] = type(loads(pickled)) is type(error)
@@ -398,10 +399,10 @@ def _causes(error):
 
 def text_of(error):
     # type: (object) -> str
-    """The text of an exception, whatever its class does. For JSON: on 2.7 it is unicode."""
+    """The text of an exception, whatever its class does."""
     for kind in (str, text_type):  # on 2.7 str() fails for text that is not ASCII
         try:
-            return _json_safe(kind(error))
+            return native(kind(error))
         except BaseException:  # noqa: S112 # the class's own __str__ runs here
             continue
     return "<its text cannot be made>"
@@ -410,7 +411,7 @@ def text_of(error):
 def in_words(error):
     # type: (object) -> str
     """Type and text of an exception, whatever its class does."""
-    return native("%s: %s" % (type(error).__name__, text_of(error)))
+    return "%s: %s" % (type(error).__name__, text_of(error))
 
 
 def _json_safe(text):

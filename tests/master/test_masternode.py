@@ -388,6 +388,12 @@ class JobsTest(MasterCase):
                 text = b"# -*- coding: utf-8 -*-\n" + text
             self.assertEqual(self.run_job(text, [1]), {1: u"\xe9\u20ac"})
 
+    def test_text_of_an_exception_beyond_ascii(self):
+        for raised in ("u'caf\\xe9'", "u'caf\\xe9'.encode('utf-8')"):
+            with self.assertRaises(TaskError) as caught:
+                self.run_job("def f(x):\n    raise ValueError(%s)\n" % raised, [1])
+            self.assertIn("caf", str(caught.exception))
+
 
 THINGS = """
 from minimalcluster import MasterNode
