@@ -24,7 +24,7 @@ if MYPY:
 #: Letters of the digest in a shared object's name: 128 bits are enough to distinguish the objects of one user.
 NAME_LETTERS = 32
 #: The log reports so many packages with differing versions at most.
-VERSIONS_SAID_MAX = 1000
+VERSIONS_LOGGED_MAX = 1000
 #: At the end, the thread may finish its answer for so long.
 CLOSE_SECONDS = 1.0
 
@@ -171,7 +171,7 @@ class Library(object):
     def _other_version(self, text):
         # type: (str) -> tuple
         """A worker process has imported an installed package of another version than the master's: log that once."""
-        if text not in self._versions and len(self._versions) < VERSIONS_SAID_MAX:
+        if text not in self._versions and len(self._versions) < VERSIONS_LOGGED_MAX:
             self._versions.add(text)
             log.warning("%s: results may differ", text)
         return {"found": True}, []
