@@ -316,6 +316,8 @@ class LinksTest(unittest.TestCase):
     def test_names_of_the_architecture(self):
         """A place that the text names is there: `file.py:name` or `file.py:Class.method`."""
         for path, name in re.findall(r"`([\w/]+\.py):([\w.]+)`", document("ARCHITECTURE.md")):
+            if PY2 and path.split("/")[0] in test_house.PYTHON_3_FOLDERS:
+                continue  # 2.7 cannot parse it
             tree = ast.parse(support.read(os.path.join(support.ROOT, "minimalcluster", path)))
             for part in name.split("."):
                 found = [node for node in tree.body if part in names_bound_by(node)]
