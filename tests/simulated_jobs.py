@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import struct
 from random import Random
 
-from minimalcluster.brain import leases  # noqa: F401 # in a type comment
+from minimalcluster.brain.options import Options
 from minimalcluster.master import journal  # noqa: F401 # in a type comment
 
 #: Seconds of a task that never ends by itself.
@@ -26,8 +26,9 @@ class Job(object):
         # Drawn apart: what else this seed means stays as it was.
         apart = Random(world.seed * 8 + number).random
         self.idempotent = apart() < 0.4
-        self.options = leases.Options(
-            chunksize, self.retries, self.attempts_max, self.stop_on_error, self.idempotent
+        self.options = Options(
+            "stop" if self.stop_on_error else "finish", chunksize, self.retries, self.attempts_max,
+            idempotent=self.idempotent,
         )
         if self.attempts_max == 1 or chunksize:
             self.total = min(self.total, 120)  # they report each task

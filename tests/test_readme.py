@@ -14,7 +14,7 @@ import unittest
 
 from minimalcluster import MasterNode, WorkerNode
 from minimalcluster.brain import leases, scheduler
-from minimalcluster.master import options
+from minimalcluster.brain import options
 from minimalcluster.command import cli
 from minimalcluster.compat import PY2
 from tests import commands, support, test_house
@@ -402,7 +402,7 @@ def signature(function):
     spec = inspect.getargspec(function) if PY2 else inspect.getfullargspec(function)
     by_name = [(name, spec.kwonlydefaults[name]) for name in getattr(spec, "kwonlyargs", ())]
     if spec[2] == "options":  # what **options may be
-        by_name = [option for option in signature(options.Terms.of)[1] if option[0] not in spec.args]
+        by_name = [option for option in signature(options.Options.__new__)[1] if option[0] not in spec.args]
     defaults = spec.defaults or ()
     first = len(spec.args) - len(defaults)
     wanted = [re.sub("^_.*__", "", name) for name in spec.args[1:first]]  # __fn is private, so that fn= reaches the call

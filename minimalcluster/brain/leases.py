@@ -5,14 +5,10 @@ awaited, in a piece that is leased, or delivered. ``Ledger.validate`` counts the
 """
 from __future__ import absolute_import, division, print_function
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 
 from .indexes import Places
-
-#: chunksize: None sizes chunks by time. retries: for tasks that raise. attempts_max: deaths of a worker process.
-#: idempotent: a task may run twice at a time.
-Options = namedtuple("Options", "chunksize retries attempts_max stop_on_error idempotent")
-DEFAULTS = Options(chunksize=None, retries=0, attempts_max=3, stop_on_error=False, idempotent=False)
+from .options import DEFAULTS, Options  # noqa: F401 # in a type comment; for tests and tools
 
 #: States of a piece; a lease begins as NEW, too.
 NEW, QUEUED, AWAITED, LEASED, DONE = "new", "queued", "awaited", "leased", "done"

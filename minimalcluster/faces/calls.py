@@ -1,4 +1,4 @@
-"""What an executor is without its face: the terms of its calls, their streams, the end of it all."""
+"""What an executor is without its face: its calls, their streams, the end of it all."""
 
 import atexit
 import os
@@ -7,12 +7,11 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import errors
-from ..brain import leases
+from ..brain.options import Options
 from ..brain.status import ClusterStatus
 from ..compat import hexadecimal, monotonic
 from ..master.cluster import Cluster
 from ..master.job import Job
-from ..master.options import FINISH, Terms
 from ..payload import functions, shares, sources, values
 from .call_journal import CallJournal
 from .futures import BrokenClusterExecutor
@@ -27,20 +26,10 @@ LOOK_SECONDS = 1.0
 #: Streams of calls with other options than the others' stay open until there are so many.
 STREAMS_MAX = 8
 
-#: A face's own terms. on_error None is the way of what the face stands in for: the standard's, multiprocessing's.
-TERMS = Terms.of()._replace(on_error=None)
 
-
-def until(terms: Terms) -> Optional[float]:
+def until(options: Options) -> Optional[float]:
     """The moment at which the deadline of what begins now has passed."""
-    return None if terms.deadline is None else monotonic() + terms.deadline
-
-
-def changed(terms: Terms, **changes: Any) -> Terms:
-    """With those changes that are not None. Raises ValueError that names the option and what it may be."""
-    given = terms._replace(**{name: value for name, value in changes.items() if value is not None})
-    Terms.of(**dict(given._asdict(), on_error=FINISH if given.on_error is None else given.on_error))
-    return given
+    return None if options.deadline is None else monotonic() + options.deadline
 
 
 class Core:
@@ -51,7 +40,7 @@ class Core:
     ) -> None:
         self.cluster, self._owned = cluster, owned
         self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
-        self._streams: Dict[Tuple[str, Terms], Stream] = {}
+        self._streams: Dict[Tuple[str, Options], Stream] = {}
         self._journals: Dict[str, CallJournal] = {}
         self.delivering: Set[Stream] = set()  # also those that take no more calls
         self.maps: Set[Any] = set()  # MapJobs: they know this file, it does not know them
@@ -72,10 +61,10 @@ class Core:
         _open_cores.add(self)
 
     def packed_call(
-        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any], terms: Terms
+        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any], options: Options
     ) -> functions.Packed:
         """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
-        if terms.journal is not None:  # what has come before must not change what a call is known by
+        if options.journal is not None:  # what has come before must not change what a call is known by
             return self.pack((function, tuple(args), dict(keywords)))
         given = tuple(args)
 
@@ -113,10 +102,9 @@ class Core:
             info["timeout"] = timeout
         return info, buffers
 
-    def options(self, terms: Terms) -> leases.Options:
+    def scheduled(self, options: Options) -> Options:
         """A call that is the last one in its worker process travels alone."""
-        options = terms.options()
-        return options if self._leave_after is None else options._replace(chunksize=1)
+        return options.scheduled() if self._leave_after is None else options.one_by_one()
 
     def slots(self) -> int:
         """Worker processes, everywhere and now."""
@@ -151,20 +139,20 @@ class Core:
             raise RuntimeError(AFTER_SHUTDOWN)
 
     def submit(
-        self, waiting: Waiting, packed: functions.Packed, terms: Terms, until: Optional[float], given: Given
+        self, waiting: Waiting, packed: functions.Packed, options: Options, until: Optional[float], given: Given
     ) -> None:
         """until: the moment from which on nobody waits for it. Raises what opening the journal raises."""
-        if terms.deadline is not None or terms.on_error is not None:  # a call's own: no terms of the stream's
-            terms = terms._replace(deadline=None, on_error=None)
-        key = packed.needs, terms
+        if options.deadline is not None or options.on_error is not None:  # a call's own, not the stream's
+            options = options._replace(deadline=None, on_error=None)
+        key = packed.needs, options
         with self._lock:
             self.check()
             self._notice_reloads()
             stream = self._streams.get(key)
             if stream is None:
                 self._close_idle_streams()
-                kept = None if terms.journal is None else self._journal(terms.journal)
-                stream = self._streams[key] = Stream(self, packed.needs, terms, kept)
+                kept = None if options.journal is None else self._journal(options.journal)
+                stream = self._streams[key] = Stream(self, packed.needs, options, kept)
                 self.delivering.add(stream)
             stream.add(waiting, packed, until, given)
 

@@ -31,6 +31,7 @@ from typing import (
     Union,
 )
 
+from ..brain.options import STANDARD
 from ..brain.status import ClusterStatus
 from ..compat import cpu_count, monotonic
 from ..master.cluster import Cluster
@@ -39,7 +40,7 @@ from ..master.masternode import MasterNode, _check_key
 from ..master.reader import NotYetError
 from ..payload import functions, script
 from ..wire import addresses, keys
-from .calls import TERMS, Core, changed, until
+from .calls import Core, until
 from .futures import (
     AWAITED,
     AwaitedFuture,
@@ -134,7 +135,7 @@ class ClusterExecutor(Executor):
             if join:
                 _join_or_stop(cluster, max_workers or cpu_count())
         self.address = (addresses.reachable(host), cluster.port)
-        self._terms = TERMS
+        self._options = STANDARD
         self._core = Core(cluster, master is None, packed, max_tasks_per_child)
         self._finalizer = weakref.finalize(self, self._core.shutdown, False, False)
         self._finalizer.atexit = False
@@ -150,7 +151,7 @@ class ClusterExecutor(Executor):
         journal: Optional[str] = None,
         idempotent: Optional[bool] = None,
     ) -> "ClusterExecutor":
-        """The same executor with other terms for the calls made through this view.
+        """The same executor with other options for the calls made through this view.
 
         on_error: what a ``map`` does with a call that fails. None, the standard's way: its exception is raised
         in its place, and the rest is cancelled. "return" gives exceptions as results; "finish" leaves them out
@@ -167,9 +168,9 @@ class ClusterExecutor(Executor):
         """
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view._terms = changed(
-            self._terms, on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout,
-            deadline=deadline, journal=journal, idempotent=idempotent,
+        view._options = self._options.changed(
+            on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout, deadline=deadline,
+            journal=journal, idempotent=idempotent,
         )  # fmt: skip
         view._viewed = self  # a view keeps its executor open
         return view
@@ -200,14 +201,14 @@ class ClusterExecutor(Executor):
     def _submit(
         self, future: "ClusterFuture[T]", fn: Callable[..., T], args: Tuple[Any, ...], keywords: Dict[str, Any]
     ) -> "ClusterFuture[T]":
-        core, terms = self._core, self._terms
+        core, options = self._core, self._options
         core.check()
         try:
-            packed = core.packed_call(fn, args, keywords, terms)
+            packed = core.packed_call(fn, args, keywords, options)
         except (Exception, SystemExit) as error:  # pickling runs the classes' own code
             future.resolve(Failure(error, ""))
         else:
-            core.submit(future, packed, terms, until(terms), (args, keywords))
+            core.submit(future, packed, options, until(options), (args, keywords))
         return future
 
     def map(
@@ -246,8 +247,8 @@ class ClusterExecutor(Executor):
                 raise ValueError("%s must be >= 1." % name)
         self._core.check()
         deadline = None if timeout is None else monotonic() + timeout
-        terms = self._terms._replace(chunksize=chunksize)
-        return MapResults(MapJob(self._core, fn, iterables, terms, buffersize, apart=apart), deadline, ordered)
+        options = self._options._replace(chunksize=chunksize)
+        return MapResults(MapJob(self._core, fn, iterables, options, buffersize, apart=apart), deadline, ordered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; with ``wait`` return when everything is done and the workers have left."""

@@ -23,12 +23,12 @@ from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutErro
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from .. import errors
+from ..brain.options import RETURN, STANDARD
 from ..compat import PICKLE_PROTOCOL, monotonic
 from ..master.job import Failure
 from ..master.masternode import MasterNode
-from ..master.options import RETURN
 from ..payload import by_value, functions, shares, values
-from .calls import TERMS, changed, until
+from .calls import until
 from .executor import ClusterExecutor
 from .futures import ClusterFuture, standard
 from .streams import argument_of
@@ -106,11 +106,11 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         super().__init__(nesting_level=nesting_level)
         if on_error not in (None, RETURN):
             raise ValueError("on_error must be %r, or None for joblib's own way, not %r" % (RETURN, on_error))
-        self._terms: Dict[str, Any] = {
+        self._changes: Dict[str, Any] = {
             "on_error": on_error, "retries": retries, "attempts_max": attempts_max, "timeout": timeout,
             "deadline": deadline, "journal": journal, "idempotent": idempotent,
         }  # fmt: skip
-        changed(TERMS, **self._terms)  # a wrong one is an error here
+        STANDARD.changed(**self._changes)  # a wrong one is an error here
         if executor is not None and not isinstance(executor, ClusterExecutor):
             raise TypeError("executor must be a ClusterExecutor, not %r" % (executor,))
         if sum(each is not None for each in (executor, master, address)) > 1:
@@ -121,7 +121,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             "executor": executor, "master": master, "address": address, "authkey": authkey,
             "max_workers": max_workers, "wait_for_workers_timeout": wait_for_workers_timeout,
         }  # fmt: skip
-        self._options.update(self._terms)
+        self._options.update(self._changes)
         self._executor: Optional[ClusterExecutor] = None
         self._lock = threading.RLock()  # a future may be let go of, and call back, in the middle of anything
         self._busy = False  # configured for a Parallel that has not terminated it yet
@@ -203,7 +203,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
                 executor = _on_master(options["master"])
             if executor is None:
                 executor = _own(options["max_workers"], options["address"], options["authkey"])
-            self._executor = executor.options(**self._terms)
+            self._executor = executor.options(**self._changes)
         return self._executor
 
     # -- a call of Parallel -----------------------------------------------------------------------
@@ -212,7 +212,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         share = self._cluster()._core.cluster.share
         self._arrays = None if self._bytes_min is None else _Arrays(share, self._bytes_min)
         self._n_jobs, self._look_at = self.effective_n_jobs(self.parallel.n_jobs), monotonic() + LOOK_SECONDS
-        self._until = until(self._cluster()._terms)
+        self._until = until(self._cluster()._options)
         self._over = False
 
     def stop_call(self) -> None:
@@ -236,9 +236,9 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             used, packed = _pack((run_batch, (func,), {}), arrays, executor._core.cluster.runs_scripts)
             future.add_done_callback(lambda _: arrays.release(used) if arrays is not None else None)
             future.add_done_callback(lambda _: self._done(future, callback))
-            terms = executor._terms
-            future.errors_returned = len(func.items) if terms.on_error == RETURN else 0
-            executor._core.submit(future, packed, terms, self._until, ((func,), {}))
+            options = executor._options
+            future.errors_returned = len(func.items) if options.on_error == RETURN else 0
+            executor._core.submit(future, packed, options, self._until, ((func,), {}))
         except BaseException as error:
             future.resolve(Failure(error, ""))
             self._done(future, callback)
@@ -258,8 +258,8 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def compute_batch_size(self) -> int:
         """What is limited, repeated or kept is a task; a batch would share one fate."""
-        terms = self._cluster()._terms._replace(deadline=None, idempotent=False)
-        return super().compute_batch_size() if terms == TERMS else 1
+        options = self._cluster()._options._replace(deadline=None, idempotent=False)
+        return super().compute_batch_size() if options == STANDARD else 1
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         super().batch_completed(batch_size, duration)

@@ -8,10 +8,10 @@ the threads that ask for its results, and never while one is there that could be
 from concurrent.futures import CancelledError
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from ..brain.options import FINISH, STOP, Options
 from ..compat import Mailbox, monotonic
 from ..master import job as jobs
 from ..master.job import Job, target_digest
-from ..master.options import FINISH, STOP, Terms
 from ..payload import values
 from ..payload.fingerprints import of_definition
 from . import inputs
@@ -31,7 +31,7 @@ class MapJob(Job):
     cut_short = False  # there was more to read
 
     def __init__(
-        self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], terms: Terms,
+        self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], options: Options,
         window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True, apart: bool = False,
     ) -> None:  # fmt: skip
         """lazy=False is multiprocessing's way: whatever becomes of the results, a finite input is worked on.
@@ -40,11 +40,10 @@ class MapJob(Job):
         """
         super().__init__()
         self._core = core
-        self.options = terms.options()
-        self.terms = terms
+        self.options = options.scheduled()
         self._lazy = lazy
         self.unread_max = jobs.UNREAD_BYTES
-        self._keeps_arguments = terms.on_error in (FINISH, STOP)
+        self._keeps_arguments = options.on_error in (FINISH, STOP)
         self._let_go: Dict[int, Tuple[int, Any]] = {}  # first -> items with results that nobody has taken yet
         star = len(iterables) != 1 if star is None else star
         self._finite = inputs.lies_here(iterables, star) or any(hasattr(each, "__len__") for each in iterables)
@@ -57,8 +56,8 @@ class MapJob(Job):
         self.function_name = getattr(function, "__name__", None) or type(function).__name__
         self.name = "map of %s" % self.function_name
         self._read_first()
-        self._define(function, star, terms.timeout)
-        if terms.journal is not None:
+        self._define(function, star)
+        if options.journal is not None:
             self._go_on(iterables)
 
     @property
@@ -82,11 +81,11 @@ class MapJob(Job):
             self.close_journal()
             raise
 
-    def _define(self, function: Callable[..., Any], star: bool, timeout: Optional[float]) -> None:
+    def _define(self, function: Callable[..., Any], star: bool) -> None:
         """What cannot be sent is the first result's error."""
         try:
             packed = self._core.pack(function)
-            info, buffers = self._core.definition("function", packed.needs, timeout)
+            info, buffers = self._core.definition("function", packed.needs, self.options.timeout)
             self._definition = dict(info, star=star), buffers + [packed.data]
         except Exception as error:
             self._definition = {}, []
@@ -99,7 +98,7 @@ class MapJob(Job):
         if self.input.error is not None:
             return  # there is no function to run
         info, buffers = self._definition
-        self.resume(self.terms, target_digest(info, of_definition(buffers)), self.input.given())
+        self.resume(target_digest(info, of_definition(buffers)), self.input.given())
 
     def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
         return self._definition
@@ -167,7 +166,7 @@ class MapJob(Job):
     # -- reading ----------------------------------------------------------------------------------
 
     def _packed(self, item: Any, star: bool) -> values.Packed:
-        if self.terms.journal is not None:  # what has come before must not change what an item is known by
+        if self.options.journal is not None:  # what has come before must not change what an item is known by
             return self._core.pack(item)
         return self._core.packed_item(item, star)
 
@@ -175,10 +174,10 @@ class MapJob(Job):
         """So that work begins at once. Raises what the input of an executor's map raises."""
         if self.closed or (self._reader is not None and not self.input.here):
             return
-        if self.terms.journal is not None:
+        if self.options.journal is not None:
             self.input.limited = False
         until: Optional[float] = monotonic() + READ_SECONDS
-        if self.terms.journal is not None or (self._finite and not self.input.here):
+        if self.options.journal is not None or (self._finite and not self.input.here):
             until = None  # the standard reads all of it here
         self.announced = True  # there is nobody to be told yet
         self.input.read(self, until, lambda: True)

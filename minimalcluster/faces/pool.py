@@ -327,7 +327,7 @@ class Pool(multiprocessing.pool.Pool):
         journal: Optional[str] = None,
         idempotent: Optional[bool] = None,
     ) -> "Pool":
-        """The same pool with other terms for the calls made through what this returns, as ``ClusterExecutor.options``.
+        """The same pool with other options for calls made through what this returns, as ``ClusterExecutor.options``.
 
         on_error: None, multiprocessing's way: ``map`` raises the first error when all is done, ``imap`` each in
         its place. "return", "finish" and "stop" are for maps, as an executor's. deadline: of ``apply_async``,
@@ -366,10 +366,10 @@ class Pool(multiprocessing.pool.Pool):
         self._check_running()
         result: AsyncResult[T] = self._given(AsyncResult(callback, error_callback))
         try:
-            terms = self._executor._terms
+            options = self._executor._options
             args = tuple(args)
-            packed = self._core.packed_call(func, args, kwds, terms)
-            self._core.submit(result, packed, terms, until(terms), (args, kwds))
+            packed = self._core.packed_call(func, args, kwds, options)
+            self._core.submit(result, packed, options, until(options), (args, kwds))
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
             self._core.collecting.add(_Telling(result, error))
         return result
@@ -445,8 +445,8 @@ class Pool(multiprocessing.pool.Pool):
         self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool,
         keeps: bool,
     ) -> "MapResults[T]":  # fmt: skip
-        terms = self._executor._terms._replace(chunksize=chunksize)
-        job = MapJob(self._core, func, (iterable,), terms, star=star, lazy=False, apart=True)
+        options = self._executor._options._replace(chunksize=chunksize)
+        job = MapJob(self._core, func, (iterable,), options, star=star, lazy=False, apart=True)
         return MapResults(job, None, ordered, keeps)
 
     def _collect(

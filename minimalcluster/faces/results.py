@@ -4,9 +4,9 @@ import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Iterator, Optional, TypeVar
 
+from ..brain.options import FINISH, STOP
 from ..brain.status import JobStatus
 from ..master.job import Failure
-from ..master.options import FINISH, STOP
 from ..master.reader import NotYetError, Reader
 from .futures import raisable, standard
 from .maps import MapJob
@@ -24,8 +24,8 @@ class MapResults(Iterator[T]):
         """timeout: the moment from which on waiting raises TimeoutError. keeps: all results, for who gathers them."""
         self._job, self._timeout = job, timeout
         # Whoever wants an error at the end wants it to have all results: ``list()`` would lose them.
-        keeps = keeps or job.terms.on_error in (FINISH, STOP)
-        self.reader = Reader(job, job.terms, ordered, keeps, translated=standard)
+        keeps = keeps or job.options.on_error in (FINISH, STOP)
+        self.reader = Reader(job, ordered, keeps, translated=standard)
         self._finalizer = weakref.finalize(self, _drop, weakref.ref(job))  # the cluster has it as long as it runs
         self._finalizer.atexit = False
         try:

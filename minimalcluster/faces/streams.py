@@ -14,10 +14,10 @@ from concurrent.futures import CancelledError
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import errors
+from ..brain.options import Options
 from ..compat import monotonic
 from ..logs import log
 from ..master.job import End, Failure, Job, Outcomes, seconds_until
-from ..master.options import Terms
 from ..payload import values
 from .call_journal import CallJournal, StreamJournal
 
@@ -46,11 +46,11 @@ class Stream(Job):
     closed = False
     name = "calls"
 
-    def __init__(self, core: Any, needs: str, terms: Terms, kept: Optional[CallJournal]) -> None:
+    def __init__(self, core: Any, needs: str, options: Options, kept: Optional[CallJournal]) -> None:
         super().__init__()
-        self.options = core.options(terms)
+        self.options = core.scheduled(options)
         self._core = core
-        self._definition = core.definition("calls", needs, terms.timeout)
+        self._definition = core.definition("calls", needs, options.timeout)
         self._kept = None if kept is None else StreamJournal(kept, self._definition)
         self.journal = self._kept
         self._deadlines: List[Tuple[float, int]] = []  # a heap

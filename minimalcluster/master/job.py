@@ -18,12 +18,12 @@ import threading
 from collections import namedtuple
 
 from .. import errors
-from ..brain import leases, scheduler  # noqa: F401 # in type comments
+from ..brain import scheduler  # noqa: F401 # in type comments
+from ..brain.options import DEFAULTS
 from ..brain.status import ClusterStatus, JobStatus  # noqa: F401 # in a type comment
 from ..compat import Mailbox, monotonic, native, queue
 from ..payload import fingerprints, sources, values
 from . import journal
-from .options import STOP, Terms  # noqa: F401 # in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -117,8 +117,8 @@ class Job(object):
     name = function_name = "job"
     #: By which the cluster knows it; 0 before ``submit_to``.
     number = 0
-    #: The scheduler's: chunk size, retries and so on.
-    options = leases.DEFAULTS
+    #: How it is run.
+    options = DEFAULTS
     #: The sources of the project's modules that its tasks run; the cluster sets it at ``submit``.
     code = sources.Code(0, {})
     #: The cluster has been told that ``total`` or ``closed`` changed, and has not looked at them since.
@@ -330,22 +330,23 @@ class Job(object):
 
     # The journal.
 
-    def resume(self, terms, target, items):
-        # type: (Terms, str, Sequence[Any]) -> None
+    def resume(self, target, items):
+        # type: (str, Sequence[Any]) -> None
         """Keep a journal; what earlier runs have left in it arrives first. See ``keep_journal``."""
-        for outcomes in self.keep_journal(terms.journal, target, items):
+        for outcomes in self.keep_journal(target, items):
             self.arrive(Outcomes, *outcomes)
-            if terms.on_error == STOP and Failure in map(type, outcomes.values):
+            if self.options.stop_on_error and Failure in map(type, outcomes.values):
                 self._stopped_before = True
 
-    def keep_journal(self, path, target, items):
-        # type: (str, str, Sequence[Any]) -> list[Outcomes]
-        """Write a journal of this job. Returns what it knows already. Raises JournalError, OSError.
+    def keep_journal(self, target, items):
+        # type: (str, Sequence[Any]) -> list[Outcomes]
+        """Write the journal of its options. Returns what it knows already. Raises JournalError, OSError.
 
         target: a digest of all that a result depends on, but for the items.
         """
         keys = _Keys(items)
         arguments = keys.digest()
+        path = self.options.journal
         opened = journal.Journal(path)
         try:
             found, failed = [], 0

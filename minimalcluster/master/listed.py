@@ -3,12 +3,12 @@ from __future__ import absolute_import, division, print_function
 
 from collections import namedtuple
 
+from ..brain.options import Options  # noqa: F401 # in a type comment
 from ..brain.status import JobStatus  # noqa: F401 # in a type comment
 from ..compat import monotonic, ordered_dict
 from ..payload import values  # noqa: F401 # in a type comment
 from . import job
 from .job import Failure, Job, Runner, target_digest  # noqa: F401 # in a type comment
-from .options import RETURN, Terms  # noqa: F401 # in a type comment
 from .progress import Progress  # noqa: F401 # in a type comment
 from .reader import INTERRUPT_SECONDS, WAIT_SECONDS, NotYetError, Reader
 from .terminable import Terminable
@@ -28,22 +28,21 @@ class ListedJob(Job):
     total = 0
     closed = True
 
-    def __init__(self, target, keys, arguments, terms, shown=None):
-        # type: (Target, Sequence[Any], values.AnyArguments, Terms, Sequence[Any] | None) -> None
+    def __init__(self, target, keys, arguments, options, shown=None):
+        # type: (Target, Sequence[Any], values.AnyArguments, Options, Sequence[Any] | None) -> None
         """shown: what errors name as the tasks' arguments, if not the keys."""
         super(ListedJob, self).__init__()
-        self._target, self._keys, self._arguments, self._terms = target, keys, arguments, terms
+        self._target, self._keys, self._arguments, self.options = target, keys, arguments, options.scheduled()
         self.name = self.function_name = target.name
         self._shown = keys if shown is None else shown
         self.total = len(arguments)
-        self.options = terms.options()
-        if terms.journal is not None:
-            self.resume(terms, target_digest(target.info, target.contents()), self._shown)
+        if options.journal is not None:
+            self.resume(target_digest(target.info, target.contents()), self._shown)
 
     def definition(self):
         # type: () -> tuple[dict[str, Any], list[bytes]]
-        info = self._target.info
-        return (info if self._terms.timeout is None else dict(info, timeout=self._terms.timeout)), self._target.buffers
+        info, seconds = self._target.info, self.options.timeout
+        return (info if seconds is None else dict(info, timeout=seconds)), self._target.buffers
 
     def encode(self, first, count):
         # type: (int, int) -> list[bytes]
@@ -57,7 +56,7 @@ class ListedJob(Job):
         # type: (Runner, Progress) -> dict[Any, Any]
         """Submit it and wait for its end. Raises as ``Reader.gather``, and Interrupted."""
         self.submit_to(runner)
-        reader = Reader(self, self._terms, ordered=False, keeps=True, keys=self._keys)
+        reader = Reader(self, ordered=False, keeps=True, keys=self._keys)
         try:
             with Terminable():
                 return ordered_dict(zip(self._keys, self._gathered(reader, progress)))
@@ -80,7 +79,7 @@ class ListedJob(Job):
         # type: (Runner, bool) -> Pairs
         """Submit it; an iterator of (key, result) as they come. What has been given is not kept."""
         self.unread_max = job.UNREAD_BYTES
-        reader = Reader(self, self._terms, ordered, keys=self._keys)
+        reader = Reader(self, ordered, keys=self._keys)
         self.submit_to(runner)
         return Pairs(reader, self._keys)
 

@@ -8,6 +8,7 @@ import threading
 import weakref
 
 from .. import errors
+from ..brain.options import FINISH, Options, checked_chunksize
 from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
 from ..compat import PY2, as_bytes, as_text, forbid_patched_threads, integer_types, native, text_type
 from ..payload import environment, functions, script, values
@@ -15,7 +16,6 @@ from ..payload.fingerprints import code_imported, of_definition
 from ..wire import addresses, keys
 from .cluster import Cluster
 from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
-from .options import FINISH, Terms, checked_chunksize
 from .progress import progress_for
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -204,16 +204,16 @@ class MasterNode(object):
         out nothing more after the first failure; "return" puts the exceptions into the dict.
         progress: None shows a line on a terminal when it takes long, True and False force it, a
         function is called with (done, total) now and then; what it raises ends the call. options: retries=,
-        attempts_max=, timeout=, deadline=, journal=, idempotent=, as in ``options.Terms``.
+        attempts_max=, timeout=, deadline=, journal=, idempotent=, as in ``options.Options``.
 
         Raises TaskError, DeadlineExceeded, JournalError, SourceError, StateError; on Ctrl-C, or
         SIGTERM, Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
         """
-        terms = self._terms(on_error, chunksize, options)
+        chosen = self._options(on_error, chunksize, options)
         self._running()  # a fork may never get the turn
         with self._turn:
             cluster = self._running()
-            job = self._job(terms)
+            job = self._job(chosen)
             return job.run(cluster, progress_for(progress, job.total))
 
     def imap(self, on_error=FINISH, chunksize=None, **options):
@@ -224,14 +224,14 @@ class MasterNode(object):
         on_error="return" their exceptions come as results. Closing the iterator cancels the rest;
         its ``status()`` tells how far it is.
         """
-        terms, cluster = self._terms(on_error, chunksize, options), self._running()
-        return self._job(terms).iterate(cluster, True)
+        chosen, cluster = self._options(on_error, chunksize, options), self._running()
+        return self._job(chosen).iterate(cluster, True)
 
     def imap_unordered(self, on_error=FINISH, chunksize=None, **options):
         # type: (str, int | None, object) -> Pairs
         """As ``imap``, in the order in which the results come."""
-        terms, cluster = self._terms(on_error, chunksize, options), self._running()
-        return self._job(terms).iterate(cluster, False)
+        chosen, cluster = self._options(on_error, chunksize, options), self._running()
+        return self._job(chosen).iterate(cluster, False)
 
     def map(self, function, items, on_error=FINISH, chunksize=None, progress=None, **options):
         # type: (Callable[..., Any], Iterable[Any], str, int | None, object, object) -> list[Any]
@@ -240,7 +240,7 @@ class MasterNode(object):
         The loaded environment, function and arguments are not touched. TaskError's ``.results``
         and ``.errors`` have the items' positions as keys. Options as for ``execute``.
         """
-        terms = self._terms(on_error, chunksize, options)
+        chosen = self._options(on_error, chunksize, options)
         if not callable(function):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
         self._running()  # a fork may never get the turn
@@ -248,7 +248,7 @@ class MasterNode(object):
         arguments, target = values.arguments(items, self._pack), self._packed_target(function)
         with self._turn:
             cluster = self._running()  # first: a job opens its journal
-            job = ListedJob(target, range(len(items)), arguments, terms, items)
+            job = ListedJob(target, range(len(items)), arguments, chosen, items)
             return list(job.run(cluster, progress_for(progress, job.total)).values())
 
     def _pack(self, value):
@@ -263,12 +263,12 @@ class MasterNode(object):
         info.update(kind="function", star=False)
         return Target(name, info, buffers, lambda: of_definition(buffers))
 
-    def _terms(self, on_error, chunksize, options):
-        # type: (str, int | None, dict) -> Terms
-        return Terms.of(on_error, self.chunksize if chunksize is None else chunksize, **options)
+    def _options(self, on_error, chunksize, options):
+        # type: (str, int | None, dict) -> Options
+        return Options(on_error, self.chunksize if chunksize is None else chunksize, **options)
 
-    def _job(self, terms):
-        # type: (Terms) -> ListedJob
+    def _job(self, options):
+        # type: (Options) -> ListedJob
         target = self._target
         if self._function is not None and self._source is not None:
             target = _named_target(self._source, self._function, getattr(self._arguments, "needs", values.NOTHING))
@@ -277,7 +277,7 @@ class MasterNode(object):
             raise errors.StateError("nothing to run: call %s first" % missing)
         if self._arguments is None:
             raise errors.StateError("no arguments: call load_args() first")
-        return ListedJob(target, self._values, self._arguments, terms)
+        return ListedJob(target, self._values, self._arguments, options)
 
 
 def _named_target(source, function, needs):

@@ -18,10 +18,10 @@ from __future__ import absolute_import, division, print_function
 import itertools
 
 from .. import errors
+from ..brain.options import FINISH, RETURN, STOP
 from ..compat import monotonic, ordered_dict
 from ..payload import values
 from .job import End, Failure, Job, Outcomes, seconds_until  # noqa: F401 # in a type comment
-from .options import FINISH, RETURN, STOP, Terms  # noqa: F401 # in a type comment
 from .terminable import Terminable
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -50,11 +50,10 @@ class Reader(object):
     their positions if None. translated: what a face makes of an exception that it shows.
     """
 
-    def __init__(self, job, terms, ordered=True, keeps=False, keys=None, translated=_as_it_is):
-        # type: (Job, Terms, bool, bool, Sequence[Any] | None, Callable[[BaseException], BaseException]) -> None
-        self.job, self.on_error = job, terms.on_error
-        self._seconds = terms.deadline
-        self.deadline = None if terms.deadline is None else monotonic() + terms.deadline
+    def __init__(self, job, ordered=True, keeps=False, keys=None, translated=_as_it_is):
+        # type: (Job, bool, bool, Sequence[Any] | None, Callable[[BaseException], BaseException]) -> None
+        self.job, self.on_error, self._seconds = job, job.options.on_error, job.options.deadline
+        self.deadline = None if self._seconds is None else monotonic() + self._seconds
         self._ordered, self._keeps, self._keys, self._translated = ordered, keeps, keys, translated
         self._waiting = {}  # type: dict[int, list[Any]] # by the first task of each run
         self._kept = {}  # type: dict[int, list[Any]] # the same

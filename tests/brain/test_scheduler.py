@@ -309,7 +309,7 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(len(only(s.DeliverPoison, self.master.died(grant))), 1)
 
     def test_stop_on_error_hands_out_nothing_more_and_lets_end_what_runs(self):
-        first, second = self.start(10, DEFAULTS._replace(chunksize=3, stop_on_error=True), slots=2)
+        first, second = self.start(10, DEFAULTS._replace(chunksize=3, on_error="stop"), slots=2)
         effects = self.master.failed(first)
         self.assertIsInstance(effects[0], s.DeliverFailure)
         self.assertEqual(set(only(s.Revoke, effects)), {s.Revoke("a", g.attempt, False) for g in (first, second)})
@@ -323,12 +323,12 @@ class OutcomesTest(SchedulerTest):
     def test_a_stopped_job_ends_also_when_its_last_node_is_lost_or_has_forgotten(self):
         for end in (lambda: self.master.lose("b"), lambda: self.master.join("b", held=[])):
             self.master = Master()
-            first, _ = self.start(2, ONE._replace(stop_on_error=True), nodes=("a", "b"))
+            first, _ = self.start(2, ONE._replace(on_error="stop"), nodes=("a", "b"))
             self.assertEqual(only(s.Finish, self.master.failed(first)), [])
             self.assertEqual(only(s.Finish, end()), [s.Finish(JOB, None)])
 
     def test_poison_with_stop_on_error_stops(self):
-        options = DEFAULTS._replace(chunksize=1, attempts_max=1, stop_on_error=True)
+        options = DEFAULTS._replace(chunksize=1, attempts_max=1, on_error="stop")
         grant, = self.start(5, options)
         self.assertEqual([type(effect) for effect in self.master.died(grant)], [s.DeliverPoison, s.Forget, s.Finish])
 
@@ -764,7 +764,7 @@ class LeavingTest(SchedulerTest):
         self.assertEqual(self.master.unfit(second)[-1], s.Finish(JOB, {"text": "no numpy"}))
 
     def test_an_unfit_node_does_not_explain_another_end(self):
-        first, second = self.start(4, ONE._replace(stop_on_error=True), nodes=("a", "b"))
+        first, second = self.start(4, ONE._replace(on_error="stop"), nodes=("a", "b"))
         self.master.unfit(first)
         self.assertEqual(self.master.failed(second)[-1], s.Finish(JOB, None))
 

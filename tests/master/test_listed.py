@@ -6,10 +6,9 @@ import unittest
 
 from minimalcluster import errors
 from minimalcluster.payload import values
-from minimalcluster.brain import leases
+from minimalcluster.brain.options import Options
 from minimalcluster.master import reader
 from minimalcluster.master.listed import ListedJob, Target
-from minimalcluster.master.options import Terms
 from tests import support
 from tests.master.test_job import Cluster, described, done, failed, finish
 
@@ -41,7 +40,7 @@ class WithoutText(Exception):
 
 class Listed(unittest.TestCase):
     def job(self, keys=(1, 2, 3), shown=None, **options):
-        return ListedJob(TARGET, keys, values.arguments(keys), Terms.of(**options), shown)
+        return ListedJob(TARGET, keys, values.arguments(keys), Options(**options), shown)
 
     def run_it(self, script, keys=(1, 2, 3), **options):
         self.cluster, self.progress = Cluster(script), Shown()
@@ -55,7 +54,8 @@ class Listed(unittest.TestCase):
     def test_what_the_cluster_needs(self):
         job = self.job(range(5), chunksize=2, retries=1, attempts_max=4, on_error="stop", idempotent=True)
         self.assertEqual((5, True), (job.total, job.closed))
-        self.assertEqual(leases.Options(2, 1, 4, True, True), job.options)
+        self.assertEqual((2, 1, 4), (job.options.chunksize, job.options.retries, job.options.attempts_max))
+        self.assertEqual((True, True), (job.options.stop_on_error, job.options.idempotent))
         self.assertEqual((TARGET.info, TARGET.buffers), job.definition())
         self.assertEqual([2, 3], list(values.decode_arguments(job.encode(2, 2), 2)[0]))
 
@@ -148,7 +148,7 @@ class Listed(unittest.TestCase):
 class Iterated(unittest.TestCase):
     def iterate(self, script, ordered=True, keys=(1, 2, 3), **options):
         self.cluster = Cluster(script)
-        return ListedJob(TARGET, keys, values.arguments(keys), Terms.of(**options)).iterate(self.cluster, ordered)
+        return ListedJob(TARGET, keys, values.arguments(keys), Options(**options)).iterate(self.cluster, ordered)
 
     def test_it_submits_at_once(self):
         self.iterate([])

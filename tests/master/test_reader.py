@@ -4,9 +4,9 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster import errors
+from minimalcluster.brain.options import DEFAULTS
 from minimalcluster.compat import monotonic
 from minimalcluster.master.job import Failure, Job
-from minimalcluster.master.options import Terms
 from minimalcluster.master.reader import NotYetError, Reader
 from tests import support
 from tests.master.test_job import Cluster, done, failed, finish
@@ -24,9 +24,10 @@ class Numbered(Job):
 
 class Reading(unittest.TestCase):
     def reader(self, script, ordered=True, keeps=False, **options):
-        self.cluster, self.job, terms = Cluster(script), Numbered(), Terms.of()
+        self.cluster, self.job = Cluster(script), Numbered()
+        self.job.options = DEFAULTS._replace(**options)
         self.job.submit_to(self.cluster)
-        return Reader(self.job, terms._replace(**options), ordered, keeps)
+        return Reader(self.job, ordered, keeps)
 
     def read(self, reader):
         return list(iter_of(reader))

@@ -3,15 +3,15 @@ from __future__ import absolute_import, division, print_function
 
 import unittest
 
-from minimalcluster.master.options import Terms
+from minimalcluster.brain.options import Options
 
 
-class TermsTest(unittest.TestCase):
+class OptionsTest(unittest.TestCase):
     def test_defaults(self):
-        terms = Terms.of()
-        self.assertEqual(("finish", None, 0, 3), terms[:4])
-        self.assertEqual({None}, set(terms[4:7]))
-        self.assertIs(False, terms.idempotent)
+        options = Options()
+        self.assertEqual(("finish", None, 0, 3), options[:4])
+        self.assertEqual({None}, set(options[4:7]))
+        self.assertIs(False, options.idempotent)
 
     def test_mistakes_are_named(self):
         for name, wrong in (
@@ -19,10 +19,10 @@ class TermsTest(unittest.TestCase):
             ("attempts_max", 0), ("timeout", 0), ("timeout", "soon"), ("deadline", -1), ("idempotent", 1),
         ):  # fmt: skip
             with self.assertRaises(ValueError) as caught:
-                Terms.of(**{name: wrong})
+                Options(**{name: wrong})
             self.assertIn(name, str(caught.exception))
             self.assertIn(repr(wrong), str(caught.exception))
-        self.assertRaises(TypeError, Terms.of, unknown=1)
+        self.assertRaises(TypeError, Options, unknown=1)
 
 
 if __name__ == "__main__":
