@@ -161,6 +161,7 @@ class World(Faults):
         self.disk_until = 0.0  # it is busy
         self.disk_random = apart
         self.draw_thinness(Random(self.seed * 8 + 4).random)
+        self.submits_at = 0.0  # when a late script gives its jobs to the last master
         self.scripts_are_late = False  # nodes of a killed master come back before it has a job again
         apart = Random(self.seed * 8 + 1).random
         rates.update((name, 0.1 * 10 ** apart()) for name in GROWTH_STRIKES if apart() < 0.1)
@@ -398,7 +399,9 @@ class World(Faults):
         self.master = Master(self, 1 + self.crashes + int(self.random() * 2**22))
         self.note("master", "up", self.master.epoch)
         if self.scripts_are_late:
-            self.at(self.now + self.late_random() * self.late_script_seconds, self.submit_again, self.master)
+            self.submits_at = self.now + self.late_random() * self.late_script_seconds
+            self.limit = max(self.limit, self.submits_at + CALM_SECONDS)
+            self.at(self.submits_at, self.submit_again, self.master)
         else:
             self.submit_again(self.master)
 
@@ -465,7 +468,7 @@ class World(Faults):
             sum(job.work()) * (1 + job.retries + 3 * len(job.poison)) / slots + 10 * max(job.work() or [0])
             for job in self.jobs.values()
         )
-        self.limit = self.now + CALM_SECONDS + 3 * work
+        self.limit = max(self.now, self.submits_at) + CALM_SECONDS + 3 * work
         if self.thin:
             most = sum(job.bytes() * (2 + job.retries + 3 * len(job.poison)) for job in self.jobs.values())
             self.limit += 3 * most / self.rate + 4 * self.buffer_seconds

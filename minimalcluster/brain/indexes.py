@@ -1,7 +1,7 @@
 """Small structures that find something without a look at all there is. Pure: they know no rule.
 
-``Ranked`` keeps some of the nodes in their order, ``Agenda`` knows when each of many things is due, ``Places`` finds
-the piece of a job that has a task.
+``Ranked`` keeps some of the nodes in their order, ``Best`` knows the first of many things by keys that change,
+``Agenda`` when each of many things is due, ``Places`` finds the piece of a job that has a task.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -54,6 +54,51 @@ class Ranked(object):
         return iter([self._nodes[rank] for rank in self._ranks])
 
 
+class Best(object):
+    """The first of many things by keys that change often and are asked for rarely.
+
+    ``key_of(thing, now)`` is its key, which no other thing has, or None. Code that may have changed it calls ``note``.
+    """
+
+    def __init__(self, key_of):
+        # type: (Any) -> None
+        self._key_of = key_of
+        self._heap, self._keys = [], {}  # type: list, dict
+        self._noted = set()  # type: set
+
+    def note(self, thing):
+        # type: (object) -> None
+        self._noted.add(thing)
+
+    def drop(self, thing):
+        # type: (object) -> None
+        self._noted.discard(thing)
+        self._keys.pop(thing, None)
+
+    def first(self, now):
+        # type: (float) -> Any
+        """The thing with the least key, or None."""
+        while self._noted:
+            thing = self._noted.pop()
+            key = self._key_of(thing, now)
+            if key is None:
+                self._keys.pop(thing, None)
+            elif key != self._keys.get(thing):
+                self._keys[thing] = key
+                heapq.heappush(self._heap, (key, thing))
+        while self._heap:
+            key, thing = self._heap[0]
+            if self._keys.get(thing) == key:
+                return thing
+            heapq.heappop(self._heap)
+        return None
+
+    def knows(self, thing):
+        # type: (object) -> bool
+        """Has it a key, or will it be looked at? For ``validate``."""
+        return thing in self._noted or thing in self._keys
+
+
 class Agenda(object):
     """When each of many things is due, where most are put off again and again before that: by signs of life, results.
 
@@ -86,6 +131,8 @@ class Agenda(object):
     def take(self, now):
         # type: (float) -> list
         """What is due by now, no longer noted; ``not_before`` is later than now afterwards."""
+        if not self._heap or self._heap[0][0] > now:
+            return []
         found = []  # type: list
         while self._heap and self._heap[0][0] <= now:
             moment, _, thing = heapq.heappop(self._heap)
@@ -97,7 +144,7 @@ class Agenda(object):
                 found.append((due_at, len(found), thing))
             else:
                 self.note(thing)
-        return [thing for _, _, thing in sorted(found)] if len(found) > 1 else [each[2] for each in found]
+        return [thing for _, _, thing in sorted(found)]
 
     def knows(self, thing):
         # type: (object) -> bool

@@ -119,20 +119,21 @@ class Speed(object):
 class Node(object):
     __slots__ = (
         "busy_seconds", "connected", "draining", "filed", "gone_at", "heard_at", "id", "ineligible", "jobs", "leases",
-        "measured", "name", "open_slots", "rank", "received", "reserved", "sending", "serving_slots", "session",
-        "short", "slots", "starting", "stuck_until", "tasks_done", "trouble",
+        "measured", "name", "open_slots", "rank", "received", "reserved", "ripe_at", "sending", "serving_slots",
+        "session", "short", "slots", "starting", "stuck_until", "tasks_done", "trouble",
     )  # fmt: skip
 
     def __init__(self, node_id, session, slots, name, now, rank=0):
         # type: (object, int, int, str, float, int) -> None
         self.id, self.session, self.slots, self.name = node_id, session, slots, name
         self.rank = rank  # nodes are served in this order
-        self.filed = (False, False, False)  # whether the ledger's idle, roomy, with_waiting have it
+        self.filed = (0, False)  # its idle slots, and whether it is roomy, as the ledger knows it
         self.serving_slots = self.open_slots = 0  # its slots as the ledger counts them; those open to any piece
         self.heard_at = now
         self.gone_at = None  # type: float | None
         self.connected, self.draining = True, False
         self.leases = OrderedDict()  # type: OrderedDict # attempt -> Lease
+        self.ripe_at = None  # type: float | None # when one more of them may be taken back
         self.reserved = None  # type: Piece # type: ignore[assignment] # an exclusive one: it gets no other
         self.jobs = set()  # type: set # defined there in this session
         # Jobs (their ids) that were measured here in this session, whose tasks are short here, that cannot run here.

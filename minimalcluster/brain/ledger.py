@@ -4,7 +4,7 @@ Each change of a job, a piece, a lease or a node is a method here. It keeps the 
 
     which jobs may be handed out, in turn        ``front``, ``next_job``
     which nodes have an idle slot, or room       ``idle``, ``roomy``
-    which nodes may give something back          ``with_waiting``, ``divisible``, ``asked``
+    which node gives something back first        ``givers``; ``asked``: its leases that have not answered
     which jobs may get second copies             ``copyable``
     which tasks want a node alone, and where     ``exclusive``, ``reserved``
     which piece of a job has a task              ``Job.places``
@@ -22,7 +22,7 @@ from collections import OrderedDict
 from itertools import count
 
 from . import policy
-from .indexes import Ranked, gaps_between, taken_from
+from .indexes import Agenda, Best, Ranked, gaps_between, taken_from
 from .leases import (  # fmt: skip
     ASKED,
     AWAITED,
@@ -42,6 +42,10 @@ from .leases import (  # fmt: skip
     Speed,
 )
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Iterator  # noqa: F401 # novm
+
 __all__ = ["DEFAULTS", "Ledger"]
 
 
@@ -59,9 +63,10 @@ class Ledger(object):
         self._turns, self._ranks = count(), count()
         self._line = []  # type: list # a heap: (turn, Job); some were served since, or have nothing to hand out
         self.slots = self.serving = 0  # of the nodes that take work: their worker processes, and how many they are
-        #: with_waiting: nodes that have more leases than slots.
-        self.idle, self.roomy, self.with_waiting, self.reserved = Ranked(), Ranked(), Ranked(), Ranked()
-        self.divisible = set()  # type: set # leases of more than one task that are HELD
+        self.idle, self.roomy, self.reserved = Ranked(), Ranked(), Ranked()
+        self.idle_slots = 0  # of the idle nodes
+        self.givers = Best(self._giving_key)  # the nodes of which a lease may be taken back
+        self._ripe_at = Agenda(_ripe_at)  # nodes that have a lease which is too young for that
         self.asked = OrderedDict()  # type: OrderedDict # leases that are ASKED, in the order of their questions
         self.copyable, self.exclusive = set(), set()  # type: set, set # jobs
 
@@ -83,6 +88,8 @@ class Ledger(object):
         # type: (Job, bool) -> None
         job.paused = paused
         self.touched.add(job)
+        for lease in job.leases.values():
+            self.givers.note(lease.node)
 
     def resume(self, job, spans, attempts, until):
         # type: (Job, list, list, float) -> None
@@ -147,7 +154,8 @@ class Ledger(object):
     def file_touched(self):
         # type: () -> None
         """Put each touched job where it belongs; those that are finished into ``done``."""
-        for job in self.touched:
+        while self.touched:
+            job = self.touched.pop()
             if job.finished:
                 self.done.append(job)
                 continue
@@ -158,7 +166,6 @@ class Ledger(object):
                 _file(self.copyable, job, _may_be_copied(job))
             if job.exclusive or job in self.exclusive:
                 _file(self.exclusive, job, bool(job.exclusive))
-        self.touched.clear()
 
     def take_done(self):
         # type: () -> list
@@ -219,6 +226,8 @@ class Ledger(object):
         node.connected, node.reserved = False, None  # type: ignore[assignment]
         self.reserved.file(node, False)
         self.file_connection(node)
+        self.givers.drop(node)
+        self._ripe_at.drop(node)
         del self.nodes[node.id]
 
     def forget_session(self, node):
@@ -246,12 +255,13 @@ class Ledger(object):
         # type: (Node) -> None
         """Put it where it belongs: after each change of its leases."""
         held, slots = len(node.leases), node.open_slots
-        filed = (held < slots, held < 2 * slots and bool(node.short), held > node.slots)
+        filed = (slots - held if held < slots else 0, held < 2 * slots and bool(node.short))
         if filed != node.filed:
-            node.filed = filed
-            self.idle.file(node, filed[0])
+            self.idle_slots += filed[0] - node.filed[0]
+            self.idle.file(node, filed[0] > 0)
             self.roomy.file(node, filed[1])
-            self.with_waiting.file(node, filed[2])
+            node.filed = filed
+        self.givers.note(node)
 
     def reserve(self, node, piece):
         # type: (Node, Piece | None) -> None
@@ -382,8 +392,8 @@ class Ledger(object):
         if piece.state is QUEUED:
             piece.job.queued -= piece.size - (hi - lo)
         piece.lo, piece.hi = lo, hi
-        if hi - lo == 1 and piece.held:
-            self.divisible.difference_update(piece.attempts.values())
+        if piece.held:
+            self._note_givers(piece)
 
     def divide(self, piece, end):
         # type: (Piece, int) -> None
@@ -490,8 +500,6 @@ class Ledger(object):
         lease.node, lease.granted_at, lease.moved_at = node, now, now
         node.leases[attempt] = piece.job.leases[attempt] = lease
         piece.held += 1
-        if piece.hi - piece.lo > 1:
-            self.divisible.add(lease)
         if piece.exclusive:
             self.reserve(node, piece)
         self.file(node)
@@ -525,7 +533,8 @@ class Ledger(object):
         piece.held -= 1
         del node.leases[attempt]
         del piece.job.leases[attempt]
-        self.divisible.discard(lease)
+        if piece.held:
+            self._note_givers(piece)
         if lease.state is ASKED:
             del self.asked[lease]
         self.file(node)
@@ -538,7 +547,7 @@ class Ledger(object):
         lease.state = LEASE_TRANSITIONS[lease.state]["ask"]
         lease.settled_at = until
         self.asked[lease] = None
-        self.divisible.discard(lease)
+        self.givers.note(lease.node)
 
     def answer(self, lease, now):
         # type: (Lease, float) -> None
@@ -553,8 +562,7 @@ class Ledger(object):
         if lease.state is not HELD:
             self.asked.pop(lease, None)
             lease.state = LEASE_TRANSITIONS[lease.state]["progress"]
-            if lease.piece.size > 1:
-                self.divisible.add(lease)
+            self.givers.note(lease.node)
 
     def asked_until(self, now):
         # type: (float) -> float | None
@@ -566,12 +574,29 @@ class Ledger(object):
             self.answer(lease, lease.settled_at)
         return None
 
-    def givers(self):
-        # type: () -> list
-        """The nodes that may give something back, in their order."""
-        found = {lease.node for lease in self.divisible}
-        found.update(self.with_waiting)
-        return sorted(found, key=_rank)
+    def to_take_back(self, now):
+        # type: (float) -> Iterator[Lease]
+        """Leases of which the idle slots may get something. Each is to be asked back before the next is taken."""
+        for node in self._ripe_at.take(now):
+            self.givers.note(node)
+        return policy.to_take_back(self.givers, self.idle, self.idle_slots, now)
+
+    def take_back_at(self):
+        # type: () -> float | None
+        """When more may be taken back, as far as the nodes were looked at."""
+        return self._ripe_at.not_before()
+
+    def _giving_key(self, node, now):
+        # type: (Node, float) -> tuple | None
+        lease, key, node.ripe_at = policy.to_give(node, now)
+        self._ripe_at.note(node)
+        return key if lease is not None else None
+
+    def _note_givers(self, piece):
+        # type: (Piece) -> None
+        for lease in piece.attempts.values():
+            if lease.node is not None:
+                self.givers.note(lease.node)
 
     # -- for tests --------------------------------------------------------------------------------
 
@@ -648,10 +673,11 @@ class Ledger(object):
         for attempt, lease in node.leases.items():
             if lease.node is not node or self.attempts.get(attempt) is not lease:
                 self._broken("lease %d of node %s is not its own" % (attempt, node.id), attempt)  # type: ignore[operator]
-            if (lease in self.divisible) != (lease.piece.size > 1 and lease.state is HELD):
-                self._broken("lease %d of node %s is not where it can be taken back" % (attempt, node.id), attempt)  # type: ignore[operator]
             if (lease in self.asked) != (lease.state is ASKED):
                 self._broken("lease %d of node %s is not where it is asked for" % (attempt, node.id), attempt)  # type: ignore[operator]
+        is_looked_at = self.givers.knows(node) or (node.ripe_at is not None and self._ripe_at.knows(node))
+        if policy.to_give(node, float("inf"))[0] is not None and not is_looked_at:
+            self._broken("node %s is not where it can give back" % node.id, node.id)  # type: ignore[operator]
         if not (node.jobs | node.measured | node.short | node.ineligible).issubset(self.jobs):
             self._broken("node %s remembers jobs that are over" % node.id, node.id)  # type: ignore[operator]
         if len(node.leases) > 2 * node.slots and node.connected and not node.draining:
@@ -662,7 +688,6 @@ class Ledger(object):
         for what, index, belongs in (
             ("idle", self.idle, node.idle),
             ("roomy", self.roomy, is_open and len(node.leases) < 2 * node.slots and bool(node.short)),
-            ("with attempts that wait", self.with_waiting, len(node.leases) > node.slots),
             ("reserved", self.reserved, node.reserved is not None),
         ):
             if (node in index) != belongs:
@@ -673,11 +698,13 @@ class Ledger(object):
         nodes = list(self.nodes.values())
         leases = sum(len(node.leases) for node in nodes)
         here = {lease for node in nodes for lease in node.leases.values()}
+        idle = sum(node.slots - len(node.leases) for node in nodes if node.idle)
         serving = [node.slots for node in nodes if node.serving]
-        indexed = set(self.with_waiting).union(self.idle, self.roomy, self.reserved)
+        indexed = set(self.idle).union(self.roomy, self.reserved)
         for what, is_so in (
             ("a lease of no node", sum(len(job.leases) for job in self.jobs.values()) == leases),
-            ("a lease that has ended and may be taken back", here.issuperset(set(self.divisible).union(self.asked))),
+            ("a lease that has ended and is asked for", here.issuperset(self.asked)),
+            ("idle slots that it does not count", self.idle_slots == idle),
             ("slots of nodes that are gone", (self.slots, self.serving) == (sum(serving), len(serving))),
             ("a job that is gone", set(self.copyable | self.exclusive).issubset(self.jobs.values())),
             ("a node that is gone", indexed.issubset(nodes)),
@@ -708,9 +735,9 @@ def _turn(job):
     return job.turn
 
 
-def _rank(node):
-    # type: (Node) -> int
-    return node.rank
+def _ripe_at(node):
+    # type: (Node) -> float | None
+    return node.ripe_at
 
 
 def _lo(piece):

@@ -8,7 +8,11 @@ from __future__ import absolute_import, division, print_function
 
 from itertools import islice
 
-from . import leases
+from . import indexes, leases  # noqa: F401 # one in type comments
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Iterator  # noqa: F401 # novm
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
 CHUNK_SECONDS = 0.05
@@ -93,35 +97,57 @@ def stays_reserved(node, piece):
 # -- taking back ----------------------------------------------------------------------------------
 
 
-def to_take_back(idle, givers, now):
-    # type: (list, list, float) -> tuple[list, float | None]
-    """(leases of which idle slots may get something, when to look again or None).
+def to_take_back(givers, idle, slots, now):
+    # type: (indexes.Best, indexes.Ranked, int, float) -> Iterator[leases.Lease]
+    """Leases of which ``slots`` idle slots may get something, the best first. Each is asked back before the next is
+    taken, and so changes what its node gives next.
 
-    idle: the nodes with such slots. givers: those that may have something to give, in their order.
+    givers: the nodes, by ``to_give``. idle: the nodes with such slots.
     """
-    candidates, runs = [], {}  # type: list, dict # runs: whether an idle node can run the job
-    for node in givers if idle else ():
-        waiting = len(node.leases) - node.slots
-        for lease in reversed(list(node.leases.values())):
-            piece = lease.piece
-            if _may_give_back(lease, waiting > 0):
-                job = piece.job
-                if job not in runs:
-                    runs[job] = any(other.id not in job.ineligible for other in idle)
-                if runs[job]:
-                    candidates.append((waiting > 0, piece.size * _seconds_each(lease), lease))
-            waiting -= 1
-    if not candidates:
-        return [], None
-    candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
-    chosen, again_at = [], None  # type: list, float | None
-    for _, _, lease in candidates[: sum(node.slots - len(node.leases) for node in idle)]:
-        ripe_at = lease.granted_at + TAKE_BACK_SECONDS
-        if now >= ripe_at:
-            chosen.append(lease)
+    runs, passed = {}, []  # type: dict, list # runs: whether an idle node can run the job; passed: nodes without one
+    while slots > 0:
+        node = givers.first(now)
+        if node is None:
+            break
+        lease = to_give(node, now, lambda job: _can_run(job, idle, runs))[0]
+        if lease is None:
+            givers.drop(node)
+            passed.append(node)
         else:
-            again_at = earlier(again_at, ripe_at)
-    return chosen, again_at
+            slots -= 1
+            yield lease
+    for node in passed:
+        givers.note(node)
+
+
+def _can_run(job, nodes, known):
+    # type: (leases.Job, indexes.Ranked, dict) -> bool
+    """Can one of these nodes? known: answers so far."""
+    if job not in known:
+        known[job] = not job.ineligible or any(node.id not in job.ineligible for node in nodes)
+    return known[job]
+
+
+def to_give(node, now, is_wanted=None):
+    # type: (leases.Node, float, Any) -> tuple[leases.Lease | None, tuple, float | None]
+    """(the lease of which this node gives back first, its place among those of all nodes, when one more may be).
+
+    What waits for a slot goes before the rest of what runs, then what takes longest. is_wanted: for which jobs.
+    """
+    best, key, ripe_at = None, (), None  # type: leases.Lease | None, tuple, float | None
+    waiting = len(node.leases) - node.slots
+    for lease in reversed(list(node.leases.values())):
+        is_waiting = waiting > 0
+        waiting -= 1
+        if not _may_give_back(lease, is_waiting) or not (is_wanted is None or is_wanted(lease.piece.job)):
+            continue
+        if now < lease.granted_at + TAKE_BACK_SECONDS:
+            ripe_at = earlier(ripe_at, lease.granted_at + TAKE_BACK_SECONDS)
+            continue
+        its_key = (not is_waiting, -lease.piece.size * _seconds_each(lease), node.rank)
+        if best is None or its_key < key:
+            best, key = lease, its_key
+    return best, key, ripe_at
 
 
 def _may_give_back(lease, is_waiting):

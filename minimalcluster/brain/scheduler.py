@@ -178,10 +178,13 @@ class Scheduler(WithHistory):
     def deadline(self):
         # type: () -> float | None
         """When ``TimePassed`` is due next, whatever happens; None: only after another event. It may be too early."""
-        moments = [self._lost_at.not_before(), self._queued_again_at.not_before(), self._explained_at.not_before()]
-        moments += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
-        moments += [self._take_back_at, self._copy_at, self._park_until if self._parked else None]
+        moments = [
+            self._lost_at.not_before(), self._queued_again_at.not_before(), self._explained_at.not_before(),
+            self._take_back_at, self._copy_at, self._park_until if self._parked else None,
+        ]  # fmt: skip
         due = [moment for moment in moments if moment is not None]  # type: list[float]
+        if self._stuck:
+            due += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
         return min(due) if due else None
 
     # -- jobs -------------------------------------------------------------------------------------
@@ -612,7 +615,7 @@ class Scheduler(WithHistory):
     def _give_up_stuck(self):
         # type: () -> None
         """Jobs that only nodes could run on which, for long enough, no worker process can start."""
-        if not any(self._now >= node.stuck_until for node in self._stuck):
+        if not self._stuck or not any(self._now >= node.stuck_until for node in self._stuck):
             return
         nodes = [node for node in self._nodes.values() if not node.draining]
         for job in self._jobs.values():
@@ -706,9 +709,9 @@ class Scheduler(WithHistory):
         self._take_back_at = None
         if self._ledger.front() is not None or not self._ledger.idle:
             return
-        leases, self._take_back_at = policy.to_take_back(list(self._ledger.idle), self._ledger.givers(), self._now)
-        for lease in leases:
+        for lease in self._ledger.to_take_back(self._now):
             self._ask_back(lease)
+        self._take_back_at = self._ledger.take_back_at()
 
     def _ask_back(self, lease):
         # type: (Lease) -> None

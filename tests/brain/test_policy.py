@@ -3,8 +3,8 @@ from __future__ import absolute_import, division, print_function
 
 import unittest
 
-from minimalcluster.brain import policy
-from minimalcluster.brain.leases import DEFAULTS, HELD, KEPT, LEASED, QUEUED, Job, Lease, Node, Piece, Speed
+from minimalcluster.brain import indexes, policy
+from minimalcluster.brain.leases import ASKED, DEFAULTS, HELD, KEPT, LEASED, QUEUED, Job, Lease, Node, Piece, Speed
 
 
 def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
@@ -116,7 +116,17 @@ class TakeBackTest(unittest.TestCase):
         self.waiting = leased(self.job, self.busy, 1, 9, attempt=2)
 
     def taken(self, now=1.0):
-        return policy.to_take_back([node for node in self.nodes if node.idle], self.nodes, now)
+        """(leases of which the idle slots get something, when there may be more)"""
+        givers, found = indexes.Best(lambda node, now: policy.to_give(node, now)[1] or None), []
+        for node in self.nodes:
+            givers.note(node)
+        idle = [node for node in self.nodes if node.idle]
+        for lease in policy.to_take_back(givers, idle, sum(node.slots - len(node.leases) for node in idle), now):
+            found.append(lease)
+            lease.state = ASKED
+            givers.note(lease.node)
+        ripe_at = [policy.to_give(node, now)[2] for node in self.nodes if idle]
+        return found, min([moment for moment in ripe_at if moment is not None] or [None])
 
     def test_what_waits(self):
         self.assertEqual(self.taken(), ([self.waiting], None))
