@@ -21,6 +21,7 @@
     ├── ConnectionFailed        the network, or the program at the other end
     │   ├── AuthenticationError     one side could not prove that it knows the key
     │   ├── VersionMismatch         Python 2 with 3, or two wire versions
+    │   ├── EncryptionError         one side asks for encryption that the other refuses, or that cannot be had
     │   ├── HandshakeTimeout        the other end accepted the connection and did not answer
     │   └── ProtocolError           the bytes that arrived are not this protocol
     │       └── FrameTooLarge       one object is larger than the limit
@@ -184,6 +185,10 @@ class AuthenticationError(ConnectionFailed):
 
 class VersionMismatch(ConnectionFailed):
     """The two sides cannot work together; the text has both versions and says what to do."""
+
+
+class EncryptionError(ConnectionFailed):
+    """One side asks for encryption, and the other refuses it or its Python has none; nothing goes on without it."""
 
 
 class HandshakeTimeout(ConnectionFailed):

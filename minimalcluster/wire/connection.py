@@ -12,9 +12,10 @@ from ..errors import ConnectionFailed
 from ..logs import log
 from . import frames, handshakes  # noqa: F401 # in type comments
 from .loop import Loop  # noqa: F401 # in a type comment
-from .stream import SocketStream
+from .stream import SocketStream, drop_front
 
-HANDSHAKE_SECONDS = 5.0
+#: For the proof of the key, and so much more for TLS's own handshake.
+HANDSHAKE_SECONDS = TLS_SECONDS = 5.0
 RECEIVES_PER_CYCLE = 8
 #: How much the kernel may hold that it cannot send yet. An urgent message has to wait for these bytes.
 UNSENT_BYTES_MAX = 256 << 10
@@ -26,12 +27,14 @@ class Connection(object):
     owner: is called as ``opened(connection)`` after the proof, as ``received(connection, messages)`` for all bytes that
     arrive (``messages`` is empty while one is incomplete), and as ``closed(connection, error)`` at the end (``error``
     is None if we closed the connection on purpose). where: the peer, "host:port", for errors. connecting: the socket
-    is still connecting. patience: seconds to wait for the proof (default: HANDSHAKE_SECONDS).
+    is still connecting. patience: seconds to wait for the proof (default: HANDSHAKE_SECONDS). secured: makes the stream
+    that encrypts if the handshake wants TLS; called as ``secured(socket, plain bytes that come first, where)``.
     """
 
-    def __init__(self, loop, sock, handshake, owner, where, connecting=False, patience=None):
-        # type: (Loop, socket.socket, object, object, str, bool, float | None) -> None
+    def __init__(self, loop, sock, handshake, owner, where, connecting=False, patience=None, secured=None):
+        # type: (Loop, socket.socket, object, object, str, bool, float | None, object) -> None
         self._loop, self._handshake, self._owner = loop, handshake, owner
+        self._secured = secured
         self._stream = SocketStream(sock, connecting)
         self.where = where
         self.peer = None  # type: handshakes.Peer | None
@@ -48,6 +51,7 @@ class Connection(object):
         if connecting:
             self._set_writing(True)
         self._send_raw(handshake.start())  # type: ignore[attr-defined]
+        self._advance_tls()
 
     # -- out --------------------------------------------------------------------------------------
 
@@ -88,7 +92,7 @@ class Connection(object):
         if not self._open or self._stream.is_connecting:
             return
         try:
-            while self._has_more():
+            while self._has_more() or self._stream.has_unsent:
                 count = self._stream.send(self._out)
                 if not count:
                     break
@@ -96,7 +100,7 @@ class Connection(object):
         except (OSError, socket.error) as error:
             self.close(ConnectionFailed("the connection to %s broke: %s" % (self.where, error)))
             return
-        self._set_writing(bool(self._out))
+        self._set_writing(bool(self._out) or self._stream.has_unsent)
 
     def _has_more(self):
         # type: () -> bool
@@ -108,10 +112,7 @@ class Connection(object):
 
     def _sent(self, count):
         # type: (int) -> None
-        while self._out and count >= len(self._out[0]):
-            count -= len(self._out.popleft())
-        if count:
-            self._out[0] = memoryview(self._out[0])[count:]
+        drop_front(self._out, count)
         self.taken_at = monotonic()
 
     def _set_writing(self, wanted):
@@ -125,7 +126,7 @@ class Connection(object):
         # type: (bool) -> None
         """Close the link of a node if the peer takes no bytes. Not that of a worker process: a task may keep the
         worker process from reading for any time."""
-        if wanted and self._channel is not None and self._channel.tagged:
+        if wanted and self._channel is not None and not self._channel.local:
             self.taken_at = monotonic()
             self._loop.await_progress(self)
         else:
@@ -148,7 +149,7 @@ class Connection(object):
         """Read what has arrived. True: there may be more to read."""
         try:
             for _ in range(RECEIVES_PER_CYCLE):
-                data = self._stream.receive() if self._open else None
+                data = self._receive() if self._open else None
                 if data is None:
                     return False
                 if not data:
@@ -166,10 +167,35 @@ class Connection(object):
             self.close(ConnectionFailed(text % (self.where, error)))
         return False
 
+    def _receive(self):
+        # type: () -> bytes | None
+        data = self._stream.receive()
+        if self._stream.has_unsent:
+            self._loop.write_soon(self)  # TLS answers by itself
+        self._advance_tls()
+        return data
+
+    def _advance_tls(self):
+        # type: () -> None
+        """Begin TLS when the handshake wants it. When it stands, the handshake goes on."""
+        if self._handshake is None or not self._handshake.wants_tls:  # type: ignore[attr-defined]
+            return
+        if not self._stream.encrypts:
+            plain = b"".join(self._out)
+            self._out.clear()
+            self._stream = self._secured(self._stream.socket, plain, self.where)  # type: ignore[operator]
+            self._loop.write_soon(self)
+            self.patience += TLS_SECONDS
+            self.expires_at += TLS_SECONDS
+        elif self._stream.stands:  # type: ignore[attr-defined]
+            shown = self._stream.certificate_hash  # type: ignore[attr-defined]
+            self._send_raw(self._handshake.secured(shown))  # type: ignore[attr-defined]
+
     def _feed(self, data):
         # type: (bytes) -> None
         if self._channel is None:
             self._send_raw(self._handshake.receive(data))  # type: ignore[attr-defined]
+            self._advance_tls()
             self._channel = self._handshake.channel  # type: ignore[attr-defined]
             if self._channel is None:
                 return
@@ -177,7 +203,7 @@ class Connection(object):
             data = self._handshake.leftover()  # type: ignore[attr-defined]
             self._handshake = None
             self._loop.proved(self)
-            if self._channel.tagged:
+            if not self._channel.local:
                 self._stream.keep_little_unsent(UNSENT_BYTES_MAX)
             self._owner.opened(self)  # type: ignore[attr-defined]
         if not data:

@@ -2,8 +2,8 @@
 
 * A frame is: type (1 byte), length (8), check (4), body, tag (16).
 * The tag covers the frame's sequence number (which is never sent), type, length and body, under one key per direction.
-  It is verified before the body is read. With ``tagged=False`` there is no tag: that is for a node and its own worker
-  process, which only the kernel connects.
+  It is verified before the body is read. With ``tagged=False`` there is no tag: under TLS, which has its own, and
+  between a node and its own worker process, which only the kernel connects.
 * The check is the CRC-32 of type and length. Without it, a length that was damaged on the way would make the receiver
   wait for bytes that never come, and never give up, because all arriving bytes count as a sign of life.
 * A message larger than ``PIECE_BYTES`` travels in pieces, so that a heartbeat or a small task need not wait for 30 MB.
@@ -82,17 +82,18 @@ class Channel(object):
     """Both directions of one proved connection: messages to buffers, bytes to messages.
 
     ``send`` takes a message, ``pull`` returns the buffers to write next. A sender that writes each message at once
-    calls ``frame`` instead. Without tags (within one machine) no message is divided into pieces.
+    calls ``frame`` instead. tagged: whether frames have tags. local: within one machine, where no message is divided
+    into pieces.
     """
 
-    def __init__(self, send_key, receive_key, tagged=True, frame_bytes_max=FRAME_BYTES_MAX):
-        # type: (bytes, bytes, bool, int) -> None
+    def __init__(self, send_key, receive_key, tagged=True, frame_bytes_max=FRAME_BYTES_MAX, local=False):
+        # type: (bytes, bytes, bool, int, bool) -> None
         self._send_tag = hmac.new(send_key, None, hashlib.sha256)
         self._receive_tag = hmac.new(receive_key, None, hashlib.sha256)
-        self.tagged = tagged
+        self.tagged, self.local = tagged, local
         self._tag_bytes = _TAG_BYTES if tagged else 0
         self._frame_bytes_max = frame_bytes_max
-        self._piece_bytes = PIECE_BYTES if tagged else frame_bytes_max
+        self._piece_bytes = frame_bytes_max if local else PIECE_BYTES
         self._sent = 0
         self._received = 0
         self._buffer = bytearray()

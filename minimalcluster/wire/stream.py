@@ -1,4 +1,4 @@
-"""Bytes to and from a socket, without waiting. A class for TLS will have the same methods.
+"""Bytes to and from a socket, without waiting. ``TlsStream`` (tls.py) has the same methods.
 
 Nothing here knows of messages.
 """
@@ -22,8 +22,22 @@ _TCP_NOTSENT_LOWAT = {"linux": 25, "linux2": 25, "darwin": 0x201}.get(sys.platfo
 NO_SIGPIPE = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform.startswith("linux") else 0)
 
 
+def drop_front(buffers, count):
+    # type: (deque, int) -> None
+    """Remove so many bytes, which were sent, from the front of these buffers."""
+    while buffers and count >= len(buffers[0]):
+        count -= len(buffers.popleft())
+    if count:
+        buffers[0] = memoryview(buffers[0])[count:]
+
+
 class SocketStream(object):
-    """A non-blocking socket, connected or connecting. Every method may raise OSError (2.7: socket.error)."""
+    """A non-blocking socket, connected or connecting. Every method may raise OSError (2.7: socket.error).
+
+    ``has_unsent``: it holds bytes that have to be sent, although the last ``send`` did not return 0.
+    """
+
+    encrypts = has_unsent = False
 
     def __init__(self, sock, connecting=False):
         # type: (socket.socket, bool) -> None

@@ -6,13 +6,15 @@ import errno
 import os
 import socket
 
-from minimalcluster.wire import addresses, handshakes, keys
+from minimalcluster.wire import addresses, handshakes, keys, tls
 from minimalcluster.wire.connection import Connection
 from minimalcluster.wire.listener import Listener
 from minimalcluster.wire.loop import Loop
 from tests import support
 from tests.support import wait_until
 
+#: A tls.Server that all listeners below use; None: without TLS.
+encrypting = None
 KEY = keys.generate_key(b"k" * 32)
 OTHER_KEY = keys.generate_key(b"o" * 32)
 
@@ -79,27 +81,36 @@ def plain(message):
     return type(message)(*[[bytes(b.tobytes()) for b in field] if isinstance(field, list) else field for field in message])
 
 
-def serve(loop, owner, key=KEY):
-    """The port of a listener whose connections are the owner's."""
+def serve(loop, owner, key=KEY, server=None):
+    """The port of a listener whose connections are the owner's. server: a tls.Server."""
+    server = server or encrypting
 
     def accepted(sock, where):
-        handshake = handshakes.ServerHandshake(key, os.urandom(16), os.urandom(32), 1, 1)
-        return Connection(loop, sock, handshake, owner, where)
+        shown = None if server is None else server.certificate_hash
+        handshake = handshakes.ServerHandshake(key, os.urandom(16), os.urandom(32), 1, 1, certificate_hash=shown)
+        return Connection(loop, sock, handshake, owner, where, secured=None if server is None else server.stream)
 
     return in_loop(loop, Listener, loop, "127.0.0.1", 0, accepted).port
 
 
-def connect(loop, port, owner, key=KEY, patience=None):
+def connect(loop, port, owner, key=KEY, patience=None, encrypt=None, context=None):
+    """context: an ssl_context of the user's."""
+
+    def secured(sock, plain, where):
+        return tls.Client(context, "localhost").stream(sock, plain, where)
+
     def run():
-        handshake = handshakes.ClientHandshake(key, os.urandom(32), handshakes.NODE, b"i" * 16, (3, 6), "the master")
-        return Connection(loop, dial("127.0.0.1", port), handshake, owner, "the master", True, patience)
+        handshake = handshakes.ClientHandshake(
+            key, os.urandom(32), handshakes.NODE, b"i" * 16, (3, 6), "the master", encrypt=encrypt
+        )
+        return Connection(loop, dial("127.0.0.1", port), handshake, owner, "the master", True, patience, secured)
 
     return in_loop(loop, run)
 
 
-def connected(loop, server, client, port=None):
-    """The two ends of a connection that has been proved."""
-    near = connect(loop, serve(loop, server) if port is None else port, client)
+def connected(loop, server, client, port=None, encrypted=None):
+    """The two ends of a connection that has been proved. encrypted: a tls.Server."""
+    near = connect(loop, serve(loop, server, server=encrypted) if port is None else port, client)
     wait_until(lambda: server.connections and client.connections, what="a connection")
     return server.connections[-1], near
 

@@ -11,12 +11,14 @@ SALT, NONCE = b"s" * 16, b"n" * 32
 WHERE = "there:8888"
 
 
-def server_with(key=KEY, tagged=True, pickle_protocol=4):
-    return handshakes.ServerHandshake(key, SALT, NONCE, 7, 11, tagged=tagged, pickle_protocol=pickle_protocol)
+def server_with(key=KEY, tagged=True, pickle_protocol=4, certificate_hash=None):
+    return handshakes.ServerHandshake(
+        key, SALT, NONCE, 7, 11, tagged=tagged, pickle_protocol=pickle_protocol, certificate_hash=certificate_hash
+    )
 
 
-def client_with(key=KEY, pickle_protocol=4):
-    return handshakes.ClientHandshake(key, b"c" * 32, handshakes.NODE, b"i" * 16, (3, 6), WHERE, pickle_protocol)
+def client_with(key=KEY, pickle_protocol=4, encrypt=False):
+    return handshakes.ClientHandshake(key, b"c" * 32, handshakes.NODE, b"i" * 16, (3, 6), WHERE, pickle_protocol, encrypt)
 
 
 def shaken(server, client):
@@ -31,8 +33,8 @@ def shaken(server, client):
 def channels(frame_bytes_max=protocol.FRAME_BYTES_MAX, tagged=True):
     """Both ends of a connection that has been proved."""
     return (
-        frames.Channel(b"1" * 32, b"2" * 32, tagged, frame_bytes_max),
-        frames.Channel(b"2" * 32, b"1" * 32, tagged, frame_bytes_max),
+        frames.Channel(b"1" * 32, b"2" * 32, tagged, frame_bytes_max, local=not tagged),
+        frames.Channel(b"2" * 32, b"1" * 32, tagged, frame_bytes_max, local=not tagged),
     )
 
 

@@ -88,6 +88,44 @@ class Handshake(Refused):
             pass
         self.assertIsNone(client.channel, "byte %d was changed" % at)
 
+    def test_the_proofs_cover_the_certificates_hash_and_the_flag(self):
+        shown, other = b"h" * 32, b"g" * 32
+        server, client = server_with(certificate_hash=shown), client_with(encrypt=None)
+        self.assertTrue(server.wants_tls)
+        self.assertEqual(b"", client.receive(server.start()))
+        self.assertTrue(client.wants_tls)
+        self.assertEqual(b"", server.secured(None))
+        client.receive(server.receive(client.secured(shown)))
+        self.assertFalse(server.wants_tls or client.wants_tls)
+        for side in (server, client):
+            self.assertEqual((False, False), (side.channel.tagged, side.channel.local))
+        for theirs in (other, handshakes._NO_CERTIFICATE):
+            server, client = server_with(certificate_hash=shown), client_with(encrypt=None)
+            client.receive(server.start())
+            self.refused(errors.AuthenticationError, server.receive, client.secured(theirs))
+        server, client = server_with(certificate_hash=shown), client_with(encrypt=None)
+        stripped = bytearray(server.start())
+        stripped[9] = 0
+        self.refused(errors.AuthenticationError, server.receive, client.receive(bytes(stripped)))
+
+    def test_a_server_that_shows_no_certificate_is_refused(self):
+        client = client_with(encrypt=None)
+        client.receive(server_with(certificate_hash=b"h" * 32).start())
+        self.assertIn(WHERE, str(self.refused(errors.AuthenticationError, client.secured, None)))
+
+    def test_flags_that_are_unknown_or_not_wanted_are_refused(self):
+        hello = bytearray(server_with().start())
+        for flags, encrypt, kind in (
+            (3, None, errors.ProtocolError), (4, None, errors.ProtocolError), (0, True, errors.EncryptionError),
+            (handshakes.UNTAGGED, True, errors.EncryptionError), (handshakes.TLS, False, errors.EncryptionError),
+        ):
+            hello[9] = flags
+            self.assertIn(WHERE, str(self.refused(kind, client_with(encrypt=encrypt).receive, bytes(hello))))
+
+    def test_nothing_may_stand_between_hello_and_tls(self):
+        hello = server_with(certificate_hash=b"h" * 32).start()
+        self.refused(errors.ProtocolError, client_with(encrypt=None).receive, hello + b"x")
+
     def test_a_wrong_key_is_refused_with_one_byte(self):
         server, client = server_with(), client_with(OTHER_KEY)
         error = self.refused(errors.AuthenticationError, server.receive, client.receive(server.start()))
