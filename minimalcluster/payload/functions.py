@@ -94,7 +94,7 @@ def _expect_classes_of_script():
     # type: () -> None
     """Results may be of the script's classes. A worker process pickles these under the script's name there, so make
     that name stand for the script here."""
-    sys.modules.setdefault(script.MAIN_NAME, sys.modules["__main__"])
+    sys.modules[script.MAIN_NAME] = sys.modules["__main__"]
 
 
 #: Found in the texts of pickle's errors if cloudpickle could help.

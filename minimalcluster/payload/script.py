@@ -22,8 +22,10 @@ from ..errors import SourceError, UsageError
 from .imports import is_own_path
 from .values import in_words
 
-#: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run.
-MAIN_NAME = "__minimalcluster_main__"
+#: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run. It is
+#: multiprocessing's name, so processes that a task starts with multiprocessing find the script's functions, and worker
+#: processes find those of a process that multiprocessing has started and that makes a cluster.
+MAIN_NAME = "__mp_main__"
 NAMES = ("__main__", MAIN_NAME)
 _OURS = __name__.split(".")[0]
 
@@ -363,7 +365,7 @@ def _collect_stored(node, bound):
 # -- in pickles -----------------------------------------------------------------------------------
 
 _WORKER_NAME = MAIN_NAME.encode("ascii")
-_SPELLED = (b"__main__", _WORKER_NAME) if PY2 else (b"\x8c\x08__main__", b"\x8c\x17" + _WORKER_NAME)
+_SPELLED = (b"__main__", _WORKER_NAME) if PY2 else (b"\x8c\x08__main__", b"\x8c\x0b" + _WORKER_NAME)
 #: A reference to a global of the script, as written by protocol 2 (on 2.7) and by protocol 4; and any global's name.
 _REFERENCE_2, _REFERENCE_4 = br"c(?:%s)\n", br"(?:%s)\x94\x8c.[^\x94]*\x94\x93"
 _REFERENCE = re.compile((_REFERENCE_2 if PY2 else _REFERENCE_4) % b"|".join(_SPELLED), re.S)
@@ -454,7 +456,7 @@ def run(info, fetch, needed):
     finally:
         _running.pop()
     _ran[:] = [path, digest]
-    sys.modules["__main__"] = module
+    sys.modules["__main__"] = sys.modules[MAIN_NAME] = module  # if the script imports multiprocessing, that sets it
     _become(path, data, info)
 
 

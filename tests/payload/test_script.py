@@ -226,6 +226,27 @@ if __name__ == "__main__":
         master.load_args(points)
         print([master.execute()[p] for p in points])
 """
+_MULTIPROCESSING = """
+import concurrent.futures, multiprocessing
+from minimalcluster import ClusterExecutor, Pool
+class Own(object):
+    def __init__(self, x): self.x = x
+    def __repr__(self): return "Own(%d)" % self.x
+def square(x): return x * x
+def nested(numbers):
+    with multiprocessing.get_context("spawn").Pool(1) as pool: return pool.map(square, numbers)
+def nested_executor(x):
+    with concurrent.futures.ProcessPoolExecutor(1) as executor: return executor.submit(Own, x).result()
+def makes_a_cluster():
+    with Pool(1) as pool: print(pool.map(square, [5, 6]), flush=True)
+if __name__ == "__main__":
+    with ClusterExecutor(1) as executor:
+        print(list(executor.map(nested, [[1, 2], [3, 4]])))
+        print(list(executor.map(nested_executor, [3])), flush=True)
+    process = multiprocessing.get_context("spawn").Process(target=makes_a_cluster)
+    process.start()
+    process.join()
+"""
 _STATE_FINDS = """[('set', False), ('set', True), ('set', True), ('set', False), ('set', False), ('set', True), ('set', True)]
 7 {'0.14285714285714285714285714285714285714285714285714'}
 832040 [832040] [832040]
@@ -286,6 +307,12 @@ class Programs(unittest.TestCase):
             self.skipTest("cloudpickle is not installed")
         out, err = self.output([self.script(_LAMBDAS)])
         self.assertEqual("[1, 2, 3]\nTrue True True\n[4, 5]\n[[10], [(20, 4)], [11], [(21, 5)], [12], [(22, 6)]]\n", out, err)
+
+    def test_processes_of_multiprocessing_find_its_functions(self):
+        """In a task, whether the script has imported multiprocessing or not; and such a process may make a cluster."""
+        for front in [_NO_CLOUDPICKLE] + [""] * _has_cloudpickle():
+            out, err = self.output([self.script(front + _MULTIPROCESSING)])
+            self.assertEqual("[[1, 4], [9, 16]]\n[Own(3)]\n[25, 36]\n", out, err)
 
     def test_settings_hold_for_functions_of_modules_too(self):
         self.script("import decimal\ndef third(_):\n    return str(decimal.Decimal(1) / 3)\n", "lib_of_test.py")
