@@ -12,10 +12,10 @@ and a pool that was terminated answers what it had not done with an error instea
 
 import multiprocessing
 import multiprocessing.pool
-import os
 import threading
 import warnings
 import weakref
+from concurrent.futures import CancelledError, TimeoutError as FutureTimeoutError
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in its stubs
 from typing import Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, TypeVar, Union
 
@@ -23,12 +23,12 @@ from .. import errors
 from ..brain.status import ClusterStatus, JobStatus
 from ..compat import cpu_count, monotonic
 from ..logs import log
-from ..master.job import Failure, check_process
+from ..master.job import Failure
 from ..master.masternode import MasterNode
 from ..master.reader import NotYetError
 from .calls import until
 from .executor import ClusterExecutor
-from .futures import raisable, standard
+from .futures import ClusterFuture, raisable, standard
 from .maps import MapJob
 from .results import MapResults
 
@@ -40,68 +40,77 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 CHUNKS_PER_PROCESS = 4
 
 
+class _Outcome(ClusterFuture[T]):
+    """The future of an AsyncResult. The callback comes before whoever waits in ``get``, as multiprocessing's."""
+
+    def __init__(
+        self, callback: Optional[Callable[[T], object]], error_callback: Optional[Callable[[BaseException], object]]
+    ) -> None:
+        super().__init__()
+        self._callback, self._error_callback = callback, error_callback
+
+    def resolve(self, outcome: Any) -> None:
+        if type(outcome) is Failure:
+            outcome = Failure(_pool_error(outcome.error), outcome.node)
+        super().resolve(outcome)
+
+    def set_result(self, result: T) -> None:
+        try:
+            self._call(self._callback, result)
+        finally:
+            super().set_result(result)
+
+    def set_exception(self, exception: Optional[BaseException]) -> None:
+        try:
+            self._call(self._error_callback, exception)
+        finally:
+            super().set_exception(exception)
+
+    def _call(self, callback: Optional[Callable[[Any], object]], value: Any) -> None:
+        self._callback = self._error_callback = None  # what they hold may go
+        try:
+            if callback is not None:
+                callback(value)
+        except Exception:
+            log.exception("the callback of %r raised", self)
+
+
 class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
     """What apply_async returns: the result to come."""
 
     def __init__(
         self, callback: Optional[Callable[[T], object]], error_callback: Optional[Callable[[BaseException], object]]
     ) -> None:
-        self._callback, self._error_callback = callback, error_callback
-        self._event = threading.Event()
-        self._pid = os.getpid()
-        self._success = False
-        self._value: Any = None
+        self._future = _Outcome(callback, error_callback)
 
     def ready(self) -> bool:
-        return self._event.is_set()
+        return self._future.done()
 
     def successful(self) -> bool:
         if not self.ready():
             raise ValueError("%r not ready" % (self,))
-        return self._success
+        return self._error() is None
 
     def wait(self, timeout: Optional[float] = None) -> None:
-        if not self.ready():
-            check_process(self._pid)
-        self._event.wait(timeout)
+        try:
+            self._future.exception(timeout)
+        except (FutureTimeoutError, CancelledError):
+            pass
 
     def get(self, timeout: Optional[float] = None) -> T:
         self.wait(timeout)
         if not self.ready():
             raise multiprocessing.TimeoutError
-        if self._success:
-            return self._value
-        raise self._value
+        return self._future.result()
 
-    def _set(self, success: bool, value: Any) -> None:
-        """In a thread of the pool's. The callback comes before whoever waits in ``get``."""
-        self._success, self._value = success, value
-        callback: Optional[Callable[[Any], object]] = self._callback if success else self._error_callback
-        self._callback = self._error_callback = None
-        try:
-            if callback is not None:
-                callback(value)
-        except Exception:
-            log.exception("the callback of %r raised", self)
-        finally:
-            self._event.set()
+    def _error(self) -> Optional[BaseException]:
+        return CancelledError() if self._future.cancelled() else self._future.exception()
 
-    # What an executor's stream expects of whoever waits for a call.
-
-    place: object = None
-
-    def hand_out(self) -> bool:
-        return True
-
-    def take_back(self) -> None:
-        pass  # it cannot be cancelled in any case
-
-    def resolve(self, outcome: object) -> None:
-        self.place = None
-        if type(outcome) is Failure:
-            self._set(False, _pool_error(outcome.error))
-        else:
-            self._set(True, outcome)
+    @property
+    def _value(self) -> Any:
+        """The result or the exception; programs read it of multiprocessing's."""
+        error = self._error() if self.ready() else None
+        return self._future.result() if self.ready() and error is None else error
 
 
 ApplyResult = AsyncResult
@@ -141,9 +150,9 @@ class _Gathering:
         except NotYetError:
             return False
         except BaseException as error:
-            self._result._set(False, error)
+            self._result._future.resolve(Failure(error, ""))
         else:
-            self._result._set(True, value)
+            self._result._future.resolve(value)
         return True
 
 
@@ -154,7 +163,7 @@ class _Telling:
         self._result, self._error = result, error
 
     def turn(self) -> bool:
-        self._result.resolve(Failure(self._error, ""))
+        self._result._future.resolve(Failure(self._error, ""))
         return True
 
 
@@ -369,7 +378,7 @@ class Pool(multiprocessing.pool.Pool):
             options = self._executor._options
             args = tuple(args)
             packed = self._core.packed_call(func, args, kwds, options)
-            self._core.submit(result, packed, options, until(options), (args, kwds))
+            self._core.submit(result._future, packed, options, until(options), (args, kwds))
         except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
             self._core.collecting.add(_Telling(result, error))
         return result
