@@ -8,6 +8,7 @@
 from __future__ import absolute_import, division, print_function
 
 import sys
+from types import ModuleType as _ModuleType
 
 __version__ = "1.0.0.dev1"
 
@@ -87,7 +88,7 @@ def _get(name):
     return getattr(module, name)
 
 
-class _Lazy(type(sys)):  # type: ignore[misc]
+class _Lazy(_ModuleType):
     """A worker process imports this package and needs none of these names: it starts in half the time."""
 
     def __getattr__(self, name):

@@ -22,17 +22,22 @@ from .errors import StateError
 PY2 = sys.version_info[0] == 2
 WINDOWS = os.name == "nt"
 
-if PY2:  # py2
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import IO, Any, Iterable  # noqa: F401 # novm
+
+# Spelled out: mypy then knows that it need not look at what 2.7 alone has.
+if sys.version_info[0] == 2:  # py2
     from collections import OrderedDict as ordered_dict
 
-    import cPickle as pickle  # type: ignore[import-not-found] # novm
-    import Queue as queue  # type: ignore[import-not-found] # novm
+    import cPickle as pickle  # novm
+    import Queue as queue  # novm
 
-    text_type = unicode  # type: ignore[name-defined] # noqa: F821
-    range_type = xrange  # type: ignore[name-defined] # noqa: F821
-    integer_types = (int, long)  # type: ignore[name-defined] # noqa: F821 # novm
+    text_type = unicode  # noqa: F821
+    range_type = xrange  # noqa: F821
+    integer_types = (int, long)  # noqa: F821 # novm
     # The only clocks of 2.7 that do not jump with the wall clock: Windows' performance counter, ticks since boot.
-    monotonic = time.clock if WINDOWS else (lambda: os.times()[4])  # type: ignore[attr-defined]
+    monotonic = time.clock if WINDOWS else (lambda: os.times()[4])
     # For perf_counter, a resolution of microseconds matters more than jumps of the wall clock.
     perf_counter = time.time
 else:
@@ -83,7 +88,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Mailbox(object):
+class Mailbox(object):
     """A queue with one reader. It holds no lock, so Ctrl-C at any point, or a ``put`` inside another, cannot block it.
 
     It is not queue.SimpleQueue, whose get(timeout) from 3.7 to 3.12 may wait for ever: if the timeout is over before it
@@ -92,7 +97,7 @@ class _Mailbox(object):
 
     def __init__(self):
         # type: () -> None
-        self._items = deque()  # type: deque
+        self._items = deque()  # type: deque[object]
         self._news = _allocate_lock()  # released: there may be an item
         self._news.acquire()
 
@@ -105,7 +110,7 @@ class _Mailbox(object):
             pass  # it is released already
 
     def get(self, block=True, timeout=None):
-        # type: (bool, float | None) -> object
+        # type: (bool, float | None) -> Any
         """The oldest item. Raises queue.Empty if there is none within ``timeout`` seconds."""
         if not block:
             timeout = 0.0
@@ -125,8 +130,9 @@ class _Mailbox(object):
         return len(self._items)
 
 
-#: A lock of 2.7 has no timeout; its queue.Queue does not have the problem of SimpleQueue.
-Mailbox = queue.Queue if PY2 else _Mailbox  # type: type[queue.Queue] # type: ignore[assignment] # py2
+if sys.version_info[0] == 2:  # py2
+    # A lock of 2.7 has no timeout; its queue.Queue does not have the problem of SimpleQueue.
+    Mailbox = queue.Queue
 
 
 def as_bytes(value):
@@ -140,9 +146,9 @@ def as_bytes(value):
 
 
 def as_text(value):
-    # type: (object) -> str
+    # type: (bytes | str) -> str
     """Text for JSON, which is unicode on 2.7."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value  # type: ignore[return-value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def in_main_thread():
@@ -157,30 +163,30 @@ def hexadecimal(data):
 
 
 def native(value):
-    # type: (object) -> str
+    # type: (bytes | str) -> str
     """Text or bytes as this Python's ``str``; bytes that are not UTF-8 are escaped."""
-    if PY2:  # py2
+    if sys.version_info[0] == 2:  # py2
         return value.encode("utf-8") if isinstance(value, text_type) else value
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value  # type: ignore[return-value]
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def joined(buffers):
-    # type: (object) -> bytes
+    # type: (Iterable[bytes | memoryview]) -> bytes
     """Several bytes-like objects as one bytes object. 2.7 can neither join memoryviews nor convert them by bytes()."""
-    if PY2:  # py2
-        return b"".join([each.tobytes() if isinstance(each, memoryview) else bytes(each) for each in buffers])  # type: ignore[attr-defined]
-    return b"".join(buffers)  # type: ignore[arg-type]
+    if sys.version_info[0] == 2:  # py2
+        return b"".join([each.tobytes() if isinstance(each, memoryview) else bytes(each) for each in buffers])
+    return b"".join(buffers)
 
 
 def write_quietly(file, data):
-    # type: (object, bytes) -> None
+    # type: (IO[bytes], bytes) -> None
     """Write to a pipe. If its reader has ended: raises OSError, without a SIGPIPE, which might end the program."""
-    write = file.write  # type: ignore[attr-defined]
+    write = file.write
     if WINDOWS:
         write(data)
     elif PY2:  # py2: it cannot block signals. Ask first; only if the reader ends just now, SIGPIPE comes
         poll = select.poll()
-        poll.register(file, select.POLLOUT)  # type: ignore[arg-type]
+        poll.register(file.fileno(), select.POLLOUT)
         if any(mask & select.POLLERR for _, mask in poll.poll(0)):
             raise IOError(errno.EPIPE, os.strerror(errno.EPIPE))
         write(data)
@@ -238,18 +244,18 @@ def _processors():
 
 
 def lock_file(file, wait=False):
-    # type: (object, bool) -> str
+    # type: (IO[Any], bool) -> str
     """Lock an open file. LOCKED: until it is closed or the process ends; else TAKEN or NO_LOCKS. Raises OSError."""
     try:
-        if WINDOWS:
+        if sys.platform == "win32":
             import msvcrt
 
-            how = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined]
-            msvcrt.locking(file.fileno(), how, 1)  # type: ignore[attr-defined]
+            how = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK
+            msvcrt.locking(file.fileno(), how, 1)
         else:
             import fcntl
 
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # type: ignore[attr-defined]
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (OSError, IOError) as error:
         if error.errno in _NO_LOCKS:
             return NO_LOCKS
@@ -260,13 +266,13 @@ def lock_file(file, wait=False):
 
 
 def unlock_file(file):
-    # type: (object) -> None
+    # type: (IO[Any]) -> None
     """Unlock before closing: a process that was forked meanwhile also has the file open, and would keep the lock."""
-    if not WINDOWS:
+    if sys.platform != "win32":
         import fcntl
 
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_UN)  # type: ignore[attr-defined]
+            fcntl.flock(file.fileno(), fcntl.LOCK_UN)
         except (OSError, IOError):
             pass  # this file system has no locks
 

@@ -35,6 +35,10 @@ A missing file, a syntax error and a bad port raise Python's own exceptions (``I
 """
 from __future__ import absolute_import, division, print_function
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Iterable  # noqa: F401 # novm
+
 
 class ClusterError(Exception):
     """Base of all errors of this package."""
@@ -145,11 +149,11 @@ class WorkerDied(ClusterError):
     """
 
     def __init__(self, message, exit="", nodes=(), lines=(), peak_memory=None, argument=None):
-        # type: (str, str, object, object, int | None, object) -> None
+        # type: (str, str, Iterable[str], Iterable[str], int | None, object) -> None
         super(WorkerDied, self).__init__(message)
         self.exit = exit
-        self.nodes = list(nodes)  # type: ignore[call-overload]
-        self.lines = list(lines)  # type: ignore[call-overload]
+        self.nodes = list(nodes)
+        self.lines = list(lines)
         self.peak_memory, self.argument = peak_memory, argument
 
 
@@ -177,6 +181,8 @@ class RemoteTraceback(Exception):
 
 class ConnectionFailed(ClusterError):
     """The other end cannot be reached, or is not a part of this cluster."""
+
+    reply = b""  # what the other end is sent before the connection closes, so that it knows why
 
 
 class AuthenticationError(ConnectionFailed):

@@ -33,7 +33,7 @@ class Log(object):
     def _begin(self):
         # type: () -> None
         self._pid = os.getpid()
-        self._lines = Mailbox()  # type: queue.Queue
+        self._lines = Mailbox()
         self._dropped = 0
         self._starting = threading.Lock()
         self._thread = None  # type: threading.Thread | None

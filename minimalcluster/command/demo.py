@@ -15,6 +15,11 @@ from .. import __version__
 from ..compat import cpu_count, monotonic
 from ..master.masternode import MasterNode
 from ..master.progress import duration, line
+from ..node import boot
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Sequence  # noqa: F401 # novm
 
 JOIN_SECONDS = 30.0
 NODE_END_SECONDS = 3.0
@@ -94,8 +99,8 @@ def _start_second_node(master):
     command = [sys.executable, "-m", "minimalcluster", "node", "127.0.0.1:%d" % master.PORT, "--key-stdin"]
     command += ["--quiet", "--nprocs", str(max(1, cpu_count() // 2))]
     node = subprocess.Popen(command, stdin=subprocess.PIPE, env=environ)
-    node.stdin.write(("%s\n" % master.AUTHKEY).encode("ascii"))  # type: ignore[union-attr]
-    node.stdin.close()  # type: ignore[union-attr]
+    with boot.pipe(node.stdin) as pipe:
+        pipe.write(("%s\n" % master.AUTHKEY).encode("ascii"))
     return node
 
 
@@ -224,13 +229,14 @@ class _Display(object):
 
 
 def _compare(master, count, seconds, sample):
-    # type: (MasterNode, int, float, object) -> None
+    # type: (MasterNode, int, float, Sequence[int]) -> None
     """Print how long one process would need, from the time that it needs for a sample of the arguments."""
-    function = getattr(master.environment, "throw", None) or master.environment.factorize  # type: ignore[attr-defined]
+    environment = master.environment  # type: Any
+    function = getattr(environment, "throw", None) or environment.factorize
     started_at = monotonic()
-    for argument in sample:  # type: ignore[attr-defined]
+    for argument in sample:
         function(argument)
-    each = max(monotonic() - started_at, 1e-6) / len(sample)  # type: ignore[arg-type]
+    each = max(monotonic() - started_at, 1e-6) / len(sample)
     text = "   %s here; one process would need about %s: %.2f times as fast on %d processors" % (
         duration(seconds), duration(each * count), each * count / seconds, cpu_count(),
     )  # fmt: skip
@@ -250,11 +256,11 @@ def _check(what, good):
 
 
 def _right_factors(number, factors):
-    # type: (int, object) -> bool
+    # type: (int, list[int] | None) -> bool
     product = 1
-    for factor in factors or []:  # type: ignore[attr-defined]
+    for factor in factors or []:
         product *= factor
-    return product == number and all(is_prime(factor) for factor in factors)  # type: ignore[attr-defined]
+    return product == number and all(is_prime(factor) for factor in factors or [])
 
 
 def is_prime(number):

@@ -56,7 +56,7 @@ class _Place:
         self.loading = threading.RLock()  # one thread at a time runs an environment's or a module's source
         self.definitions: "OrderedDict[int, protocol.DefineJob]" = OrderedDict()
         self.functions: Dict[int, Callable[..., Any]] = {}
-        self.seconds: Dict[int, float] = {}
+        self.seconds: Dict[int, Optional[float]] = {}
         self.shared: Dict[str, object] = {}
         self.finder = ClusterFinder(_fetch, first=False)
 
@@ -166,7 +166,7 @@ class _EngineWorker(Worker):
         with self._place.loading:
             super()._use_code(job)
 
-    def _function(self, job: int) -> object:
+    def _function(self, job: int) -> Callable[[Any], object]:
         with self._place.loading:
             if job not in self._functions:
                 self._definitions[job] = _with_this_main(self._definitions[job])

@@ -187,7 +187,7 @@ class Cluster(Runner):
             scheduler.Finish: self._finish, scheduler.Disconnect: self._disconnect,
             scheduler.TakenBack: self._taken_back,
             scheduler.Explain: lambda effect: log.warning("%s", effect.text), scheduler.Idle: self._idle,
-        }  # fmt: skip
+        }  # type: dict[type, Callable[[Any], None]] # fmt: skip
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -787,7 +787,7 @@ class Cluster(Runner):
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
-        session = connection.about  # type: _Session # type: ignore[assignment] # None before its proof
+        session = connection.about  # type: _Session | None # None before its proof
         self._proved.discard(session)
         if session is None or session.node is None:
             if error is not None:

@@ -16,7 +16,7 @@ class Disk(object):
 
     def __init__(self):
         # type: () -> None
-        self._calls = Mailbox()  # type: queue.Queue
+        self._calls = Mailbox()
         self._thread = None  # type: threading.Thread | None
 
     def start(self):

@@ -136,7 +136,7 @@ class Job(object):
         # type: () -> None
         self._pid = os.getpid()
         self._outcomes_count = self._failures_count = 0
-        self._arrivals = Mailbox()  # type: queue.Queue[tuple[Any, ...]]
+        self._arrivals = Mailbox()
         self.over = threading.Event()  # nothing more will arrive
         self._runner = None  # type: Runner | None
         self.cancelled = False

@@ -17,6 +17,10 @@ import sys
 from ..compat import PY2, native, text_type
 from ..errors import StartError
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import IO  # noqa: F401 # novm
+
 try:
     _FOLDER = os.getcwd()
 except OSError:  # the current folder has been removed
@@ -119,11 +123,11 @@ def options():
     else:
         letters = (("ignore_environment", "-E"), ("no_user_site", "-s"), ("safe_path", "-P"))
         found += [option for name, option in letters if getattr(flags, name, 0)]
-    if PY2:  # py2
+    if sys.version_info[0] == 2:  # py2
         found += ["-R"] if flags.hash_randomization else []
-        found += ["-Qnew"] if flags.division_new else []  # type: ignore[attr-defined]
-        found += ["-Qwarn"] if flags.division_warning == 1 else []  # type: ignore[attr-defined]
-        found += ["-Qwarnall"] if flags.division_warning > 1 else []  # type: ignore[attr-defined]
+        found += ["-Qnew"] if flags.division_new else []
+        found += ["-Qwarn"] if flags.division_warning == 1 else []
+        found += ["-Qwarnall"] if flags.division_warning > 1 else []
     for option in _warning_options():
         found.append("-W" + option)
     for name, value in sorted(getattr(sys, "_xoptions", {}).items()):
@@ -145,6 +149,14 @@ def _warning_options():
         if option in wanted:
             wanted.remove(option)
     return wanted
+
+
+def pipe(found):
+    # type: (IO[bytes] | None) -> IO[bytes]
+    """One of the pipes to a process, for which subprocess.PIPE was asked."""
+    if found is None:
+        raise ValueError("the process was started without this pipe")
+    return found
 
 
 # -- sys.path -------------------------------------------------------------------------------------
@@ -169,9 +181,9 @@ def search_paths():
 def _as_json_text(entry):
     # type: (str) -> str
     """On 2.7 latin-1, so that any bytes of a path come back unchanged (``use_paths``)."""
-    if PY2:  # py2
+    if sys.version_info[0] == 2:  # py2
         data = entry if isinstance(entry, bytes) else entry.encode(sys.getfilesystemencoding() or "utf-8", "replace")
-        return data.decode("latin-1")  # type: ignore[no-any-return, union-attr]
+        return data.decode("latin-1")
     return str(entry)
 
 

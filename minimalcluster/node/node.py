@@ -20,11 +20,6 @@ import sys
 import threading
 from functools import partial
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
 from .. import errors
 from ..brain import agent as brain
 from ..compat import PICKLE_PROTOCOL, PY2, WINDOWS, cpu_count, hexadecimal, monotonic, native, socketpair, write_quietly
@@ -37,6 +32,9 @@ from ..wire.loop import Loop  # noqa: F401 # in a type comment
 from . import boot, orphans
 from .hands import Hands
 from .output import Reader
+
+if sys.platform != "win32":
+    import resource
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -82,15 +80,15 @@ def describe():
 class _Child(object):
     """A worker process with its connection and its output."""
 
-    def __init__(self, slot, process, family):
-        # type: (int, subprocess.Popen, orphans.Family) -> None
+    def __init__(self, slot, process, family, printed):
+        # type: (int, subprocess.Popen, orphans.Family, Callable[[_Child, str, str], object]) -> None
         self.slot, self.process, self.family = slot, process, family
+        self.output = Reader(boot.pipe(process.stdout), boot.pipe(process.stderr), partial(printed, self))
         self.waiter = None  # type: threading.Thread | None # ends with the process
-        self.helpers = set()  # type: set # pids of processes that the user's initializers or modules started: they stay
+        self.helpers = set()  # type: set[int] # pids of processes that the user's initializers or modules started: they stay
         self.connection = None  # type: Connection | None # after the handshake
         self.pair = None  # type: Connection | None # with PAIRS: the same connection, from the start of the process on
-        self.output = None  # type: Reader # type: ignore[assignment] # set before anything can be printed
-        self.peak_before = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource else 0
+        self.peak_before = _own_peak()
 
 
 class Node(Hands):
@@ -108,12 +106,12 @@ class Node(Hands):
         self.id = os.urandom(16)
         super(Node, self).__init__(loop, slots, dict(describe(), id=hexadecimal(self.id)), send, drop, end)
         self._slots = slots
-        self._children = {}  # type: dict # slot -> _Child
+        self._children = {}  # type: dict[int, _Child] # by slot
         self._started = 0  # how many worker processes have been started so far
         self._guardian = None  # type: subprocess.Popen | None
-        self._short_threads = []  # type: list # they end soon, and do what would take too long in a step of the loop
+        self._short_threads = []  # type: list[threading.Thread] # they end soon, and do what would take too long in a step of the loop
         self._look_at = None  # type: float | None # when to look for processes that tasks have left behind
-        self._look_slots = set()  # type: set # the slots whose worker processes that look is about
+        self._look_slots = set()  # type: set[int] # the slots whose worker processes that look is about
         self._key = keys.generate_key(os.urandom(32))
         self._listener = None  # type: Listener | None
         self._finished = None  # type: brain.Finished | None # until ``end`` has been called
@@ -151,7 +149,7 @@ class Node(Hands):
             self.tell(brain.ChildExited(effect.slot, info))
             return
         super(Node, self)._effect_failed(effect, error)
-        child = self._children.get(getattr(effect, "slot", None))
+        child = self._children.get(getattr(effect, "slot", -1))
         if child is not None:
             _kill(child.process)
 
@@ -171,12 +169,12 @@ class Node(Hands):
         try:
             self.open()
             self._watch_over()
-            if PAIRS:
+            if self._listener is None:  # with PAIRS
                 ours, theirs = socketpair()
                 with theirs:
                     self._start_process(effect.slot, ours, theirs.fileno())
             else:
-                self._start_process(effect.slot, None, self._listener.port)  # type: ignore[union-attr]
+                self._start_process(effect.slot, None, self._listener.port)
         except (EnvironmentError, socket.error, threading.ThreadError, errors.StartError) as error:
             self.tell(brain.ChildExited(effect.slot, _why_not_started(error)))
 
@@ -185,7 +183,7 @@ class Node(Hands):
         """ours, theirs: with PAIRS our socket and the worker process's descriptor; otherwise None and our port."""
         try:
             process, family = self._new_process(() if ours is None else (theirs,))
-            child = self._children[slot] = _Child(slot, process, family)
+            child = self._children[slot] = _Child(slot, process, family, partial(self._loop.call, self._printed))
             try:
                 self._accompany(child)
                 if ours is not None:
@@ -213,7 +211,7 @@ class Node(Hands):
                     self._wait_for_guardian(guardian)  # short: this process forks the guardian and ends
 
     def _start_short_thread(self, name, function, *arguments):
-        # type: (str, object, *object) -> None
+        # type: (str, Callable[..., object], *object) -> None
         alive = [each for each in self._short_threads if each.is_alive()]
         self._short_threads = alive + [_thread(name, function, *arguments)]
 
@@ -223,7 +221,7 @@ class Node(Hands):
             self._loop.call(setattr, self, "_guardian", None)
 
     def _new_process(self, inherited):
-        # type: (tuple) -> tuple
+        # type: (tuple) -> tuple[subprocess.Popen, orphans.Family]
         self._started += 1
         inheriting = {"pass_fds": inherited} if inherited else {"close_fds": not (PY2 and WINDOWS)}  # type: dict
         family = orphans.Family(self.id, self._started)
@@ -243,8 +241,6 @@ class Node(Hands):
     def _accompany(self, child):
         # type: (_Child) -> None
         """Start the threads beside a worker process. Raises ThreadError if the system allows no more threads."""
-        printed = partial(self._loop.call, self._printed, child)
-        child.output = Reader(child.process.stdout, child.process.stderr, printed)
         child.output.start()
         child.waiter = _thread("waiter", self._wait, child)
 
@@ -253,7 +249,7 @@ class Node(Hands):
         """Write to the process's standard input how to connect, the key, and ``sys.path``: one line of JSON."""
         settings = dict(where, key=self._key, slot=child.slot, path=boot.search_paths())
         try:
-            write_quietly(child.process.stdin, json.dumps(settings).encode("ascii") + b"\n")
+            write_quietly(boot.pipe(child.process.stdin), json.dumps(settings).encode("ascii") + b"\n")
         except (OSError, IOError):
             pass  # the process has ended already; the waiter reports it
 
@@ -324,14 +320,14 @@ class Node(Hands):
         for message in messages:
             checks.check(message, checks.CHILD)
             if isinstance(message, protocol.Helpers):
-                connection.about.helpers.update(message.info["pids"])  # type: ignore[attr-defined]
+                connection.about.helpers.update(message.info["pids"])
                 continue
-            self.tell(brain.ChildSaid(connection.about.slot, message))  # type: ignore[attr-defined]
+            self.tell(brain.ChildSaid(connection.about.slot, message))
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
         if connection.about is not None:
-            _kill(connection.about.process)  # type: ignore[attr-defined] # the waiter reports its end
+            _kill(connection.about.process)  # the waiter reports its end
 
     def _exited(self, child, code, peak):
         # type: (_Child, int, int) -> None
@@ -346,7 +342,7 @@ class Node(Hands):
         elif child.pair is not None:
             child.pair.close(None)
         try:
-            child.process.stdin.close()  # type: ignore[union-attr]
+            boot.pipe(child.process.stdin).close()
         except (OSError, IOError):
             pass
         info = {"exit": exit_in_words(code), "lines": child.output.last_lines()}  # type: dict
@@ -412,14 +408,14 @@ class Node(Hands):
         # type: () -> None
         """When all worker processes are gone: end the guardian, and wait for the short threads."""
         if self._guardian is not None:
-            self._guardian.stdin.close()  # type: ignore[union-attr]
+            boot.pipe(self._guardian.stdin).close()
         for thread in self._short_threads:
             thread.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
 
     # -- what tasks print -------------------------------------------------------------------------
 
     def _printed(self, child, stream, text):
-        # type: (_Child, str, object) -> None
+        # type: (_Child, str, str) -> None
         """Bypass the event queue: if the node finishes first, a task's last lines would be lost."""
         child.output.taken()
         output = protocol.Output({"pid": child.process.pid, "stream": stream, "text": text})
@@ -444,9 +440,9 @@ def exit_in_words(code):
 
 
 def _wait_for(process):
-    # type: (subprocess.Popen) -> tuple
+    # type: (subprocess.Popen) -> tuple[int, int]
     """Wait for the end of a process: (exit code, its peak memory in bytes or 0 if unknown)."""
-    while resource is not None:
+    while sys.platform != "win32":
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except (OSError, IOError) as error:
@@ -454,14 +450,20 @@ def _wait_for(process):
                 continue
             break  # other code has waited for it; or SIGCHLD is ignored, and then the kernel does
         process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        return process.returncode, _peak(usage)
+        return process.returncode, _in_bytes(usage.ru_maxrss)
     return process.wait(), 0
 
 
-def _peak(usage):
-    # type: (resource.struct_rusage) -> int
-    """Peak memory in bytes. A process's peak begins with that of its parent, so it says nothing unless it is larger."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _own_peak():
+    # type: () -> int
+    """This process's peak memory in bytes. A process's peak begins with that of its parent, so a worker process's says
+    nothing unless it is larger."""
+    return _in_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) if sys.platform != "win32" else 0
+
+
+def _in_bytes(peak):
+    # type: (int) -> int
+    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def _kill(process):
@@ -488,7 +490,7 @@ def _end_half_started(process):
     """End a process whose threads could not be started."""
     _kill(process)
     process.wait()
-    process.stdin.close()  # type: ignore[union-attr] # the Reader closes the output pipes
+    boot.pipe(process.stdin).close()  # the Reader closes the output pipes
 
 
 def _kill_group(pid):
@@ -500,8 +502,8 @@ def _kill_group(pid):
 
 
 def _thread(name, function, *arguments):
-    # type: (str, object, *object) -> threading.Thread
-    thread = threading.Thread(target=function, name="minimalcluster-" + name, args=arguments)  # type: ignore[arg-type]
+    # type: (str, Callable[..., object], *object) -> threading.Thread
+    thread = threading.Thread(target=function, name="minimalcluster-" + name, args=arguments)
     thread.daemon = True
     thread.start()
     return thread

@@ -170,10 +170,10 @@ def newest():
 
 
 def is_below(pid, helpers):
-    # type: (int, object) -> bool
+    # type: (int, set[int]) -> bool
     """Whether a process is one of these, or was started by one of them, directly or not."""
     for _ in range(ANCESTORS_MAX):
-        if pid in helpers:  # type: ignore[operator]
+        if pid in helpers:
             return True
         try:
             with open("%s/%d/stat" % (PROC, pid), "rb") as file:
@@ -209,7 +209,7 @@ def start_guardian(node_id):
 def has_forked(process):
     # type: (subprocess.Popen) -> bool
     """Wait for the process that ``start_guardian`` returned. False, with a line in the log: there is no guardian."""
-    with process.stderr as pipe:  # type: ignore[union-attr] # the guardian closes its end as soon as it has begun
+    with boot.pipe(process.stderr) as pipe:  # the guardian closes its end as soon as it has begun
         words = native(pipe.read()).strip()
     code = process.wait()
     if code:
@@ -263,7 +263,7 @@ class _Job(object):
         # type: () -> None
         import ctypes
 
-        self._kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
+        self._kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 # only Windows has the name
         self._kernel.CreateJobObjectW.restype = ctypes.c_void_p
         self._handle = self._kernel.CreateJobObjectW(None, None)
         # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: LimitFlags is at byte 16, behind two time limits of 8 bytes each.
@@ -276,7 +276,7 @@ class _Job(object):
 
     def add(self, process):
         # type: (subprocess.Popen) -> None
-        handle = int(process._handle)  # type: ignore[attr-defined]
+        handle = int(getattr(process, "_handle"))  # noqa: B009 # only Windows has the name
         self._kernel.AssignProcessToJobObject(self._pointer(self._handle), self._pointer(handle))
 
     def close(self):

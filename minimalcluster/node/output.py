@@ -18,6 +18,10 @@ from collections import deque
 
 from ..compat import PY2, WINDOWS, monotonic
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import IO, Callable  # noqa: F401 # novm
+
 OUT, ERR = "stdout", "stderr"
 #: How many characters a process may print at once before some are dropped, and how many a second after that.
 AT_ONCE_MAX, PER_SECOND = 16 << 20, 1 << 20
@@ -39,8 +43,8 @@ _POLLS = hasattr(select, "poll")  # without it (Windows), each pipe has a thread
 class Stream(object):
     """One pipe's bytes as pieces of text."""
 
-    def __init__(self, name, pipe=None):
-        # type: (str, object) -> None
+    def __init__(self, name, pipe):
+        # type: (str, IO[bytes]) -> None
         self.name, self.pipe = name, pipe
         self.due = None  # type: float | None # when the incomplete line is passed on
         self._decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
@@ -48,7 +52,7 @@ class Stream(object):
         self._line = u""  # the beginning of the last line, for ``last_line``
 
     def feed(self, data, now, is_last=False):
-        # type: (bytes, float, bool) -> object
+        # type: (bytes, float, bool) -> str
         """Take bytes; returns the text to pass on now. is_last: the pipe has ended."""
         text = self._part + self._decoder.decode(data, is_last)
         end = len(text) if is_last or len(text) > PART_CHARACTERS_MAX else text.rfind(u"\n") + 1
@@ -58,21 +62,21 @@ class Stream(object):
         return text[:end].replace(u"\r\n", u"\n") if WINDOWS else text[:end]
 
     def part(self):
-        # type: () -> object
+        # type: () -> str
         """Take the incomplete line, to pass it on."""
         text, self._part, self.due = self._part, u"", None
         return text
 
     def lines(self, text):
-        # type: (object) -> list
+        # type: (str) -> list[str]
         """The lines that this text completes: the last LAST_LINES of them, each shortened to LAST_CHARACTERS_MAX."""
-        lines = (self._line + text).rsplit(u"\n", LAST_LINES + 1)  # type: ignore[operator]
+        lines = (self._line + text).rsplit(u"\n", LAST_LINES + 1)
         lines = [line[:LAST_CHARACTERS_MAX] for line in lines[-LAST_LINES - 1 :]]
         self._line = lines.pop()
         return [line.rstrip(u"\r") for line in lines]
 
     def last_line(self):
-        # type: () -> list
+        # type: () -> list[str]
         return [self._line] if self._line else []
 
 
@@ -86,15 +90,15 @@ class Allowance(object):
         self.due = None  # type: float | None # when to report them; until then everything is dropped
 
     def admits(self, text, now):
-        # type: (object, float) -> bool
+        # type: (str, float) -> bool
         self._left = min(AT_ONCE_MAX, self._left + (now - self._at) * PER_SECOND)
         self._at = now
-        if self.due is None and len(text) <= self._left:  # type: ignore[arg-type]
-            self._left -= len(text)  # type: ignore[arg-type]
+        if self.due is None and len(text) <= self._left:
+            self._left -= len(text)
             return True
         if self.due is None:
             self.due = now + 1.0
-        self._lines += text.count(u"\n") or 1  # type: ignore[attr-defined]
+        self._lines += text.count(u"\n") or 1
         return False
 
     def report(self):
@@ -113,11 +117,11 @@ class Reader(object):
     """
 
     def __init__(self, out, err, on_text):
-        # type: (object, object, object) -> None
+        # type: (IO[bytes], IO[bytes], Callable[[str, str], object]) -> None
         self._on_text = on_text
         self._streams = [Stream(OUT, out), Stream(ERR, err)]
         self._allowance = Allowance(monotonic())
-        self._last = deque(maxlen=LAST_LINES)  # type: deque
+        self._last = deque(maxlen=LAST_LINES)  # type: deque[str]
         self._room = threading.Semaphore(0)
         self._waits = False  # a thread waits for ``taken``
         self._reads = 0
@@ -161,13 +165,13 @@ class Reader(object):
         self._room.release()
 
     def last_lines(self):
-        # type: () -> list
+        # type: () -> list[str]
         return list(self._last) + [line for stream in self._streams for line in stream.last_line()]
 
     # -- in its own threads -----------------------------------------------------------------------
 
     def _read(self, streams):
-        # type: (list) -> None
+        # type: (list[Stream]) -> None
         # Only this thread closes the pipe: closed elsewhere, its descriptor could be reused by the next worker process
         # between two reads here.
         try:
@@ -185,12 +189,12 @@ class Reader(object):
             _close(streams)
 
     def _seconds(self, streams):
-        # type: (list) -> float | None
-        dues = [each.due for each in streams + [self._allowance] if each.due is not None]
+        # type: (list[Stream]) -> float | None
+        dues = [due for due in [self._allowance.due] + [each.due for each in streams] if due is not None]
         return max(0.0, min(dues) - monotonic()) if dues else None
 
     def _pass_on_what_is_due(self, streams):
-        # type: (list) -> None
+        # type: (list[Stream]) -> None
         for stream in streams:
             if stream.due is not None and (monotonic() >= stream.due or not _POLLS):
                 self._pass_on(stream, stream.part())
@@ -198,7 +202,7 @@ class Reader(object):
             self._report_dropped()
 
     def _pass_on(self, stream, text):
-        # type: (Stream, object) -> None
+        # type: (Stream, str) -> None
         self._last.extend(stream.lines(text))
         if text and self._allowance.admits(text, monotonic()):
             self._hand_over(stream.name, text)
@@ -210,8 +214,8 @@ class Reader(object):
             self._hand_over(ERR, text)
 
     def _hand_over(self, name, text):
-        # type: (str, object) -> None
-        self._on_text(name, text)  # type: ignore[operator]
+        # type: (str, str) -> None
+        self._on_text(name, text)
         self._waits = True
         self._room.acquire()
         self._waits = False
@@ -221,20 +225,21 @@ class _Poller(object):
     """Waits until one of these streams can be read."""
 
     def __init__(self, streams):
-        # type: (list) -> None
+        # type: (list[Stream]) -> None
         self.streams = list(streams)
         self._poll = select.poll() if _POLLS else None
-        for stream in streams if self._poll else ():
-            self._poll.register(stream.pipe.fileno(), select.POLLIN)  # type: ignore[union-attr]
+        if self._poll is not None:
+            for stream in streams:
+                self._poll.register(stream.pipe.fileno(), select.POLLIN)
 
     def drop(self, stream):
         # type: (Stream) -> None
         self.streams.remove(stream)
         if self._poll:
-            self._poll.unregister(stream.pipe.fileno())  # type: ignore[attr-defined]
+            self._poll.unregister(stream.pipe.fileno())
 
     def wait(self, seconds):
-        # type: (float | None) -> list
+        # type: (float | None) -> list[Stream]
         if not self._poll:
             return list(self.streams)  # there is only one, and reading it waits for bytes
         try:
@@ -246,17 +251,17 @@ class _Poller(object):
 
 
 def _close(streams):
-    # type: (list) -> None
+    # type: (list[Stream]) -> None
     for stream in streams:
         stream.pipe.close()
 
 
 def _next_bytes(pipe):
-    # type: (object) -> bytes
+    # type: (IO[bytes]) -> bytes
     """The next bytes; ``b""`` at the end."""
     while True:
         try:
-            return os.read(pipe.fileno(), READ_BYTES)  # type: ignore[attr-defined]
+            return os.read(pipe.fileno(), READ_BYTES)
         except (OSError, IOError) as error:
             if error.errno != errno.EINTR:  # py2: a signal
                 return b""

@@ -38,7 +38,9 @@ from . import boot, orphans
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Iterator  # noqa: F401 # novm
+    from typing import Any, Callable, Iterable, Iterator, TextIO  # noqa: F401 # novm
+
+    Failure = tuple[dict[str, Any], list[Any]]  # an exception for a message: (info, buffers)
 
 #: How long the tasks of a block shall take together.
 BLOCK_SECONDS = 0.005
@@ -90,7 +92,7 @@ class _Helpers(object):
     """
 
     def __init__(self, report):
-        # type: (object) -> None
+        # type: (Callable[[tuple], object]) -> None
         self._report = report
         self._fresh = True  # no user code has run in this process yet
         self._mark = os.environ.get(orphans.VARIABLE, "").split(" ")[-1]
@@ -110,7 +112,7 @@ class _Helpers(object):
             if orphans.newest() != newest:
                 started = set(orphans.marked(self._mark)) - before
                 if started:
-                    self._report(protocol.Helpers({"pids": sorted(started)}))  # type: ignore[operator]
+                    self._report(protocol.Helpers({"pids": sorted(started)}))
 
 
 class Worker(object):
@@ -126,16 +128,16 @@ class Worker(object):
         self._watched = threading.Event()  # set: results or tasks may be waiting for the task that runs
         self._attempt = None  # type: _Attempt | None
         self._revoked = set()  # type: set # numbers of attempts that were revoked before they began
-        self._definitions = {}  # type: dict # job -> DefineJob
-        self._functions = {}  # type: dict # job -> callable
-        self._task_seconds = {}  # type: dict # job -> seconds that its last tasks took each
+        self._definitions = {}  # type: dict[int, protocol.DefineJob] # by job
+        self._functions = {}  # type: dict[int, Callable[[Any], object]] # by job
+        self._task_seconds = {}  # type: dict[int, float | None] # job -> seconds that its last tasks took each
         self._chunks = 0  # how many chunks were run for jobs with a "leave_after"
         self._pid = os.getpid()
         self._helpers = _Helpers(self._send)
         self._finder = ClusterFinder(self.fetch)
-        self._fetches = {}  # type: dict # request -> the Mailbox for its answer
+        self._fetches = {}  # type: dict[int, Mailbox] # request -> where its answer goes
         self._next_fetch = 1
-        self._shared = {}  # type: dict # name -> object
+        self._shared = {}  # type: dict[str, object] # by name
         self._is_leaving = False  # the main thread ends the process: the reader must not
 
     # -- reader thread ----------------------------------------------------------------------------
@@ -223,7 +225,8 @@ class Worker(object):
 
     def serve(self):
         # type: () -> None
-        sys.meta_path.insert(0, self._finder)  # type: ignore[arg-type]
+        finders = sys.meta_path  # type: list[Any] # its type asks for more than finders have to be
+        finders.insert(0, self._finder)
         shares.resolver, shares.in_worker_process = self._resolve, True
         while True:
             message = self._inbox.get()
@@ -309,14 +312,14 @@ class Worker(object):
             functions.forget_initializers()  # modules were replaced, and with them what initializers had set there
 
     def _function(self, job):
-        # type: (int) -> object
+        # type: (int) -> Callable[[Any], object]
         if job not in self._functions:
             definition = self._definitions[job]
             self._functions[job] = functions.target(definition.info, definition.payload, self.fetch)
         return self._functions[job]
 
     def _run_blocks(self, attempt, function, items, load):
-        # type: (_Attempt, object, object, object) -> None
+        # type: (_Attempt, Callable[[Any], object], Iterable[object], Callable[[Any], object] | None) -> None
         seconds = self._task_seconds.get(attempt.job)
         block = 1 if seconds is None or attempt.one_by_one else _block_size(seconds)
         attempt.flushed_at = perf_counter()
@@ -336,20 +339,20 @@ class Worker(object):
         self._flush(attempt, True)
 
     def _claim(self, attempt, items, most):
-        # type: (_Attempt, object, int) -> int
+        # type: (_Attempt, Iterable[object], int) -> int
         """Begin a block: take up to so many tasks; returns how many."""
         with self._lock:
             count = min(most, attempt.end - attempt.claimed)
             attempt.claimed += count
-            attempt.items, attempt.before = list(islice(items, count)), len(attempt.results)  # type: ignore[call-overload]
+            attempt.items, attempt.before = list(islice(items, count)), len(attempt.results)
         if (count > 1 or attempt.results) and not self._watched.is_set():
             self._watched.set()
         return count
 
     def _run_block(self, attempt, function, load):
-        # type: (_Attempt, object, object) -> None
+        # type: (_Attempt, Callable[[Any], object], Callable[[Any], object] | None) -> None
         while attempt.items:
-            arguments = values.lazy_map(load, attempt.items) if load else attempt.items  # type: ignore[call-overload]
+            arguments = values.lazy_map(load, attempt.items) if load else attempt.items  # type: Iterable[object]
             if attempt.limited:
                 arguments = values.lazy_map(lambda argument: self._begun(attempt, argument), arguments)
             failure = _apply(function, arguments, attempt.results)
@@ -426,15 +429,15 @@ def _flush_streams():
 
 
 def _start_thread(function, name):
-    # type: (object, str) -> threading.Thread
-    thread = threading.Thread(target=function, name=name)  # type: ignore[arg-type]
+    # type: (Callable[[], object], str) -> threading.Thread
+    thread = threading.Thread(target=function, name=name)
     thread.daemon = True
     thread.start()
     return thread
 
 
 def _start_for_later(name):
-    # type: (str) -> tuple
+    # type: (str) -> tuple[Callable[[Callable[[], object]], object], threading.Thread]
     """(a function, a thread): the thread waits until the function is called with another function, and runs that."""
     given = Mailbox()
 
@@ -462,7 +465,7 @@ class _Caught(object):
     def __init__(self, frames_to_skip):
         # type: (int) -> None
         self._skip = frames_to_skip
-        self.failure = None  # type: tuple | None
+        self.failure = None  # type: Failure | None
 
     def __enter__(self):
         # type: () -> _Caught
@@ -477,7 +480,7 @@ class _Caught(object):
 
 
 def _apply(function, arguments, results):
-    # type: (object, object, list) -> tuple | None
+    # type: (Callable[[Any], object], Iterable[object], list) -> Failure | None
     """Append function(argument) to results for each argument.
 
     Stops at the first task that raises, or whose result cannot be pickled, and returns that failure; otherwise None.
@@ -486,8 +489,8 @@ def _apply(function, arguments, results):
     """
     append, immutable = results.append, SCALARS
     with _Caught(1) as caught:
-        for argument in arguments:  # type: ignore[attr-defined]
-            result = function(argument)  # type: ignore[operator]
+        for argument in arguments:
+            result = function(argument)
             if type(result) not in immutable:
                 result = values.Pickled(result)
                 if result.failure is not None:
@@ -580,8 +583,15 @@ def _connect(settings):
     return connection, handshake
 
 
+def _replace_stream(name, descriptor):
+    # type: (str, int) -> None
+    stream = _line_buffered(descriptor)
+    for each in (name, "__%s__" % name):
+        setattr(sys, each, stream)
+
+
 def _line_buffered(descriptor):
-    # type: (int) -> object
+    # type: (int) -> TextIO
     if PY2:  # py2
         return os.fdopen(descriptor, "w", 1)
     return io.open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
@@ -591,8 +601,8 @@ def main():
     # type: () -> None
     settings, lifeline = _take_standard_input()
     _die_with(lifeline)
-    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc,assignment]
-    sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc,assignment]
+    _replace_stream("stdout", 1)
+    _replace_stream("stderr", 2)
     boot.use_paths(settings["path"])
     # Threads are started before the process connects: if the system allows none, the start fails, and no task is lost.
     read, _ = _start_for_later("minimalcluster-reader")

@@ -22,14 +22,16 @@ from .imports import is_own_path
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Callable  # noqa: F401 # novm
+    from typing import Any, Callable  # novm
+
+    Table = Callable[[dict[type, Any]], dict[type, Any]]
 
 #: Functions and classes that this process has sent or received by value: token -> object, and object -> token.
 _by_token = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary
 _tokens = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary
 #: Objects that another process has made -> their pickles (None: not made yet), in case that process has lost them.
 _foreign = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary
-_picklers = {}  # type: dict # cloudpickle, or joblib's copy of it -> the pickler made of it
+_picklers = {}  # type: dict[str, type[_Pickler]] # cloudpickle, or joblib's copy of it -> the pickler made of it
 
 
 class Pickled(object):
@@ -57,7 +59,7 @@ def _out_of_band(buffers):
 
 
 def dump(cloudpickle, value, with_script=True, table=None, buffers=None):
-    # type: (types.ModuleType, object, bool, object, list | None) -> Pickled
+    # type: (types.ModuleType, object, bool, Table | None, list | None) -> Pickled
     """A pickle by cloudpickle, which may be joblib's copy of it. Raises what the pickling raises.
 
     with_script: the script's functions and classes travel by their names. table: None, or a function that takes
@@ -76,24 +78,24 @@ def dump(cloudpickle, value, with_script=True, table=None, buffers=None):
 
 
 def dumper(cloudpickle):
-    # type: (types.ModuleType) -> object
+    # type: (types.ModuleType) -> Callable[[object], bytes]
     """A function for a worker process's results: value -> pickle by value."""
     return lambda value: dump(cloudpickle, value).data
 
 
 def _pickler(cloudpickle, table):
-    # type: (types.ModuleType, object) -> type
+    # type: (types.ModuleType, Table | None) -> Any
     made = _picklers.get(cloudpickle.__name__)
     if made is None:
         made = _picklers[cloudpickle.__name__] = _made_pickler(cloudpickle)
     if table is None:
         return made
     # The pickler in C reads the table from its class.
-    return type("_Pickler", (made,), {"dispatch_table": table(made.dispatch_table)})  # type: ignore[operator, union-attr]
+    return type("_Pickler", (made,), {"dispatch_table": table(made.dispatch_table)})
 
 
 def _made_pickler(cloudpickle):
-    # type: (types.ModuleType) -> type
+    # type: (types.ModuleType) -> type[_Pickler]
     base = cloudpickle.CloudPickler
     about = {"base": base, "source": cloudpickle}
     if hasattr(base, "reducer_override"):
@@ -107,27 +109,31 @@ def _made_pickler(cloudpickle):
 class _Pickler(object):
     """The first base class of our picklers; the second is cloudpickle's own pickler, ``base``."""
 
-    base = object()  # type: object # cloudpickle's pickler
+    base = None  # type: Any # cloudpickle's pickler, a class
     source = sys  # type: types.ModuleType # the cloudpickle module
     with_script = True
     names_script = by_value = False
+    if MYPY:  # what the second base class has
+        dispatch_table = {}  # type: dict[type, Any]
+        save_reduce = _save_reduce_pickle5 = None  # type: Any
+
     is_copy = False  # True: a pickle for ``_foreign``, without tokens that the other side may have lost
 
     def reducer_override(self, obj):
         # type: (object) -> object
         if isinstance(obj, (type, types.FunctionType)):
             reduced = _reduced(self, obj)
-            return self._marked(obj, self.base.reducer_override(self, obj)) if reduced is None else reduced  # type: ignore[attr-defined]
+            return self._marked(obj, self.base.reducer_override(self, obj)) if reduced is None else reduced
         kind = type(obj)
         if kind.__reduce__ is object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
             return NotImplemented
-        if kind in self.dispatch_table:  # type: ignore[attr-defined]
+        if kind in self.dispatch_table:
             return NotImplemented
         made = kind.__reduce__(obj)  # as the pickler would; a text is a name
         return self._named(obj, made) if isinstance(made, str) else made
 
     def _named(self, obj, name):
-        # type: (object, str) -> object
+        # type: (object, Any) -> Any
         """How to rebuild an object that pickles as its name in its module, such as a function with ``lru_cache``."""
         reduced = _reduced(self, obj, name)
         if reduced is not None:
@@ -146,7 +152,7 @@ class _Pickler(object):
     def _dynamic_function_reduce(self, func):
         # type: (types.FunctionType) -> tuple
         """As cloudpickle's, but the function gets its module's own globals instead of a copy of some of them."""
-        reduced = self.base._dynamic_function_reduce(self, func)  # type: ignore[attr-defined]
+        reduced = self.base._dynamic_function_reduce(self, func)
         home = _home(func, self.with_script)
         if home is None:
             return reduced
@@ -163,7 +169,7 @@ class _Pickler(object):
         return known.setdefault((module, is_copy), _Globals(module, is_copy))
 
     def _marked(self, obj, reduced):
-        # type: (object, object) -> object
+        # type: (object, Any) -> Any
         """cloudpickle's reduction, with a function that sets the state of the new object and notes its token, too."""
         if not isinstance(reduced, tuple) or len(reduced) != 6:
             return reduced  # it travels by its name
@@ -176,37 +182,37 @@ class _OldPickler(_Pickler):
 
     def _dynamic_function_reduce(self, func):
         # type: (types.FunctionType) -> tuple
-        return self._marked(func, super(_OldPickler, self)._dynamic_function_reduce(func))  # type: ignore[return-value]
+        return self._marked(func, super(_OldPickler, self)._dynamic_function_reduce(func))
 
     def save_global(self, obj, name=None, **more):
         # type: (type, object, **object) -> None
         reduced = _reduced(self, obj)
         if reduced is not None:
-            self.save_reduce(*reduced, obj=obj)  # type: ignore[attr-defined]
+            self.save_reduce(*reduced, obj=obj)
         elif name is None and not _is_found(obj):
             made = sys.modules[self.base.__module__]._dynamic_class_reduce(obj)
-            self._save_reduce_pickle5(*self._marked(obj, made), obj=obj)  # type: ignore[attr-defined, misc]
+            self._save_reduce_pickle5(*self._marked(obj, made), obj=obj)
         else:
-            self.base.save_global(self, obj, name=name, **more)  # type: ignore[attr-defined]
+            self.base.save_global(self, obj, name=name, **more)
 
     def save_function(self, obj, name=None):
         # type: (types.FunctionType, object) -> None
         reduced = _reduced(self, obj)
         if reduced is not None:
-            self.save_reduce(*reduced, obj=obj)  # type: ignore[attr-defined]
+            self.save_reduce(*reduced, obj=obj)
         else:
-            self.base.save_function(self, obj, name=name)  # type: ignore[attr-defined]
+            self.base.save_function(self, obj, name=name)
 
 
     def save_named(self, obj):
         # type: (object) -> None
-        reduced = self._named(obj, obj.__reduce__())  # type: ignore[arg-type]
+        reduced = self._named(obj, obj.__reduce__())
         if isinstance(reduced, str):
-            self.base.save_global(self, obj, reduced)  # type: ignore[attr-defined]
-        elif len(reduced) == 2:  # type: ignore[arg-type]
-            self.save_reduce(*reduced, obj=obj)  # type: ignore[attr-defined, misc]
+            self.base.save_global(self, obj, reduced)
+        elif len(reduced) == 2:
+            self.save_reduce(*reduced, obj=obj)
         else:
-            self._save_reduce_pickle5(*reduced, obj=obj)  # type: ignore[attr-defined, misc]
+            self._save_reduce_pickle5(*reduced, obj=obj)
 
 
 def _reduced(pickler, obj, name=None):
@@ -225,10 +231,10 @@ def _reduced(pickler, obj, name=None):
 
 
 def _name_in_script(obj, name):
-    # type: (object, str | None) -> str | None
+    # type: (Any, str | None) -> str | None
     if getattr(obj, "__module__", None) not in script.NAMES:
         return None
-    name = name or getattr(obj, "__qualname__", None) or obj.__name__  # type: ignore[attr-defined]
+    name = name or getattr(obj, "__qualname__", None) or obj.__name__
     found = sys.modules.get("__main__")  # type: object
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -241,13 +247,13 @@ _SPECIAL = ("builtins", "types", "typing")
 
 
 def _is_found(obj):
-    # type: (object) -> bool
+    # type: (Any) -> bool
     """Whether another process can import the object by its name."""
     module = obj.__module__
     if module in _SPECIAL:
         return True
     found = sys.modules.get(module or "")  # type: object
-    for part in (getattr(obj, "__qualname__", None) or obj.__name__).split("."):  # type: ignore[attr-defined]
+    for part in (getattr(obj, "__qualname__", None) or obj.__name__).split("."):
         found = getattr(found, part, None)
     return found is obj and module not in script.NAMES
 
@@ -277,12 +283,12 @@ _TYPING = {
 
 
 def _reduced_cached(function):
-    # type: (object) -> tuple
+    # type: (Any) -> tuple
     """Of a function with ``functools.lru_cache``: its cache will be empty. Before Python 3.9 nothing tells whether it
     is ``typed``; then it will be, which changes no result."""
     typed = not hasattr(function, "cache_parameters") or function.cache_parameters()["typed"]
-    size = function.cache_info().maxsize  # type: ignore[attr-defined]
-    made = _cached, (function.__wrapped__, size, typed)  # type: ignore[attr-defined]
+    size = function.cache_info().maxsize
+    made = _cached, (function.__wrapped__, size, typed)
     return made + (dict(function.__dict__), None, None, _set_variables)
 
 

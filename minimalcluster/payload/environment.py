@@ -18,6 +18,10 @@ from collections import namedtuple
 from ..compat import PY2, as_bytes, native, raise_from, text_type
 from ..errors import SourceError, TargetError
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable  # noqa: F401 # novm
+
 PREFIX = "minimalcluster_environment_"  # the modules' names begin with it
 
 #: module: the module's name. filename: for tracebacks. is_text: the data was text, and is UTF-8 now; otherwise it is
@@ -118,9 +122,9 @@ def _what_failed(source, error):
 
 
 def find(module, name):
-    # type: (types.ModuleType, str) -> object
+    # type: (types.ModuleType, str) -> Callable[..., object]
     """The callable of that name, which may have dots. Raises TargetError that names the callables there are."""
-    found = module  # type: object
+    found = module  # type: Any
     for part in name.split("."):
         try:
             found = getattr(found, part)

@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 
-from ..compat import PY2, SCALARS, native
+from ..compat import SCALARS, native
 from . import by_value, functions, script, shares, sources, values
 
 #: The form of the random names that cloudpickle gives, in each process anew, to classes that travel by value.
@@ -79,17 +79,17 @@ class Contents(object):
 def _spelled(name):
     # type: (str) -> bytes
     """A module's name as a pickle has it. Protocol 4 writes its length before it, so "lab" is not found in "label"."""
-    if PY2:  # py2: protocol 2
-        return name  # type: ignore[return-value]
+    if sys.version_info[0] == 2:  # py2: protocol 2
+        return name
     text = name.encode("utf-8")
     return b"\x8c" + struct.pack("B", len(text)) + text if len(text) < 256 else text
 
 
 def _content_of_shared(match):
-    # type: (object) -> bytes
+    # type: (re.Match[bytes]) -> bytes
     """The shared object's name with the number 0: equal objects may be shared in another order in the next run."""
-    known = shares.is_handle(native(match.group()))  # type: ignore[attr-defined] # otherwise it is text of the user
-    return match.group(1) + b"-0" if known else match.group()  # type: ignore[attr-defined]
+    known = shares.is_handle(native(match.group()))  # otherwise it is text of the user
+    return match.group(1) + b"-0" if known else match.group()
 
 
 def _without_class_names(data, given):
@@ -100,10 +100,10 @@ def _without_class_names(data, given):
     found = []  # type: list[str]
 
     def numbered(match):
-        # type: (object) -> bytes
-        name = match.group().decode("ascii")  # type: ignore[attr-defined]
+        # type: (re.Match[bytes]) -> bytes
+        name = match.group().decode("ascii")
         if not any(name in names for names in given):
-            return match.group()  # type: ignore[attr-defined]
+            return match.group()
         if name not in found:
             found.append(name)
         return ("%032d" % found.index(name)).encode("ascii")

@@ -18,6 +18,12 @@ from ..errors import InitializerError, UsageError
 from . import by_value, environment, script, values
 from .values import NOTHING, SAME_MINOR, SCRIPT, Packed
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable  # noqa: F401 # novm
+
+    from .imports import Fetch  # noqa: F401
+
 # -- sending --------------------------------------------------------------------------------------
 
 
@@ -104,7 +110,7 @@ _DEPTH_MAX = 4
 
 
 def _explained(error, value, dump, hint):
-    # type: (Exception, object, object, str) -> Exception
+    # type: (Exception, object, Callable[[object], object], str) -> Exception
     """The same error; if it is a usual one of pickle, with the place of the part that cannot travel, and a hint."""
     if type(error) not in (TypeError, AttributeError, pickle.PicklingError) or len(error.args) != 1:
         return error
@@ -115,11 +121,11 @@ def _explained(error, value, dump, hint):
 
 
 def _culprit(value, dump, depth):
-    # type: (object, object, int) -> str
+    # type: (object, Callable[[object], object], int) -> str
     """The place of the part that cannot be pickled: "argument 1, .parent, .lock"; "" for the value as a whole."""
     for name, part in _parts(value) if depth else ():
         try:
-            dump(part)  # type: ignore[operator]
+            dump(part)
         except Exception:  # pickling runs the class's own code
             return ", ".join([name] + [place for place in [_culprit(part, dump, depth - 1)] if place])
     return ""
@@ -208,7 +214,7 @@ def prepare(needs_and_version):
 
 
 def target(info, payload, fetch=None):
-    # type: (dict, list, object) -> object
+    # type: (dict, list, Fetch | None) -> Callable[[Any], object]
     """The function of a job's definition; it takes one task's argument. Raises what the user's code raises.
 
     info, payload: the definition's. fetch: asks the master for the script, if there is one.
@@ -228,7 +234,9 @@ def target(info, payload, fetch=None):
     if info["kind"] == "calls":
         return _call
     function = values.loads(buffers.pop(0))
-    return (lambda arguments: function(*arguments)) if info["star"] else function  # type: ignore[operator]
+    if info["star"]:
+        return lambda arguments: function(*arguments)
+    return function
 
 
 def _call(call):
@@ -253,8 +261,7 @@ def _initialize(token, buffer):
     # type: (str, memoryview) -> None
     if token in _initialized:
         return
-    call = values.loads(buffer)  # type: tuple # type: ignore[assignment]
-    initializer, arguments = call
+    initializer, arguments = values.loads(buffer)
     try:
         initializer(*arguments)
     except BaseException as error:  # SystemExit, too. Without its initializer no call may run here

@@ -13,10 +13,19 @@ import types
 
 from ..compat import PY2, WINDOWS, native, standard_library
 
-if PY2:  # py2
-    SourceFileLoader = SourcelessFileLoader = object  # type: ignore[assignment,misc]
+if sys.version_info[0] == 2:  # py2
+    SourceFileLoader = SourcelessFileLoader = object
 else:
     from importlib.machinery import SourceFileLoader, SourcelessFileLoader  # novm
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Collection  # noqa: F401 # novm
+
+    #: Asks the master for something: (what, name) -> (info, buffers).
+    Fetch = Callable[[str, str], tuple[dict[str, Any], list[memoryview]]]
+    #: (what, package, path) -> (info, buffers).
+    FetchBelow = Callable[[str, str, str], tuple[dict[str, Any], list[memoryview]]]
 
 _OURS = __name__.split(".")[0]
 #: Folders of installed packages.
@@ -74,16 +83,16 @@ class ClusterFinder(object):
     """
 
     def __init__(self, fetch, first=True):
-        # type: (object, bool) -> None
+        # type: (Fetch, bool) -> None
         self._fetch, self._first = fetch, first
         self._pid, self._standard = os.getpid(), standard_library()
-        self._code = None  # type: object # the number of the master's code that is in use
-        self._tops = ()  # type: object # top-level names of the project
+        self._code = None  # type: int | None # the number of the master's code that is in use
+        self._tops = ()  # type: Collection[str] # top-level names of the project
         self._known = {}  # type: dict[str, Loader | None] # the master's answers; None: not found there
         # A stamp tells versions of a module apart: (digest of its source, number of its loads on the master).
         self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> their stamps
         self._variables = {}  # type: dict[tuple, dict] # (module, stamp) -> its variables, while another stamp is used
-        self._tables = {}  # type: dict[object, dict] # number of a code -> its modules' stamps
+        self._tables = {}  # type: dict[int | None, dict] # number of a code -> its modules' stamps
         self.versions = {}  # type: dict[str, str] # packages installed on the master -> versions there
         self.places = {}  # type: dict[str, types.ModuleType] # module objects to run again
 
@@ -93,7 +102,7 @@ class ClusterFinder(object):
         self._known = {name: loader for name, loader in self._known.items() if loader is not None}
 
     def use(self, code, tops=()):
-        # type: (object, object) -> bool
+        # type: (int | None, Collection[str]) -> bool
         """Use this code of the master from now on. True if modules were run again.
 
         Raises what these modules raise; then the next call tries again.
@@ -117,7 +126,7 @@ class ClusterFinder(object):
         self._variables = {each: self._variables[each] for each in self._variables if each in needed}
 
     def _change(self, former):
-        # type: (object) -> bool
+        # type: (int | None) -> bool
         """Change each module that was run here to its version in this code: restore its variables, or run it again."""
         if not self._stamps:
             return False
@@ -150,7 +159,8 @@ class ClusterFinder(object):
                 __import__(name)
         except BaseException:
             for name, module in taken.items():
-                sys.modules.setdefault(name, module)  # type: ignore[arg-type]
+                if module is not None:
+                    sys.modules.setdefault(name, module)
             raise
 
     def _swap(self, name, stamp):
@@ -174,12 +184,12 @@ class ClusterFinder(object):
 
     def _ask_master(self, what, name):
         # type: (str, str) -> tuple
-        return self._fetch(what, "%s:%s" % (self._code, name))  # type: ignore[operator]
+        return self._fetch(what, "%s:%s" % (self._code, name))
 
     def _ask(self, name):
         # type: (str) -> Loader | None
         top = name.partition(".")[0]
-        if top == _OURS or (top in self._standard and top not in self._tops):  # type: ignore[operator]
+        if top == _OURS or (top in self._standard and top not in self._tops):
             return None
         if name not in self._known:
             if os.getpid() != self._pid:
@@ -335,8 +345,8 @@ class Loader(SourceFileLoader):
         super(Loader, self).exec_module(module)
         self._finder.ran(self)
 
-    def get_code(self, fullname):  # type: ignore[override]
-        # type: (str) -> object
+    def get_code(self, fullname):
+        # type: (str) -> types.CodeType | None
         if self.info["kind"] == "compiled":
             return self._compiled(fullname)
         if PY2:  # py2
@@ -384,7 +394,7 @@ class Loader(SourceFileLoader):
     # -- both -------------------------------------------------------------------------------------
 
     def _compiled(self, fullname):
-        # type: (str) -> object
+        # type: (str) -> types.CodeType | None
         theirs, ours = native(self.info["minor"]), "%d.%d" % sys.version_info[:2]
         if PY2 or theirs != ours:
             text = "the module %s is without its source on the master, compiled by Python %s (%s); this is Python %s"
@@ -405,7 +415,7 @@ class Loader(SourceFileLoader):
         if self.info["kind"] != "source":
             return None
         if PY2:  # py2
-            return self._data  # type: ignore[return-value]
+            return self._data
         from importlib.util import decode_source  # novm
 
         try:
@@ -441,8 +451,8 @@ class Loader(SourceFileLoader):
 
 
 def _resource(fetch, package, name):
-    # type: (object, str, str) -> bytes
-    info, buffers = fetch("resource", package, name)  # type: ignore[operator]
+    # type: (FetchBelow, str, str) -> bytes
+    info, buffers = fetch("resource", package, name)
     if not info.get("found"):
         raise IOError("package %s has no data file %r on the master" % (package, name))
     return bytes(buffers[0].tobytes())
@@ -452,7 +462,7 @@ class _ResourceReader(object):
     """importlib.abc.ResourceReader, by asking the master through ``fetch``."""
 
     def __init__(self, fetch, package):
-        # type: (object, str) -> None
+        # type: (FetchBelow, str) -> None
         self._fetch, self._package = fetch, package
 
     def files(self):
@@ -475,12 +485,12 @@ class _ResourceReader(object):
 
     def is_resource(self, name):
         # type: (str) -> bool
-        info, _ = self._fetch("resource", self._package, name)  # type: ignore[operator]
+        info, _ = self._fetch("resource", self._package, name)
         return bool(info.get("found"))
 
     def contents(self):
         # type: () -> list[str]
-        info, _ = self._fetch("contents", self._package, "")  # type: ignore[operator]
+        info, _ = self._fetch("contents", self._package, "")
         return list(info.get("names", ()))
 
 
@@ -488,7 +498,7 @@ class _Resource(object):
     """importlib.resources.abc.Traversable for a package's folder on the master, or a file or folder below it."""
 
     def __init__(self, fetch, package, path):
-        # type: (object, str, str) -> None
+        # type: (FetchBelow, str, str) -> None
         self._fetch, self._package, self._path = fetch, package, path
         self.name = path.split("/")[-1] or package.split(".")[-1]
 
@@ -512,7 +522,7 @@ class _Resource(object):
 
     def _ask(self, what):
         # type: (str) -> dict
-        return self._fetch(what, self._package, self._path)[0]  # type: ignore[operator]
+        return self._fetch(what, self._package, self._path)[0]
 
     def read_bytes(self):
         # type: () -> bytes

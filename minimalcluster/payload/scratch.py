@@ -42,17 +42,18 @@ class Scratch(object):
     def path(self):
         # type: () -> str
         """The folder's path. Raises OSError with the name of the file that cannot be written."""
-        if not self.is_ours() or not os.path.isdir(self._path):  # type: ignore[arg-type] # a cleaner of old files removed it
+        path = self._path
+        if path is None or not self.is_ours() or not os.path.isdir(path):  # a cleaner of old files removed it
             self._forget()
             remove_left_behind()
-            self._path = tempfile.mkdtemp(prefix=PREFIX)
+            self._path = path = tempfile.mkdtemp(prefix=PREFIX)
             try:
-                self._mark = _marked(self._path)
+                self._mark = _marked(path)
             except (OSError, IOError):
-                _remove(self._path)
+                _remove(path)
                 raise
             self._pid = os.getpid()
-        return self._path  # type: ignore[return-value]
+        return path
 
     def is_ours(self):
         # type: () -> bool

@@ -22,6 +22,13 @@ from ..errors import SourceError, UsageError
 from .imports import is_own_path
 from .values import in_words
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    import ast  # noqa: F401
+    from typing import Any, TypeGuard  # noqa: F401 # novm
+
+    from .imports import Fetch  # noqa: F401
+
 #: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run. It is
 #: multiprocessing's name, so processes that a task starts with multiprocessing find the script's functions, and worker
 #: processes find those of a process that multiprocessing has started and that makes a cluster.
@@ -37,7 +44,8 @@ class Script(object):
         # type: (str, bytes, str, bool, list | None) -> None
         self.path, self.data, self.module, self.is_code = path, data, module, is_code
         self._argv = argv
-        self._tree = None  # type: object # None: not parsed yet; False: cannot be parsed
+        self._tree = None  # type: ast.Module | None
+        self._is_parsed = False
         self._names = None  # type: tuple[set, set] | None
         self._digest = None  # type: str | None
 
@@ -69,22 +77,23 @@ class Script(object):
         return not installed and not is_ours and is_own_path(self.path)
 
     def tree(self):
-        # type: () -> object
+        # type: () -> ast.Module | None
         """The syntax tree of the source; None if there is none."""
-        if self._tree is None:
+        if not self._is_parsed and not self.is_code:
             import ast  # not every worker process needs it
 
             try:
-                self._tree = False if self.is_code else ast.parse(self.data)
+                self._tree = ast.parse(self.data)
             except (SyntaxError, ValueError, TypeError, RuntimeError):
-                self._tree = False
-        return self._tree or None
+                pass
+        self._is_parsed = True
+        return self._tree
 
     def runs_elsewhere(self, line):
         # type: (int) -> bool
         """Whether this line also runs in a worker process, where ``__name__`` differs. False if unknown."""
         tree = self.tree()
-        return tree is not None and not _is_guarded(tree.body, line)  # type: ignore[attr-defined]
+        return tree is not None and not _is_guarded(tree.body, line)
 
     def without_guarded(self):
         # type: () -> bytes
@@ -93,7 +102,7 @@ class Script(object):
         if tree is None:
             return self.data
         lines = self.data.split(b"\n")
-        body = tree.body  # type: ignore[attr-defined]
+        body = tree.body
         for statement, last in zip(body, _last_lines(body)):
             if _is_if(statement) and _only_here(statement.test):
                 first = statement.body[0].lineno
@@ -139,7 +148,7 @@ class Script(object):
             self._names = set(), set()
             tree = self.tree()
             if tree is not None:
-                _collect(tree.body, *self._names)  # type: ignore[attr-defined]
+                _collect(tree.body, *self._names)
         return self._names
 
 
@@ -236,13 +245,13 @@ def _absolute(path):
 
 
 def _content(path, loader, module):
-    # type: (str, object, str) -> bytes | None
+    # type: (str, Any, str) -> bytes | None
     if os.path.isfile(path):
         with open(path, "rb") as file:
             return file.read()
     for name in (module, "__main__"):  # in a zip file, for example of zipapp
         try:
-            text = loader.get_source(name)  # type: ignore[attr-defined]
+            text = loader.get_source(name)
         except Exception:  # a loader of the user's, which may raise anything  # noqa: S112
             continue
         if text is not None:
@@ -289,13 +298,13 @@ def _is_guarded(statements, line):
 
 
 def _blocks(statement, last):
-    # type: (object, int) -> list
+    # type: (ast.AST, int) -> list
     """Of each block of a statement: (statements, its last possible line, whether only the main process runs it)."""
     found = []  # type: list
     for name in ("body", "handlers", "orelse", "finalbody"):
         block = getattr(statement, name, None)
         if isinstance(block, list) and block:
-            only_here = _is_if(statement) and _only_here(statement.test, name == "body")  # type: ignore[attr-defined]
+            only_here = _is_if(statement) and _only_here(statement.test, name == "body")
             inner = [each for handler in block for each in handler.body] if name == "handlers" else block
             found.append((inner, only_here, block[0].lineno))
     ends = [start - 1 for _, _, start in found[1:]] + [last]
@@ -310,20 +319,20 @@ def _last_lines(statements):
 
 
 def _is_if(statement):
-    # type: (object) -> bool
+    # type: (ast.AST) -> TypeGuard[ast.If | ast.While]
     return type(statement).__name__ in ("If", "While")
 
 
 def _only_here(test, wanted=True):
-    # type: (object, bool) -> bool
+    # type: (ast.expr, bool) -> bool
     """Whether a test is ``wanted`` if ``__name__`` is "__main__", and the opposite in a worker process."""
     import ast
 
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) and wanted:
         return any(_only_here(each) for each in test.values)
-    if {node.id for node in ast.walk(test) if isinstance(node, ast.Name)} != {"__name__"}:  # type: ignore[arg-type]
+    if {node.id for node in ast.walk(test) if isinstance(node, ast.Name)} != {"__name__"}:
         return False
-    code = compile(ast.Expression(test), "<guard>", "eval")  # type: ignore[arg-type]
+    code = compile(ast.Expression(test), "<guard>", "eval")
     try:
         here, elsewhere = [bool(eval(code, {"__name__": name, "__builtins__": {}})) for name in NAMES]  # noqa: S307
     except Exception:  # not a plain comparison
@@ -352,10 +361,10 @@ def _collect(statements, bound, hidden):
 
 
 def _collect_stored(node, bound):
-    # type: (object, set) -> None
+    # type: (ast.AST, set) -> None
     import ast
 
-    for each in ast.walk(node):  # type: ignore[arg-type]
+    for each in ast.walk(node):
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
             bound.add(each.id)
         elif isinstance(each, ast.alias):
@@ -423,7 +432,7 @@ def require():
 
 
 def run(info, fetch, needed):
-    # type: (dict, object, bool) -> None
+    # type: (dict, Fetch | None, bool) -> None
     """Run the user's script under another name and let pickles find its functions under ``__main__``.
 
     fetch: a function that asks the master, as for modules (imports.py). If the script raises: raises the same if it is
@@ -432,7 +441,7 @@ def run(info, fetch, needed):
     path, digest = native(info["main"]), native(info["main_digest"])
     if _ran == [path, digest] and not (needed and isinstance(sys.modules.get("__main__"), _Unrunnable)):
         return
-    answer, buffers = fetch("script", digest)  # type: ignore[operator]
+    answer, buffers = fetch("script", digest) if fetch is not None else ({}, [])
     if not answer.get("found"):
         raise SourceError("the master has no script %s any more" % path)
     data = bytes(buffers[0].tobytes())

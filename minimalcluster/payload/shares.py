@@ -20,6 +20,10 @@ from ..compat import PY2, SCALARS, pickle, text_type
 from ..errors import StateError
 from .scratch import ENDING, PART_ENDING, Scratch
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Iterable  # noqa: F401 # novm
+
 #: Buffers begin at multiples of a cache line: NumPy is faster with aligned data.
 ALIGNMENT = 64
 #: Arguments from this size on (joblib's max_nbytes) may be shared automatically.
@@ -34,18 +38,19 @@ SENT_MAX = 8
 log = logging.getLogger("minimalcluster")
 
 #: A function, name -> object. Set by a worker process, and by an engine's tasks, which may run in the master's process.
-resolver = None  # type: object
+resolver = None  # type: Callable[[str], object] | None
 #: True in a node's worker process; False in a process in which an engine runs tasks.
 in_worker_process = False
-_handles = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # name -> Shared, in the master's process
+_handles = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary[str, Shared] # by name, in the master's process
 
 
 class Shared(object):
     """Use it as an argument, or inside one; the function gets the object. ``drop()`` frees the nodes' copies."""
 
     def __init__(self, name, value, drop):
-        # type: (str, object, object) -> None
-        self.name, self._value, self._drop = name, value, drop
+        # type: (str, object, Callable[[str], object]) -> None
+        self.name, self._value = name, value
+        self._drop = drop  # type: Callable[[str], object] | None
         _handles.setdefault(name, self)  # another master in this process may have shared an equal object
 
     def get(self):
@@ -60,7 +65,7 @@ class Shared(object):
             drop, self._drop = self._drop, None
             if _handles.get(self.name) is self:
                 del _handles[self.name]
-            drop(self.name)  # type: ignore[operator]
+            drop(self.name)
 
     def __reduce__(self):
         # type: () -> tuple
@@ -80,13 +85,13 @@ def is_handle(name):
 
 
 def resolve(name):
-    # type: (str) -> object
+    # type: (str) -> Any
     """Called by unpickling a handle: the object of this name. Raises StateError."""
     handle = _handles.get(name)
     if handle is not None:
         return handle.get()
     if resolver is not None:
-        return resolver(name)  # type: ignore[operator]
+        return resolver(name)
     raise StateError("the shared object %s is not known here; was it dropped?" % name)
 
 
@@ -95,6 +100,8 @@ class Unasked(Shared):
 
     Each call gets a copy that it may write to.
     """
+
+    times_sent = 0
 
     def __del__(self):
         # type: () -> None
@@ -109,7 +116,7 @@ def resolve_own(name):
     # type: (str) -> object
     """Called by unpickling an ``Unasked``: text and bytes themselves, but a copy of an array."""
     value = resolve(name)
-    return value if isinstance(value, (bytes, text_type)) else value.copy("K")  # type: ignore[attr-defined]
+    return value if isinstance(value, (bytes, text_type)) else value.copy("K")
 
 
 def in_older_protocol(info, protocol):
@@ -179,32 +186,32 @@ class Repeats(object):
     """
 
     def __init__(self, share):
-        # type: (object) -> None
-        self._share = share  # value -> Unasked
+        # type: (Callable[[object], Unasked]) -> None
+        self._share = share
         self._lock = threading.RLock()  # reentrant: the garbage collector may call a ``__del__`` that makes a call
-        self._known = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary # id -> _Seen or Unasked
+        self._known = weakref.WeakValueDictionary()  # type: weakref.WeakValueDictionary[int, _Seen | Unasked] # by id
         self._latest = None  # type: object
         self._has_warned = False
 
     def swapped(self, arguments):
-        # type: (object) -> tuple
+        # type: (Iterable[Any]) -> tuple[Any, list[object]]
         """(the arguments, with handles for those that were sent before; a list to keep until the call is finished)."""
         # large: id -> value or handle. An object that a call has twice is one object in the worker process, too.
-        held, large = [], {}  # type: list, dict
-        for each in arguments:  # type: ignore[attr-defined]
+        held, large = [], {}  # type: list[object], dict[int, object]
+        for each in arguments:
             if _is_large(each) and id(each) not in large:
                 large[id(each)] = self._swapped(each, held)
-        return [large.get(id(each), each) for each in arguments] if large else arguments, held  # type: ignore[attr-defined]
+        return [large.get(id(each), each) for each in arguments] if large else arguments, held
 
     def _swapped(self, value, held):
-        # type: (object, list) -> object
+        # type: (Any, list[object]) -> object
         with self._lock:
             known = self._known.get(id(value))
             if known is None:
                 known = _Seen(value)
             elif isinstance(known, _Seen) and _size(value) + self._bytes() <= REPEATS_BYTES_MAX:
                 try:
-                    known = self._share(value)  # type: ignore[operator]
+                    known = self._share(value)
                 except (OSError, IOError):
                     pass  # no space on the disk: send the value itself
             self._known[id(value)] = known
@@ -217,7 +224,7 @@ class Repeats(object):
         return sum(_size(known.get()) for known in list(self._known.values()) if isinstance(known, Unasked))
 
     def count(self, arguments, held, packed_size):
-        # type: (object, list, object) -> None
+        # type: (Iterable[object], list[object], Callable[[object], int]) -> None
         """Count how often the arguments of a large call are sent, and warn once that ``share`` exists.
 
         held: a list to keep until the call is finished. packed_size: a function, argument -> bytes of its pickle.
@@ -225,14 +232,14 @@ class Repeats(object):
         if self._has_warned:
             return
         with self._lock:
-            for value in arguments:  # type: ignore[attr-defined]
+            for value in arguments:
                 if type(value) in SCALARS or callable(value):
                     continue
                 known = self._known.setdefault(id(value), _Seen(value))
                 held.append(known)
-                known.times_sent = getattr(known, "times_sent", 0) + 1
+                known.times_sent += 1
                 if known.times_sent > SENT_MAX and not self._has_warned and isinstance(known, _Seen):
-                    self._warn(value, packed_size(value))  # type: ignore[operator]
+                    self._warn(value, packed_size(value))
 
     def _warn(self, value, size):
         # type: (object, int) -> None
@@ -248,32 +255,32 @@ class Repeats(object):
 
 
 def _is_large(value):
-    # type: (object) -> bool
+    # type: (Any) -> bool
     """Whether the value is large and cannot be changed."""
     kind = type(value)
     if kind is bytes or kind is text_type:
-        return len(value) >= LARGE_BYTES  # type: ignore[arg-type]
+        return len(value) >= LARGE_BYTES
     return kind.__name__ == "ndarray" and _is_constant_array(value)
 
 
 def _is_constant_array(value):
-    # type: (object) -> bool
+    # type: (Any) -> bool
     kind = getattr(sys.modules.get("numpy"), "ndarray", None)
-    if kind is None or type(value) is not kind or _size(value) < LARGE_BYTES or value.dtype.hasobject:  # type: ignore[attr-defined]
+    if kind is None or type(value) is not kind or _size(value) < LARGE_BYTES or value.dtype.hasobject:
         return False
-    if not (value.dtype.isnative and (value.flags.c_contiguous or value.flags.f_contiguous)):  # type: ignore[attr-defined]
+    if not (value.dtype.isnative and (value.flags.c_contiguous or value.flags.f_contiguous)):
         return False  # its pickle would arrive in another byte order or layout than its copy
     base = value  # a read-only view changes with the writable array that it is a view of
     while type(base) is kind:
-        if base.flags.writeable:  # type: ignore[attr-defined]
+        if base.flags.writeable:
             return False
-        base = base.base  # type: ignore[attr-defined]
+        base = base.base
     return base is None or type(base) is bytes
 
 
 def _size(value):
-    # type: (object) -> int
-    return len(value) if isinstance(value, (bytes, text_type)) else value.nbytes  # type: ignore[attr-defined]
+    # type: (Any) -> int
+    return len(value) if isinstance(value, (bytes, text_type)) else value.nbytes
 
 
 class Files(object):

@@ -24,6 +24,10 @@ from ..compat import PY2, hexadecimal, native
 from .environment import PREFIX as ENVIRONMENT_PREFIX
 from .imports import is_own_path, plain_folders, variables
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
+
 _OURS = __name__.split(".")[0]
 #: A module variable that is another object after each reload. (2.7 has no specs.)
 _MARK = "__file__" if PY2 else "__spec__"  # py2
@@ -77,11 +81,11 @@ def is_imported(name):
 def _described(name, about):
     # type: (str, dict) -> Module | None
     """An imported module, from its variables; None if these do not say where it is."""
-    spec = about.get("__spec__") if _is_spec(about.get("__spec__")) else None  # type: object
+    spec = about.get("__spec__") if _is_spec(about.get("__spec__")) else None  # type: Any
     loader = about.get("__loader__") or getattr(spec, "loader", None)
     filename, folders = about.get("__file__"), _folders(about.get("__path__"))
     if not isinstance(filename, str) and getattr(spec, "has_location", False):
-        filename = spec.origin  # type: ignore[attr-defined]
+        filename = spec.origin
     return _as_module(filename, folders, loader, name)
 
 
@@ -91,15 +95,15 @@ def _is_spec(spec):
 
 
 def _folders(path):
-    # type: (object) -> list[str] | None
+    # type: (Any) -> list[str] | None
     try:
-        return None if path is None else [each for each in path if isinstance(each, str)]  # type: ignore[attr-defined]
+        return None if path is None else [each for each in path if isinstance(each, str)]
     except Exception:  # a class of the user's, which may raise anything
         return None
 
 
 def _as_module(filename, folders, loader, name):
-    # type: (object, list | None, object, str) -> Module | None
+    # type: (object, list | None, Any, str) -> Module | None
     package = folders is not None
     if not isinstance(filename, str):
         if folders:
@@ -114,22 +118,22 @@ def _as_module(filename, folders, loader, name):
 
 
 def _exists(filename, loader):
-    # type: (str, object) -> bool
+    # type: (str, Any) -> bool
     if os.path.isfile(filename):
         return True
     try:
-        return bool(loader.get_data(filename))  # type: ignore[attr-defined]
+        return bool(loader.get_data(filename))
     except Exception:  # no such loader, no such file
         return False
 
 
 def _text_of(loader, name):
-    # type: (object, str) -> str | None
+    # type: (Any, str) -> str | None
     """The source of a module without a file, from its loader; None for a built-in or a frozen module."""
     if loader is None or type(loader) is type or getattr(type(loader), "__module__", "").startswith("_frozen"):
         return None
     try:
-        text = loader.get_source(name)  # type: ignore[attr-defined]
+        text = loader.get_source(name)
     except Exception:  # a loader of the user's, which may raise anything
         return None
     return text if isinstance(text, str) else None
@@ -158,12 +162,12 @@ def _search_3(name, path):
     if spec is None:
         folders = plain_folders(name, path)
         return Module(FOLDER, "", True, folders, None) if folders else None
-    filename = spec.origin if spec.has_location else None  # type: ignore[attr-defined]
-    return _as_module(filename, _folders(spec.submodule_search_locations), spec.loader, name)  # type: ignore[attr-defined]
+    filename = spec.origin if spec.has_location else None
+    return _as_module(filename, _folders(spec.submodule_search_locations), spec.loader, name)
 
 
 def _spec(name, path):
-    # type: (str, list | None) -> object
+    # type: (str, list | None) -> Any
     for finder in list(sys.meta_path):
         try:
             spec = None if isinstance(finder, _Watcher) else finder.find_spec(name, path)
@@ -179,8 +183,8 @@ def _search_2(name, path):  # py2
     import pkgutil
 
     for entry in sys.path if path is None else path:
-        importer = pkgutil.get_importer(entry)  # type: object
-        loader = importer.find_module(name) if importer is not None else None  # type: ignore[attr-defined]
+        importer = pkgutil.get_importer(entry)  # type: Any
+        loader = importer.find_module(name) if importer is not None else None
         if loader is not None and hasattr(loader, "get_filename"):
             filename = loader.get_filename(name)
             folders = [os.path.dirname(filename)] if loader.is_package(name) else None
@@ -229,13 +233,14 @@ class Sources(object):
         self._lock = threading.RLock()
 
     def begun(self, name, spec):
-        # type: (str, object) -> None
+        # type: (str, Any) -> None
         """Read the source of a module of the project. An import has found the module and is about to load it."""
-        origin = spec.origin if spec.has_location else None  # type: ignore[attr-defined]
+        origin = spec.origin if spec.has_location else None
         if isinstance(origin, str) and is_own_path(origin) and name.partition(".")[0] != _OURS:
-            module = _as_module(origin, None, spec.loader, name)  # type: ignore[attr-defined]
+            module = _as_module(origin, None, spec.loader, name)
             self._begun.pop(name, None)  # the order of the dict is the order of the imports
-            self._begun[name] = (spec,) + read(module, name)  # type: ignore[arg-type]
+            if module is not None:
+                self._begun[name] = (spec,) + read(module, name)
 
     def current(self, look=True):
         # type: (bool) -> Code
@@ -448,8 +453,9 @@ loaded = Sources()
 def watch():
     # type: () -> None
     """Read the modules that are imported already, and from now on each at its import. (2.7: at the next job.)"""
-    if not PY2 and not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
+    finders = sys.meta_path  # type: list[Any] # its type asks for more than finders have to be
+    if not PY2 and not any(isinstance(finder, _Watcher) for finder in finders):
+        finders.insert(0, _Watcher())
     loaded.current()
 
 

@@ -27,7 +27,9 @@ else:
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any  # noqa: F401 # novm
+    from typing import Any, Callable, Iterable, Iterator  # noqa: F401 # novm
+
+    Buffer = bytes | bytearray | memoryview
 
 #: The last characters of a longer traceback say enough (a RecursionError's has 1000 frames).
 TRACEBACK_CHARACTERS_MAX = 20000
@@ -36,7 +38,7 @@ CHAIN_MAX = 10
 #: What a pickle needs in the process that loads it, as letters: the script; the same minor version of Python.
 NOTHING, SCRIPT, SAME_MINOR = "", "s", "v"
 #: In a worker process: the function that pickles by value (by_value.py), if the master has the same minor version.
-by_value = None  # type: object
+by_value = None  # type: Callable[[object], bytes] | None
 
 
 class Packed(namedtuple("Packed", "data needs held")):
@@ -62,19 +64,19 @@ def dumps_by_value(value):
     except Exception:
         if by_value is None:
             raise
-        return by_value(value)  # type: ignore[operator]
+        return by_value(value)
 
 
 def loads(buffer):
-    # type: (bytes | bytearray | memoryview) -> object
+    # type: (Buffer) -> Any
     if PY2:  # py2
         return pickle.loads(as_bytes(buffer) if isinstance(buffer, bytearray) else _raw(buffer))
     return pickle.loads(buffer)
 
 
 def _raw(buffer):
-    # type: (bytes | bytearray | memoryview) -> bytes
-    return buffer.tobytes() if isinstance(buffer, memoryview) else buffer  # type: ignore[return-value]
+    # type: (Buffer) -> bytes | bytearray
+    return buffer.tobytes() if isinstance(buffer, memoryview) else buffer
 
 
 def all_scalars(values):
@@ -139,7 +141,7 @@ class ObjectArguments(object):
     """Other arguments. Each is pickled at once: one that cannot be pickled is reported before anything is sent."""
 
     def __init__(self, values, pack):
-        # type: (list | tuple, object) -> None
+        # type: (list | tuple, Callable[[object], Packed]) -> None
         self._packed = [_packed_argument(index, value, pack) for index, value in enumerate(values)]
 
     def __len__(self):
@@ -164,9 +166,9 @@ def each(packed):
 
 
 def all_needs(needs):
-    # type: (object) -> str
+    # type: (Iterable[str]) -> str
     """The needs of several pickles, together."""
-    return "".join(sorted(set("".join(needs))))  # type: ignore[arg-type]
+    return "".join(sorted(set("".join(needs))))
 
 
 def with_version(needs):
@@ -181,9 +183,9 @@ def minor():
 
 
 def _packed_argument(index, value, pack):
-    # type: (int, object, object) -> Packed
+    # type: (int, object, Callable[[object], Packed]) -> Packed
     try:
-        return pack(value)  # type: ignore[operator]
+        return pack(value)
     except Exception as error:
         raise ArgumentsError(
             "argument %d cannot be sent to another process: %s (%s: %s)"
@@ -196,7 +198,7 @@ if MYPY:
 
 
 def arguments(values, pack=lambda value: Packed(dumps(value), NOTHING)):
-    # type: (list | tuple | range, object) -> AnyArguments
+    # type: (list | tuple | range, Callable[[object], Packed]) -> AnyArguments
     """A sequence in its cheapest form. Raises ArgumentsError if ``pack`` cannot pickle an argument."""
     if isinstance(values, range_type):
         return RangeArguments(values)
@@ -206,11 +208,11 @@ def arguments(values, pack=lambda value: Packed(dumps(value), NOTHING)):
 def needs_of(buffers):
     # type: (list) -> str
     """The needs of a chunk's pickles, from its first buffer."""
-    return native(_raw(buffers[0])[1:])
+    return native(bytes(_raw(buffers[0])[1:]))
 
 
 def decode_arguments(buffers, count):
-    # type: (list, int) -> tuple
+    # type: (list, int) -> tuple[Iterator[Any], Callable[[Any], object] | None]
     """(an iterator over ``count`` arguments, None), or (an iterator over their pickles, a function that loads one)."""
     form = _raw(buffers[0])
     if form == b"R":
@@ -219,7 +221,7 @@ def decode_arguments(buffers, count):
             return iter(range(start, start + step * count, step)), None
         return lazy_map(lambda index: start + step * index, range_type(count)), None
     if form == b"P":
-        return iter(loads(buffers[1])), None  # type: ignore[call-overload]
+        return iter(loads(buffers[1])), None
     return iter(buffers[1:]), loads
 
 
@@ -231,7 +233,7 @@ def part_of(buffers, start, count):
         first, step = _start_and_step(buffers)
         return _range(first + start * step, step)
     if form == b"P":
-        return [b"P", dumps(loads(buffers[1])[start : start + count])]  # type: ignore[index]
+        return [b"P", dumps(loads(buffers[1])[start : start + count])]
     return [form] + buffers[1 + start : 1 + start + count]
 
 
@@ -293,7 +295,7 @@ class Misfit(object):
 
 
 def _load_result(buffer):
-    # type: (bytes | bytearray | memoryview) -> object
+    # type: (Buffer) -> object
     try:
         return loads(buffer)
     except BaseException as error:  # unpickling runs the class's own code, which may raise anything
@@ -459,7 +461,7 @@ def _rebuilt(info, buffers):
     if buffers and info.get("pickled", True):
         try:
             error = loads(buffers.pop(0))
-            error.__context__ = None  # type: ignore[attr-defined] # raises for some classes, such as frozen dataclasses
+            error.__context__ = None  # raises for some classes, such as frozen dataclasses
             error.__class__  # noqa: B018 # a property that raises would do so in every isinstance() from here on
         except BaseException as failed:
             _let_ctrl_c_pass(failed)
@@ -482,10 +484,10 @@ def shortened(value, characters=80):
 
 
 def digest(parts):
-    # type: (object) -> str
+    # type: (Iterable[bytes | memoryview]) -> str
     """A hex digest of byte strings, and of their lengths: the digests of (b"ab", b"c") and (b"a", b"bc") differ."""
     sha256 = hashlib.sha256()
-    for part in parts:  # type: ignore[attr-defined]
+    for part in parts:
         sha256.update(struct.pack(">Q", len(part)))
         sha256.update(part)
     return sha256.hexdigest()

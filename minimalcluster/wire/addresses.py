@@ -20,7 +20,9 @@ KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
 EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 #: Addresses reserved for documentation (RFC 5737, RFC 3849), so no machine has them. Connecting a datagram socket to
 #: one sends no packet, but makes the system choose the local address from which it would send.
-_FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (getattr(socket, "AF_INET6", None), "2001:db8::1"))
+_FAR_AWAY = [(socket.AF_INET, "192.0.2.1")]
+if hasattr(socket, "AF_INET6"):
+    _FAR_AWAY.append((socket.AF_INET6, "2001:db8::1"))
 #: With PORT=0 the system picks a port for the first address; at the next address another program may use that port.
 #: Then all addresses are tried again with a new port, this many times in all.
 _TRIES = 10
@@ -76,8 +78,8 @@ def reachable(host):
         return host
     for family, far in _FAR_AWAY:
         try:
-            sock = socket.socket(family, socket.SOCK_DGRAM)  # type: ignore[arg-type]
-        except (OSError, socket.error, TypeError):
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except (OSError, socket.error):
             continue
         try:
             sock.connect((far, 9))
@@ -110,11 +112,11 @@ def dial(found):
         code = sock.connect_ex(address)
     except (OSError, socket.error) as error:  # for example: no IPv6 in the kernel, no descriptor left
         code = error.errno or errno.EINVAL
-    if code and code not in WOULD_BLOCK:
-        if sock is not None:
-            sock.close()
-        raise ConnectionFailed("cannot connect to %s: %s" % (in_words(address), os.strerror(code)))
-    return sock  # type: ignore[return-value]
+    if sock is not None and (not code or code in WOULD_BLOCK):
+        return sock
+    if sock is not None:
+        sock.close()
+    raise ConnectionFailed("cannot connect to %s: %s" % (in_words(address), os.strerror(code)))
 
 
 def listen(host, port, backlog=BACKLOG):
@@ -139,7 +141,7 @@ def listen(host, port, backlog=BACKLOG):
 
 def _listening(found, port, backlog):
     # type: (list, int, int) -> list
-    sockets, failure = [], None  # type: list, object
+    sockets, failure = [], None  # type: list[socket.socket], BaseException | None
     for family, kind, number, _, resolved in found:
         address = (resolved[0], port) + tuple(resolved[2:])
         try:
@@ -150,8 +152,8 @@ def _listening(found, port, backlog):
                 _close(sockets)
                 raise
         port = port or (sockets[0].getsockname()[1] if sockets else 0)
-    if not sockets:
-        raise failure  # type: ignore[misc]
+    if failure is not None and not sockets:
+        raise failure
     return sockets
 
 
@@ -161,8 +163,8 @@ def _listener(family, kind, number, address, ipv6_only, backlog):
     sock = None
     try:
         sock = socket.socket(family, kind, number)
-        if os.name == "nt":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
+        if sys.platform == "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if ipv6_only and family == getattr(socket, "AF_INET6", None):

@@ -14,6 +14,10 @@ from ..compat import integer_types, text_type
 from ..errors import ProtocolError
 from . import protocol
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Iterable  # noqa: F401 # novm
+
 #: Senders: a node (to its master), a master (to a node, and through it to the worker processes), a worker process.
 NODE, MASTER, CHILD = "a node", "a master", "a worker process"
 
@@ -160,8 +164,8 @@ def _has_buffers(message):
 
 
 def _row(by, integers=(), info=None, needed=(), payload=None):
-    # type: (object, object, dict | None, object, object) -> _Row
-    named = [(each, 0, _BIGGEST) if isinstance(each, str) else each for each in integers]  # type: ignore[attr-defined]
+    # type: (tuple, Iterable[str | tuple], dict | None, tuple, Callable[[Any], None] | None) -> _Row
+    named = [(each, 0, _BIGGEST) if isinstance(each, str) else each for each in integers]
     return _Row(by, named, info, needed, payload)
 
 

@@ -10,9 +10,29 @@ from collections import deque
 from ..compat import monotonic
 from ..errors import ConnectionFailed
 from ..logs import log
-from . import frames, handshakes  # noqa: F401 # in type comments
-from .loop import Loop  # noqa: F401 # in a type comment
+from . import frames  # noqa: F401 # in a type comment
+from .handshakes import ClientHandshake, Peer, ServerHandshake  # noqa: F401 # in type comments
+from .loop import Handler, Loop  # noqa: F401 # the latter in a type comment
 from .stream import SocketStream, drop_front
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Protocol  # noqa: F401 # novm
+
+    class Owner(Protocol):
+        """Who made the connection, and answers for it."""
+
+        def opened(self, connection):
+            # type: (Connection) -> None
+            """The peer has proved that it knows the key."""
+
+        def received(self, connection, messages):
+            # type: (Connection, list[tuple]) -> None
+            """Bytes have come, and with them the ends of these messages."""
+
+        def closed(self, connection, error):
+            # type: (Connection, BaseException | None) -> None
+            """It is over; error is None if we wanted it so."""
 
 #: For the proof of the key, and so much more for TLS's own handshake.
 HANDSHAKE_SECONDS = TLS_SECONDS = 5.0
@@ -21,7 +41,7 @@ RECEIVES_PER_CYCLE = 8
 UNSENT_BYTES_MAX = 256 << 10
 
 
-class Connection(object):
+class Connection(Handler):
     """One TCP connection: handshake, then messages both ways.
 
     owner: is called as ``opened(connection)`` after the proof, as ``received(connection, messages)`` for all bytes that
@@ -31,26 +51,36 @@ class Connection(object):
     that encrypts if the handshake wants TLS; called as ``secured(socket, plain bytes that come first, where)``.
     """
 
-    def __init__(self, loop, sock, handshake, owner, where, connecting=False, patience=None, secured=None):
-        # type: (Loop, socket.socket, object, object, str, bool, float | None, object) -> None
+    def __init__(
+        self,
+        loop,  # type: Loop
+        sock,  # type: socket.socket
+        handshake,  # type: ServerHandshake | ClientHandshake
+        owner,  # type: Owner
+        where,  # type: str
+        connecting=False,  # type: bool
+        patience=None,  # type: float | None
+        secured=None,  # type: Callable[[socket.socket, bytes, str], SocketStream] | None
+    ):
+        # type: (...) -> None
         self._loop, self._handshake, self._owner = loop, handshake, owner
         self._secured = secured
         self._stream = SocketStream(sock, connecting)
         self.where = where
-        self.peer = None  # type: handshakes.Peer | None
-        self.about = None  # type: object # whatever the owner keeps with it
+        self.peer = None  # type: Peer | None
+        self.about = None  # type: Any # whatever the owner keeps with it
         self._channel = None  # type: frames.Channel | None
-        self._out = deque()  # type: deque
+        self._out = deque()  # type: deque[bytes | memoryview]
         self._writing = False
         self._open = True
-        self.taken_at = 0.0  # when the peer last took some of the bytes that wait to be sent
+        self.taken_at = 0.0
         self.patience = HANDSHAKE_SECONDS if patience is None else patience
         self.expires_at = loop.waited + self.patience
         loop.add(sock, self)
         loop.await_proof(self)
         if connecting:
             self._set_writing(True)
-        self._send_raw(handshake.start())  # type: ignore[attr-defined]
+        self._send_raw(handshake.start())
         self._advance_tls()
 
     # -- out --------------------------------------------------------------------------------------
@@ -159,7 +189,7 @@ class Connection(object):
                     return False
             return self._open
         except ConnectionFailed as error:
-            self._send_raw(getattr(error, "reply", b""))
+            self._send_raw(error.reply)
             self.write()
             self.close(error)
         except (OSError, socket.error) as error:
@@ -178,39 +208,38 @@ class Connection(object):
     def _advance_tls(self):
         # type: () -> None
         """Begin TLS when the handshake wants it. When it stands, the handshake goes on."""
-        if self._handshake is None or not self._handshake.wants_tls:  # type: ignore[attr-defined]
+        if not self._handshake.wants_tls:
             return
         if not self._stream.encrypts:
             plain = b"".join(self._out)
             self._out.clear()
-            self._stream = self._secured(self._stream.socket, plain, self.where)  # type: ignore[operator]
+            self._stream = self._secured(self._stream.socket, plain, self.where)  # type: ignore[misc]
             self._loop.write_soon(self)
             self.patience += TLS_SECONDS
             self.expires_at += TLS_SECONDS
         elif self._stream.stands:  # type: ignore[attr-defined]
             shown = self._stream.certificate_hash  # type: ignore[attr-defined]
-            self._send_raw(self._handshake.secured(shown))  # type: ignore[attr-defined]
+            self._send_raw(self._handshake.secured(shown))
 
     def _feed(self, data):
         # type: (bytes) -> None
         if self._channel is None:
-            self._send_raw(self._handshake.receive(data))  # type: ignore[attr-defined]
+            self._send_raw(self._handshake.receive(data))
             self._advance_tls()
-            self._channel = self._handshake.channel  # type: ignore[attr-defined]
+            self._channel = self._handshake.channel
             if self._channel is None:
                 return
-            self.peer = self._handshake.peer  # type: ignore[attr-defined]
-            data = self._handshake.leftover()  # type: ignore[attr-defined]
-            self._handshake = None
+            self.peer = self._handshake.peer
+            data = self._handshake.leftover()
             self._loop.proved(self)
             if not self._channel.local:
                 self._stream.keep_little_unsent(UNSENT_BYTES_MAX)
-            self._owner.opened(self)  # type: ignore[attr-defined]
+            self._owner.opened(self)
         if not data:
             return  # nothing followed the handshake's last bytes
         messages = self._channel.feed(data)
         if self._open:
-            self._owner.received(self, messages)  # type: ignore[attr-defined]
+            self._owner.received(self, messages)
 
     def failed(self, error):
         # type: (BaseException) -> None
@@ -226,4 +255,4 @@ class Connection(object):
         self._loop.drop(self._stream.socket)
         self._stream.close()
         self._out.clear()
-        self._owner.closed(self, error)  # type: ignore[attr-defined]
+        self._owner.closed(self, error)

@@ -23,6 +23,10 @@ from collections import deque
 from .. import errors
 from .protocol import ANYTHING, FRAME_BYTES_MAX, decode, encode, order
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
+
 #: An urgent message waits for one piece at most, so for two seconds at 1 Mbit/s. Smaller ones cost more on fast links.
 PIECE_BYTES = 256 << 10
 #: PIECE: the type of a frame after which more pieces follow. LAST: added to a message's type in its last piece.
@@ -44,11 +48,11 @@ class _Outgoing(object):
     __slots__ = ("buffers", "message", "names", "number", "sent", "size")
 
     def __init__(self, message, number, buffers, size):
-        # type: (tuple, int, list, int) -> None
+        # type: (Any, int, list, int) -> None
         self.number, self.size, self.sent = number, size, 0
         self.buffers = deque(buffers)  # type: deque
         if hasattr(message, "payload"):
-            message = message._replace(payload=())  # type: ignore[attr-defined]
+            message = message._replace(payload=())
         self.message = message
         self.names = order(message)[0] + [ANYTHING]
 

@@ -264,7 +264,7 @@ class ClientHandshake(_Handshake):
 
 def _refusal(error, reason):
     # type: (errors.ConnectionFailed, int) -> errors.ConnectionFailed
-    error.reply = struct.pack("B", reason)  # type: ignore[attr-defined]
+    error.reply = struct.pack("B", reason)
     return error
 
 

@@ -12,6 +12,10 @@ import struct
 from .. import errors
 from ..compat import as_bytes, hexadecimal
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Callable  # noqa: F401 # novm
+
 #: OWASP's figure for PBKDF2-HMAC-SHA256 (2023). A client accepts from this number up to 10 times as many.
 KDF_ROUNDS = 600000
 #: A key made by ``generate_key`` has 256 random bits and needs no stretching.
@@ -44,11 +48,11 @@ def oddness(authkey):
 
 
 def warn_of_odd_key(authkey, warn):
-    # type: (object, object) -> None
+    # type: (object, Callable[[str, str], object]) -> None
     """Log a warning at once on the side that has such a key: the other side only sees that the keys differ."""
     odd = oddness(authkey)
     if odd:
-        warn("AUTHKEY has %s, which counts: the other side's key must have it, too", odd)  # type: ignore[operator]
+        warn("AUTHKEY has %s, which counts: the other side's key must have it, too", odd)
 
 
 _STRETCHED_MAX = 8  # the other side chooses the salts, so their number must be bounded here

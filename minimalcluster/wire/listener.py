@@ -3,18 +3,21 @@ from __future__ import absolute_import, division, print_function
 
 import errno
 import socket
+import sys
 from collections import Counter
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 from ..errors import ConnectionFailed
 from ..logs import log
 from .addresses import BACKLOG, listen, prepare
 from .connection import Connection  # noqa: F401 # in a type comment
-from .loop import Loop  # noqa: F401 # in a type comment
+from .loop import Handler, Loop  # noqa: F401 # the latter in a type comment
+
+if sys.platform != "win32":
+    import resource
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Callable  # noqa: F401 # novm
 
 #: How many connections without a proof of the key one listener keeps. Beyond that, it closes the oldest one of the
 #: address that has the most. With 1,000 new strangers a second, each connection has 0.25 s: more than a round trip.
@@ -28,7 +31,7 @@ PAUSE_SECONDS = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Listener(object):
+class Listener(Handler):
     """Accepts connections on one port.
 
     accepted: called as ``accepted(sock, where)``; it returns the new Connection, or None if it refuses. expected: how
@@ -36,10 +39,10 @@ class Listener(object):
     """
 
     def __init__(self, loop, host, port, accepted, expected=0):
-        # type: (Loop, str, int, object, int) -> None
+        # type: (Loop, str, int, Callable[[socket.socket, str], Connection | None], int) -> None
         self._loop, self._accepted, self._expected = loop, accepted, expected
         self._open = True
-        self._unproved = []  # type: list # connections, oldest first; some may have proved the key meanwhile
+        self._unproved = []  # type: list[Connection] # oldest first; some may have proved the key meanwhile
         self._sockets = listen(host, port, max(BACKLOG, 2 * expected))
         self.port = self._sockets[0].getsockname()[1]
         self._watch()
@@ -67,7 +70,7 @@ class Listener(object):
         # type: (socket.socket, str) -> None
         try:
             prepare(sock)
-            connection = self._accepted(sock, where)  # type: ignore[operator]
+            connection = self._accepted(sock, where)
         except (OSError, socket.error) as error:
             sock.close()  # the peer has closed already, or the poller takes no more
             if error.errno in _EXHAUSTED:
@@ -124,7 +127,9 @@ class Listener(object):
 
 def _half_open_max():
     # type: () -> int
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 0
+    if sys.platform == "win32":
+        return HALF_OPEN_MAX
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return min(HALF_OPEN_MAX, max(1, soft // HALF_OPEN_SHARE)) if soft > 0 else HALF_OPEN_MAX
 
 

@@ -10,10 +10,6 @@
 
 This order makes batches: all that arrives together is decided in one pass and answered together.
 
-A handler is an object with ``readable()``, ``writable()``, ``failed(error)`` and ``close(error)``: a connection, a
-listener. If ``readable`` returns True, there may be more than the poller sees: it is called again in the next cycle.
-A participant is an object with ``step(now)`` and ``deadline()``.
-
 An error ends only the connection, call or step in which it was raised; the loop logs it and goes on. Only two things
 end the loop: a broken invariant of a brain (InternalError), and, in the main thread, what is not an Exception (Ctrl-C,
 the SystemExit of a signal handler).
@@ -33,6 +29,24 @@ from ..compat import WINDOWS, in_main_thread, monotonic, socketpair
 from ..errors import ConnectionFailed, HandshakeTimeout, InternalError
 from ..logs import log
 from .stream import NO_SIGPIPE
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Callable, Protocol, TypeVar  # novm
+
+    T = TypeVar("T")
+    Call = tuple[Callable[..., object], tuple[Any, ...]]  # a function and its arguments
+
+    class Participant(Protocol):
+        """What the loop runs: a master, a node."""
+
+        def step(self, now):
+            # type: (float) -> None
+            """One pass: everything that has arrived since the last one, and what is due."""
+
+        def deadline(self):
+            # type: () -> float | None
+            """When the next step is due, whatever happens; None: only after something has arrived."""
 
 #: A peer that takes no bytes for this long is given up, even if it still sends some.
 STUCK_SECONDS = 10.0
@@ -103,8 +117,9 @@ class _Poller(object):
 
     def close(self):
         # type: () -> None
-        if hasattr(self._poll, "close"):
-            self._poll.close()  # type: ignore[union-attr]
+        close = getattr(self._poll, "close", None)
+        if close is not None:
+            close()
 
 
 def _rounded_up(amount, unit):
@@ -113,42 +128,104 @@ def _rounded_up(amount, unit):
     return amount if unit == 1.0 else int(amount) + 1
 
 
+class Handler(object):
+    """What stands behind a socket: a connection, a listener."""
+
+    # Of those that ``await_proof`` or ``await_progress``:
+    where = ""  # the peer, for errors
+    patience = 0.0  # seconds for the proof of the key
+    expires_at = 0.0  # by ``Loop.waited``: until then the key is to be proved
+    taken_at = 0.0  # when the peer last took some of the bytes that wait to be sent
+
+    def readable(self):
+        # type: () -> bool
+        """Read what has arrived. True: there may be more than the poller sees, so the next cycle calls it again."""
+        raise NotImplementedError
+
+    def writable(self):
+        # type: () -> None
+        """Called for those that ``want_write``."""
+
+    def write(self):
+        # type: () -> None
+        """Write as much as the peer takes at once. Called after ``write_soon``."""
+
+    def failed(self, error):
+        # type: (BaseException) -> None
+        """One of the others has raised an error that nobody expected."""
+        raise NotImplementedError
+
+    def close(self, error=None):
+        # type: (BaseException | None) -> None
+        raise NotImplementedError
+
+
+class _WakeUp(Handler):
+    """By a pair of sockets other threads wake the loop."""
+
+    def __init__(self):
+        # type: () -> None
+        self._far, self.socket = socketpair()
+        self._far.setblocking(False)
+        self.socket.setblocking(False)
+
+    def ring(self):
+        # type: () -> None
+        try:
+            self._far.send(b"w", NO_SIGPIPE)
+        except (OSError, socket.error):
+            pass  # full: the loop has a wake-up to read; closed: the loop has ended
+
+    def readable(self):
+        # type: () -> bool
+        try:
+            self.socket.recv(4096)
+        except (OSError, socket.error):
+            pass
+        return False
+
+    def failed(self, error):
+        # type: (BaseException) -> None
+        log.error("the loop's wake-up failed: %s", error)
+
+    def close(self, error=None):
+        # type: (BaseException | None) -> None
+        self._far.close()
+        self.socket.close()
+
+
 class Loop(object):
     """One thread's I/O. ``call`` and ``stop`` are for any thread, everything else for the loop's own."""
 
     def __init__(self):
         # type: () -> None
         self._poller = _Poller()
-        self._handlers = {}  # type: dict # descriptor -> object with readable(), writable()
-        self._participants = []  # type: list
-        self._calls = deque()  # type: deque
-        self._later = []  # type: list # (moment, function)
-        self._unread = []  # type: list # handlers whose ``readable`` returned True in the last cycle
-        self._dirty = set()  # type: set # connections with something to write
-        self._unproved = []  # type: list # connections that have not proved the key yet, oldest first
-        self._writing = set()  # type: set # connections whose peer has not taken all bytes yet
+        self._handlers = {}  # type: dict[int, Handler] # by descriptor
+        self._participants = []  # type: list[Participant]
+        self._calls = deque()  # type: deque[Call]
+        self._later = []  # type: list[tuple[float, Callable[[], object]]] # (moment, function)
+        self._unread = []  # type: list[Handler] # those whose ``readable`` returned True in the last cycle
+        self._dirty = set()  # type: set[Handler] # connections with something to write
+        self._unproved = []  # type: list[Handler] # connections that have not proved the key yet, oldest first
+        self._writing = set()  # type: set[Handler] # connections whose peer has not taken all bytes yet
         self.waited = 0.0  # seconds spent waiting so far: the clock by which the proof of the key has a limit
-        self._waker, self._wakes = socketpair()
-        self._waker.setblocking(False)
-        self._wakes.setblocking(False)
+        self._wake_up = _WakeUp()
         self._awake = False  # True: the loop runs ``_calls`` before it waits again, so nobody has to wake it
         self._thread = None  # type: int | None
         self._stopping = False
         self._spared = (Exception,)  # type: tuple
-        self.add(self._wakes, self)
+        self.add(self._wake_up.socket, self._wake_up)
 
     # -- from any thread --------------------------------------------------------------------------
 
     def call(self, function, *arguments):
-        # type: (object, *object) -> None
+        # type: (Callable[..., object], *object) -> None
         """Run function(*arguments) in the loop's thread, soon."""
         self._calls.append((function, arguments))
         if not self._awake and self._thread != threading.current_thread().ident:
             self._awake = True
             try:
-                self._waker.send(b"w", NO_SIGPIPE)
-            except (OSError, socket.error):
-                pass  # full: the loop has a wake-up to read; closed: the loop has ended
+                self._wake_up.ring()
             except BaseException:  # Ctrl-C before the byte was sent: the next call must wake the loop
                 self._awake = False
                 raise
@@ -172,14 +249,14 @@ class Loop(object):
             self.cycle()
 
     def spare(self, function, argument, failed):
-        # type: (object, object, object) -> None
+        # type: (Callable[[T], object], T, Callable[[T, BaseException], object]) -> None
         """Call function(argument); if it raises, call failed(argument, error) and go on. InternalError is raised."""
         try:
-            function(argument)  # type: ignore[operator]
+            function(argument)
         except InternalError:
             raise
         except self._spared as error:
-            failed(argument, error)  # type: ignore[operator]
+            failed(argument, error)
 
     def cycle(self):
         # type: () -> None
@@ -187,8 +264,8 @@ class Loop(object):
         ready = self._wait(self._seconds_to_wait())
         self._awake = True
         unread, self._unread = self._unread, []
-        for handler in unread:
-            self.spare(self._read, handler, _failed)
+        for each in unread:
+            self.spare(self._read, each, _failed)
         for descriptor, readable, writable in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None and readable:
@@ -209,8 +286,8 @@ class Loop(object):
         self.spare(_call, (self._expire_stuck, (now,)), _call_failed)
 
     def _read(self, handler):
-        # type: (object) -> None
-        if handler.readable() and handler not in self._unread:  # type: ignore[attr-defined]
+        # type: (Handler) -> None
+        if handler.readable() and handler not in self._unread:
             self._unread.append(handler)
 
     def _wait(self, seconds):
@@ -225,10 +302,10 @@ class Loop(object):
         # type: () -> float | None
         if self._calls or self._unread or self._stopping:
             return 0.0
-        moments = [participant.deadline() for participant in self._participants]
+        deadlines = [participant.deadline() for participant in self._participants]
+        moments = [moment for moment in deadlines if moment is not None]
         moments += [moment for moment, _ in self._later]
         moments += [connection.taken_at + STUCK_SECONDS for connection in self._writing]
-        moments = [moment for moment in moments if moment is not None]
         lengths = [min(moments) - monotonic()] if moments else []
         lengths += [connection.expires_at - self.waited for connection in self._unproved]
         return max(0.0, min(lengths)) if lengths else None
@@ -243,53 +320,40 @@ class Loop(object):
         for connection in [each for each in self._writing if now >= each.taken_at + STUCK_SECONDS]:
             connection.close(ConnectionFailed("%s has taken nothing for %.0f s" % (connection.where, STUCK_SECONDS)))
 
-    def readable(self):
-        # type: () -> bool
-        """The loop is the handler of its own wake-up socket."""
-        try:
-            self._wakes.recv(4096)
-        except (OSError, socket.error):
-            pass
-        return False
-
-    def failed(self, error):
-        # type: (BaseException) -> None
-        log.error("the loop's wake-up failed: %s", error)
-
     def add(self, sock, handler):
-        # type: (socket.socket, object) -> None
+        # type: (socket.socket, Handler) -> None
         """Watch a socket. Raises OSError if the system can watch no more."""
         self._poller.set(sock.fileno(), False)
         self._handlers[sock.fileno()] = handler
 
     def later(self, seconds, function):
-        # type: (float, object) -> None
+        # type: (float, Callable[[], object]) -> None
         """Call function() in this thread after so many seconds."""
         self._later.append((monotonic() + seconds, function))
 
     # -- for connections --------------------------------------------------------------------------
 
     def write_soon(self, connection):
-        # type: (object) -> None
+        # type: (Handler) -> None
         """Call the connection's ``write`` at the end of this cycle."""
         self._dirty.add(connection)
 
     def await_proof(self, connection):
-        # type: (object) -> None
+        # type: (Handler) -> None
         """Close the connection when ``waited`` reaches its ``expires_at``, unless ``proved`` is called first."""
         self._unproved.append(connection)
 
     def proved(self, connection):
-        # type: (object) -> None
+        # type: (Handler) -> None
         self._unproved.remove(connection)
 
     def await_progress(self, connection):
-        # type: (object) -> None
+        # type: (Handler) -> None
         """Close the connection ``STUCK_SECONDS`` after its ``taken_at``, unless its peer takes something."""
         self._writing.add(connection)
 
     def took_all(self, connection):
-        # type: (object) -> None
+        # type: (Handler) -> None
         self._writing.discard(connection)
 
     def want_write(self, sock, wanted):
@@ -301,22 +365,24 @@ class Loop(object):
         """Stop watching a socket; its handler is not called any more."""
         handler = self._handlers.pop(sock.fileno(), None)
         self._poller.drop(sock.fileno())
+        if handler is None:
+            return
         self._writing.discard(handler)
         for waiting in (self._unproved, self._unread):
             if handler in waiting:
                 waiting.remove(handler)
 
     def left(self):
-        # type: () -> list
+        # type: () -> list[Call]
         """After ``run`` has returned: (function, arguments) of the calls that were not made."""
         return list(self._calls)
 
     def join(self, participant):
-        # type: (object) -> None
+        # type: (Participant) -> None
         self._participants.append(participant)
 
     def leave(self, participant):
-        # type: (object) -> None
+        # type: (Participant) -> None
         if participant in self._participants:
             self._participants.remove(participant)
 
@@ -324,39 +390,37 @@ class Loop(object):
         # type: () -> None
         """After ``run`` has returned: close all handlers and sockets."""
         for handler in list(self._handlers.values()):
-            if handler is not self:
-                self.spare(_close, handler, _failed)
-        self._waker.close()
-        self._wakes.close()
+            self.spare(_close, handler, _failed)
+        self._wake_up.close()
         self._poller.close()
 
 
 def _writable(handler):
-    # type: (object) -> None
-    handler.writable()  # type: ignore[attr-defined]
+    # type: (Handler) -> None
+    handler.writable()
 
 
 def _close(handler):
-    # type: (object) -> None
-    handler.close(None)  # type: ignore[attr-defined]
+    # type: (Handler) -> None
+    handler.close(None)
 
 
 def _write(connection):
-    # type: (object) -> None
-    connection.write()  # type: ignore[attr-defined]
+    # type: (Handler) -> None
+    connection.write()
 
 
 def _failed(handler, error):
-    # type: (object, BaseException) -> None
-    handler.failed(error)  # type: ignore[attr-defined]
+    # type: (Handler, BaseException) -> None
+    handler.failed(error)
 
 
 def _call(call):
-    # type: (tuple) -> None
+    # type: (Call) -> None
     function, arguments = call
     function(*arguments)
 
 
 def _call_failed(call, error):
-    # type: (tuple, BaseException) -> None
+    # type: (Call, BaseException) -> None
     log.exception("%r failed, and the rest goes on; please report this", call[0])

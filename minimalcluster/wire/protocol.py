@@ -167,17 +167,17 @@ def order(message):
     kind = type(message)
     if kind in _REPORTS:  # in order, since one acknowledgement covers all reports up to its number
         return ["report"], ["report"]
-    if kind is DefineJob:
-        return [("job", message.job)], [("job", message.job)]  # type: ignore[attr-defined]
-    if kind is Grant:
-        attempt, job = message.attempt, message.job  # type: ignore[attr-defined]
+    if isinstance(message, DefineJob):
+        return [("job", message.job)], [("job", message.job)]
+    if isinstance(message, Grant):
+        attempt, job = message.attempt, message.job
         return [("attempt", attempt), ("part of", job)], [("job", job)]
-    if kind is Revoke:
-        return [("attempt", message.attempt)], [("attempt", message.attempt)]  # type: ignore[attr-defined]
-    if kind is ForgetJob:
-        job = message.job  # type: ignore[attr-defined]
+    if isinstance(message, Revoke):
+        return [("attempt", message.attempt)], [("attempt", message.attempt)]
+    if isinstance(message, ForgetJob):
+        job = message.job
         return [("job", job)], [("job", job), ("part of", job)]
-    if kind is Output:
+    if isinstance(message, Output):
         return ["output"], ["output"]
     # Joined: messages before it are about attempts that the node already held. Drop: the object to drop may itself be
     # among the messages that still wait.

@@ -89,9 +89,9 @@ class ShortageTest(unittest.TestCase):
         started = []
         real = node._Child.__init__
 
-        def noted(child, slot, process, family):
+        def noted(child, slot, process, *rest):
             started.append(process)
-            real(child, slot, process, family)
+            real(child, slot, process, *rest)
 
         patch, left = self.refuse(where, name, error, times)
         with support.patched(node._Child, "__init__", noted), patch:

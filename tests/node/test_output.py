@@ -13,7 +13,7 @@ from tests import support
 
 class Streams(unittest.TestCase):
     def setUp(self):
-        self.stream = Stream(OUT)
+        self.stream = Stream(OUT, None)
 
     def test_whole_lines_are_passed_on_at_once(self):
         self.assertEqual(u"one\ntwo\n", self.stream.feed(b"one\ntwo\nth", 10.0))

@@ -42,7 +42,7 @@ class Cycles(unittest.TestCase):
             ran = []
             in_loop(loop, lambda: None)
             support.wait_until(lambda: not loop._awake, what="its waiting")
-            with support.patched(loop, "_waker", Interrupted()):
+            with support.patched(loop._wake_up, "_far", Interrupted()):
                 self.assertRaises(KeyboardInterrupt, loop.call, ran.append, 1)
             loop.call(ran.append, 2)
             wait_until(lambda: ran == [1, 2], what="both calls")
