@@ -3,8 +3,8 @@
     python3 factorize.py [HOW_MANY]                    on all processors of this machine
     python3 factorize.py HOW_MANY HOST PORT KEY_FILE   and on every machine that joins (see join.py)
 
-HOST is this machine's address as the others see it, or 0.0.0.0. The key file holds one line,
-made once by: python3 -c "from minimalcluster import MasterNode; print(MasterNode().AUTHKEY)"
+HOST is this machine's address as the others see it, or 0.0.0.0. If there is no KEY_FILE yet, it is made with a new
+key; copy it to the other machines.
 """
 from __future__ import print_function
 
@@ -31,8 +31,7 @@ numbers = [999999999999 + 2 * n for n in range(how_many)]
 
 if len(sys.argv) > 2:
     host, port, key_file = sys.argv[2:]
-    with open(key_file) as file:
-        master = MasterNode(host, int(port), file.read().strip())
+    master = MasterNode(host, int(port), key_file=key_file)
 else:
     master = MasterNode(PORT=0)
 

@@ -3,7 +3,7 @@
     pip install 'minimalcluster[joblib]' scikit-learn      here and on every node
     python3 joblib_grid_search.py [PORT KEY_FILE]
 
-With a port and a file that holds a key (16 characters or more), other machines may help, also while it runs:
+With a port and a key file (made if it is not there; copy it), other machines may help, also while it runs:
 
     python3 -m minimalcluster node THIS_MACHINE:PORT --key-file KEY_FILE
 
@@ -20,8 +20,7 @@ from minimalcluster import register_joblib_backend
 
 options = {}
 if len(sys.argv) > 2:
-    with open(sys.argv[2]) as file:
-        options = {"address": ("0.0.0.0", int(sys.argv[1])), "authkey": file.read().strip()}
+    options = {"address": ("0.0.0.0", int(sys.argv[1])), "key_file": sys.argv[2]}
 
 digits, labels = load_digits(return_X_y=True)
 grid = {"C": [0.1, 1, 10], "gamma": [0.0001, 0.001, 0.01]}

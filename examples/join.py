@@ -15,9 +15,7 @@ from minimalcluster import WorkerNode
 if len(sys.argv) != 4:
     sys.exit("usage: join.py HOST PORT KEY_FILE")
 host, port, key_file = sys.argv[1:]
-with open(key_file) as file:
-    key = file.read().strip()
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")  # says when it connects, waits or is lost
-WorkerNode(host, int(port), key, nprocs=multiprocessing.cpu_count()).join_cluster()
+WorkerNode(host, int(port), nprocs=multiprocessing.cpu_count(), key_file=key_file).join_cluster()
 print("the master has shut down")

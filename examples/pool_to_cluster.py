@@ -5,7 +5,7 @@
 
     python3 -m minimalcluster node THIS_MACHINE:PORT --key-file KEY_FILE
 
-KEY_FILE holds the key, 16 characters or more.
+If there is no KEY_FILE yet, it is made with a new key; copy it to the other machines.
 """
 import sys
 
@@ -22,8 +22,7 @@ def is_prime(number):
 if __name__ == "__main__":
     options = {}
     if len(sys.argv) > 2:
-        with open(sys.argv[2]) as file:
-            options = {"host": "0.0.0.0", "port": int(sys.argv[1]), "authkey": file.read().strip()}
+        options = {"host": "0.0.0.0", "port": int(sys.argv[1]), "key_file": sys.argv[2]}
 
     with Pool(**options) as pool:
         numbers = range(10**6, 10**6 + 20000)

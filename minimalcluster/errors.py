@@ -9,6 +9,7 @@
     │   ├── SourceError         the environment ran and raised, here or on every node
     │   ├── InitializerError    the initializer raised in a worker process
     │   ├── TargetError         the function's name is not in the environment, or not callable
+    │   ├── KeyFileError        the key file is not there, or others can read it; its text says what to do
     │   └── StateError          the call came too early or too late (no function, shut down)
     ├── TaskError               your function raised; .results and .errors hold every outcome
     ├── ResultError             your function's result cannot be pickled; its cause is the error of pickling
@@ -62,6 +63,10 @@ class InitializerError(UsageError):
 
 class TargetError(UsageError, ValueError):
     """The environment does not define the registered name, or it cannot be called."""
+
+
+class KeyFileError(UsageError):
+    """The key file cannot be used: not there, readable by others, another user's, a link; the text says what to do."""
 
 
 class StateError(UsageError, RuntimeError):

@@ -243,6 +243,13 @@ def write(path, text=""):
     return path
 
 
+def write_key(path, key):
+    """A key file that nobody else can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(key)
+    return path
+
+
 def free_port():
     sock = socket.socket()
     try:

@@ -88,7 +88,7 @@ class ExamplesTest(unittest.TestCase):
     @unittest.skipUnless(PYTHON_3, "the pool is for Python 3")
     def test_from_pool_to_cluster_it_is_one_line(self):
         with support.directory() as path:
-            key_file = support.write(os.path.join(path, "key"), KEY + "\n")
+            key_file = support.write_key(os.path.join(path, "key"), KEY + "\n")
             output = self.run_example("pool_to_cluster.py", str(support.free_port()), key_file)
             text = text_of(example("pool_to_cluster.py"))
             theirs = text.replace("from minimalcluster import Pool\n", "").replace("# from multi", "from multi")
@@ -105,7 +105,7 @@ class JoinTest(unittest.TestCase):
     def test_join(self):
         with support.directory() as path, MasterNode(PORT=0, AUTHKEY=KEY) as master:
             master.start_master_server(if_join_as_worker=False)
-            file = support.write(os.path.join(path, "key"), KEY + "\n")
+            file = support.write_key(os.path.join(path, "key"), KEY + "\n")
             with commands.Command([example("join.py"), "127.0.0.1", str(master.PORT), file]) as node:
                 self.assertEqual(support.run(master, "f = lambda x: x * 2", "f", range(5)), dict((x, 2 * x) for x in range(5)))
                 self.assertEqual([worker.pid for worker in master.list_workers()], [node.pid])
@@ -122,7 +122,7 @@ class JoinTest(unittest.TestCase):
         """factorize.py as the master, join.py as the other machine."""
         with support.directory() as path:
             port = support.free_port()
-            where = ["127.0.0.1", str(port), support.write(os.path.join(path, "key"), KEY + "\n")]
+            where = ["127.0.0.1", str(port), support.write_key(os.path.join(path, "key"), KEY + "\n")]
             # 600 numbers keep the master busy for ten times as long as a node needs to join.
             with commands.Command([example("factorize.py"), "600"] + where) as master:
                 support.wait_until(lambda: listening(port), what="the master's port")

@@ -361,7 +361,7 @@ class TerminalTest(unittest.TestCase):
         with support.directory() as path, MasterNode(PORT=0) as master:
             master.start_master_server(if_join_as_worker=False)
             gates = support.Gates(path)
-            key = support.write(os.path.join(path, "key"), master.AUTHKEY)
+            key = support.write_key(os.path.join(path, "key"), master.AUTHKEY)
             os.chmod(key, 0o600)
             where = "127.0.0.1:%d" % master.PORT
             node = self.begun(["-m", "minimalcluster", "node", where, "--nprocs", "1", "--key-file", key])

@@ -1,9 +1,8 @@
-"""The command line: ``python -m minimalcluster demo``, ``... node HOST:PORT`` and ``... journal show FILE``."""
+"""The command line: ``python -m minimalcluster demo``, ``... node HOST:PORT``, ``... key`` and ``... journal``."""
 from __future__ import absolute_import, division, print_function
 
 import argparse
 import errno
-import io
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 _KEY_HELP = """\
 The key is never an argument, since every user of the machine can read arguments. It is read from, in this order:
 --key-file FILE, the environment variable MINIMALCLUSTER_KEY, or --key-stdin (one line on standard input).
-On the master it is MasterNode.AUTHKEY."""
+On the master it is MasterNode(key_file=FILE), or MasterNode.AUTHKEY. "key new FILE" makes such a file."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -82,6 +81,21 @@ def _parser():
     node.add_argument("--quiet", action="store_true", help="only warnings and errors")
     node.set_defaults(run=_node)
 
+    key = commands.add_parser(
+        "key",
+        help="make a key file, or compare two",
+        description="Make the file that a master takes as key_file= and a node as --key-file, or compare two of them.",
+    )
+    actions = key.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    actions.required = True  # 2.7 always requires one
+    for name, function, text in (
+        ("new", _key_new, "make a file with a new key that only you can read"),
+        ("fingerprint", _key_fingerprint, "print what tells two generated keys apart and betrays neither"),
+    ):
+        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+        action.add_argument("file", metavar="FILE", nargs="?", help="default: the file key in ~/.minimalcluster")
+        action.set_defaults(run=function, quiet=True)
+
     journal = commands.add_parser(
         "journal",
         help="see what is in the file of journal=FILE",
@@ -138,6 +152,36 @@ def _interrupted(number, frame):
     # type: (int, object) -> None
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # and so does a second Ctrl-C, without a traceback
     raise KeyboardInterrupt
+
+
+def _key_new(arguments):
+    # type: (argparse.Namespace) -> int
+    from ..master import master_keys
+    from ..wire import keys
+
+    path = _key_path(arguments)
+    told = "made %s (fingerprint %s). Copy it to each node, readable by you alone, and give it there as --key-file\n"
+    sys.stdout.write(told % (path, keys.fingerprint(master_keys.make(path))))
+    return 0
+
+
+def _key_fingerprint(arguments):
+    # type: (argparse.Namespace) -> int
+    from ..wire import key_files, keys
+
+    path = _key_path(arguments)
+    found = keys.fingerprint(key_files.read(path))
+    if not found:
+        raise errors.KeyFileError("the key in %s was not generated: its fingerprint would help to guess it" % path)
+    sys.stdout.write(found + "\n")
+    return 0
+
+
+def _key_path(arguments):
+    # type: (argparse.Namespace) -> str
+    from ..master.master_keys import home
+
+    return arguments.file or os.path.join(home(), "key")
 
 
 def _journal_show(arguments):
@@ -197,17 +241,15 @@ def _as_json(value):
 
 def _key(arguments):
     # type: (argparse.Namespace) -> str
-    """The key from the first source that is given. Raises ValueError or an OSError if that cannot be read."""
+    """The key from the first source that is given. Raises ValueError or KeyFileError if that cannot be read."""
     from ..node.boot import KEY_VARIABLE
+    from ..wire import key_files
 
+    variable = os.environ.pop(KEY_VARIABLE, None)  # now: no process that starts from here on inherits it
     if arguments.key_file is not None:
-        try:
-            with io.open(arguments.key_file, encoding="utf-8") as file:
-                key, source = file.read().strip(), arguments.key_file
-        except UnicodeDecodeError:
-            raise ValueError("%s is not text in UTF-8, so it cannot be a key file" % arguments.key_file)
-    elif KEY_VARIABLE in os.environ:
-        key, source = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
+        return key_files.read(arguments.key_file)
+    if variable is not None:
+        key, source = variable.strip(), KEY_VARIABLE
     elif arguments.key_stdin:
         key, source = sys.stdin.readline().strip(), "standard input"
     else:

@@ -94,7 +94,7 @@ def _start_second_node(master):
     # type: (MasterNode) -> subprocess.Popen[bytes]
     """Start a node as on another machine: a process that joins over TCP, and reads the key from its standard input."""
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    environ = dict(os.environ)
+    environ = boot.variables()
     environ["PYTHONPATH"] = os.pathsep.join([package_parent] + [p for p in [environ.get("PYTHONPATH")] if p])
     command = [sys.executable, "-m", "minimalcluster", "node", "127.0.0.1:%d" % master.PORT, "--key-stdin"]
     command += ["--quiet", "--nprocs", str(max(1, cpu_count() // 2))]

@@ -15,7 +15,6 @@ below, so dropping it closes it: what was submitted is finished, then the worker
 
 import asyncio
 import logging
-import os
 import weakref
 from concurrent.futures import Executor
 from typing import (
@@ -36,10 +35,11 @@ from ..brain.status import ClusterStatus
 from ..compat import cpu_count, monotonic
 from ..master.cluster import Cluster
 from ..master.job import Failure
-from ..master.masternode import MasterNode, _check_key
+from ..master.master_keys import master_key
+from ..master.masternode import MasterNode
 from ..master.reader import NotYetError
 from ..payload import functions, script
-from ..wire import addresses, keys
+from ..wire import addresses
 from .calls import Core, until
 from .futures import (
     AWAITED,
@@ -80,7 +80,8 @@ class ClusterExecutor(Executor):
 
     max_workers: worker processes on this machine, also beyond its processors; None: one per
     processor. host, port: where other nodes join (None or "": on all networks; port 0: any free one).
-    authkey: None makes a strong one. master: ride on a running MasterNode instead. join=False: no worker processes on
+    authkey: None makes a strong one. key_file: in place of authkey, a file that holds the key; it is made if it is not
+    there. master: ride on a running MasterNode instead. join=False: no worker processes on
     this machine. engine: work on Dask, Ray or another Executor (``minimalcluster.engines``) instead of
     worker processes of ours. initializer(*initargs) runs once in every worker process before its first call.
     max_tasks_per_child: chunks (a submitted call is one) after which a worker process is replaced.
@@ -103,6 +104,7 @@ class ClusterExecutor(Executor):
         initargs: Tuple[Any, ...] = (),
         join: bool = True,
         max_tasks_per_child: Optional[int] = None,
+        key_file: Optional[str] = None,
     ) -> None:
         if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
             raise ValueError("max_workers must be greater than 0")
@@ -128,8 +130,7 @@ class ClusterExecutor(Executor):
             cluster, self.authkey, host = engine.cluster(), None, ""
             cluster.start()
         else:
-            self.authkey = keys.generate_key(os.urandom(32)) if authkey is None else authkey
-            _check_key(host, keys.as_bytes(self.authkey))
+            self.authkey = master_key(host, authkey, key_file)
             cluster = Cluster(host, port, self.authkey)
             cluster.start()
             if join:

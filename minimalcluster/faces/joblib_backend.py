@@ -60,7 +60,7 @@ def register_joblib_backend(name: str = NAME, make_default: bool = False) -> Non
     """Make ``joblib.parallel_config(backend="minimalcluster")`` known to joblib. May be called again.
 
     Its options, all of them optional: executor, a ClusterExecutor to work on; master, a running
-    MasterNode; address ("host:port" or a pair) with authkey, where a cluster of this process lets
+    MasterNode; address ("host:port" or a pair) with authkey or key_file, where a cluster of this process lets
     other nodes join; max_workers, that cluster's worker processes on this machine. With none of
     them there is one cluster of this machine's processors, shared by all and ended at exit.
     on_error, retries, attempts_max, timeout, deadline, journal, idempotent: as ``ClusterExecutor.options``, where
@@ -93,6 +93,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         master: Optional[MasterNode] = None,
         address: Union[str, Tuple[str, int], None] = None,
         authkey: Union[str, bytes, None] = None,
+        key_file: Optional[str] = None,
         max_workers: Optional[int] = None,
         wait_for_workers_timeout: float = 30.0,
         on_error: Optional[str] = None,
@@ -115,10 +116,10 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             raise TypeError("executor must be a ClusterExecutor, not %r" % (executor,))
         if sum(each is not None for each in (executor, master, address)) > 1:
             raise ValueError("executor, master and address are three ways to name one cluster: give one of them")
-        if (address is None) != (authkey is None):
-            raise ValueError("address and authkey go together: other nodes join there with that key")
+        if (address is None) != (authkey is None and key_file is None):
+            raise ValueError("address and authkey (or key_file) go together: other nodes join there with that key")
         self._options: Dict[str, Any] = {
-            "executor": executor, "master": master, "address": address, "authkey": authkey,
+            "executor": executor, "master": master, "address": address, "authkey": authkey, "key_file": key_file,
             "max_workers": max_workers, "wait_for_workers_timeout": wait_for_workers_timeout,
         }  # fmt: skip
         self._options.update(self._changes)
@@ -202,7 +203,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             if executor is None and options["master"] is not None:
                 executor = _on_master(options["master"])
             if executor is None:
-                executor = _own(options["max_workers"], options["address"], options["authkey"])
+                executor = _own(*[options[name] for name in ("max_workers", "address", "authkey", "key_file")])
             self._executor = executor.options(**self._changes)
         return self._executor
 
@@ -434,11 +435,14 @@ _masters = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary[Master
 
 
 def _own(
-    max_workers: Optional[int], address: Union[str, Tuple[str, int], None], authkey: Union[str, bytes, None]
+    max_workers: Optional[int],
+    address: Union[str, Tuple[str, int], None],
+    authkey: Union[str, bytes, None],
+    key_file: Optional[str],
 ) -> ClusterExecutor:
     """This process's own cluster with these options: made when first asked for, ended at exit."""
     host, port = _split(address)
-    key = (os.getpid(), max_workers, host, port, authkey)
+    key = (os.getpid(), max_workers, host, port, authkey, key_file)
     with _lock:
         executor = _own_executors.get(key)
         if executor is not None:
@@ -447,7 +451,7 @@ def _own(
             except RuntimeError:
                 executor = None  # it was shut down
         if executor is None:
-            executor = _own_executors[key] = ClusterExecutor(max_workers, host, port, authkey)
+            executor = _own_executors[key] = ClusterExecutor(max_workers, host, port, authkey, key_file=key_file)
             executor._core.ends_at_exit = True
         return executor
 

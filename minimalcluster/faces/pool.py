@@ -258,7 +258,7 @@ class Pool(multiprocessing.pool.Pool):
     """multiprocessing.Pool, whose worker processes may be on any machine.
 
     processes, initializer, initargs, maxtasksperchild: as multiprocessing's. context is ignored:
-    worker processes are fresh interpreters. host, port, authkey, master, engine, join: as
+    worker processes are fresh interpreters. host, port, authkey, key_file, master, engine, join: as
     ClusterExecutor's; other nodes join at ``address`` with ``authkey``.
 
     chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
@@ -281,6 +281,7 @@ class Pool(multiprocessing.pool.Pool):
         master: Optional[MasterNode] = None,
         engine: Any = None,
         join: bool = True,
+        key_file: Optional[str] = None,
     ) -> None:
         if processes is None and join and master is None and engine is None:
             processes = cpu_count()
@@ -293,7 +294,7 @@ class Pool(multiprocessing.pool.Pool):
         initargs = tuple(initargs)
         self._executor = ClusterExecutor(
             processes, host, port, authkey, master=master, engine=engine, initializer=initializer,
-            initargs=initargs, join=join, max_tasks_per_child=maxtasksperchild,
+            initargs=initargs, join=join, max_tasks_per_child=maxtasksperchild, key_file=key_file,
         )  # fmt: skip
         self._core = self._executor._core
         self._core.ends_at_exit = True

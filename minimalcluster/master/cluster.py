@@ -216,8 +216,7 @@ class Cluster(Runner):
     def _listen(self, host):
         # type: (str) -> None
         self._salt = os.urandom(16)
-        authkey = keys.as_bytes(self._authkey)
-        self._proof_key = keys.proof_key(authkey, self._salt, keys.KDF_ROUNDS)
+        self._proof_key = keys.proof_key(keys.as_key(self._authkey), self._salt, keys.KDF_ROUNDS)
         self._listener = Listener(self._loop, host, self.port, self._accepted)
         self.port = self._listener.port
         self._event(scheduler.JobAwaited())

@@ -18,9 +18,9 @@ Rules:
 * An outcome is synced to disk before the node that sent it gets an acknowledgement (``Cluster._answer``).
 * A record is written at once, so that it is not lost if the master is killed. If the next master did not know an
   attempt, it would kill the tasks and run them again. Only a power cut can lose written records, those not synced.
-* Records are pickles, so each has a tag, made with a key of this user (0600, see ``_home``) from its content and the
-  tag before it. A file with a changed, moved or foreign record is refused with the reason. The last record may be
-  torn by a crash: then it is dropped.
+* Records are pickles, so each has a tag, made with a key of this user (0600, see ``master_keys``) from its content
+  and the tag before it. A file with a changed, moved or foreign record is refused with the reason. The last record may
+  be torn by a crash: then it is dropped.
 * A file is read record by record: when it is opened, to check all of it, and again for its outcomes. Only what callers
   ask for is kept in memory.
 * If the disk is full, the journal logs an error, removes an incomplete record, and stops. The run goes on.
@@ -43,6 +43,7 @@ from ..compat import NO_LOCKS, PY2, TAKEN, WINDOWS, joined, lock_file, ordered_d
 from ..logs import log
 from ..payload import values
 from ..wire.keys import hkdf_sha256
+from .master_keys import HOME_VARIABLE, home
 
 if not PY2:  # py2
     from typing import Any, Callable, Iterator  # noqa: F401 # novm
@@ -50,7 +51,6 @@ if not PY2:  # py2
 MAGIC = b"minijrn1"
 RUN, KEYS, GRANT, DONE, FAILED, END, CALLS, CALL_FAILED = 1, 2, 3, 4, 5, 6, 7, 8
 #: The environment variable with another folder for this user's key.
-HOME_VARIABLE = "MINIMALCLUSTER_HOME"
 _ANOTHER_HOME = "set %s to a folder that only you can write to" % HOME_VARIABLE
 #: Syncing more often would cost more time than repeating the work that a crash within this time loses.
 SYNC_SECONDS = 0.05
@@ -663,15 +663,9 @@ def _sync_folder(path):
         os.close(descriptor)
 
 
-def _home():
-    # type: () -> str
-    """The folder of this user's key: from the environment variable, or in the user's home."""
-    return os.path.abspath(os.environ.get(HOME_VARIABLE) or os.path.join(os.path.expanduser("~"), ".minimalcluster"))
-
-
 def _key_path():
     # type: () -> str
-    return os.path.join(_home(), "journal.key")
+    return os.path.join(home(), "journal.key")
 
 
 def _user_key():
@@ -681,8 +675,8 @@ def _user_key():
     if not os.environ.get(HOME_VARIABLE) and not os.path.isabs(os.path.expanduser("~")):
         raise errors.JournalError("journals need a key of yours, and you have no home: " + _ANOTHER_HOME)
     try:
-        if not os.path.isdir(_home()):
-            os.mkdir(_home(), 0o700)
+        if not os.path.isdir(home()):
+            os.mkdir(home(), 0o700)
         if os.path.islink(path):
             raise errors.JournalError("%s is a symbolic link: the key must be a file of its own; remove it" % path)
         with _opened_key(path) as file:

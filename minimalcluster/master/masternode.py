@@ -2,29 +2,24 @@
 from __future__ import absolute_import, division, print_function
 
 import atexit
-import logging
-import os
 import threading
 import weakref
 
 from .. import errors
 from ..brain.options import FINISH, Options, checked_chunksize
 from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
-from ..compat import PY2, as_bytes, as_text, forbid_patched_threads, integer_types, native, text_type
+from ..compat import PY2, as_text, forbid_patched_threads, integer_types, native, text_type
 from ..payload import environment, functions, script, values
 from ..payload.fingerprints import code_imported, of_definition
-from ..wire import addresses, keys
+from ..wire import addresses
 from .cluster import Cluster
 from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
+from .master_keys import master_key
 from .progress import progress_for
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Any, Callable, Iterable  # noqa: F401 # novm
-
-log = logging.getLogger("minimalcluster")
-
-_KEY_BYTES_MIN = 16
 
 
 class MasterNode(object):
@@ -35,18 +30,18 @@ class MasterNode(object):
     PORT: 0 takes a free one; ``.PORT`` tells it. AUTHKEY: text or bytes; None makes a strong
     random key, to be read from ``.AUTHKEY``. chunksize: tasks shipped together; None lets the
     cluster measure. engine: work on Dask, Ray or an Executor instead (``minimalcluster.engines``,
-    Python 3); no port is opened then. A context manager: leaving it shuts down.
+    Python 3); no port is opened then. key_file: in place of AUTHKEY, the path of a file that holds it; if there is no
+    such file, it is made with a new key. A context manager: leaving it shuts down.
     """
 
-    def __init__(self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None):
-        # type: (str, int, object, int | None, object) -> None
+    def __init__(self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None, key_file=None):
+        # type: (str, int, object, int | None, object, str | None) -> None
         forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
         script.starts_a_cluster()
         self.HOST, self.PORT = addresses.checked_host(HOST, "HOST", everywhere=True), PORT
-        self.AUTHKEY = keys.generate_key(os.urandom(32)) if AUTHKEY is None else AUTHKEY
-        _check_key(self.HOST, as_bytes(self.AUTHKEY))
+        self.AUTHKEY = master_key(self.HOST, AUTHKEY, key_file)
         self.chunksize = checked_chunksize(chunksize)
         if engine is not None and not hasattr(engine, "cluster"):
             raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
@@ -322,19 +317,6 @@ def _checked_arguments(args):
                 % (index, earlier, values.shortened(value))
             )
     return values_
-
-
-def _check_key(host, key):
-    # type: (str, bytes) -> None
-    if not key:
-        raise ValueError("AUTHKEY is empty; AUTHKEY=None makes a strong one, to be read from .AUTHKEY")
-    keys.warn_of_odd_key(key, log.warning)
-    if len(key) >= _KEY_BYTES_MIN:
-        return
-    text = "AUTHKEY has %d bytes, at least %d are needed; AUTHKEY=None makes a strong one, to be read from .AUTHKEY"
-    if not addresses.is_loopback(host):
-        raise ValueError((text + " (HOST %r can be reached from other machines)") % (len(key), _KEY_BYTES_MIN, host))
-    log.warning(text, len(key), _KEY_BYTES_MIN)
 
 
 _open_masters = weakref.WeakSet()  # type: weakref.WeakSet

@@ -11,7 +11,7 @@ from .. import errors
 from ..brain import agent as brain
 from ..compat import PICKLE_PROTOCOL, cpu_count, forbid_patched_threads, integer_types, monotonic, native
 from ..logs import log
-from ..wire import checks, handshakes, keys, protocol
+from ..wire import checks, handshakes, key_files, keys, protocol
 from ..wire.addresses import checked_host, dial, in_words, resolve
 from ..wire.connection import Connection
 from ..wire.loop import Loop
@@ -32,24 +32,28 @@ class WorkerNode(object):
 
     IP: the master's name or address. PORT, AUTHKEY: the values that the master was started with. nprocs: the number of
     worker processes; a number below 1 or above the number of processors becomes the number of processors, with a
-    warning. quiet: connecting and losing the connection are logged as DEBUG, not as INFO and WARNING.
+    warning; None: as many as processors. quiet: connecting and losing the connection are logged as DEBUG, not as INFO
+    and WARNING. key_file: in place of AUTHKEY, the path of a file that holds it.
 
-    Raises TypeError or ValueError for arguments that cannot be right, and StateError under gevent or eventlet.
+    Raises TypeError or ValueError for arguments that cannot be right, KeyFileError, and StateError under gevent or
+    eventlet.
     """
 
-    def __init__(self, IP, PORT, AUTHKEY, nprocs, quiet=False):
-        # type: (str, int, object, int, bool) -> None
+    def __init__(self, IP, PORT, AUTHKEY=None, nprocs=None, quiet=False, key_file=None):
+        # type: (str, int, object, int | None, bool, str | None) -> None
         forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 < PORT < 65536:
             raise ValueError("PORT must be a port of the master (1 to 65535), not %r" % (PORT,))
-        if not AUTHKEY:
-            raise ValueError("AUTHKEY must be the master's key; it is %r" % (AUTHKEY,))
+        processors = cpu_count()
+        nprocs = processors if nprocs is None else nprocs
         if not isinstance(nprocs, integer_types):
             raise TypeError("nprocs must be a whole number, not %r" % (nprocs,))
         self.IP, self.PORT, self.quiet = checked_host(IP, "IP"), PORT, quiet
-        self._authkey = AUTHKEY
-        keys.warn_of_odd_key(AUTHKEY, log.warning)
-        processors = cpu_count()
+        key_files.check_one(AUTHKEY, key_file)
+        self._authkey = AUTHKEY if key_file is None else key_files.read(key_file)
+        if self._authkey is None or not keys.as_key(self._authkey):
+            raise ValueError("a node needs its master's key: give AUTHKEY or key_file")
+        keys.warn_if_odd(self._authkey, log.warning)
         if not 1 <= nprocs <= processors:
             log.warning("nprocs=%d changed to %d, the processors that this process may use", nprocs, processors)
             nprocs = processors

@@ -23,9 +23,8 @@ import struct
 from collections import namedtuple
 
 from .. import errors
-from ..compat import as_bytes
 from .frames import Channel
-from .keys import KDF_ROUNDS, hkdf_sha256, oddness, proof_key
+from .keys import KDF_ROUNDS, as_key, fingerprint, hkdf_sha256, oddness, proof_key
 
 # An old version (multiprocessing's protocol) reads these bytes as a length of 1.8 GB, so it fails and does not hang.
 MAGIC = b"minicl1\n"
@@ -53,7 +52,7 @@ class _Handshake(object):
 
     def __init__(self, authkey):
         # type: (object) -> None
-        self.authkey = as_bytes(authkey)
+        self.authkey = as_key(authkey)
         self._key = None  # type: bytes # type: ignore[assignment] # the proof key, once the salt is known
         self.channel = None  # type: Channel | None
         self.peer = None  # type: Peer | None
@@ -143,7 +142,8 @@ class ServerHandshake(_Handshake):
         if version != VERSION:
             raise _refusal(errors.ProtocolError("the peer speaks wire version %d" % version), REFUSED_VERSION)
         if not hmac.compare_digest(self._proof(b"client", transcript), proof):
-            raise _refusal(errors.AuthenticationError("the peer could not prove that it knows the key"), REFUSED_KEY)
+            text = "the peer could not prove that it knows the key" + _fingerprint(self.authkey)
+            raise _refusal(errors.AuthenticationError(text), REFUSED_KEY)
         chosen = min(pickle_protocol, self._pickle)
         self.peer = Peer(role, node_id, (major, minor), chosen, self._session, self._epoch)
         self._open(transcript, b"server", b"client", self._flags)
@@ -254,12 +254,17 @@ class ClientHandshake(_Handshake):
         if reason == REFUSED_KEY:
             odd = oddness(self.authkey)
             return errors.AuthenticationError(
-                "the master at %s refused our key. Is AUTHKEY the same on both sides?%s"
-                % (self._where, " Ours has %s." % odd if odd else "")
+                "the master at %s refused our key%s. Is AUTHKEY, or the key file, the same on both sides?%s"
+                % (self._where, _fingerprint(self.authkey), " Ours has %s." % odd if odd else "")
             )
         if reason == REFUSED_VERSION:
             return errors.VersionMismatch(_wire_versions(self._where, None))
         return errors.ProtocolError("%s refused us with the unknown reason %d" % (self._where, reason))
+
+
+def _fingerprint(authkey):
+    # type: (bytes) -> str
+    return " (fingerprint %s)" % fingerprint(authkey) if fingerprint(authkey) else ""
 
 
 def _refusal(error, reason):

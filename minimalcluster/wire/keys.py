@@ -1,4 +1,4 @@
-"""Keys: generate, stretch and derive them, and notice what an editor may have added to one. Pure.
+"""Keys: generate, compare, stretch and derive them. Pure.
 
 HMAC is RFC 2104, HKDF is RFC 5869, PBKDF2 is RFC 8018.
 """
@@ -19,7 +19,8 @@ if MYPY:
 #: OWASP's figure for PBKDF2-HMAC-SHA256 (2023). A client accepts from this number up to 10 times as many.
 KDF_ROUNDS = 600000
 #: A key made by ``generate_key`` has 256 random bits and needs no stretching.
-GENERATED_KEY = re.compile(br"^mck-[0-9a-f]{64}$")
+GENERATED_KEY = re.compile(br"^mck-[0-9a-f]{64}\Z")
+_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 def generate_key(random_bytes):
@@ -30,24 +31,41 @@ def generate_key(random_bytes):
     return "mck-" + hexadecimal(random_bytes)
 
 
+def as_key(authkey):
+    # type: (object) -> bytes
+    """The key as it counts: without a byte order mark before it and without white space around it. An editor, a shell
+    or ``read()`` may have added these on one side only, and then both sides still have the same key."""
+    key = as_bytes(authkey)
+    return (key[len(_UTF8_MARK) :] if key.startswith(_UTF8_MARK) else key).strip()
+
+
+def is_generated(key):
+    # type: (bytes) -> bool
+    return GENERATED_KEY.match(key) is not None
+
+
+def fingerprint(authkey):
+    # type: (object) -> str
+    """Eight hexadecimal digits by which people compare generated keys; "" for any other key, since whoever sees the
+    fingerprint of a passphrase can guess the passphrase."""
+    key = as_key(authkey)
+    digest = hashlib.sha256(b"minimalcluster fingerprint" + key).digest()
+    return hexadecimal(digest[:4]) if is_generated(key) else ""
+
+
 def oddness(authkey):
     # type: (object) -> str
-    """What an editor or a shell may have added to a key (a line end, quotes), in words; "" if nothing."""
-    key = as_bytes(authkey)
+    """What an editor or a shell may have added to a key, and counts, in words; "" if nothing."""
+    key = as_key(authkey)
     found = []
-    if key.startswith(b"\xef\xbb\xbf") or key[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        found.append("a byte order mark (BOM) before it")
-    if key[-1:] in (b"\n", b"\r"):
-        found.append("a line end behind it")
-    stripped = key.strip()
-    if stripped != key.strip(b"\r\n"):
-        found.append("white space around it")
-    if len(stripped) > 1 and stripped[:1] == stripped[-1:] and stripped[:1] in (b"'", b'"'):
+    if key[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        found.append("a byte order mark (BOM) of UTF-16 before it")
+    if len(key) > 1 and key[:1] == key[-1:] and key[:1] in (b"'", b'"'):
         found.append("quotes around it")
     return " and ".join(found)
 
 
-def warn_of_odd_key(authkey, warn):
+def warn_if_odd(authkey, warn):
     # type: (object, Callable[[str, str], object]) -> None
     """Log a warning at once on the side that has such a key: the other side only sees that the keys differ."""
     odd = oddness(authkey)

@@ -12,6 +12,7 @@ from minimalcluster import MasterNode
 from minimalcluster.master import journal
 from minimalcluster.command import cli
 from minimalcluster.node.boot import KEY_VARIABLE
+from minimalcluster.wire import keys
 from tests import commands, support
 
 KEY = "mck-" + "0123456789abcdef" * 4
@@ -80,7 +81,7 @@ class KeyTest(unittest.TestCase):
 
     def test_empty_key(self):
         with support.directory() as path:
-            file = support.write(os.path.join(path, "key"), " \n")
+            file = support.write_key(os.path.join(path, "key"), " \n")
             self.refused(["--key-file", file], "the key from %s is empty" % file)
         self.refused([], "the key from %s is empty" % KEY_VARIABLE, variables={KEY_VARIABLE: ""})
         self.refused(["--key-stdin"], "the key from standard input is empty", given=b"")
@@ -89,14 +90,15 @@ class KeyTest(unittest.TestCase):
         with support.directory() as path:
             self.refused(["--key-file", os.path.join(path, "absent")], os.path.join(path, "absent"))
             self.refused(["--key-file", path], path)
-            with open(os.path.join(path, "binary"), "wb") as file:
-                file.write(b"\xff\xfe\x00")
-            self.refused(["--key-file", file.name], file.name, "is not text")
+            file = support.write_key(os.path.join(path, "key"), "")
+            with open(file, "wb") as opened:
+                opened.write(b"\xff\xfe\x00")
+            self.refused(["--key-file", file], file, "is not text")
 
     @unittest.skipIf(getattr(os, "geteuid", lambda: 0)() == 0, "every file is readable for root (and on Windows)")
     def test_forbidden_key_file(self):
         with support.directory() as path:
-            file = support.write(os.path.join(path, "key"), KEY)
+            file = support.write_key(os.path.join(path, "key"), KEY)
             os.chmod(file, 0)
             self.refused(["--key-file", file], file)
 
@@ -113,6 +115,45 @@ process.stdout.readline()
 process.stdout.close()
 print(process.wait())
 """
+
+
+class KeyCommandTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = support.directory_for(self)
+
+    def run_key(self, *arguments, **options):
+        options.setdefault("directory", self.folder)
+        return run("key", *arguments, **options)
+
+    def test_new(self):
+        code, output = self.run_key("new", "key")
+        self.assertEqual(code, 0, output)
+        key = support.read(os.path.join(self.folder, "key")).strip()
+        self.assertNotIn(key, output)
+        self.assertIn("(fingerprint %s)" % keys.fingerprint(key), output)
+        code, output = self.run_key("fingerprint", "key")
+        self.assertEqual((code, output), (0, keys.fingerprint(key) + "\n"))
+
+    def test_new_keeps_what_is_there(self):
+        file = support.write_key(os.path.join(self.folder, "key"), KEY)
+        code, output = self.run_key("new", "key")
+        self.assertEqual(code, cli.EXIT_FAILED)
+        self.assertIn("minimalcluster: KeyFileError: key is there already", output)
+        self.assertEqual(KEY, support.read(file))
+
+    def test_without_a_file_in_the_users_folder(self):
+        home = os.path.join(self.folder, "home")
+        for words in (["new"], ["fingerprint"]):
+            code, output = self.run_key(*words, variables={"MINIMALCLUSTER_HOME": home})
+            self.assertEqual(code, 0, output)
+        self.assertEqual(["key"], os.listdir(home))
+
+    def test_no_fingerprint_of_a_passphrase(self):
+        support.write_key(os.path.join(self.folder, "key"), "a passphrase of mine, not a random key")
+        code, output = self.run_key("fingerprint", "key")
+        self.assertEqual(code, cli.EXIT_FAILED)
+        self.assertIn("was not generated", output)
+        self.assertNotIn("passphrase of mine", output)
 
 
 class JournalTest(unittest.TestCase):
@@ -244,7 +285,7 @@ class NodeTest(unittest.TestCase):
 
     def test_key_from_a_file(self):
         with support.directory() as path:
-            file = support.write(os.path.join(path, "key"), KEY + "\n")
+            file = support.write_key(os.path.join(path, "key"), KEY + "\n")
             output = self.serves("--key-file", file, variables={KEY_VARIABLE: "the file comes first"})
         self.assertIn("connected to the master at %s" % self.address, output)
 

@@ -776,7 +776,7 @@ class ScikitLearn(OnTwo, unittest.TestCase):
     @unittest.skipUnless(VERSION >= (1, 3), "the example uses parallel_config")
     def test_the_example_open_to_other_nodes(self):
         with support.directory() as folder:
-            key_file = support.write(os.path.join(folder, "key"), "a key of enough letters\n")
+            key_file = support.write_key(os.path.join(folder, "key"), "a key of enough letters\n")
             script = [os.path.join(support.ROOT, "examples", "joblib_grid_search.py"), str(support.free_port()), key_file]
             code, output = commands.run(script)
         self.assertEqual(code, 0, output)

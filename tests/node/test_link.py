@@ -52,7 +52,7 @@ class ArgumentsTest(unittest.TestCase):
     def test_wrong_values_are_named(self):
         for port in (0, 70000, "8888"):
             self.assertRaises(ValueError, WorkerNode, "127.0.0.1", port, "key", 1)
-        for key in (None, "", b""):
+        for key in (None, "", b"", " \n"):
             self.assertRaises(ValueError, WorkerNode, "127.0.0.1", 8888, key, 1)
         self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", 1.5)
         self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", "2")

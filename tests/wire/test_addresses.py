@@ -8,13 +8,14 @@ import socket
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
+from minimalcluster.compat import as_text
 from minimalcluster.wire import addresses, keys
 from minimalcluster.errors import AuthenticationError, ConnectionFailed
 from tests import support
 from tests.support import patched, wait_until
 
 ASK, Socket = socket.getaddrinfo, socket.socket
-KEY = "k" * 32
+KEY = "thirty-two characters of a key,."
 
 
 def has_ipv6():
@@ -95,8 +96,7 @@ class Checked(unittest.TestCase):
 
     def test_a_key_with_something_around_it_is_named(self):
         for key, part in (
-            (u"\ufeff" + u"k" * 32, "BOM"), ("k" * 32 + "\n", "line end"), ("k" * 32 + "\r\n", "line end"), (KEY + " ", "white space"),
-            ("'%s'" % KEY, "quotes"), ('"%s"\r\n' % KEY, "quotes"), (b"\t" + b"k" * 32, "white space"),
+            ("'%s'" % KEY, "quotes"), ('"%s"\r\n' % KEY, "quotes"), (KEY.encode("utf-16"), "BOM"),
         ):  # fmt: skip
             for make in (lambda: MasterNode(AUTHKEY=key), lambda: WorkerNode("127.0.0.1", 8888, key, 1)):
                 with support.Log() as log:
@@ -109,10 +109,16 @@ class Checked(unittest.TestCase):
 
     def test_a_refused_key_is_told_what_is_odd_about_it(self):
         with listening("127.0.0.1") as master:
-            node = WorkerNode("127.0.0.1", master.PORT, KEY + "\n", 1, quiet=True)
+            node = WorkerNode("127.0.0.1", master.PORT, "'%s'" % KEY, 1, quiet=True)
             with self.assertRaises(AuthenticationError) as caught:
                 node.join_cluster()
-            self.assertIn("line end", str(caught.exception))
+            self.assertIn("quotes", str(caught.exception))
+
+    def test_row_46_a_mark_or_white_space_on_one_side_makes_no_other_key(self):
+        for key in (u"\ufeff" + as_text(KEY), KEY + "\n", KEY + "\r\n", b"\t" + KEY.encode("ascii"), KEY + " "):
+            with support.Log() as log, listening("127.0.0.1") as master:
+                joins(master, "127.0.0.1", key)
+            self.assertEqual([], log.having("AUTHKEY"))
 
 
 @contextlib.contextmanager
@@ -122,8 +128,8 @@ def listening(host):
         yield master
 
 
-def joins(master, host):
-    node = support.Background(WorkerNode(host, master.PORT, KEY, 1, quiet=True).join_cluster)
+def joins(master, host, key=KEY):
+    node = support.Background(WorkerNode(host, master.PORT, key, 1, quiet=True).join_cluster)
     wait_until(master.list_workers, what="the node at %s" % host)
     master.shutdown()
     node.result()

@@ -56,6 +56,25 @@ class Keys(Refused):
             error = self.refused(errors.ProtocolError, client_with("a password").receive, hello)
             self.assertIn(str(rounds), str(error))
 
+    def test_fingerprints_are_of_generated_keys_alone(self):
+        self.assertEqual(8, len(keys.fingerprint(KEY)))
+        self.assertEqual(keys.fingerprint(KEY), keys.fingerprint(KEY + "\n"))
+        self.assertNotEqual(keys.fingerprint(KEY), keys.fingerprint(OTHER_KEY))
+        for other in ("a password", KEY[:-1], KEY + "0", b"\xff" * 32):
+            self.assertEqual("", keys.fingerprint(other))
+
+    def test_row_46_a_refusal_names_the_fingerprints_and_no_key(self):
+        server, client = server_with(KEY), client_with(OTHER_KEY)
+        error = self.refused(errors.AuthenticationError, server.receive, client.receive(server.start()))
+        told = self.refused(errors.AuthenticationError, client.receive, error.reply)
+        self.assertIn("(fingerprint %s)" % keys.fingerprint(KEY), str(error))
+        self.assertIn("(fingerprint %s)" % keys.fingerprint(OTHER_KEY), str(told))
+        for text in (str(error), str(told)):
+            self.assertNotIn("mck-", text)
+        server, client = server_with("a password"), client_with("another password")
+        error = self.refused(errors.AuthenticationError, server.receive, client.receive(server.start()))
+        self.assertNotIn("fingerprint", str(error))
+
     def test_passwords_work_as_text_and_as_bytes(self):
         server, client = server_with(u"a p\u00e4ssword"), client_with(u"a p\u00e4ssword".encode("utf-8"))
         shaken(server, client)
