@@ -37,8 +37,9 @@ PYTHON_3_FOLDERS = {"faces", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"
 CLOCKS = {"time", "monotonic", "perf_counter"}
 FUNCTION_LINES_MAX = 70
-#: Of the sources that a node loads, comments included, compressed.
-NODE_BYTES_MAX = 100000
+#: Of the sources that a node loads, comments included, compressed. 100,000 before part 6, which lets a node read a key
+#: file, encrypt, and stretch a passphrase beside its loop.
+NODE_BYTES_MAX = 106000
 
 
 def every_module():
