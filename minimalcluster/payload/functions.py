@@ -123,7 +123,7 @@ def _explained(error, value, dump, hint):
 def _culprit(value, dump, depth):
     # type: (object, Callable[[object], object], int) -> str
     """The place of the part that cannot be pickled: "argument 1, .parent, .lock"; "" for the value as a whole."""
-    for name, part in _parts(value) if depth else ():
+    for name, part in _parts(value, dump is by_value.plain) if depth else ():
         try:
             dump(part)
         except Exception:  # pickling runs the class's own code
@@ -131,9 +131,9 @@ def _culprit(value, dump, depth):
     return ""
 
 
-def _parts(value):
-    # type: (object) -> list
-    """(name, part) of each part that is pickled with a value."""
+def _parts(value, by_name):
+    # type: (object, bool) -> list
+    """(name, part) of each part that is pickled with a value. by_name: of a function or class only its name is."""
     if isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], dict):  # a call
         parts = [("argument %d" % index, part) for index, part in enumerate(value[1])]
         return parts + [("argument %s" % name, part) for name, part in value[2].items()] + [("the function", value[0])]
@@ -141,9 +141,12 @@ def _parts(value):
         return [("[%d]" % index, part) for index, part in enumerate(value)]
     if isinstance(value, dict):
         return [("[%s]" % values.shortened(key), part) for key, part in value.items()]
+    if by_name and isinstance(value, (type, types.FunctionType)):
+        return []
     if isinstance(value, types.FunctionType):
         return _parts_of_function(value)
-    return [("." + name, part) for name, part in sorted(getattr(value, "__dict__", {}).items())]
+    members = sorted(getattr(value, "__dict__", {}).items())
+    return [("." + name, part) for name, part in members if not isinstance(part, types.GetSetDescriptorType)]
 
 
 def _parts_of_function(function):

@@ -111,6 +111,13 @@ class Pack(WithoutCloudpickle):
                 functions.pack(value)
             self.assertIn("(in %s)" % place, str(caught.exception))
 
+    def test_what_goes_by_its_name_has_no_parts(self):
+        function = eval("lambda: lock", {"lock": threading.Lock(), "__name__": __name__})
+        for value in (function, type(str("Local"), (object,), {"lock": threading.Lock()})):
+            with self.assertRaises((pickle.PicklingError, AttributeError)) as caught:
+                functions.pack((add, (value,), {}))
+            self.assertIn(" (in argument 0)", str(caught.exception))
+
     def test_what_the_script_has_travels_by_its_name(self):
         with support.directory() as folder:
             main = self.script("def f(x):\n    return x + 1\n", folder)
