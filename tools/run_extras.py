@@ -5,7 +5,7 @@
 
 Each Python gets an environment of its own in build/, which downloads some 300 MB the first time. A test that
 is skipped because a library of ours is missing counts as a failure here: in ``make test`` it does not.
-MPI itself (mpiexec) is the machine's, ``apt install mpich``; without it that one test is skipped by name.
+MPI itself (mpiexec, and a library that mpi4py can load) is the machine's; without it that one test is skipped by name.
 """
 
 import argparse
