@@ -789,7 +789,9 @@ class Cluster(Runner):
         session = connection.about  # type: _Session | None # None before its proof
         self._proved.discard(session)
         if session is None or session.node is None:
-            if error is not None:
+            if connection.left_silently:  # it may come back when it has stretched its key
+                log.debug("%s has connected and left", connection.where)
+            elif error is not None:
                 self._refused(connection.where, error)
             self._notice_all_left()
             return

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sys
+import threading
 
 from .. import errors
 from ..brain import agent as brain
@@ -85,6 +86,8 @@ class _Member(object):
         self._retry_at = 0.0  # type: float | None # None while there is a connection, or one is being made
         self._addresses = []  # type: list # the master's addresses that were not tried yet
         self._failures = []  # type: list # the errors of the addresses that were tried
+        self._dialled = ()  # type: tuple # the address that was tried last
+        self._stretched_for = []  # type: list # addresses that have asked for a stretched key in this round
         self._tries = 0  # since the last connection
         self._was_connected = False
         self._unanswered = 0  # tries without an answer
@@ -130,7 +133,7 @@ class _Member(object):
 
     def _dial(self):
         # type: () -> None
-        self._retry_at, self._failures = None, []
+        self._retry_at, self._failures, self._stretched_for = None, [], []
         try:
             self._addresses = resolve(self._worker.IP, self._worker.PORT)
         except errors.ConnectionFailed as error:
@@ -141,12 +144,12 @@ class _Member(object):
     def _dial_next(self):
         # type: () -> None
         while self._addresses:
-            found = self._addresses.pop(0)
+            found = self._dialled = self._addresses.pop(0)
             patience = FIRST_PATIENCE_SECONDS if self._addresses else None
             where = in_words(found[4]) if self._addresses or self._failures else self._where
             handshake = handshakes.ClientHandshake(
                 self._worker._authkey, os.urandom(32), handshakes.NODE, self._node.id, sys.version_info[:2], where,
-                PICKLE_PROTOCOL,
+                PICKLE_PROTOCOL, derive=keys.ready_key,
             )  # fmt: skip
             try:
                 sock = dial(found)
@@ -212,9 +215,35 @@ class _Member(object):
         if connection.peer is not None:
             self._node.tell(brain.LinkDown())
             self._try_again(error)
+        elif isinstance(error, keys.NotStretched) and self._dialled not in self._stretched_for:
+            self._stretch(error)
         else:
             self._failures.append(error)
             self._dial_next()
+
+    def _stretch(self, wanted):
+        # type: (keys.NotStretched) -> None
+        """Stretch the key, then dial the same address again. On a slow machine that takes longer than the master waits
+        for an answer, and than worker processes can wait for this loop: so no connection is open meanwhile, and a
+        thread does it. Once a round: a server that wants another salt each time does not keep this machine busy."""
+        self._stretched_for.append(self._dialled)
+
+        def stretch():
+            # type: () -> None
+            keys.proof_key(keys.as_key(self._worker._authkey), wanted.salt, wanted.rounds)
+            self._loop.call(self._dial_again)
+
+        thread = threading.Thread(target=stretch, name="minimalcluster-key")
+        thread.daemon = True
+        try:
+            thread.start()
+        except (RuntimeError, threading.ThreadError) as error:
+            self._try_again(errors.ConnectionFailed("the key cannot be stretched: %s" % error))
+
+    def _dial_again(self):
+        # type: () -> None
+        self._addresses.insert(0, self._dialled)
+        self._dial_next()
 
     def _has_no_master(self):
         # type: () -> bool

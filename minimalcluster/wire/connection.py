@@ -73,6 +73,7 @@ class Connection(Handler):
         self._out = deque()  # type: deque[bytes | memoryview]
         self._writing = False
         self._open = True
+        self._heard = self.left_silently = False  # the latter: the peer has closed it, and never said a byte
         self.taken_at = 0.0
         self.patience = HANDSHAKE_SECONDS if patience is None else patience
         self.expires_at = loop.waited + self.patience
@@ -183,6 +184,7 @@ class Connection(Handler):
                 if data is None:
                     return False
                 if not data:
+                    self.left_silently = not self._heard
                     raise ConnectionFailed("%s closed the connection" % self.where)
                 self._feed(data)
                 if not self._stream.has_more:
@@ -223,6 +225,7 @@ class Connection(Handler):
 
     def _feed(self, data):
         # type: (bytes) -> None
+        self._heard = True
         if self._channel is None:
             self._send_raw(self._handshake.receive(data))
             self._advance_tls()

@@ -26,6 +26,10 @@ from .. import errors
 from .frames import Channel
 from .keys import KDF_ROUNDS, as_key, fingerprint, hkdf_sha256, oddness, proof_key
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Callable  # noqa: F401 # novm
+
 # An old version (multiprocessing's protocol) reads these bytes as a length of 1.8 GB, so it fails and does not hang.
 MAGIC = b"minicl1\n"
 VERSION = 3
@@ -155,13 +159,16 @@ class ClientHandshake(_Handshake):
     """The dialling side. ``start()`` returns no bytes; ``receive(data)`` returns the bytes to send back.
 
     nonce: 32 random bytes. role: NODE or CHILD. node_id: 16 bytes. python: (major, minor). where: the peer as
-    "host:port", for errors. encrypt: True only with TLS, False only without, None as the server says.
+    "host:port", for errors. encrypt: True only with TLS, False only without, None as the server says. derive:
+    ``keys.proof_key``, or ``keys.ready_key`` where nothing may take long.
     """
 
-    def __init__(self, authkey, nonce, role, node_id, python, where, pickle_protocol=4, encrypt=False):
-        # type: (object, bytes, int, bytes, tuple, str, int, bool | None) -> None
+    def __init__(
+        self, authkey, nonce, role, node_id, python, where, pickle_protocol=4, encrypt=False, derive=proof_key
+    ):
+        # type: (object, bytes, int, bytes, tuple, str, int, bool | None, Callable[[bytes, bytes, int], bytes]) -> None
         super(ClientHandshake, self).__init__(authkey)
-        self._where, self._encrypt = where, encrypt
+        self._where, self._encrypt, self._derive = where, encrypt, derive
         self._fields = (nonce, role, node_id, pickle_protocol, python[0], python[1])
         self._hello = None  # type: bytes | None
         self._auth = b""
@@ -175,7 +182,8 @@ class ClientHandshake(_Handshake):
         # type: (bytes) -> bytes
         """The bytes to send back, perhaps none.
 
-        Raises ProtocolError, AuthenticationError or VersionMismatch; then the connection must be closed.
+        Raises ProtocolError, AuthenticationError, VersionMismatch or what ``derive`` raises. Then the connection must
+        be closed.
         """
         self._buffer += data
         if self._hello is None:
@@ -194,7 +202,7 @@ class ClientHandshake(_Handshake):
             raise errors.VersionMismatch(_wire_versions(self._where, version))
         self._hello, self._flags = hello, flags
         self._check_flags()
-        self._key = proof_key(self.authkey, salt, rounds)
+        self._key = self._derive(self.authkey, salt, rounds)
         if flags != TLS:
             return self._prove(_NO_CERTIFICATE)
         if self._buffer:  # nobody may slip in what would then count as encrypted

@@ -77,26 +77,43 @@ _STRETCHED_MAX = 8  # the other side chooses the salts, so their number must be 
 _stretched = {}  # type: dict # (authkey, salt, rounds) -> key
 
 
-def proof_key(authkey, salt, rounds):
+class NotStretched(errors.ConnectionFailed):
+    """This key must go through PBKDF2 with this salt first, which may take longer than the other side waits."""
+
+    def __init__(self, salt, rounds):
+        # type: (bytes, int) -> None
+        super(NotStretched, self).__init__("the key must be stretched first")
+        self.salt, self.rounds = salt, rounds
+
+
+def ready_key(authkey, salt, rounds):
     # type: (bytes, bytes, int) -> bytes
     """The key that proofs are made with: 32 bytes. A generated key is not stretched, whatever HELLO says.
 
-    Raises ProtocolError if rounds is out of bounds, since a false server could ask for too few or too many.
+    Raises NotStretched if ``proof_key`` has not been called with the same values before, and ProtocolError if rounds
+    is out of bounds, since a false server could ask for too few or too many.
     """
-    if GENERATED_KEY.match(authkey):
+    if is_generated(authkey):
         return hashlib.sha256(b"minimalcluster generated key" + authkey).digest()
     if not KDF_ROUNDS <= rounds <= 10 * KDF_ROUNDS:
         raise errors.ProtocolError("the other side asks for %d rounds of PBKDF2; refused" % rounds)
-    # On 2.7 this takes seconds, perhaps more than the master waits for the answer. Kept, so that the node's next try is
-    # fast enough.
-    wanted = (authkey, salt, rounds)
-    key = _stretched.get(wanted)
+    key = _stretched.get((authkey, salt, rounds))
     if key is None:
+        raise NotStretched(salt, rounds)
+    return key
+
+
+def proof_key(authkey, salt, rounds):
+    # type: (bytes, bytes, int) -> bytes
+    """As ``ready_key``, but stretches the key if need be: 0.2 s on a fast machine, 10 s and more on a slow one."""
+    try:
+        return ready_key(authkey, salt, rounds)
+    except NotStretched:
         key = hashlib.pbkdf2_hmac("sha256", authkey, salt, rounds)
         if len(_stretched) >= _STRETCHED_MAX:
             _stretched.clear()
-        _stretched[wanted] = key
-    return key
+        _stretched[(authkey, salt, rounds)] = key
+        return key
 
 
 def hkdf_sha256(material, salt, info, length):

@@ -1,13 +1,15 @@
 """A machine that works for a master elsewhere: it joins, is refused, is lost and comes back."""
 from __future__ import absolute_import, division, print_function
 
+import contextlib
 import os
 import signal
 import socket
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
-from minimalcluster.wire import connection as connection_module
+from minimalcluster.node import link
+from minimalcluster.wire import connection as connection_module, handshakes, keys
 from minimalcluster.compat import cpu_count
 from minimalcluster.errors import HandshakeTimeout
 from tests import support
@@ -165,6 +167,77 @@ class RefusalTest(unittest.TestCase):
             self.assertEqual(len(log.having("next try")), 2)  # a master that many join at once is late
 
 
+#: A node for which stretching takes as long as the file ``told["slow"]`` is there. HELLO has to be answered in 0.2 s.
+SLOW_NODE = """
+import hashlib, json, logging, os, sys, threading, time
+from minimalcluster import WorkerNode
+from minimalcluster.wire import connection
+told = json.loads(sys.stdin.readline())
+logging.basicConfig(level=logging.INFO)
+connection.HANDSHAKE_SECONDS = 0.2
+fast = hashlib.pbkdf2_hmac
+def slow(*arguments):
+    print("stretching in " + threading.current_thread().name)
+    sys.stdout.flush()
+    while os.path.exists(told["slow"]):
+        time.sleep(0.01)
+    return fast(*arguments)
+hashlib.pbkdf2_hmac = slow
+WorkerNode("127.0.0.1", told["port"], told["key"], 1).join_cluster()
+"""
+
+
+class StretchingTest(unittest.TestCase):
+    """A passphrase goes through PBKDF2, which takes 10 s and more on a small machine."""
+
+    PHRASE = "a phrase of many words and of no fame"
+
+    def test_it_is_nobodys_time_out(self):
+        slow = support.write(os.path.join(support.directory_for(self), "slow"))
+        port = support.free_port()
+        told = {"port": port, "key": self.PHRASE, "slow": slow}
+        with support.patched(connection_module, "HANDSHAKE_SECONDS", 0.2), support.Log(level=1) as log:
+            with self.master(port) as master, support.Process(SLOW_NODE, told) as node:
+                node.wait_for_output("stretching in minimalcluster-key")  # not the loop's thread
+                self.strangers_expire(master, log)  # nor has the node a connection that could
+                os.remove(slow)
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+                support.write(slow)
+                master.shutdown()
+                self.assertEqual(node.wait(), 0, node.output())
+            self.assertEqual(node.output().count("stretching"), 1)
+            self.assertNotIn("next try", node.output().split("stretching")[1])
+            self.assertEqual(len(log.having("no answer")), 1)  # the stranger's
+            self.assertEqual(len(log.having("DEBUG 127.0.0.1")), 1)
+            self.assertEqual(len(log.having("was refused")), 1)
+
+    def master(self, port):
+        master = MasterNode(PORT=port, AUTHKEY=self.PHRASE)
+        master.start_master_server(if_join_as_worker=False)
+        return master
+
+    def strangers_expire(self, master, log):
+        """One that connects now is refused: all that has connected before has been given up or has left."""
+        with contextlib.closing(socket.create_connection(("127.0.0.1", master.PORT))):
+            support.wait_until(lambda: log.having("no answer"), what="the end of a stranger")
+
+    def test_a_server_that_wants_another_salt_each_time_keeps_nobody_busy(self):
+        hellos = (handshakes._HELLO.pack(handshakes.MAGIC, handshakes.VERSION, 0, os.urandom(16), keys.KDF_ROUNDS, b"n" * 32) for _ in range(99))
+        stretched = []
+
+        def proof_key(authkey, salt, rounds):
+            stretched.append(salt)
+            keys._stretched[authkey, salt, rounds] = b"k" * 32
+
+        with _Greeter(lambda: next(hellos)) as server, support.patched(keys, "proof_key", proof_key), support.Log() as log:
+            member = link._Member(WorkerNode("127.0.0.1", server.port, self.PHRASE, 1))
+            running = support.Background(member.run)
+            support.wait_until(lambda: len(log.having("next try")) > 1, what="two rounds")
+            self.assertLessEqual(len(stretched), len(log.having("next try")) + 1)  # one a round
+            member._loop.stop()
+            running.result()
+
+
 class _Greeter(object):
     """Accepts, says one thing and waits."""
 
@@ -180,7 +253,7 @@ class _Greeter(object):
         while True:
             peer = self._listener.accept()[0]
             self._peers.append(peer)
-            peer.sendall(greeting)
+            peer.sendall(greeting() if callable(greeting) else greeting)
 
     def __enter__(self):
         return self
