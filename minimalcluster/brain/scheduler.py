@@ -39,6 +39,10 @@ from .indexes import Agenda, Ranked  # noqa: F401 # one in type comments
 from .leases import QUEUED, Job, Lease, Node, Piece  # noqa: F401 # some in type comments
 from .ledger import Ledger
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any, Iterable  # noqa: F401 # novm
+
 #: A node that was asked for what it has not started has answered by then, or is stuck.
 ANSWER_SECONDS = 0.2
 #: Heartbeats come every 2 s; five in a row must be missed (FAULTS.md 16).
@@ -764,48 +768,53 @@ class Scheduler(WithHistory):
             self._explained_at.note(job)
 
     def status(self, now, numbers=None):
-        # type: (float, object) -> list
+        # type: (float, Iterable[int] | None) -> list[tuple[int, status.JobStatus]]
         """(id, JobStatus without its name) of each job, or of those with these numbers."""
         cluster, found = status.overview(self._nodes.values()), []
-        for job in self._jobs.values():
-            if numbers is None or job.id in numbers:  # type: ignore[operator]
-                waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
-                wait = status.wait_of(job, cluster, now, NODE_LOST_SECONDS) if waits else None
-                found.append((job.id, status.status_of(job, cluster, now, wait)))
+        jobs = self._jobs.values() if numbers is None else [self._jobs[n] for n in numbers if n in self._jobs]
+        for job in jobs:
+            waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
+            wait = status.wait_of(job, cluster, now, NODE_LOST_SECONDS) if waits else None
+            found.append((job.id, status.status_of(job, cluster, now, wait)))
         return found
 
     def _do(self, effect):
         # type: (tuple) -> None
         self._effects.append(effect)
 
+    def nodes(self):
+        # type: () -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
+        """Plain data of the nodes, and of those that wait to be taken in."""
+        nodes = [
+            {
+                "id": node.id, "name": node.name, "slots": node.slots, "connected": node.connected,
+                "draining": node.draining, "leases": len(node.leases), "tasks_done": node.tasks_done,
+                "busy_seconds": node.busy_seconds,
+            }
+            for node in self._nodes.values()
+        ]  # fmt: skip
+        parked = [
+            {
+                "id": event.node, "name": event.name, "slots": event.slots, "connected": True, "draining": False,
+                "leases": len(event.held), "tasks_done": 0, "busy_seconds": 0.0,
+            }
+            for event in self._parked.values()
+        ]  # fmt: skip
+        return nodes, parked
+
     def snapshot(self):
-        # type: () -> dict
-        """The state for people: plain data, safe to keep."""
+        # type: () -> dict[str, Any]
+        """The state as plain data, without what changes by time alone (see ``status``)."""
+        nodes, parked = self.nodes()
+        jobs = [
+            {
+                "id": job.id, "total": job.total, "delivered": job.delivered, "queued": job.queued,
+                "leases": job.leased, "stopped": job.stopped,
+            }
+            for job in self._jobs.values()
+        ]  # fmt: skip
         return {
-            "nodes": [
-                {
-                    "id": node.id, "name": node.name, "slots": node.slots, "connected": node.connected,
-                    "draining": node.draining, "leases": len(node.leases), "tasks_done": node.tasks_done,
-                    "busy_seconds": node.busy_seconds,
-                }
-                for node in self._nodes.values()
-            ],
-            "parked": [
-                {
-                    "id": event.node, "name": event.name, "slots": event.slots, "connected": True, "draining": False,
-                    "leases": len(event.held), "tasks_done": 0, "busy_seconds": 0.0,
-                }
-                for event in self._parked.values()
-            ],
-            "jobs": [
-                {
-                    "id": job.id, "total": job.total, "delivered": job.delivered, "queued": job.queued,
-                    "leases": job.leased, "stopped": job.stopped,
-                }
-                for job in self._jobs.values()
-            ],
-            "duplicates": self.duplicates,
-            "requeued": self.requeued,
+            "nodes": nodes, "parked": parked, "jobs": jobs, "duplicates": self.duplicates, "requeued": self.requeued,
         }  # fmt: skip
 
     def validate(self):

@@ -18,7 +18,7 @@ from . import leases  # noqa: F401 # in type comments
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Iterable  # noqa: F401 # novm
+    from typing import Any, Iterable  # noqa: F401 # novm
 
 #: Heartbeats come every 2 s: a node that has missed three is worth a word.
 SILENT_SECONDS = 6.0
@@ -57,6 +57,13 @@ class ClusterStatus(namedtuple("ClusterStatus", "nodes workers jobs")):
 
     __slots__ = ()
 
+    @classmethod
+    def of(cls, snapshot):
+        # type: (dict[str, Any]) -> ClusterStatus
+        nodes = [node for node in snapshot["nodes"] if node["connected"]]
+        jobs = [JobStatus(*[job[name] for name in JobStatus._fields]) for job in snapshot["jobs"]]
+        return cls(len(nodes), sum(node["slots"] for node in nodes), tuple(jobs))
+
     def __str__(self):
         # type: () -> str
         head = "nodes: %d, worker processes: %d, jobs: %d" % (self.nodes, self.workers, len(self.jobs))
@@ -81,6 +88,12 @@ def overview(nodes):
     )  # fmt: skip
 
 
+def seconds_left(tasks, seconds, measured, slots=1):
+    # type: (int, float, int, int) -> float
+    """How long so many tasks will take, if ``measured`` of them took so many seconds of a slot."""
+    return tasks * seconds / measured / slots
+
+
 def status_of(job, cluster, now, wait):
     # type: (leases.Job, Overview, float, Wait | None) -> JobStatus
     """How far this job of the scheduler's is; without a name."""
@@ -88,7 +101,7 @@ def status_of(job, cluster, now, wait):
     slots = _slots(job, cluster) if job.closed and job.measured else 0
     left_seconds = None
     if slots:
-        left_seconds = (job.total - job.delivered) * job.busy_seconds / job.measured / slots
+        left_seconds = seconds_left(job.total - job.delivered, job.busy_seconds, job.measured, slots)
     return JobStatus(
         "", job.total, job.delivered, job.failed, running, job.queued, job.copied, now - job.began_at, left_seconds,
         "" if wait is None else wait.text,

@@ -19,7 +19,7 @@ from collections import OrderedDict, deque, namedtuple
 
 from .. import errors
 from ..brain import agent, scheduler
-from ..brain.status import ClusterStatus
+from ..brain.status import ClusterStatus, JobStatus  # noqa: F401 # in a type comment
 from ..compat import (  # fmt: skip
     PICKLE_PROTOCOL,
     STARTS_THREADS_AT_EXIT,
@@ -352,22 +352,25 @@ class Cluster(Runner):
             session.send(message)
 
     def workers(self):
-        # type: () -> list
-        return self._ask(self._workers)
+        # type: () -> list[WorkerInfo]
+        found = self.snapshot(())
+        nodes = found["nodes"] + found["parked"]
+        return [WorkerInfo(*[node[name] for name in WorkerInfo._fields]) for node in nodes]
 
     def local_pids(self):
         # type: () -> list
         """Of this machine's worker processes."""
         return self._ask(lambda: [] if self._local is None else self._local.pids())
 
-    def snapshot(self):
-        # type: () -> dict
-        return self._ask(self._scheduler.snapshot)
+    def snapshot(self, numbers=None):
+        # type: (Iterable[int] | None) -> dict[str, Any]
+        """Nodes and jobs, all of these or those with these numbers, as plain data. Raises StateError if it is over."""
+        return self._ask(self._snapshot, numbers)
 
     def status(self, numbers=None):
         # type: (Iterable[int] | None) -> ClusterStatus
         """How far the jobs are, all of them or those with these numbers. Raises StateError if this is not running."""
-        return self._ask(self._status, numbers)
+        return ClusterStatus.of(self.snapshot(numbers))
 
     def stop(self, at_once=False):
         # type: (bool) -> None
@@ -890,21 +893,17 @@ class Cluster(Runner):
             session.send(protocol.Farewell({"at_once": True} if at_once else {}))
         self._notice_all_left()
 
-    def _status(self, numbers):
-        # type: (Iterable[int] | None) -> ClusterStatus
-        jobs = []
-        for number, told in self._scheduler.status(monotonic(), numbers):
-            if number in self._jobs:
-                job = self._jobs[number]
-                idle = job.paused or (not told.queued and not told.running)
-                jobs.append(told._replace(name=job.name, why=told.why or (idle and job.held_up()) or ""))
-        nodes = [node for node in self._scheduler.snapshot()["nodes"] if node["connected"]]
-        return ClusterStatus(len(nodes), sum(node["slots"] for node in nodes), tuple(jobs))
-
-    def _workers(self):
-        # type: () -> list
-        found = self._scheduler.snapshot()
-        return [_worker(node, self._sessions.get(node["id"])) for node in found["nodes"] + found["parked"]]
+    def _snapshot(self, numbers):
+        # type: (Iterable[int] | None) -> dict[str, Any]
+        nodes, parked = self._scheduler.nodes()
+        for node in nodes + parked:
+            node.update(_machine_of(node, self._sessions.get(node["id"])))
+        jobs = [
+            dict(told._asdict(), **_face_of(number, told, self._jobs[number]))
+            for number, told in self._scheduler.status(monotonic(), numbers)
+            if number in self._jobs
+        ]
+        return {"nodes": nodes, "parked": parked, "jobs": jobs}
 
 
 def _sync(journals, then, argument):
@@ -927,14 +926,22 @@ def _busy(sending, received):
     return tuple(told), received
 
 
-def _worker(node, session):
-    # type: (dict, _Session | None) -> WorkerInfo
-    """A node as the scheduler's snapshot has it, and its connection, if it has one, as people want it."""
+def _machine_of(node, session):
+    # type: (dict[str, Any], _Session | None) -> dict[str, Any]
+    """What people want to know of a node beside what the scheduler does; session: its connection, if it has one."""
     info = session.info if session is not None else {}
     seconds = node["busy_seconds"]
-    return WorkerInfo(
-        native(info.get("hostname", node["name"].split("/")[0])), node["slots"], info.get("pid"),
-        int(node["leases"] > 0), session.address if session is not None else "",
-        native(info.get("python", "?")), native(info.get("platform", "?")), node["tasks_done"],
-        node["tasks_done"] * node["slots"] / seconds if seconds else 0.0, node["connected"],
-    )  # fmt: skip
+    return {
+        "hostname": native(info.get("hostname", node["name"].split("/")[0])), "nprocs": node["slots"],
+        "pid": info.get("pid"), "busy": int(node["leases"] > 0),
+        "address": session.address if session is not None else "", "python": native(info.get("python", "?")),
+        "platform": native(info.get("platform", "?")),
+        "tasks_per_second": node["tasks_done"] * node["slots"] / seconds if seconds else 0.0,
+    }  # fmt: skip
+
+
+def _face_of(number, told, job):
+    # type: (int, JobStatus, Job) -> dict[str, Any]
+    """What the job knows beside what the scheduler does: its name, and why it holds tasks back."""
+    idle = job.paused or (not told.queued and not told.running)
+    return {"id": number, "name": job.name, "why": told.why or (idle and job.held_up()) or ""}

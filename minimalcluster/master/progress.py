@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import sys
 
+from ..brain.status import seconds_left
 from ..compat import monotonic
 from ..logs import log
 
@@ -114,7 +115,10 @@ def line(done, total, seconds):
     # type: (int, int, float) -> str
     """For example: ``  1234/5001   24 %   410 tasks/s   9 s left``."""
     rate = done / seconds if seconds > 0 else 0.0
-    left = duration((total - done) / rate) + " left" if rate and done < total else "in " + duration(seconds)
+    if rate and done < total:
+        left = duration(seconds_left(total - done, seconds, done)) + " left"
+    else:
+        left = "in " + duration(seconds)
     share = 100.0 * done / total if total else 100.0
     return "%9d/%d  %3d %%  %s tasks/s  %s" % (done, total, share, _rounded(rate), left)
 

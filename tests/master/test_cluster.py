@@ -3,6 +3,7 @@ from __future__ import absolute_import, division, print_function
 
 import contextlib
 import io
+import json
 import logging
 import os
 import socket
@@ -350,6 +351,26 @@ class ClusterTest(unittest.TestCase):
         self.assertRaises(StateError, self.cluster.workers)
         self.assertRaises(StateError, self.cluster.join_local)
         self.cluster.stop()
+
+    def test_one_snapshot_has_what_people_are_told(self):
+        self.cluster.start()
+        number = self.cluster.submit(_Fake())
+        other = self.cluster.submit(_Fake())
+        found = self.cluster.snapshot()
+        self.assertEqual([number, other], [job["id"] for job in found["jobs"]])
+        for job, told in zip(found["jobs"], self.cluster.status().jobs):
+            self.assertEqual(("job", 10, 0), (job["name"], job["total"], job["done"]))
+            self.assertEqual([job[name] for name in told._fields if "seconds" not in name], [
+                value for name, value in zip(told._fields, told) if "seconds" not in name])
+        self.assertEqual([other], [job["id"] for job in self.cluster.snapshot([other])["jobs"]])
+        self.assertEqual([], self.cluster.snapshot(())["jobs"])
+        json.dumps(found)  # it is plain data
+        for each in (number, other):
+            self.cluster.cancel(each)
+        self.cluster.join_local(1)
+        (node,), (worker,) = self.cluster.snapshot()["nodes"], self.cluster.workers()
+        self.assertEqual(worker, tuple(node[name] for name in worker._fields))
+        self.assertEqual((1, os.getpid(), True), (worker.nprocs, worker.pid, worker.connected))
 
     def test_jobs_side_by_side(self):
         self.cluster.start()
