@@ -544,12 +544,22 @@ def _die_with(lifeline):
         import fcntl
     except ImportError:
         return  # Windows: there only the reader thread notices the node's end
-    if hasattr(signal, "SIGIO") and hasattr(os, "O_ASYNC"):
+    flag = getattr(os, "O_ASYNC", getattr(fcntl, "FASYNC", 0))
+    if flag and hasattr(signal, "SIGIO"):
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    elif hasattr(signal, "SIGIO") and hasattr(fcntl, "FASYNC"):
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | fcntl.FASYNC)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | flag)
+
+
+def _introduce(number, lifeline):
+    # type: (int, int) -> None
+    """Tell multiprocessing who this process is: user code asks it, for a label, a device, or a guard of its own."""
+    from multiprocessing import process
+
+    this = process.current_process()
+    this.name, this._identity = "ClusterPoolWorker-%d" % number, (number,)
+    if hasattr(process, "_ParentProcess"):  # Python 3.8
+        parent = process._ParentProcess("MainProcess", os.getppid(), lifeline)
+        process._parent_process = parent  # type: ignore[attr-defined]
 
 
 def _inherited(descriptor):
@@ -601,6 +611,7 @@ def main():
     # type: () -> None
     settings, lifeline = _take_standard_input()
     _die_with(lifeline)
+    _introduce(settings["slot"] + 1, lifeline)
     _replace_stream("stdout", 1)
     _replace_stream("stderr", 2)
     boot.use_paths(settings["path"])

@@ -29,9 +29,8 @@ if MYPY:
 
     from .imports import Fetch  # noqa: F401
 
-#: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run. It is
-#: multiprocessing's name, so processes that a task starts with multiprocessing find the script's functions, and worker
-#: processes find those of a process that multiprocessing has started and that makes a cluster.
+#: The script's ``__name__`` in a worker process: not "__main__", so that the block behind its guard does not run. As
+#: multiprocessing names it, so that its processes and worker processes, started by each other, find its functions.
 MAIN_NAME = "__mp_main__"
 NAMES = ("__main__", MAIN_NAME)
 _OURS = __name__.split(".")[0]

@@ -65,6 +65,12 @@ def square(x, wait=0.0):
     return x * x
 
 
+def who(seconds):
+    time.sleep(seconds)
+    this, parent = multiprocessing.current_process(), getattr(multiprocessing, "parent_process", lambda: None)()
+    return this.name, this._identity, parent and (parent.name, parent.pid, parent.is_alive())
+
+
 def touched_and_waited(given):
     return touch_and_wait(*given)
 
@@ -715,6 +721,13 @@ class Workers(unittest.TestCase):
         pool.close()
         pool.join()
         self.assertEqual([number * number for number in range(6)], [result.get(0) for result in results])
+
+    def test_a_worker_process_knows_that_it_is_one(self):
+        with Pool(2, maxtasksperchild=1) as pool:
+            found = pool.map(who, [0.1] * 6, 1)
+        self.assertEqual({("ClusterPoolWorker-1", (1,)), ("ClusterPoolWorker-2", (2,))}, {each[:2] for each in found})
+        if hasattr(multiprocessing, "parent_process"):
+            self.assertEqual({("MainProcess", os.getpid(), True)}, {each[2] for each in found})
 
     def test_a_killed_workers_call_is_answered(self):
         with Pool(2) as pool:
