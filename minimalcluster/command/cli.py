@@ -78,6 +78,7 @@ def _parser():
     node.add_argument("--nprocs", type=int, metavar="N", help="worker processes (default: the number of processors)")
     node.add_argument("--key-file", metavar="FILE", help="a file that holds the master's key")
     node.add_argument("--key-stdin", action="store_true", help="read the key from standard input")
+    node.add_argument("--encrypt", action="store_true", help="refuse a master that does not encrypt")
     node.add_argument("--quiet", action="store_true", help="only warnings and errors")
     node.set_defaults(run=_node)
 
@@ -138,7 +139,8 @@ def _node(arguments):
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else SIGINT is ignored (a background process)
         signal.signal(signal.SIGINT, _interrupted)
-    WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet).join_cluster()
+    encrypt = True if arguments.encrypt else None
+    WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet, encrypt=encrypt).join_cluster()
     return 0
 
 

@@ -39,7 +39,7 @@ from ..master.master_keys import master_key
 from ..master.masternode import MasterNode
 from ..master.reader import NotYetError
 from ..payload import functions, script
-from ..wire import addresses
+from ..wire import addresses, encryption
 from .calls import Core, until
 from .futures import (
     AWAITED,
@@ -85,6 +85,7 @@ class ClusterExecutor(Executor):
     this machine. engine: work on Dask, Ray or another Executor (``minimalcluster.engines``) instead of
     worker processes of ours. initializer(*initargs) runs once in every worker process before its first call.
     max_tasks_per_child: chunks (a submitted call is one) after which a worker process is replaced.
+    encrypt, ssl_context: as MasterNode's.
 
     Raises ValueError for max_workers <= 0, TypeError for an initializer that cannot be called.
     """
@@ -105,6 +106,8 @@ class ClusterExecutor(Executor):
         join: bool = True,
         max_tasks_per_child: Optional[int] = None,
         key_file: Optional[str] = None,
+        encrypt: Optional[bool] = None,
+        ssl_context: Any = None,
     ) -> None:
         if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
             raise ValueError("max_workers must be greater than 0")
@@ -120,6 +123,9 @@ class ClusterExecutor(Executor):
                 "globals of their own and do not see that; put it and them into a module",
                 functions.globals_set(initializer),
             )  # fmt: skip
+        encryption.check(encrypt, ssl_context)
+        if (encrypt is not None or ssl_context is not None) and (master is not None or engine is not None):
+            raise ValueError("encrypt and ssl_context are the master's; here there is no port of the executor's own")
         self.authkey: object
         host = addresses.checked_host(host, "host", everywhere=True)
         if master is not None:
@@ -131,7 +137,7 @@ class ClusterExecutor(Executor):
             cluster.start()
         else:
             self.authkey = master_key(host, authkey, key_file)
-            cluster = Cluster(host, port, self.authkey)
+            cluster = Cluster(host, port, self.authkey, encrypt=encrypt, ssl_context=ssl_context)
             cluster.start()
             if join:
                 _join_or_stop(cluster, max_workers or cpu_count())

@@ -33,7 +33,7 @@ from ..logs import log
 from ..node.hands import Hands  # noqa: F401 # in a type comment
 from ..payload import functions, sources, values
 from ..payload.shares import Shared, Unasked
-from ..wire import checks, handshakes, keys, protocol
+from ..wire import checks, encryption, handshakes, keys, protocol
 from ..wire.connection import Connection
 from ..wire.listener import Listener
 from ..wire.loop import Loop
@@ -141,10 +141,11 @@ class Cluster(Runner):
     """See the module's text. ``start`` opens the port; ``stop`` gives everything back.
 
     host: None if no node may join from elsewhere; then there is no port. workplace: where the cluster's own node works.
+    encrypt, ssl_context: of the port (``encryption.py``).
     """
 
-    def __init__(self, host, port, authkey, workplace=None):
-        # type: (str | None, int, object, Workplace | None) -> None
+    def __init__(self, host, port, authkey, workplace=None, encrypt=None, ssl_context=None):
+        # type: (str | None, int, object, Workplace | None, bool | None, Any) -> None
         forbid_patched_threads()
         self._host, self.port, self._authkey = host, port, authkey
         self._workplace = workplace or ThisMachine()
@@ -152,6 +153,7 @@ class Cluster(Runner):
         self._epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
         self._scheduler = scheduler.Scheduler(self._epoch)
         self._loop = Loop()
+        self._encrypt, self._ssl_context = encrypt, ssl_context
         self._listener = None  # type: Listener | None
         self._thread = None  # type: threading.Thread | None
         self._sessions = {}  # type: dict[str, _Session] # by node id
@@ -217,6 +219,7 @@ class Cluster(Runner):
         # type: (str) -> None
         self._salt = os.urandom(16)
         self._proof_key = keys.proof_key(keys.as_key(self._authkey), self._salt, keys.KDF_ROUNDS)
+        self._tls = encryption.server(host, self._encrypt, self._ssl_context)
         self._listener = Listener(self._loop, host, self.port, self._accepted)
         self.port = self._listener.port
         self._event(scheduler.JobAwaited())
@@ -756,11 +759,12 @@ class Cluster(Runner):
         # type: (socket.socket, str) -> Connection
         number = self._next_session
         self._next_session += 1
+        tls = self._tls
         handshake = handshakes.ServerHandshake(
             self._authkey, self._salt, os.urandom(32), number, self._epoch, self._proof_key,
-            pickle_protocol=PICKLE_PROTOCOL,
+            pickle_protocol=PICKLE_PROTOCOL, certificate_hash=None if tls is None else tls.certificate_hash,
         )  # fmt: skip
-        return Connection(self._loop, sock, handshake, self, where)
+        return Connection(self._loop, sock, handshake, self, where, secured=None if tls is None else tls.stream)
 
     def opened(self, connection):
         # type: (Connection) -> None

@@ -11,7 +11,7 @@ from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
 from ..compat import PY2, as_text, forbid_patched_threads, integer_types, native, text_type
 from ..payload import environment, functions, script, values
 from ..payload.fingerprints import code_imported, of_definition
-from ..wire import addresses
+from ..wire import addresses, encryption
 from .cluster import Cluster
 from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
 from .master_keys import master_key
@@ -31,17 +31,23 @@ class MasterNode(object):
     random key, to be read from ``.AUTHKEY``. chunksize: tasks shipped together; None lets the
     cluster measure. engine: work on Dask, Ray or an Executor instead (``minimalcluster.engines``,
     Python 3); no port is opened then. key_file: in place of AUTHKEY, the path of a file that holds it; if there is no
-    such file, it is made with a new key. A context manager: leaving it shuts down.
+    such file, it is made with a new key. encrypt: True for TLS, False for none. ssl_context: for TLS with a certificate
+    of your own. A context manager: leaving it shuts down.
     """
 
-    def __init__(self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None, key_file=None):
-        # type: (str, int, object, int | None, object, str | None) -> None
+    def __init__(
+        self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None, key_file=None, encrypt=None,
+        ssl_context=None,
+    ):  # fmt: skip
+        # type: (str, int, object, int | None, object, str | None, bool | None, object) -> None
         forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
         script.starts_a_cluster()
         self.HOST, self.PORT = addresses.checked_host(HOST, "HOST", everywhere=True), PORT
         self.AUTHKEY = master_key(self.HOST, AUTHKEY, key_file)
+        encryption.check(encrypt, ssl_context)
+        self._encrypt, self._ssl_context = encrypt, ssl_context
         self.chunksize = checked_chunksize(chunksize)
         if engine is not None and not hasattr(engine, "cluster"):
             raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
@@ -69,11 +75,17 @@ class MasterNode(object):
             raise errors.StateError("this master was shut down; make a new MasterNode")
         if self._cluster is None:
             engine = self._engine
-            cluster = Cluster(self.HOST, self.PORT, self.AUTHKEY) if engine is None else engine.cluster()
+            cluster = self._own_cluster() if engine is None else engine.cluster()
             cluster.start()
             self._cluster, self.PORT = cluster, cluster.port
         if if_join_as_worker and self._engine is None:
             self.join_as_worker()
+
+    def _own_cluster(self):
+        # type: () -> Cluster
+        return Cluster(
+            self.HOST, self.PORT, self.AUTHKEY, encrypt=self._encrypt, ssl_context=self._ssl_context
+        )
 
     @property
     def address(self):

@@ -12,12 +12,16 @@ from .. import errors
 from ..brain import agent as brain
 from ..compat import PICKLE_PROTOCOL, cpu_count, forbid_patched_threads, integer_types, monotonic, native
 from ..logs import log
-from ..wire import checks, handshakes, key_files, keys, protocol
+from ..wire import checks, encryption, handshakes, key_files, keys, protocol
 from ..wire.addresses import checked_host, dial, in_words, resolve
 from ..wire.connection import Connection
 from ..wire.loop import Loop
 from . import boot
 from .node import Node
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
 
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0
 #: How long to wait for an answer at an address while the name has more of them, so that the next one is tried soon.
@@ -34,14 +38,17 @@ class WorkerNode(object):
     IP: the master's name or address. PORT, AUTHKEY: the values that the master was started with. nprocs: the number of
     worker processes; a number below 1 or above the number of processors becomes the number of processors, with a
     warning; None: as many as processors. quiet: connecting and losing the connection are logged as DEBUG, not as INFO
-    and WARNING. key_file: in place of AUTHKEY, the path of a file that holds it.
+    and WARNING. key_file: in place of AUTHKEY, the path of a file that holds it. encrypt: True refuses a master that
+    does not encrypt, False one that does. ssl_context: the master's certificate must satisfy it.
 
     Raises TypeError or ValueError for arguments that cannot be right, KeyFileError, and StateError under gevent or
     eventlet.
     """
 
-    def __init__(self, IP, PORT, AUTHKEY=None, nprocs=None, quiet=False, key_file=None):
-        # type: (str, int, object, int | None, bool, str | None) -> None
+    def __init__(
+        self, IP, PORT, AUTHKEY=None, nprocs=None, quiet=False, key_file=None, encrypt=None, ssl_context=None
+    ):
+        # type: (str, int, object, int | None, bool, str | None, bool | None, Any) -> None
         forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 < PORT < 65536:
             raise ValueError("PORT must be a port of the master (1 to 65535), not %r" % (PORT,))
@@ -50,6 +57,8 @@ class WorkerNode(object):
         if not isinstance(nprocs, integer_types):
             raise TypeError("nprocs must be a whole number, not %r" % (nprocs,))
         self.IP, self.PORT, self.quiet = checked_host(IP, "IP"), PORT, quiet
+        encryption.check(encrypt, ssl_context)
+        self._encrypt, self._ssl_context = encryption.of_client(encrypt, ssl_context), ssl_context
         key_files.check_one(AUTHKEY, key_file)
         self._authkey = AUTHKEY if key_file is None else key_files.read(key_file)
         if self._authkey is None or not keys.as_key(self._authkey):
@@ -66,8 +75,9 @@ class WorkerNode(object):
 
         If the master is not there yet, or the connection is lost, this connects again, at each address of the master,
         after random times that grow up to 10 s. Raises AuthenticationError (another key), VersionMismatch (Python 2
-        with 3), ProtocolError, HandshakeTimeout (three connections in a row without an answer: no master is there),
-        and StartError (no Python for worker processes).
+        with 3), EncryptionError (one side asks for encryption, the other has none), ProtocolError, HandshakeTimeout
+        (three connections in a row without an answer: no master is there), and StartError (no Python for worker
+        processes).
         """
         boot.executable()
         _Member(self).run()
@@ -80,6 +90,7 @@ class _Member(object):
         # type: (WorkerNode) -> None
         self._worker = worker
         self._where = in_words((worker.IP, worker.PORT))
+        self._secured = encryption.client(worker.IP, worker._ssl_context)
         self._loop = Loop()
         self._node = Node(self._loop, worker.nprocs, self._send, self._drop, self._on_finished)
         self._connection = None  # type: Connection | None
@@ -149,7 +160,7 @@ class _Member(object):
             where = in_words(found[4]) if self._addresses or self._failures else self._where
             handshake = handshakes.ClientHandshake(
                 self._worker._authkey, os.urandom(32), handshakes.NODE, self._node.id, sys.version_info[:2], where,
-                PICKLE_PROTOCOL, derive=keys.ready_key,
+                PICKLE_PROTOCOL, derive=keys.ready_key, encrypt=self._worker._encrypt,
             )  # fmt: skip
             try:
                 sock = dial(found)
@@ -157,7 +168,9 @@ class _Member(object):
                 self._failures.append(error)
                 continue
             try:
-                self._connection = Connection(self._loop, sock, handshake, self, where, True, patience)
+                self._connection = Connection(
+                    self._loop, sock, handshake, self, where, True, patience, self._secured
+                )
                 return
             except (OSError, socket.error) as error:
                 sock.close()
@@ -181,7 +194,8 @@ class _Member(object):
         # type: (BaseException) -> bool
         if isinstance(error, errors.HandshakeTimeout):
             return self._has_no_master()
-        return isinstance(error, (errors.AuthenticationError, errors.VersionMismatch, errors.ProtocolError))
+        fatal = (errors.AuthenticationError, errors.VersionMismatch, errors.EncryptionError, errors.ProtocolError)
+        return isinstance(error, fatal)
 
     def _try_again(self, error):
         # type: (BaseException | None) -> None

@@ -298,6 +298,17 @@ class NodeTest(unittest.TestCase):
     def test_quiet(self):
         self.assertEqual(self.serves("--quiet", variables={KEY_VARIABLE: KEY}), "")
 
+    def test_encrypt(self):
+        node = self.node("--encrypt", variables={KEY_VARIABLE: KEY})
+        self.assertEqual(node.wait(), cli.EXIT_FAILED)
+        self.assertIn("minimalcluster: EncryptionError: %s does not encrypt" % self.address, node.output())
+        self.master.shutdown()
+        self.master = MasterNode(PORT=0, AUTHKEY=KEY, encrypt=True)
+        self.addCleanup(self.master.shutdown)
+        self.master.start_master_server(if_join_as_worker=False)
+        self.address = "127.0.0.1:%d" % self.master.PORT
+        self.serves("--encrypt", variables={KEY_VARIABLE: KEY})
+
     def test_all_processors_without_nprocs(self):
         worker = self.joined(self.node(variables={KEY_VARIABLE: KEY}))
         self.assertEqual(worker.nprocs, minimalcluster.compat.cpu_count())

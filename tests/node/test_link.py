@@ -5,14 +5,17 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
 from minimalcluster.node import link
 from minimalcluster.wire import connection as connection_module, handshakes, keys
 from minimalcluster.compat import cpu_count
-from minimalcluster.errors import HandshakeTimeout
+from minimalcluster.errors import AuthenticationError, EncryptionError, HandshakeTimeout
+from minimalcluster.wire import certificates
 from tests import support
+from tests.wire import test_tls
 
 DOUBLE = "f = lambda x: x * 2"
 
@@ -114,6 +117,81 @@ class JoinTest(unittest.TestCase):
                 node.wait()
                 support.wait_for_death(workers)
                 support.wait_until(lambda: not master.list_workers(), what="an empty list of workers")
+
+
+class EncryptedTest(unittest.TestCase):
+    """``encrypt=`` and ``ssl_context=`` on both sides."""
+
+    def works(self, encrypt, node, python=None):
+        """A master that encrypts, or not, and a node: a job that brings more than a record of TLS holds."""
+        with MasterNode(PORT=0, encrypt=encrypt) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with node(master):
+                source = "def f(x):\n    return (b'x' * x, x)\n"
+                sizes = [1, 3, 1 << 20, 1 << 14]
+                self.assertEqual({size: (b"x" * size, size) for size in sizes}, support.run(master, source, "f", sizes))
+                (session,) = master._cluster._sessions.values()
+                return session.close.__self__._stream.encrypts
+
+    def test_a_node_follows_its_master(self):
+        self.assertTrue(self.works(True, support.node_of))
+        self.assertFalse(self.works(False, support.node_of))
+        self.assertFalse(self.works(None, support.node_of))  # nobody else can reach 127.0.0.1
+
+    def test_any_python_on_any_other(self):
+        # All pickles of these are the same but for 2.7's, which has a cluster of its own.
+        for version, python in sorted(support.interpreters().items()):
+            if (version[0] == 2) == (sys.version_info[0] == 2):
+                self.assertTrue(self.works(True, lambda master: support.node_of(master, python=python)), version)
+
+    def test_it_comes_back_to_another_master(self):
+        key, port = MasterNode(PORT=0).AUTHKEY, support.free_port()
+        with MasterNode(PORT=port, AUTHKEY=key, encrypt=True) as master:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master) as node:
+                master._cluster._loop.call(lambda: [each.close(Exception("cut")) for each in master._cluster._sessions.values()])
+                node.wait_for_output("next try")
+                self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+
+    def test_a_node_that_insists(self):
+        for theirs, ours, text in ((False, True, "does not encrypt"), (True, False, "encrypts")):
+            with MasterNode(PORT=0, encrypt=theirs) as master:
+                master.start_master_server(if_join_as_worker=False)
+                worker = WorkerNode("127.0.0.1", master.PORT, master.AUTHKEY, 1, encrypt=ours)
+                with self.assertRaises(EncryptionError) as caught:
+                    worker.join_cluster()
+                self.assertIn("127.0.0.1:%d %s" % (master.PORT, text), str(caught.exception))
+
+    def test_contexts_of_the_users_own(self):
+        pem = certificates.make()
+        ours, theirs = test_tls.context_of("PROTOCOL_TLS_SERVER", pem), test_tls.context_of("PROTOCOL_TLS_CLIENT", pem)
+        theirs.check_hostname = False
+        with MasterNode(PORT=0, ssl_context=ours) as master:
+            master.start_master_server(if_join_as_worker=False)
+            node = support.Background(
+                WorkerNode("127.0.0.1", master.PORT, master.AUTHKEY, 1, ssl_context=theirs).join_cluster
+            )
+            self.assertEqual(support.run(master, DOUBLE, "f", [1, 2]), {1: 2, 2: 4})
+            master.shutdown()
+            self.assertIsNone(node.result())
+        with MasterNode(PORT=0, encrypt=False) as master:  # a context asks for encryption
+            master.start_master_server(if_join_as_worker=False)
+            worker = WorkerNode("127.0.0.1", master.PORT, master.AUTHKEY, 1, ssl_context=theirs)
+            self.assertRaises(EncryptionError, worker.join_cluster)
+        with MasterNode(PORT=0, encrypt=True) as master:  # a certificate that it does not know
+            master.start_master_server(if_join_as_worker=False)
+            worker = WorkerNode("127.0.0.1", master.PORT, master.AUTHKEY, 1, ssl_context=theirs)
+            self.assertRaises(AuthenticationError, worker.join_cluster)
+
+    def test_what_cannot_be_meant(self):
+        pem = certificates.make()
+        context = test_tls.context_of("PROTOCOL_TLS_SERVER", pem)
+        for kind, wishes in (
+            (TypeError, {"encrypt": "yes"}), (TypeError, {"ssl_context": "pem"}),
+            (ValueError, {"encrypt": False, "ssl_context": context}),
+        ):
+            self.assertRaises(kind, lambda: MasterNode(PORT=0, **wishes))
+            self.assertRaises(kind, lambda: WorkerNode("127.0.0.1", 8888, "key", 1, **wishes))
 
 
 class RefusalTest(unittest.TestCase):
