@@ -196,8 +196,8 @@ class Library(object):
     def _below(self, package, resource):
         # type: (str, str) -> str | None
         """The path of a package's data file. Only files below the package are served, no others of this machine."""
-        parts = resource.split("/") if resource else []
-        if not all(parts) or any(part in (".", "..") or os.sep in part for part in parts):
+        parts = _parts(resource)
+        if parts is None:
             return None
         for folder in self._folders(package):
             path = os.path.join(folder, *parts)
@@ -219,10 +219,10 @@ class Library(object):
     def _part_of_zip(self, package, resource):
         # type: (str, str) -> tuple
         """A data file of a package that is in no folder (but in a zip file): its loader reads it."""
-        module = sources.find(package)
-        if module is None or not module.package or os.path.exists(module.filename) or ".." in resource.split("/"):
+        module, parts = sources.find(package), _parts(resource)
+        if module is None or not module.package or parts is None or os.path.isdir(os.path.dirname(module.filename)):
             return {"found": False}, []
-        path = os.path.join(os.path.dirname(module.filename), *resource.split("/"))
+        path = os.path.join(os.path.dirname(module.filename), *parts)
         try:
             return {"found": True}, [bytes(module.loader.get_data(path))]
         except (AttributeError, OSError, IOError):
@@ -240,13 +240,22 @@ class Library(object):
         if name not in self._shared:
             return {"found": False}, []
         infos = self._shared[name]
-        protocol_ = min(protocol_, PICKLE_PROTOCOL_MAX)
+        protocol_ = max(2, min(protocol_, PICKLE_PROTOCOL_MAX))  # each is a file here: so many, and no more
         if protocol_ not in infos:
             first = infos[PICKLE_PROTOCOL_MAX]
             made = self._files.keep("%s.%d" % (name, protocol_), shares.in_older_protocol(first, protocol_))
             infos[protocol_] = dict(made, needs=first["needs"])
         info = infos[protocol_]
         return (info, []) if local else ({"found": True, "needs": info["needs"]}, shares.read(info))
+
+
+def _parts(resource):
+    # type: (str) -> list[str] | None
+    """The names in the path of a data file; None if one of them leads, or may lead, out of the package."""
+    parts = resource.split("/") if resource else []
+    if not all(parts) or any(part in (".", "..") or os.sep in part or set("\\:\0") & set(part) for part in parts):
+        return None
+    return parts
 
 
 def _script(digest):

@@ -56,7 +56,7 @@ def find(name, own=True):
     The only place that decides whether a module is the project's. own=False: find modules of installed packages, too.
     """
     parts = name.split(".")
-    if parts[0] == _OURS or _is_reserved(parts[0]) or not all(parts) or any(each in name for each in "/\\\0"):
+    if parts[0] == _OURS or _is_reserved(parts[0]) or not all(parts) or any(each in name for each in "/\\:\0"):
         return None
     module = _described(name, variables(sys.modules.get(name)))
     if module is None:
@@ -170,12 +170,25 @@ def _spec(name, path):
     # type: (str, list | None) -> Any
     for finder in list(sys.meta_path):
         try:
-            spec = None if isinstance(finder, _Watcher) else finder.find_spec(name, path)
+            spec = finder.find_spec(name, path) if _imports_nothing(finder) else None
         except Exception:  # a finder of the user's, which may raise anything  # noqa: S112
             continue
         if _is_spec(spec):
             return spec
     return None
+
+
+def _imports_nothing(finder):
+    # type: (object) -> bool
+    """False for our own finder, which asks the others, and for those of installed packages: setuptools imports itself
+    if its finder is asked for "distutils", and a node must not make the master import anything. (An editable project's
+    finder is the exception: it only finds.)"""
+    kind = finder if isinstance(finder, type) else type(finder)
+    home = str(getattr(kind, "__module__", ""))
+    if isinstance(finder, _Watcher) or home.startswith(("_frozen_importlib", "__editable__")):
+        return not isinstance(finder, _Watcher)
+    filename = variables(sys.modules.get(home)).get("__file__")
+    return not isinstance(filename, str) or is_own_path(filename)
 
 
 def _search_2(name, path):  # py2

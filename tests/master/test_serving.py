@@ -1,6 +1,7 @@
 """What the master serves, and above all what it does not."""
 from __future__ import absolute_import, division, print_function
 
+import contextlib
 import gc
 import os
 import shutil
@@ -25,6 +26,20 @@ try:
     import cloudpickle
 except ImportError:
     cloudpickle = None
+
+
+@contextlib.contextmanager
+def opened():
+    """The paths of the files that are opened meanwhile; from Python 3.8 on, else none."""
+    paths = []
+    _opened.append(paths)
+    if len(_opened) == 1 and hasattr(sys, "addaudithook"):  # a hook stays for ever
+        sys.addaudithook(lambda event, args: _opened[-1].append(os.fsdecode(args[0])) if event == "open" and isinstance(args[0], (str, bytes)) else None)
+    yield paths
+    _opened.append([])
+
+
+_opened = []
 
 
 class Collected(object):
@@ -169,6 +184,58 @@ class LibraryTest(unittest.TestCase):
         for name in ("../secret.txt", "sub/../../secret.txt", "/etc/passwd", "", "sub", "link.txt", "sub//more.txt"):
             self.assertFalse(self.ask("resource", "5:lib_package:" + name)[0]["found"], name)
         self.assertFalse(self.ask("resource", "5:json:decoder.py")[0]["found"])
+
+    def test_a_node_cannot_make_the_master_import_or_read_anything_else(self):
+        """What a hostile node may ask. Whatever is opened lies in the folders in which modules are looked for."""
+        self.write("lib_package/bad.py", "raise RuntimeError('it was imported')\n")
+        self.write("lib_loud.py", "raise RuntimeError('it was imported')\n")
+        os.symlink("/etc", os.path.join(self.folder, "lib_package", "etc"))
+        modules = ["lib_loud", "lib_package.bad", "lib_package.bad.x", "lib_package.etc.passwd", "distutils", "distutils.core", "pip",
+                   "this", "antigravity", "__main__", "lib_package..bad", ".lib_loud", "/etc/passwd", "..secret", "lib_package\0x", "C:lib_loud",
+                   "lib_loud:x", "minimalcluster.master", "sitecustomize", "idlelib.idle", "test.__main__"]  # fmt: skip
+        files = ["etc/passwd", "../secret.txt", "/etc/passwd", "sub/../../secret.txt", "..\\secret.txt", "C:/secret.txt", "\0", "."]
+        self.ask("module", "5:lib_nothing")  # what importlib itself needs for its first search is imported now
+        before = set(sys.modules)
+        with opened() as paths:
+            for name in modules:
+                self.ask("module", "5:" + name)
+                self.ask("resource", "5:%s:data.txt" % name)
+                self.ask("contents", "5:%s:" % name)
+            self.ask("code", "5:" + ",".join(modules))
+            for name in files:
+                self.assertFalse(self.ask("resource", "5:lib_package:" + name)[0]["found"], name)
+                self.assertFalse(self.ask("contents", "5:lib_package:" + name)[0]["found"], name)
+        self.assertEqual(set(), set(sys.modules) - before)
+        outside = [path for path in paths if not os.path.realpath(path).startswith(tuple(map(os.path.realpath, filter(None, sys.path))))]
+        self.assertEqual([], outside)
+        self.assertEqual([], [path for path in paths if path.endswith((".txt", "passwd"))])
+
+    @unittest.skipUnless(PYTHON_3, "2.7's search asks no finders")
+    def test_finders_of_installed_packages_are_not_asked_for_what_a_node_wants(self):
+        finder = "class Finder(object):\n    asked = []\n    def find_spec(self, name, path=None, target=None):\n        self.asked.append(name)\n"
+        os.makedirs(os.path.join(self.folder, "site-packages"))
+        for name in ("site-packages/lib_installed_finder.py", "lib_own_finder.py"):
+            self.write(name, finder)
+        sys.path.insert(0, os.path.join(self.folder, "site-packages"))
+        self.addCleanup(sys.path.remove, sys.path[0])
+        kinds = [__import__(name).Finder for name in ("lib_installed_finder", "lib_own_finder")]
+        for kind in kinds:
+            sys.meta_path.insert(0, kind())
+            self.addCleanup(sys.meta_path.remove, sys.meta_path[0])
+        self.ask("module", "5:lib_nowhere")
+        self.assertEqual([[], True], [kinds[0].asked, "lib_nowhere" in kinds[1].asked])
+
+    def test_a_package_whose_file_is_gone_serves_no_links(self):
+        __import__("lib_package")
+        os.symlink(os.path.join(self.folder, "secret.txt"), os.path.join(self.folder, "lib_package", "link.txt"))
+        os.remove(os.path.join(self.folder, "lib_package", "__init__.py"))
+        self.assertFalse(self.ask("resource", "5:lib_package:link.txt")[0]["found"])
+
+    def test_odd_protocols_of_a_shared_object_make_no_more_files(self):
+        name = self.library.share([values.dumps([1, 2])], "")
+        for odd in list(range(-20, 2)) + [10**9]:
+            self.assertTrue(self.ask("share", name, pickle=odd)[0]["found"])
+        self.assertLessEqual(len(self.library._shared[name]), 2)
 
     def test_shared_objects_by_path_here_and_by_value_elsewhere(self):
         name = self.library.share([values.dumps(list(range(100)))], "")
