@@ -26,7 +26,7 @@ KNOWS = {"wire": [], "payload": [], "brain": ["wire"], "node": ["wire", "payload
 #: The brains know the words, not how they are proved, framed and carried.
 BRAIN_KNOWS = {"wire.protocol"}
 FOR_ALL = {"errors", "compat", "cgroups", "logs"}
-PURE = ("wire.protocol", "wire.checks", "wire.frames", "wire.keys", "wire.handshakes", "brain")
+PURE = ("wire.protocol", "wire.checks", "wire.frames", "wire.keys", "wire.handshakes", "wire.limits", "brain")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
 PICKLERS = ("compat", "payload.by_value", "payload.script", "payload.values", "payload.functions", "payload.shares", "master.journal")

@@ -35,6 +35,7 @@ from ..payload import functions, sources, values
 from ..payload.shares import Shared, Unasked
 from ..wire import checks, encryption, handshakes, keys, protocol
 from ..wire.connection import Connection
+from ..wire.limits import STRANGERS_LOGGED_MAX, STRANGERS_SECONDS
 from ..wire.listener import Listener
 from ..wire.loop import Loop
 from .disk import Disk
@@ -61,8 +62,6 @@ FAREWELL_SECONDS = 2.0
 #: Arguments of a chunk below this size are not worth the scheduler's while.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
-#: Of connections that are refused so many are told one by one in so many seconds, the others counted.
-STRANGERS_MAX, STRANGERS_SECONDS = 20, 60.0
 FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
 #: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
@@ -816,12 +815,12 @@ class Cluster(Runner):
         self._strangers += 1
         if self._strangers == 1:
             self._loop.later(STRANGERS_SECONDS, self._count_strangers)
-        if self._strangers <= STRANGERS_MAX:
+        if self._strangers <= STRANGERS_LOGGED_MAX:
             log.warning("a connection from %s was refused: %s", where, error)
 
     def _count_strangers(self):
         # type: () -> None
-        more, self._strangers = self._strangers - STRANGERS_MAX, 0
+        more, self._strangers = self._strangers - STRANGERS_LOGGED_MAX, 0
         if more > 0:
             log.warning("%d more connections were refused in %.0f s", more, STRANGERS_SECONDS)
 

@@ -12,6 +12,7 @@ from ..errors import ConnectionFailed
 from ..logs import log
 from . import frames  # noqa: F401 # in a type comment
 from .handshakes import ClientHandshake, Peer, ServerHandshake  # noqa: F401 # in type comments
+from .limits import HANDSHAKE_SECONDS, TLS_SECONDS
 from .loop import Handler, Loop  # noqa: F401 # the latter in a type comment
 from .stream import SocketStream, drop_front
 
@@ -34,8 +35,6 @@ if MYPY:
             # type: (Connection, BaseException | None) -> None
             """It is over; error is None if we wanted it so."""
 
-#: For the proof of the key, and so much more for TLS's own handshake.
-HANDSHAKE_SECONDS = TLS_SECONDS = 5.0
 RECEIVES_PER_CYCLE = 8
 #: How much the kernel may hold that it cannot send yet. An urgent message has to wait for these bytes.
 UNSENT_BYTES_MAX = 256 << 10

@@ -25,6 +25,7 @@ from collections import namedtuple
 from .. import errors
 from .frames import Channel
 from .keys import KDF_ROUNDS, as_key, fingerprint, hkdf_sha256, oddness, proof_key
+from .limits import HANDSHAKE_BYTES_MAX
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -137,6 +138,8 @@ class ServerHandshake(_Handshake):
         self._buffer += data
         if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
             raise errors.ProtocolError("the peer speaks %s" % spoken(self._buffer))
+        if len(self._buffer) > HANDSHAKE_BYTES_MAX:
+            raise errors.ProtocolError("the peer sent %d bytes and no proof" % len(self._buffer))
         auth = self._take(_AUTH.size + _PROOF_BYTES)
         if auth is None:
             return b""

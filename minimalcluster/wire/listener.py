@@ -10,6 +10,7 @@ from ..errors import ConnectionFailed
 from ..logs import log
 from .addresses import BACKLOG, listen, prepare
 from .connection import Connection  # noqa: F401 # in a type comment
+from .limits import ACCEPTS_PER_CYCLE, HALF_OPEN_MAX, HALF_OPEN_SHARE, PAUSE_SECONDS
 from .loop import Handler, Loop  # noqa: F401 # the latter in a type comment
 
 if sys.platform != "win32":
@@ -19,15 +20,6 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Callable  # noqa: F401 # novm
 
-#: How many connections without a proof of the key one listener keeps. Beyond that, it closes the oldest one of the
-#: address that has the most. With 1,000 new strangers a second, each connection has 0.25 s: more than a round trip.
-HALF_OPEN_MAX = 256
-#: Nor does it keep more than this part (a quarter) of the descriptors that the process may have.
-HALF_OPEN_SHARE = 4
-#: New connections per cycle, so that endless connections of strangers do not keep the loop from its other work.
-ACCEPTS_PER_CYCLE = 64
-#: How long a listener pauses when the process has no descriptor or memory left (FAULTS.md 22).
-PAUSE_SECONDS = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
