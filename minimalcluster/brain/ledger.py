@@ -44,7 +44,7 @@ from .leases import (  # fmt: skip
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Iterator  # noqa: F401 # novm
+    from typing import Any, Iterator  # noqa: F401 # novm
 
 __all__ = ["DEFAULTS", "Ledger"]
 
@@ -63,12 +63,15 @@ class Ledger(object):
         self._turns, self._ranks = count(), count()
         self._line = []  # type: list # a heap: (turn, Job); some were served since, or have nothing to hand out
         self.slots = self.serving = 0  # of the nodes that take work: their worker processes, and how many they are
+        self.draining = set()  # type: set # nodes
+        self.overview = None  # type: Any # the scheduler's survey of the nodes, until a connection changes
         self.idle, self.roomy, self.reserved = Ranked(), Ranked(), Ranked()
         self.idle_slots = 0  # of the idle nodes
         self.givers = Best(self._giving_key)  # the nodes of which a lease may be taken back
         self._ripe_at = Agenda(_ripe_at)  # nodes that have a lease which is too young for that
         self.asked = OrderedDict()  # type: OrderedDict # leases that are ASKED, in the order of their questions
-        self.copyable, self.exclusive = set(), set()  # type: set, set # jobs
+        #: Jobs that may get second copies, that have exclusive tasks queued, that some node cannot run.
+        self.copyable, self.exclusive, self.choosy = set(), set(), set()  # type: set, set, set
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -148,8 +151,8 @@ class Ledger(object):
             self.nodes[node_id].ineligible.discard(job.id)
         for node_id in job.nodes:
             self.nodes[node_id].jobs.discard(job.id)
-        self.copyable.discard(job)
-        self.exclusive.discard(job)
+        for jobs in (self.copyable, self.exclusive, self.choosy):
+            jobs.discard(job)
 
     def file_touched(self):
         # type: () -> None
@@ -222,8 +225,10 @@ class Ledger(object):
         """It has no leases any more."""
         self.forget_session(node)
         for job_id in node.ineligible:
-            del self.jobs[job_id].ineligible[node.id]
-        node.connected, node.reserved = False, None  # type: ignore[assignment]
+            job = self.jobs[job_id]
+            del job.ineligible[node.id]
+            _file(self.choosy, job, bool(job.ineligible))
+        node.connected, node.draining, node.reserved = False, False, None  # type: ignore[assignment]
         self.reserved.file(node, False)
         self.file_connection(node)
         self.givers.drop(node)
@@ -249,6 +254,8 @@ class Ledger(object):
         self.slots += slots - node.serving_slots
         node.serving_slots = slots
         node.open_slots = slots if node.reserved is None else 0
+        _file(self.draining, node, node.draining)
+        self.overview = None
         self.file(node)
 
     def file(self, node):
@@ -322,6 +329,7 @@ class Ledger(object):
         """This node cannot run the job."""
         job.ineligible[node.id] = why
         node.ineligible.add(job.id)
+        self.choosy.add(job)
 
     # -- pieces -----------------------------------------------------------------------------------
 
@@ -706,7 +714,9 @@ class Ledger(object):
             ("a lease that has ended and is asked for", here.issuperset(self.asked)),
             ("idle slots that it does not count", self.idle_slots == idle),
             ("slots of nodes that are gone", (self.slots, self.serving) == (sum(serving), len(serving))),
-            ("a job that is gone", set(self.copyable | self.exclusive).issubset(self.jobs.values())),
+            ("a job that is gone", (self.copyable | self.exclusive | self.choosy).issubset(self.jobs.values())),
+            ("a draining node too many", self.draining == {node for node in nodes if node.draining}),
+            ("a choosy job too many", self.choosy == {job for job in self.jobs.values() if job.ineligible}),
             ("a node that is gone", indexed.issubset(nodes)),
             ("a job that is at its end", not self.done),
         ):

@@ -12,7 +12,7 @@ from . import indexes, leases  # noqa: F401 # one in type comments
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any, Iterator  # noqa: F401 # novm
+    from typing import Any, Iterable, Iterator  # noqa: F401 # novm
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
 CHUNK_SECONDS = 0.05
@@ -168,7 +168,7 @@ def copies_max(job):
 
 
 def to_copy(job, idle, now):
-    # type: (leases.Job, list, float) -> tuple[list, float | None]
+    # type: (leases.Job, Iterable[leases.Node], float) -> tuple[list, float | None]
     """([(lease, node for its copy)], when to look again or None): what takes too long, the oldest first.
 
     idle: the nodes with idle slots, in their order. A copy goes to the one that will have it done first.

@@ -59,6 +59,12 @@ EXPLAIN_FIRST_SECONDS = 2.0
 EXPLAIN_RUNNING_SECONDS = 60.0
 #: And again, for the same reason; of tasks that run, each time twice as long after.
 EXPLAIN_AGAIN_SECONDS = 60.0
+#: A job that waits is looked at again so much later for each other job, since all may wait: a look takes 10 us.
+EXPLAIN_EACH_SECONDS = 0.001
+#: A look for second copies goes through all leases of a job. It takes a microsecond a lease: many leases are looked at
+#: again after so many seconds a lease, a tenth of the master's time.
+COPY_LOOK_SECONDS = 1e-5
+COPY_LOOK_LEASES = 100
 HISTORY_LENGTH = 2000
 
 EPOCH_SHIFT = 40  # attempts per epoch: 10^12
@@ -120,11 +126,13 @@ class Scheduler(WithHistory):
         self._jobs, self._nodes, self._attempts = self._ledger.jobs, self._ledger.nodes, self._ledger.attempts
         self._lost_at, self._queued_again_at = Agenda(_lost_at), Agenda(_queued_again_at)
         self._explained_at = Agenda(_explained_at)
-        self._stuck = set()  # type: set # nodes on which no worker process can start
+        self._given_up_at = Agenda(_given_up_at)  # nodes on which no worker process can start
+        self._given_up = set()  # type: set # those of them that were waited for long enough
         self._parked = OrderedDict()  # type: OrderedDict # nodes that bring a former master's attempts -> NodeJoined
         self._park_until = None  # type: float | None # None: the first job has come, or no job is awaited any more
         self._changed = False  # something but signs of life, since tasks were last taken back and copied
         self._take_back_at = self._copy_at = None  # type: float | None
+        self._copy_rest_until = 0.0
         self.duplicates = 0
         self.requeued = 0
         self._effects = []  # type: list
@@ -184,11 +192,10 @@ class Scheduler(WithHistory):
         """When ``TimePassed`` is due next, whatever happens; None: only after another event. It may be too early."""
         moments = [
             self._lost_at.not_before(), self._queued_again_at.not_before(), self._explained_at.not_before(),
-            self._take_back_at, self._copy_at, self._park_until if self._parked else None,
+            self._given_up_at.not_before(), self._take_back_at, self._copy_at,
+            self._park_until if self._parked else None,
         ]  # fmt: skip
         due = [moment for moment in moments if moment is not None]  # type: list[float]
-        if self._stuck:
-            due += [node.stuck_until for node in self._stuck if node.stuck_until > self._now]
         return min(due) if due else None
 
     # -- jobs -------------------------------------------------------------------------------------
@@ -329,7 +336,7 @@ class Scheduler(WithHistory):
             node.connected, node.draining = True, False
             node.starting, node.trouble, node.sending, node.received = 0, "", (), 0
             node.stuck_until = None
-            self._stuck.discard(node)
+            self._given_up.discard(node)
         self._remember("node", node.id, "joined", event.session)
         self._connection_changed(node)
         self._reconcile(node, event.held)
@@ -372,7 +379,8 @@ class Scheduler(WithHistory):
         if (event.stuck is None) != (node.stuck_until is None):
             node.stuck_until = None if event.stuck is None else self._now + event.stuck
             self._remember("node", node.id, "stuck" if event.stuck else "not stuck")
-            self._stuck = {each for each in self._nodes.values() if each.stuck_until is not None}
+            self._given_up.discard(node)
+            self._given_up_at.note(node)
             self._connection_changed(node)
             self._changed = True
 
@@ -407,7 +415,8 @@ class Scheduler(WithHistory):
             self._lose(lease)
         self._ledger.remove_node(node)
         self._lost_at.drop(node)
-        self._stuck.discard(node)
+        self._given_up_at.drop(node)
+        self._given_up.discard(node)
         self._changed = True
 
     # -- outcomes ---------------------------------------------------------------------------------
@@ -572,11 +581,21 @@ class Scheduler(WithHistory):
             self._ledger.exclude(node, job, event.info)
             why = event.info.get("text")
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
-        others = [other.id for other in self._nodes.values() if not other.draining]  # one may be reconnecting
-        is_proven = job.proven.difference(job.ineligible)  # on a node that is away, perhaps, and may come back
-        if others and all(other in job.ineligible for other in others) and not job.stopped and not is_proven:
+        if self._may_run(job, ()) or len(self._ledger.draining) == len(self._nodes) or job.stopped:
+            return
+        if not job.proven.difference(job.ineligible):  # else it ran on a node that is away and may come back
             job.unrunnable = event.info
             self._stop(job, kill=True)
+
+    def _may_run(self, job, given_up):
+        # type: (Job, set | tuple) -> bool
+        """Is there a node, connected or not, that does not leave, is not given up, and may be able to run the job?"""
+        nodes = self._ledger.nodes
+        if len(job.ineligible) < len(nodes) - len(self._ledger.draining) - len(given_up):
+            return True
+        return any(
+            not node.draining and node not in given_up and node.id not in job.ineligible for node in nodes.values()
+        )
 
     def _lose(self, lease):
         # type: (Lease) -> None
@@ -619,15 +638,19 @@ class Scheduler(WithHistory):
     def _give_up_stuck(self):
         # type: () -> None
         """Jobs that only nodes could run on which, for long enough, no worker process can start."""
-        if not self._stuck or not any(self._now >= node.stuck_until for node in self._stuck):
+        found = self._given_up_at.take(self._now)
+        self._given_up.update(found)
+        if not self._given_up or not (found or self._changed):
             return
-        nodes = [node for node in self._nodes.values() if not node.draining]
-        for job in self._jobs.values():
-            left = [node for node in nodes if node.id not in job.ineligible]
-            none_starts = left and all(node.stuck_until is not None and self._now >= node.stuck_until for node in left)
-            if none_starts and job.queued and not (job.leases or job.awaited or job.paused or job.stopped):
-                job.unrunnable = {"type": "StartError", "text": status.why_stuck(left)}
-                self._stop(job, kill=True)
+        all_are = len(self._nodes) - len(self._ledger.draining) <= len(self._given_up)
+        for job in list(self._jobs.values() if all_are else self._ledger.choosy):
+            is_waiting = job.queued and not (job.leases or job.awaited or job.paused or job.stopped)
+            if is_waiting and not self._may_run(job, self._given_up):
+                left = [node for node in self._given_up if not node.draining and node.id not in job.ineligible]
+                if left:
+                    why = status.why_stuck(sorted(left, key=lambda node: node.rank))
+                    job.unrunnable = {"type": "StartError", "text": why}
+                    self._stop(job, kill=True)
 
     def _grant_exclusive(self):
         # type: () -> None
@@ -733,13 +756,19 @@ class Scheduler(WithHistory):
         self._copy_at = self._ledger.asked_until(self._now)
         if self._copy_at is not None:
             return
+        if self._now < self._copy_rest_until:
+            self._copy_at = self._copy_rest_until
+            return
+        leases = 0
         for job in sorted(self._ledger.copyable, key=lambda job: job.turn):
-            copies, again_at = policy.to_copy(job, list(self._ledger.idle), self._now)
+            copies, again_at = policy.to_copy(job, self._ledger.idle, self._now)
             self._copy_at = policy.earlier(self._copy_at, again_at)
+            leases += len(job.leases)
             for lease, node in copies:
                 lease.piece.copied = True
                 job.copied += lease.piece.size
                 self._lease_out(lease.piece, node)
+        self._copy_rest_until = self._now + COPY_LOOK_SECONDS * max(0, leases - COPY_LOOK_LEASES)
 
     # -- explaining -------------------------------------------------------------------------------
 
@@ -749,12 +778,12 @@ class Scheduler(WithHistory):
         jobs = self._explained_at.take(self._now)
         if not jobs:
             return
-        cluster = status.overview(self._nodes.values())
+        cluster = self._overview()
         for job in sorted(jobs, key=lambda job: job.turn):
             if job.finished:
                 continue
             wait = status.wait_of(job, cluster, self._now, NODE_LOST_SECONDS)
-            job.explain_at = self._now + EXPLAIN_FIRST_SECONDS
+            job.explain_at = self._now + EXPLAIN_FIRST_SECONDS + EXPLAIN_EACH_SECONDS * (len(self._jobs) - 1)
             kind = status.IDLE if wait is None else wait.kind
             again_at, interval = job.explained.get(kind, (self._now, EXPLAIN_AGAIN_SECONDS))
             if wait is not None and kind == status.RUNNING:
@@ -767,10 +796,16 @@ class Scheduler(WithHistory):
             job.explain_at = again_at if wait is None else min(job.explain_at, again_at)
             self._explained_at.note(job)
 
+    def _overview(self):
+        # type: () -> status.Overview
+        if self._ledger.overview is None:
+            self._ledger.overview = status.overview(self._nodes.values())
+        return self._ledger.overview
+
     def status(self, now, numbers=None):
         # type: (float, Iterable[int] | None) -> list[tuple[int, status.JobStatus]]
         """(id, JobStatus without its name) of each job, or of those with these numbers."""
-        cluster, found = status.overview(self._nodes.values()), []
+        cluster, found = self._overview(), []
         jobs = self._jobs.values() if numbers is None else [self._jobs[n] for n in numbers if n in self._jobs]
         for job in jobs:
             waits = now >= job.moved_at + EXPLAIN_FIRST_SECONDS
@@ -833,6 +868,12 @@ def _lost_at(node):
     # type: (Node) -> float
     """From when on a node that says nothing is given up."""
     return node.gone_at if node.gone_at is not None else node.heard_at + NODE_LOST_SECONDS
+
+
+def _given_up_at(node):
+    # type: (Node) -> float | None
+    """When it is given up that a worker process starts there."""
+    return node.stuck_until
 
 
 def _queued_again_at(job):

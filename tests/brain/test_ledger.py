@@ -182,6 +182,68 @@ class StepsTest(unittest.TestCase):
 
         self.grows(cost, 20)
 
+    def end_of_a_job(self, count, options):
+        """(the brain, its grants) when nothing is queued any more and each node has prefetched."""
+        brain = self.joined(count)
+        brain.handle(s.JobSubmitted(1, 5 * count, options), 100.0)
+        queue = only(s.Grant, brain.handle(s.TimePassed(), 100.0))
+        for grant in queue[:count]:
+            done = s.TasksDone(grant.node, grant.node + 1, grant.attempt, grant.first, 1, 0.05, [b"x"])
+            brain.handle(done, 100.1)
+        queue = queue[count:] + only(s.Grant, brain.handle(s.TimePassed(), 100.1))
+        self.assertEqual(5 * count, count + len(queue))
+        return brain, queue
+
+    def test_row_80_a_result_at_the_end_of_a_job_costs_the_same_on_many_nodes(self):
+        def cost(count, options):
+            brain, queue = self.end_of_a_job(count, options)
+            now = [100.1]
+
+            def work(grants):
+                for grant in grants:
+                    now[0] += 0.001
+                    if grant.attempt in brain._attempts:
+                        done = s.TasksDone(grant.node, grant.node + 1, grant.attempt, grant.first, 1, 0.05, [b"x"])
+                        brain.handle(done, now[0])
+                    brain.handle(s.TimePassed(), now[0])
+
+            work(queue[:1])  # each node is looked at once
+            return steps(work, queue[1:60])
+
+        for options in (ONE, ONE._replace(idempotent=True)):
+            self.assertLess(cost(1000, options), 3 * cost(100, options), options)
+
+    def test_row_81_jobs_that_wait_cost_no_look_at_all_nodes(self):
+        def cost(count):
+            brain = self.joined(count, 1)
+            for job in range(20 + count):
+                brain.handle(s.JobSubmitted(job, 10, ONE), 100.0)
+            brain.handle(s.TimePassed(), 100.0)
+            brain.handle(s.TimePassed(), 102.0)  # all are explained
+
+            def wait():
+                for number in range(200):
+                    brain.handle(s.TimePassed(), 102.0 + 0.02 * number)
+
+            return steps(wait) / (20.0 + count)
+
+        self.assertLess(cost(300), 2 * cost(30))
+
+    def test_row_81_nodes_that_cannot_run_a_job(self):
+        def cost(count):
+            brain = self.joined(count, 1)
+            brain.handle(s.JobSubmitted(1, count, ONE), 100.0)
+            grants = only(s.Grant, brain.handle(s.TimePassed(), 100.0))
+
+            def refuse():
+                for grant in grants[:-1]:
+                    event = s.AttemptUnfit(grant.node, grant.node + 1, grant.attempt, grant.first, {"text": "no"})
+                    brain.handle(event, 100.0)
+
+            return steps(refuse)
+
+        self.grows(cost, 30)
+
     def test_row_82_a_journal_with_many_gaps_in_any_order_and_many_attempts(self):
         def cost(gaps):
             brain = self.joined(1)
