@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, Callable, Optional, Tuple, Type, Union
 
 from .. import errors
-from ..faces import calls
+from ..faces import core
 from ..master.cluster import Cluster
 from .cluster import OnEngine
 from .courier import Backend
@@ -176,4 +176,4 @@ class RayEngine(Engine):
 # The standard library's executors take no more work at the interpreter's exit, and the last registered is
 # asked first: what waits for its end here must come before them.
 if hasattr(threading, "_register_atexit"):
-    threading._register_atexit(calls.finish_all)
+    threading._register_atexit(core.finish_all)

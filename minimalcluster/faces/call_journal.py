@@ -58,14 +58,14 @@ class CallJournal:
         self.file.close()
 
 
-class StreamJournal(journal.OutcomeLog):
-    """What one stream's job writes: the journal's calls in place of its tasks."""
+class CallsLog(journal.OutcomeLog):
+    """What one job of calls writes to: the journal has calls in place of its tasks."""
 
     def __init__(self, kept: CallJournal, definition: Tuple[Dict[str, object], List[bytes]]) -> None:
         self.kept = kept
         self.keys: Dict[int, bytes] = {}  # of the tasks that have no outcome yet
         info, buffers = definition
-        self._content = Contents().of  # an edit makes a new stream
+        self._content = Contents().of  # an edit makes a new job
         self._about = target_digest(info, of_definition(buffers))
 
     def key(self, data: bytes) -> bytes:
@@ -80,7 +80,7 @@ class StreamJournal(journal.OutcomeLog):
         self.kept.file.sync()
 
     def close(self) -> None:
-        """Other streams may write to the same file; the executor's end closes it."""
+        """Other jobs may write to the same file; the executor's end closes it."""
 
     def grant(self, attempt: int, first: int, count: int) -> None:
         """What ran when the master was killed runs again: its place in the next run is not known."""

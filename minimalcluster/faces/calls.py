@@ -1,298 +1,197 @@
-"""What an executor is without its face: its calls, their streams, the end of it all."""
+"""Submitted calls with equal options: a job that grows. A thread of the job gives each outcome to its future.
 
-import atexit
-import os
+::
+
+    add ──> [ tasks, each a pickled call ] ──> cluster ──> results ──┐
+     │                                                               v
+     └──> deadlines, outcomes that a journal has ──> the job's thread ──> futures
+"""
+
+import heapq
 import threading
-import weakref
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from collections import namedtuple
+from concurrent.futures import CancelledError
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import errors
 from ..brain.options import Options
-from ..brain.status import ClusterStatus
-from ..compat import hexadecimal, monotonic
-from ..master.cluster import Cluster
-from ..master.job import Job
-from ..payload import functions, shares, sources, values
-from .call_journal import CallJournal
-from .futures import BrokenClusterExecutor
-from .streams import Given, Stream, Waiting
-from .turns import Turns
+from ..compat import monotonic
+from ..logs import log
+from ..master.job import End, Failure, Job, Outcomes, seconds_until
+from ..payload import values
+from .call_journal import CallJournal, CallsLog
 
-AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+#: Deadlines of so many calls that are done may stay behind, and of as many as those that are not.
+_STALE_MAX = 64
 
-#: So often calls look for edited files of modules that this process has not imported.
-LOOK_SECONDS = 1.0
+#: What the job's thread gets beside outcomes: a call's deadline, and the outcome of a call from a journal.
+_Until = namedtuple("_Until", "moment index")
+_Known = namedtuple("_Known", "waiting given outcome")
 
-#: Streams of calls with other options than the others' stay open until there are so many.
-STREAMS_MAX = 8
-
-
-def until(options: Options) -> Optional[float]:
-    """The moment at which the deadline of what begins now has passed."""
-    return None if options.deadline is None else monotonic() + options.deadline
+#: What the user called with: (arguments, keywords). For people: what is pickled may kill whoever unpickles it.
+Given = Tuple[Any, Any]
+#: What waits for a call: it is asked to be handed out, and told what came of it; or a Failure.
+Waiting = Any
 
 
-class Core:
-    """What an executor is without its face: cluster, streams, initializer. Outlives a dropped face until idle."""
-
-    def __init__(
-        self, cluster: Cluster, owned: bool, initializer: "Optional[functions.Packed]", leave_after: Optional[int]
-    ) -> None:
-        self.cluster, self._owned = cluster, owned
-        self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
-        self._streams: Dict[Tuple[str, Options], Stream] = {}
-        self._journals: Dict[str, CallJournal] = {}
-        self.delivering: Set[Stream] = set()  # also those that take no more calls
-        self.maps: Set[Any] = set()  # MapJobs: they know this file, it does not know them
-        self._shut = False
-        self._stopping: Optional[threading.Thread] = None
-        self._over = threading.Event()  # all is done, and the worker processes have left
-        self.broken: Optional[BrokenClusterExecutor] = None
-        self.pid = os.getpid()
-        self._size = 0  # when it was asked for last
-        self._at_once = False  # worker processes are killed at the end
-        self.ends_at_exit = False  # do not finish what waits when the interpreter ends
-        self._code, self._look_at = sources.loaded.current(), 0.0
-        self._token = hexadecimal(os.urandom(8))
-        self._initializer, self._leave_after = initializer, leave_after
-        self.repeats = shares.Repeats(cluster.share_unasked)
-        self.packing = Turns("minimalcluster-packing")  # inputs of maps that lie in memory
-        self.collecting = Turns("minimalcluster-maps")  # results of maps for which no thread waits
-        _open_cores.add(self)
-
-    def packed_call(
-        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any], options: Options
-    ) -> functions.Packed:
-        """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
-        if options.journal is not None:  # what has come before must not change what a call is known by
-            return self.pack((function, tuple(args), dict(keywords)))
-        given = tuple(args)
-
-        def call(swapped: Sequence[Any]) -> object:
-            return function, tuple(swapped[: len(given)]), dict(zip(keywords, swapped[len(given) :]))
-
-        return self._packed([*given, *keywords.values()], call)
-
-    def packed_item(self, item: Any, star: bool) -> functions.Packed:
-        """The same for an item of a map; star: it is the tuple of its call's arguments."""
-        return self._packed(item if star else [item], tuple if star else (lambda given: given[0]))
-
-    def _packed(self, arguments: Sequence[Any], call: Callable[[List[Any]], object]) -> functions.Packed:
-        swapped, held = self.repeats.swapped(arguments)
-        packed = self.pack(call(swapped))
-        if len(packed.data) >= shares.LARGE_BYTES:
-            self.repeats.count(arguments, held, lambda value: len(self.pack(value).data))
-        return packed._replace(held=held) if held else packed
-
-    def pack(self, value: object) -> functions.Packed:
-        """As ``functions.pack``, for where its calls run."""
-        return functions.pack(value, self.cluster.runs_scripts)
-
-    def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
-        if self._initializer is not None:
-            needs = values.all_needs([needs, self._initializer.needs])
-        info: Dict[str, object] = dict(functions.requirements(needs, self.cluster.runs_scripts), kind=kind)
-        buffers: List[bytes] = []
-        if self._initializer is not None:
-            info["initializer"] = self._token
-            buffers.append(self._initializer.data)
-        if self._leave_after is not None:
-            info["leave_after"] = self._leave_after
-        if timeout is not None:
-            info["timeout"] = timeout
-        return info, buffers
-
-    def scheduled(self, options: Options) -> Options:
-        """A call that is the last one in its worker process travels alone."""
-        return options.scheduled() if self._leave_after is None else options.one_by_one()
-
-    def slots(self) -> int:
-        """Worker processes, everywhere and now."""
-        return sum(each.nprocs for each in self.cluster.workers() if each.connected)
-
-    def size(self) -> int:
-        """The same for programs that divide by it: what it was, once this has ended; never less than 1."""
-        try:
-            self._size = self.slots()
-        except errors.StateError:
-            pass
-        return max(1, self._size)
-
-    def status(self) -> ClusterStatus:
-        self.cluster.check_process()
-        with self._lock:
-            numbers = {job.number for job in list(self.delivering) + list(self.maps)}
-        return self.cluster.status(numbers)
-
-    def check_process(self) -> None:
-        if self.pid != os.getpid():
-            raise RuntimeError(
-                "this executor belongs to the process that made it; a fork cannot use it: make a new one"
-            )
-
-    def check(self) -> None:
-        self.check_process()
-        if self.broken is not None:
-            error = BrokenClusterExecutor(str(self.broken))
-            raise error from self.broken.__cause__
-        if self._shut:
-            raise RuntimeError(AFTER_SHUTDOWN)
-
-    def submit(
-        self, waiting: Waiting, packed: functions.Packed, options: Options, until: Optional[float], given: Given
-    ) -> None:
-        """until: the moment from which on nobody waits for it. Raises what opening the journal raises."""
-        if options.deadline is not None or options.on_error is not None:  # a call's own, not the stream's
-            options = options._replace(deadline=None, on_error=None)
-        key = packed.needs, options
-        with self._lock:
-            self.check()
-            self._notice_reloads()
-            stream = self._streams.get(key)
-            if stream is None:
-                self._close_idle_streams()
-                kept = None if options.journal is None else self._journal(options.journal)
-                stream = self._streams[key] = Stream(self, packed.needs, options, kept)
-                self.delivering.add(stream)
-            stream.add(waiting, packed, until, given)
-
-    def _close_idle_streams(self) -> None:
-        """Each has a thread: a program with ever new options would have ever more of them."""
-        if len(self._streams) >= STREAMS_MAX:
-            for key in [key for key, stream in self._streams.items() if stream.is_idle()]:
-                self._streams.pop(key).close()
-
-    def _journal(self, path: str) -> CallJournal:
-        """One for all streams: two could not write the same file."""
-        path = os.path.abspath(os.fspath(path))
-        if path not in self._journals:
-            self._journals[path] = CallJournal(path)
-        return self._journals[path]
-
-    def _notice_reloads(self) -> None:
-        """A job keeps its code: what is submitted after a reload goes into streams of its own."""
-        now = monotonic()
-        look = now >= self._look_at
-        if look:
-            self._look_at = now + LOOK_SECONDS
-        code = sources.loaded.current(look)
-        if code is not self._code:
-            self._code = code
-            streams, self._streams = self._streams, {}
-            for stream in streams.values():
-                stream.close()
-
-    def submit_map(self, job: Any) -> None:
-        with self._lock:
-            self.check()
-            self.maps.add(job)  # first: it may be over at once, and takes itself out
-            try:
-                job.submit_to(self.cluster)
-            except BaseException:  # an engine may refuse it
-                self.maps.discard(job)
-                raise
-
-    def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
-        """A job is over; what those who still wait for it are told. Later calls too, if it cannot get better."""
-        with self._lock:
-            for key in [key for key, stream in self._streams.items() if stream is job]:
-                del self._streams[key]
-            if error is None:
-                return self.broken
-            if not isinstance(error, (errors.SourceError, errors.StateError)):
-                return error  # its own: it could not be defined, or handed out
-            broken = BrokenClusterExecutor(str(error))
-            broken.__cause__ = error
-            cause = getattr(error.__cause__, "type_name", None)
-            if self.broken is None and (isinstance(error, errors.StateError) or cause == "InitializerError"):
-                self.broken = broken
-            return broken
-
-    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
-        if self.pid != os.getpid():
-            return  # a fork's copy; the executor lives on where it was made
-        with self._lock:
-            self._shut = True
-            streams, maps = list(self.delivering), list(self.maps)
-        if cancel_futures:
-            self.cluster.settle()
-            for stream in streams:
-                stream.cancel_waiting()
-            for job in maps:
-                job.stop()
-        thread = threading.Thread(target=self._stop, args=(streams, maps), name="minimalcluster-shutdown", daemon=True)
-        with self._lock:
-            first, self._stopping = self._stopping is None, self._stopping or thread
-        if first:
-            for stream in streams:
-                stream.close()
-            try:
-                thread.start()
-            except RuntimeError:  # while the interpreter ends, 3.12.0 and 3.12.1 start none (gh-113964)
-                self._stopping = threading.current_thread()
-                self._stop(streams, maps)
-        if wait and not self._needs(threading.current_thread(), streams):
-            self.join()
-
-    def _needs(self, thread: threading.Thread, streams: List[Stream]) -> bool:
-        """The end waits for this thread: a callback, or a ``__del__`` method, in it cannot wait for the end."""
-        threads = [self._stopping] + [stream.thread for stream in streams]
-        return self.cluster.in_own_thread() or thread in threads
-
-    def terminate(self, why: str) -> None:
-        """End everything now: what waits and what runs."""
-        if self.pid != os.getpid():
-            return
-        with self._lock:
-            if self.broken is None:
-                self.broken = BrokenClusterExecutor(why)
-            self._at_once = True
-            streams, maps = list(self.delivering), list(self.maps)
-        for job in maps:
-            job.cancel()
-        for stream in streams:
-            self.cluster.cancel(stream.number)
-        self.shutdown(False, False)
-
-    def join(self) -> None:
-        for job in list(self.maps):
-            job.wait_for_nobody()
-        self._over.wait()
-
-    def _stop(self, streams: List[Stream], maps: List[Any]) -> None:
-        """When everything submitted is done, the workers leave."""
-        try:
-            self._finish(streams, maps)
-        finally:
-            if self._owned:
-                self.cluster.stop(self._at_once)
-            _open_cores.discard(self)
-            self._over.set()
-
-    def _finish(self, streams: List[Stream], maps: List[Any]) -> None:
-        for job in maps:
-            job.finish_reading()
-        for job in maps:
-            job.over.wait()
-        for stream in streams:
-            stream.thread.join()
-        for kept in self._journals.values():
-            kept.close()
-        self.repeats.drop()
+#: In place of a call that was cancelled: there is nothing to run, nor anything to fail and to be tried again.
+_NOTHING = values.dumps((bool, (), {}))
+_NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values.NOTHING), ((), {}))
 
 
-_open_cores: "weakref.WeakSet[Core]" = weakref.WeakSet()
+class Calls(Job):
+    """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
+
+    total = 0
+    closed = False
+    name = "calls"
+
+    def __init__(self, core: Any, needs: str, options: Options, kept: Optional[CallJournal]) -> None:
+        super().__init__()
+        self.options = core.scheduled(options)
+        self._core = core
+        self._definition = core.definition("calls", needs, options.timeout)
+        self._kept = None if kept is None else CallsLog(kept, self._definition)
+        self.journal = self._kept
+        self._deadlines: List[Tuple[float, int]] = []  # a heap
+        self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
+        self._handed_out = 0  # tasks: those before it have been on their way to a node
+        self.number = core.cluster.submit(self)
+        self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
+        self.thread.start()
+
+    def definition(self) -> Tuple[Dict[str, object], List[bytes]]:
+        return self._definition
+
+    def add(self, waiting: Waiting, packed: values.Packed, until: Optional[float], given: Given) -> None:
+        """Under the core's lock."""
+        if self._kept is not None:
+            key = self._kept.key(packed.data)
+            known = self._kept.kept.take(key)
+            if known:
+                self._arrivals.put((_Known, waiting, given, known[0]))
+                return
+            self._kept.keys[self.total] = key
+        waiting.place = self, self.total
+        self._waiting[self.total] = waiting, packed, given
+        if until is not None:
+            self._arrivals.put((_Until, until, self.total))
+        self.total += 1
+        self._core.cluster.grew(self.number, self)
+
+    def encode(self, first: int, count: int) -> List[bytes]:
+        self._handed_out = max(self._handed_out, first + count)  # first: see cancel_running
+        buffers = [b"E"]
+        for index in range(first, first + count):
+            waiting, packed, _ = self._waiting.get(index, _NOBODY)
+            buffers.append(packed.data if waiting is not None and waiting.hand_out() else _NOTHING)
+        return buffers
+
+    def taken_back(self, first: int, end: int) -> None:
+        for index in range(first, end):
+            waiting = self._waiting.get(index)
+            if waiting is not None:
+                waiting[0].take_back()
+
+    def is_idle(self) -> bool:
+        """Under the core's lock: nobody waits for a call of it."""
+        return not self._waiting
+
+    def close(self) -> None:
+        self.closed = True
+        self._core.cluster.grew(self.number, self)
+        self._end_if_nobody_waits()
+
+    def forget(self, index: int) -> None:
+        """It was cancelled before it was handed out."""
+        self._drop(index)
+        self._end_if_nobody_waits()
+
+    def _drop(self, index: int) -> None:
+        """Its outcome is nobody's."""
+        self._waiting.pop(index, None)
+        if self._kept is not None:
+            self._kept.keys.pop(index, None)
+
+    def _end_if_nobody_waits(self) -> None:
+        """Where no node is, nobody else would end it."""
+        if self.closed and not self._waiting:
+            self._core.cluster.cancel(self.number)
+
+    def cancel_waiting(self) -> None:
+        for waiting, _, _ in list(self._waiting.values()):
+            waiting.cancel()
+
+    def cancel_running(self, index: int) -> None:
+        """Nobody waits for it any more: what runs is ended, what has not been handed out will be nothing to run."""
+        self._drop(index)
+        if index < self._handed_out:
+            self._core.cluster.cancel_task(self.number, index)
+        self._end_if_nobody_waits()
+
+    def _deliver_all(self) -> None:
+        while True:
+            arrival: Any = self.take(self._seconds_left())
+            if isinstance(arrival, End):
+                break
+            if isinstance(arrival, Outcomes):
+                self._deliver(arrival)
+            elif isinstance(arrival, _Until):
+                self._watch(arrival)
+            elif isinstance(arrival, _Known):
+                _tell(arrival.waiting, arrival.outcome, arrival.given)
+            arrival = None  # nothing here keeps a result while the next one is waited for
+            self._expire()
+        error = self._core.ended(self, arrival.error) or CancelledError()  # from here on none is added
+        for index in sorted(self._waiting):
+            self._resolve(index, Failure(error, ""))
+        for arrival in iter(lambda: self.take(0.0), None):
+            if isinstance(arrival, _Known):
+                _tell(arrival.waiting, arrival.outcome, arrival.given)
+        self._core.delivering.discard(self)
+
+    def _seconds_left(self) -> Optional[float]:
+        return seconds_until(self._deadlines[0][0]) if self._deadlines else None
+
+    def _watch(self, arrival: _Until) -> None:
+        heapq.heappush(self._deadlines, tuple(arrival))
+        if len(self._deadlines) > _STALE_MAX + 2 * len(self._waiting):
+            self._deadlines = [each for each in self._deadlines if each[1] in self._waiting]
+            heapq.heapify(self._deadlines)
+
+    def _expire(self) -> None:
+        """Whose deadline has passed is told so; its worker process is ended if it runs."""
+        while self._deadlines and self._deadlines[0][0] <= monotonic():
+            _, index = heapq.heappop(self._deadlines)
+            if index in self._waiting:
+                self._resolve(index, Failure(errors.DeadlineExceeded("the call's deadline has passed"), ""))
+                self.cancel_running(index)
+
+    def _deliver(self, outcomes: Outcomes) -> None:
+        index = outcomes.first
+        outcomes.values.reverse()
+        while outcomes.values:
+            self._resolve(index, outcomes.values.pop())
+            index += 1
+
+    def _resolve(self, index: int, outcome: object) -> None:
+        waiting, _, given = self._waiting.pop(index, _NOBODY)
+        if waiting is not None:
+            _tell(waiting, outcome, given)
 
 
-def finish_all() -> None:
-    """Work submitted before the interpreter's exit is finished, as the standard's executors do."""
-    for core in list(_open_cores):
-        if core.ends_at_exit:
-            core.terminate("the interpreter ends")
-        core.shutdown(True, False)
+def _tell(waiting: Waiting, outcome: object, given: Given) -> None:
+    """A callback may raise SystemExit; the others' outcomes come all the same."""
+    try:
+        if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
+            outcome.error.argument = argument_of(*given)
+        waiting.resolve(outcome)
+    except BaseException:
+        log.exception("a callback of %r raised", waiting)
 
 
-if hasattr(threading, "_register_atexit"):
-    threading._register_atexit(finish_all)  # before the interpreter refuses new threads (3.9 on)
-else:
-    atexit.register(finish_all)
+def argument_of(arguments: Tuple[Any, ...], keywords: Any) -> object:
+    """Of a call, for people: its only argument, or the tuple of them; with keywords (arguments, keywords)."""
+    if keywords:
+        return arguments, keywords
+    return arguments[0] if len(arguments) == 1 else arguments

@@ -2,14 +2,14 @@
 
 ::
 
-    submit ──> Stream (a job that grows) ──┐                  ┌──> nodes
+    submit ──> Calls (a job that grows) ───┐                  ┌──> nodes
     map ─────> MapJob (one function) ──────┴──> Cluster ──────┘
                                                   │ results
-    futures <── the stream's thread  <────────────┤
+    futures <── the thread of Calls  <────────────┤
     iterator <── the consumer's own thread <──────┘
 
-A stream's results are unpickled and given to futures in a thread of its own, so a callback that
-takes its time delays nobody's heartbeat. The face (what the user holds) never is referenced from
+Results of calls are unpickled and given to futures in a thread of their job, so a slow callback
+delays no heartbeat. The face (what the user holds) never is referenced from
 below, so dropping it closes it: what was submitted is finished, then the workers leave.
 """
 
@@ -40,7 +40,7 @@ from ..master.masternode import MasterNode
 from ..master.reader import NotYetError
 from ..payload import functions, script
 from ..wire import addresses, encryption
-from .calls import Core, until
+from .core import Core, until
 from .futures import (
     AWAITED,
     AwaitedFuture,

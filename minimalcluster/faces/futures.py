@@ -80,7 +80,7 @@ class ClusterFuture(_Future[T]):
 
     _handed_out = False  # to a node, maybe before it runs
     _decided = False  # its outcome is on the way into it
-    place: Optional[Tuple[Any, int]] = None  # the stream that it waits in, its task there
+    place: Optional[Tuple[Any, int]] = None  # the job that it waits in, its task there
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,8 +113,8 @@ class ClusterFuture(_Future[T]):
                 self.set_running_or_notify_cancel()
         place = self.place  # once: an outcome that comes right now takes it away
         if cancelled and place is not None:
-            stream, index = place
-            stream.forget(index)
+            job, index = place
+            job.forget(index)
         return cancelled
 
     def cancel_running(self) -> bool:
@@ -130,8 +130,8 @@ class ClusterFuture(_Future[T]):
         self._invoke_callbacks()  # type: ignore[attr-defined]
         place = self.place
         if place is not None:
-            stream, index = place
-            stream.cancel_running(index)
+            job, index = place
+            job.cancel_running(index)
         return True
 
     def hand_out(self) -> bool:

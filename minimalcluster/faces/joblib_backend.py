@@ -4,7 +4,7 @@
 
     joblib.Parallel --batches--> ClusterBackend --pickled calls--> ClusterExecutor --> nodes
           ^                                                             | futures
-          +---- joblib's callback of each batch, in the stream's thread <+
+          +---- joblib's callback of each batch, in its job's thread <---+
 
 joblib cuts the work into batches, keeps some under way and takes the results in callbacks; this
 module pickles a batch, sends it as one call, and ends the running ones when joblib gives up. Large
@@ -28,10 +28,10 @@ from ..compat import PICKLE_PROTOCOL, monotonic
 from ..master.job import Failure
 from ..master.masternode import MasterNode
 from ..payload import by_value, functions, shares, values
-from .calls import until
+from .calls import argument_of
+from .core import until
 from .executor import ClusterExecutor
 from .futures import ClusterFuture, standard
-from .streams import argument_of
 
 try:
     from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend

@@ -15,7 +15,7 @@ from ..master.job import Job, target_digest
 from ..payload import values
 from ..payload.fingerprints import of_definition
 from . import inputs
-from .calls import AFTER_SHUTDOWN, Core
+from .core import AFTER_SHUTDOWN, Core
 from .turns import Turns
 
 #: How long ``map`` reads at a time in the caller's thread; what has been read is at work meanwhile.

@@ -26,7 +26,7 @@ from ..logs import log
 from ..master.job import Failure
 from ..master.masternode import MasterNode
 from ..master.reader import NotYetError
-from .calls import until
+from .core import until
 from .executor import ClusterExecutor
 from .futures import ClusterFuture, raisable, standard
 from .maps import MapJob

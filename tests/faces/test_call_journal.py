@@ -14,7 +14,7 @@ from tests.sent import (
 if PYTHON_3:
     from minimalcluster import ClusterExecutor, JournalError, errors
     from minimalcluster.master import journal
-    from minimalcluster.faces.call_journal import CallJournal, StreamJournal
+    from minimalcluster.faces.call_journal import CallJournal, CallsLog
     from minimalcluster.faces.executor import WorkerDiedError
 
 
@@ -81,8 +81,8 @@ class Calls(Journaled):
         support.write(gate)
         for future in waiting[1:-1]:
             future.result(SECONDS)
-        for stream in list(view._core.delivering):
-            self.assertEqual({}, stream.journal.keys)
+        for job in list(view._core.delivering):
+            self.assertEqual({}, job.journal.keys)
         view.shutdown()
         self.executed()
         view = self.view()
@@ -138,17 +138,17 @@ class Calls(Journaled):
     def test_each_equal_call_has_a_key_of_its_own(self):
         kept = CallJournal(self.path)
         self.addCleanup(kept.close)
-        stream = StreamJournal(kept, ({"kind": "calls", "initializer": "once"}, []))
-        keys = [stream.key(b"data") for _ in range(50)]
+        log = CallsLog(kept, ({"kind": "calls", "initializer": "once"}, []))
+        keys = [log.key(b"data") for _ in range(50)]
         self.assertEqual((50, {16}), (len(set(keys)), set(map(len, keys))))
         kept.file.calls_done([journal.NO_KEY, keys[0]], support.encoded(["nobody's", "first"]))
         kept.close()
         again = CallJournal(self.path)
         self.addCleanup(again.close)
         self.assertEqual([keys[0]], list(again._done))
-        stream = StreamJournal(again, ({"kind": "calls", "initializer": "twice"}, []))
-        self.assertEqual(("first",), again.take(stream.key(b"data")))
-        self.assertEqual((), again.take(stream.key(b"data")))
+        log = CallsLog(again, ({"kind": "calls", "initializer": "twice"}, []))
+        self.assertEqual(("first",), again.take(log.key(b"data")))
+        self.assertEqual((), again.take(log.key(b"data")))
 
     def test_a_journal_that_fits_nothing_says_so(self):
         with support.Log() as log:

@@ -1,0 +1,299 @@
+"""An executor without its face: its cluster, the jobs of its calls and maps, and its end."""
+
+import atexit
+import os
+import threading
+import weakref
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+from .. import errors
+from ..brain.options import Options
+from ..brain.status import ClusterStatus
+from ..compat import hexadecimal, monotonic
+from ..master.cluster import Cluster
+from ..master.job import Job
+from ..payload import functions, shares, sources, values
+from .call_journal import CallJournal
+from .calls import Calls, Given, Waiting
+from .futures import BrokenClusterExecutor
+from .turns import Turns
+
+AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+
+#: So often calls look for edited files of modules that this process has not imported.
+LOOK_SECONDS = 1.0
+
+#: Jobs of calls (one for each set of options) stay open until there are so many.
+CALLS_MAX = 8
+
+
+def until(options: Options) -> Optional[float]:
+    """The moment at which the deadline of what begins now has passed."""
+    return None if options.deadline is None else monotonic() + options.deadline
+
+
+class Core:
+    """See the module's text. It outlives a dropped face until all that was submitted is done."""
+
+    def __init__(
+        self, cluster: Cluster, owned: bool, initializer: "Optional[functions.Packed]", leave_after: Optional[int]
+    ) -> None:
+        self.cluster, self._owned = cluster, owned
+        self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
+        self._calls: Dict[Tuple[str, Options], Calls] = {}
+        self._journals: Dict[str, CallJournal] = {}
+        self.delivering: Set[Calls] = set()  # also those that take no more calls
+        self.maps: Set[Any] = set()  # MapJobs: they know this file, it does not know them
+        self._shut = False
+        self._stopping: Optional[threading.Thread] = None
+        self._over = threading.Event()  # all is done, and the worker processes have left
+        self.broken: Optional[BrokenClusterExecutor] = None
+        self.pid = os.getpid()
+        self._size = 0  # when it was asked for last
+        self._at_once = False  # worker processes are killed at the end
+        self.ends_at_exit = False  # do not finish what waits when the interpreter ends
+        self._code, self._look_at = sources.loaded.current(), 0.0
+        self._token = hexadecimal(os.urandom(8))
+        self._initializer, self._leave_after = initializer, leave_after
+        self.repeats = shares.Repeats(cluster.share_unasked)
+        self.packing = Turns("minimalcluster-packing")  # inputs of maps that lie in memory
+        self.collecting = Turns("minimalcluster-maps")  # results of maps for which no thread waits
+        _open_cores.add(self)
+
+    def packed_call(
+        self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any], options: Options
+    ) -> functions.Packed:
+        """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
+        if options.journal is not None:  # what has come before must not change what a call is known by
+            return self.pack((function, tuple(args), dict(keywords)))
+        given = tuple(args)
+
+        def call(swapped: Sequence[Any]) -> object:
+            return function, tuple(swapped[: len(given)]), dict(zip(keywords, swapped[len(given) :]))
+
+        return self._packed([*given, *keywords.values()], call)
+
+    def packed_item(self, item: Any, star: bool) -> functions.Packed:
+        """The same for an item of a map; star: it is the tuple of its call's arguments."""
+        return self._packed(item if star else [item], tuple if star else (lambda given: given[0]))
+
+    def _packed(self, arguments: Sequence[Any], call: Callable[[List[Any]], object]) -> functions.Packed:
+        swapped, held = self.repeats.swapped(arguments)
+        packed = self.pack(call(swapped))
+        if len(packed.data) >= shares.LARGE_BYTES:
+            self.repeats.count(arguments, held, lambda value: len(self.pack(value).data))
+        return packed._replace(held=held) if held else packed
+
+    def pack(self, value: object) -> functions.Packed:
+        """As ``functions.pack``, for where its calls run."""
+        return functions.pack(value, self.cluster.runs_scripts)
+
+    def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
+        if self._initializer is not None:
+            needs = values.all_needs([needs, self._initializer.needs])
+        info: Dict[str, object] = dict(functions.requirements(needs, self.cluster.runs_scripts), kind=kind)
+        buffers: List[bytes] = []
+        if self._initializer is not None:
+            info["initializer"] = self._token
+            buffers.append(self._initializer.data)
+        if self._leave_after is not None:
+            info["leave_after"] = self._leave_after
+        if timeout is not None:
+            info["timeout"] = timeout
+        return info, buffers
+
+    def scheduled(self, options: Options) -> Options:
+        """A call that is the last one in its worker process travels alone."""
+        return options.scheduled() if self._leave_after is None else options.one_by_one()
+
+    def slots(self) -> int:
+        """Worker processes, everywhere and now."""
+        return sum(each.nprocs for each in self.cluster.workers() if each.connected)
+
+    def size(self) -> int:
+        """The same for programs that divide by it: what it was, once this has ended; never less than 1."""
+        try:
+            self._size = self.slots()
+        except errors.StateError:
+            pass
+        return max(1, self._size)
+
+    def status(self) -> ClusterStatus:
+        self.cluster.check_process()
+        with self._lock:
+            numbers = {job.number for job in list(self.delivering) + list(self.maps)}
+        return self.cluster.status(numbers)
+
+    def check_process(self) -> None:
+        if self.pid != os.getpid():
+            raise RuntimeError(
+                "this executor belongs to the process that made it; a fork cannot use it: make a new one"
+            )
+
+    def check(self) -> None:
+        self.check_process()
+        if self.broken is not None:
+            error = BrokenClusterExecutor(str(self.broken))
+            raise error from self.broken.__cause__
+        if self._shut:
+            raise RuntimeError(AFTER_SHUTDOWN)
+
+    def submit(
+        self, waiting: Waiting, packed: functions.Packed, options: Options, until: Optional[float], given: Given
+    ) -> None:
+        """until: the moment from which on nobody waits for it. Raises what opening the journal raises."""
+        if options.deadline is not None or options.on_error is not None:  # of this call alone, not of the job
+            options = options._replace(deadline=None, on_error=None)
+        key = packed.needs, options
+        with self._lock:
+            self.check()
+            self._notice_reloads()
+            calls = self._calls.get(key)
+            if calls is None:
+                self._close_idle()
+                kept = None if options.journal is None else self._journal(options.journal)
+                calls = self._calls[key] = Calls(self, packed.needs, options, kept)
+                self.delivering.add(calls)
+            calls.add(waiting, packed, until, given)
+
+    def _close_idle(self) -> None:
+        """Each has a thread: a program with ever new options would have ever more of them."""
+        if len(self._calls) >= CALLS_MAX:
+            for key in [key for key, calls in self._calls.items() if calls.is_idle()]:
+                self._calls.pop(key).close()
+
+    def _journal(self, path: str) -> CallJournal:
+        """One for all jobs: two could not write the same file."""
+        path = os.path.abspath(os.fspath(path))
+        if path not in self._journals:
+            self._journals[path] = CallJournal(path)
+        return self._journals[path]
+
+    def _notice_reloads(self) -> None:
+        """A job keeps its code: calls that are submitted after a reload go into new jobs."""
+        now = monotonic()
+        look = now >= self._look_at
+        if look:
+            self._look_at = now + LOOK_SECONDS
+        code = sources.loaded.current(look)
+        if code is not self._code:
+            self._code = code
+            former, self._calls = self._calls, {}
+            for calls in former.values():
+                calls.close()
+
+    def submit_map(self, job: Any) -> None:
+        with self._lock:
+            self.check()
+            self.maps.add(job)  # first: it may be over at once, and takes itself out
+            try:
+                job.submit_to(self.cluster)
+            except BaseException:  # an engine may refuse it
+                self.maps.discard(job)
+                raise
+
+    def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
+        """A job is over; what those who still wait for it are told. Later calls too, if it cannot get better."""
+        with self._lock:
+            for key in [key for key, calls in self._calls.items() if calls is job]:
+                del self._calls[key]
+            if error is None:
+                return self.broken
+            if not isinstance(error, (errors.SourceError, errors.StateError)):
+                return error  # its own: it could not be defined, or handed out
+            broken = BrokenClusterExecutor(str(error))
+            broken.__cause__ = error
+            cause = getattr(error.__cause__, "type_name", None)
+            if self.broken is None and (isinstance(error, errors.StateError) or cause == "InitializerError"):
+                self.broken = broken
+            return broken
+
+    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        if self.pid != os.getpid():
+            return  # a fork's copy; the executor lives on where it was made
+        with self._lock:
+            self._shut = True
+            delivering, maps = list(self.delivering), list(self.maps)
+        if cancel_futures:
+            self.cluster.settle()
+            for calls in delivering:
+                calls.cancel_waiting()
+            for job in maps:
+                job.stop()
+        given = delivering, maps
+        thread = threading.Thread(target=self._stop, args=given, name="minimalcluster-shutdown", daemon=True)
+        with self._lock:
+            first, self._stopping = self._stopping is None, self._stopping or thread
+        if first:
+            for calls in delivering:
+                calls.close()
+            try:
+                thread.start()
+            except RuntimeError:  # while the interpreter ends, 3.12.0 and 3.12.1 start none (gh-113964)
+                self._stopping = threading.current_thread()
+                self._stop(delivering, maps)
+        if wait and not self._needs(threading.current_thread(), delivering):
+            self.join()
+
+    def _needs(self, thread: threading.Thread, delivering: List[Calls]) -> bool:
+        """The end waits for this thread: a callback, or a ``__del__`` method, in it cannot wait for the end."""
+        threads = [self._stopping] + [calls.thread for calls in delivering]
+        return self.cluster.in_own_thread() or thread in threads
+
+    def terminate(self, why: str) -> None:
+        """End everything now: what waits and what runs."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            if self.broken is None:
+                self.broken = BrokenClusterExecutor(why)
+            self._at_once = True
+            delivering, maps = list(self.delivering), list(self.maps)
+        for job in maps:
+            job.cancel()
+        for calls in delivering:
+            self.cluster.cancel(calls.number)
+        self.shutdown(False, False)
+
+    def join(self) -> None:
+        for job in list(self.maps):
+            job.wait_for_nobody()
+        self._over.wait()
+
+    def _stop(self, delivering: List[Calls], maps: List[Any]) -> None:
+        """When everything submitted is done, the workers leave."""
+        try:
+            self._finish(delivering, maps)
+        finally:
+            if self._owned:
+                self.cluster.stop(self._at_once)
+            _open_cores.discard(self)
+            self._over.set()
+
+    def _finish(self, delivering: List[Calls], maps: List[Any]) -> None:
+        for job in maps:
+            job.finish_reading()
+        for job in maps:
+            job.over.wait()
+        for calls in delivering:
+            calls.thread.join()
+        for kept in self._journals.values():
+            kept.close()
+        self.repeats.drop()
+
+
+_open_cores: "weakref.WeakSet[Core]" = weakref.WeakSet()
+
+
+def finish_all() -> None:
+    """Work submitted before the interpreter's exit is finished, as the standard's executors do."""
+    for core in list(_open_cores):
+        if core.ends_at_exit:
+            core.terminate("the interpreter ends")
+        core.shutdown(True, False)
+
+
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(finish_all)  # before the interpreter refuses new threads (3.9 on)
+else:
+    atexit.register(finish_all)
