@@ -1,7 +1,11 @@
 """Frames whole and in pieces, bytes that mean harm."""
 from __future__ import absolute_import, division, print_function
 
+import binascii
+import hashlib
+import hmac
 import os
+import struct
 import unittest
 
 from minimalcluster import errors
@@ -243,6 +247,29 @@ class Pieces(Refused):
         ours.send(protocol.Acknowledge(1))
         got = theirs.feed(self.wire(ours, 1))
         self.assertEqual([protocol.Grant, protocol.Acknowledge], [type(message) for message in got])
+
+
+class Tags(unittest.TestCase):
+    def test_they_are_the_first_half_of_the_vectors_of_rfc_4231(self):
+        vectors = [  # section 4: key, data, the first 16 bytes of HMAC-SHA-256
+            (b"\x0b" * 20, b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b"),
+            (b"Jefe", b"what do ya want for nothing?", "5bdcc146bf60754e6a042426089575c7"),
+            (b"\xaa" * 20, b"\xdd" * 50, "773ea91e36800e46854db8ebd09181a7"),
+            (bytes(bytearray(range(1, 26))), b"\xcd" * 50, "82558a389a443c0ea4cc819899f2083a"),
+            (b"\x0c" * 20, b"Test With Truncation", "a3b6167473100ee06e0c796c2955552b"),
+            (b"\xaa" * 131, b"Test Using Larger Than Block-Size Key - Hash Key First", "60e431591ee0b67f0d8a26aacbf5b77f"),
+            (
+                b"\xaa" * 131,
+                b"This is a test using a larger than block-size key and a larger than block-size data. "
+                b"The key needs to be hashed before being used by the HMAC algorithm.",
+                "9b09ffa71b942fcb27635fbcd5b0e944",
+            ),
+        ]
+        for key, data, expected in vectors:
+            sequence = struct.unpack(">Q", data[:8])[0]  # the tag's own first bytes
+            keyed = hmac.new(key, None, hashlib.sha256)
+            for buffers in ([data[8:]], [data[8:9], b"", data[9:]]):
+                self.assertEqual(expected.encode("ascii"), binascii.hexlify(frames._tag(keyed, sequence, buffers)))
 
 
 if __name__ == "__main__":
