@@ -69,6 +69,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("minimalcluster")
 
+#: A loop over ``amap`` lets others of its event loop run after this time, however many results are there.
+HOLD_LOOP_SECONDS = 0.005
+
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
@@ -320,14 +323,20 @@ class _Waiting:
     def __init__(self, results: "MapResults[Any]", loop: asyncio.AbstractEventLoop) -> None:
         self._results, self._loop = results, loop
         self._waiter: "Optional[asyncio.Future[bool]]" = None
+        self._yield_at = monotonic() + HOLD_LOOP_SECONDS
 
     async def more(self) -> bool:
         """Whether there is a result, once there is one or the end. Raises what ends the map early."""
         if self._results.reader.current:
+            if monotonic() >= self._yield_at:  # a chunk may have a million results
+                await asyncio.sleep(0)
+                self._yield_at = monotonic() + HOLD_LOOP_SECONDS
             return True
         self._waiter = self._loop.create_future()
         self._results.look(self)
-        return await self._waiter
+        found = await self._waiter
+        self._yield_at = monotonic() + HOLD_LOOP_SECONDS
+        return found
 
     def turn(self) -> bool:
         waiter = self._waiter

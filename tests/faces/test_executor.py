@@ -60,6 +60,7 @@ if PYTHON_3:
     from minimalcluster import ClusterError, ClusterExecutor, MasterNode, StartError, errors
     from minimalcluster.payload import shares
     from minimalcluster.brain import agent
+    from minimalcluster.faces import executor as executors
     from minimalcluster.faces.executor import BrokenClusterExecutor, BrokenExecutor, WorkerDiedError
 
 
@@ -803,6 +804,19 @@ async def wait_without_threads(ex, gate):
     late.set()
     assert await slow == [gate + "slow"]
 
+async def others_run(ex):
+    # Results that are there are taken without waiting; all the same the loop's other coroutines have their turns.
+    async def count():
+        while True:
+            turns.append(None)
+            await asyncio.sleep(0)
+
+    turns = []
+    counting = asyncio.ensure_future(count())
+    seen = [len(turns) async for _ in ex.amap(abs, range(1000))]
+    counting.cancel()
+    assert len(set(seen)) == 1000, seen
+
 async def cancel(ex, path, gate):
     task = asyncio.ensure_future(ex.run(touch_and_wait, path, gate))
     while not os.path.exists(path):
@@ -862,6 +876,10 @@ class Asyncio(unittest.TestCase):
         with ClusterExecutor(2) as executor, support.directory() as folder:
             self.run_it("wait_without_threads", executor, os.path.join(folder, "gate"))
         support.wait_until(lambda: not [each for each in threading.enumerate() if each.name == "minimalcluster-maps"])
+
+    def test_who_takes_what_is_there_lets_others_run(self):
+        with support.patched(executors, "HOLD_LOOP_SECONDS", 0.0), ClusterExecutor(1) as executor:
+            self.run_it("others_run", executor)
 
     def test_cancellation_reaches_the_running_task(self):
         with ClusterExecutor(1) as executor, support.directory() as folder:
