@@ -17,13 +17,13 @@ import textwrap
 
 from minimalcluster.wire import checks, frames, protocol
 from minimalcluster.brain import agent, ledger, policy, scheduler
-from minimalcluster.master import cluster, journal
+from minimalcluster.master import journal, sessions
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.
 SEEDS_MAX = 2000
 
-_S, _L, _A, _C, _J = scheduler.Scheduler, ledger.Ledger, agent.Agent, cluster.Cluster, journal.Journal
+_S, _L, _A, _C, _J = scheduler.Scheduler, ledger.Ledger, agent.Agent, sessions.Sessions, journal.Journal
 _L, _W, _W2 = ledger.Ledger, frames._Outgoing, frames.Channel
 
 #: (what is wrong, class or module, function, text, its replacement)
@@ -144,8 +144,8 @@ MUTANTS = [
     ("only the first who asks gets a shared object", _A, "_kept", "self._answer(askers,", "self._answer(askers[:1],"),
     ("who asks for a kept object gets another's answer", _A, "_fetch", "self._answer([asker],", "self._answer([(slot.number, 1)],"),
     ("a dead process's request is answered to the next one", _A, "_child_exited", "if asker[0] != slot.number", ""),
-    ("a result is acknowledged before it is on the disk", _C, "_answer", "if not dirty:", "if True:"),
-    ("what waits for the disk is acknowledged meanwhile", _C, "_answer", "if self._syncing is None:", "if True:"),
+    ("a result is acknowledged before it is on the disk", _C, "_acknowledge", "if not dirty:", "if True:"),
+    ("what waits for the disk is acknowledged meanwhile", _C, "_acknowledge", "if self._syncing is None:", "if True:"),
     ("what came while the disk wrote is taken for written", _C, "_synced", "delivered, self._syncing = self._syncing or [], None", "delivered, self._syncing = [(each, each.report) for each in self._sessions.values()], None"),
     ("a field of an odd message is not looked at", checks, "_check_info", "if not rule.holds(info[name]):", "if False:"),
     ("the numbers of an odd message are not looked at", checks, "check", "if not least <= message[at] <= most:", "if False:"),

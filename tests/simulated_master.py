@@ -2,33 +2,32 @@
 from __future__ import absolute_import, division, print_function
 
 import struct
-from collections import OrderedDict, deque
+from collections import deque
 
 from minimalcluster import errors
 from minimalcluster.wire import checks, protocol
 from minimalcluster.brain import agent, scheduler
-from minimalcluster.master import cluster
+from minimalcluster.master import sessions
 from minimalcluster.compat import native
 from tests.simulated_wire import Timer
 
-class Session(object):
+class Session(sessions.Session):
     def __init__(self, master, number, link):
         # type: (Master, int, Link) -> None
-        self.master, self.number, self.link = master, number, link
-        self.node = None  # type: int | None
-        self.report = self.answered = 0
+        self.master, self.link = master, link
+        channel = link.master_channel
+        super(Session, self).__init__(
+            number, lambda message: master.send(self, message), "elsewhere", self.end,
+            lambda: (channel.sending(), channel.receiving),
+        )  # fmt: skip
         self.outcomes = []  # type: list # (its report, job, how many were delivered then, bytes written to its journal)
-        self.draining = self.is_admitted = False
-        self.busy = ((), 0)
-        self.starting = (0, "", None)
+        self.draining = False
 
-    def send(self, message):
-        # type: (tuple) -> None
-        self.master.send(self, message)
-
-    def under_way(self):
-        # type: () -> tuple
-        return self.link.master_channel.sending(), self.link.master_channel.receiving
+    def end(self, error):
+        # type: (BaseException | None) -> None
+        if isinstance(error, errors.ProtocolError):
+            self.master.world.fail("%s: %s" % (self.name, error))
+        self.master.close(self)
 
 
 class SlowDisk(object):
@@ -55,23 +54,20 @@ class SlowDisk(object):
         self.master.step_timer.set(self.master.world.now)
 
 
-class Master(object):
-    """cluster.py's part: messages become events, effects become messages."""
+class Master(sessions.Sessions):
+    """cluster.py's part of a master, in virtual time and on a simulated disk."""
 
     def __init__(self, world, epoch):
         # type: (World, int) -> None
         self.world = world
-        self.epoch = epoch
+        disk = SlowDisk(self)
+        super(Master, self).__init__(epoch, disk.call, disk.do)
+        self.sessions, self.jobs = self._sessions, self._jobs
+        self._journaled = self._jobs  # each of them says itself whether it has a journal
         self.scheduler = scheduler.Scheduler(epoch)
         if world.scripts_are_late:
             self.scheduler.handle(scheduler.JobAwaited(), world.now)
         self.alive = True
-        self.sessions = self._sessions = OrderedDict()  # type: dict # node id -> Session
-        self.jobs = self._jobs = OrderedDict()  # type: dict # number -> Job
-        self._syncing = None  # type: list | None
-        self._journaled, self._reported = self.jobs, OrderedDict()
-        self._disk = self._loop = SlowDisk(self)
-        self._sync_at = self._beat_at = 0.0  # the names with _ are those that Cluster._answer and _beat know
         self.stale = []  # type: list # events of closed sessions, to be replayed
         self.inbox = deque()  # type: deque
         self.next_session = 1
@@ -79,14 +75,6 @@ class Master(object):
         self.links = []  # type: list # with something to write
         self.acting = None  # type: tuple | None # the event at hand
         self.replaying = False
-        self.effects = {
-            scheduler.Admit: self.admit,
-            scheduler.Define: self.define, scheduler.Grant: self.grant, scheduler.Revoke: self.revoke,
-            scheduler.Forget: self.forget, scheduler.Deliver: self.deliver,
-            scheduler.DeliverFailure: self.deliver_failure, scheduler.DeliverPoison: self.deliver_poison,
-            scheduler.Finish: self.finish, scheduler.Disconnect: self.disconnect, scheduler.Explain: self.explain,
-            scheduler.Idle: lambda effect: None, scheduler.TakenBack: self.taken_back,
-        }  # fmt: skip
 
     def accept(self, link):
         # type: (Link) -> None
@@ -112,31 +100,16 @@ class Master(object):
         while self.inbox:
             self.receive(*self.inbox.popleft())
         self.event(scheduler.TimePassed())
-        vars(cluster.Cluster)["_answer"](self, self.world.now)
-        vars(cluster.Cluster)["_beat"](self, self.world.now)
+        self._acknowledge(self.world.now)
+        self._beat(self.world.now)
         links, self.links = self.links, []
         for link in links:
             link.flush_master()
-        due = self.scheduler.deadline()
-        if self._syncing is None and self._dirty_journals():
-            due = self._sync_at if due is None else min(due, self._sync_at)
-        if self.sessions:
-            due = self._beat_at if due is None else min(due, self._beat_at)
+        moments = [self.scheduler.deadline()] + self._moments()
+        due = min([moment for moment in moments if moment is not None] or [None])
         if due is not None and due <= self.world.now:
             self.world.fail("the scheduler's deadline %r has passed: the master would spin" % due)
         self.step_timer.set(due)
-
-    def _dirty_journals(self):
-        # type: () -> list
-        return vars(cluster.Cluster)["_dirty_journals"](self)
-
-    def _durable(self, delivered):
-        # type: (list) -> None
-        vars(cluster.Cluster)["_durable"](self, delivered)
-
-    def _synced(self):
-        # type: () -> None
-        vars(cluster.Cluster)["_synced"](self)
 
     def died(self, silently):
         # type: (bool) -> None
@@ -175,7 +148,7 @@ class Master(object):
                     self.close(session, scheduler.NodeLeft)
                     return
                 self.world.is_not_odd(message)
-                self.said(session, message)
+                self._said(session, message)
 
     def close(self, session, event=scheduler.NodeDisconnected):
         # type: (Session, object) -> None
@@ -186,58 +159,31 @@ class Master(object):
                 if self.sessions.get(session.node) is session:
                     del self.sessions[session.node]
 
-    def said(self, session, message):
+    def _id_of(self, info):
+        # type: (dict) -> int
+        return int(info["id"])
+
+    def _joined(self, session, message):
+        # type: (Session, protocol.Join) -> None
+        super(Master, self)._joined(session, message)
+        if session.node is not None and not session.is_admitted:
+            self.world.count("parked")
+
+    def _outcome(self, session, message):
         # type: (Session, tuple) -> None
-        kind = type(message)
-        if session.node is None:
-            if kind is not protocol.Join:
-                self.world.fail("%r before Join" % (message,))
-            self.joined(session, message.info)
-            return
-        if not session.is_admitted:
-            self.world.fail("%r before Joined" % (message,))
-        if kind is protocol.Farewell:
-            left = message.info.get("left")
-            session.draining = True
-            self.event((scheduler.NodeLeft if left else scheduler.NodeDraining)(session.node, session.number))
-            if left:
-                self.close(session)
-            return
-        node, number = session.node, session.number
-        if kind is protocol.Fetch:
-            self.world.at(self.world.now + 0.5 * self.world.random() ** 3, self.fetched, session, message)
-            return
-        if kind is protocol.Heartbeat:
-            event = scheduler.NodeHeard(node, number)
-            told = message.info.get("starting", 0), native(message.info.get("trouble", "")), message.info.get("stuck")
-            if told != session.starting:
-                session.starting = told
-                event = scheduler.NodeStarting(node, number, *told)
-        else:
-            if message.report <= session.report:
-                self.world.fail("report %d comes after report %d" % (message.report, session.report))
-            session.report = message.report
-            self._reported[session] = None
-            if kind is protocol.Done:
-                event = scheduler.TasksDone(
-                    node, number, message.attempt, message.first, message.count, message.elapsed_ns / 1e9, message.payload
-                )
-            elif kind is protocol.Failed:
-                event = scheduler.TaskFailed(
-                    node, number, message.attempt, message.first, message.elapsed_ns / 1e9, message.info, message.payload
-                )
-            elif kind is protocol.Released:
-                event = scheduler.AttemptReleased(node, number, message.attempt, message.first)
-            elif kind is protocol.Died:
-                event = scheduler.AttemptDied(node, number, message.attempt, message.first, message.info)
-            else:
-                event = scheduler.AttemptUnfit(node, number, message.attempt, message.first, message.info)
-                job = self.jobs.get(self.world.granted[message.attempt])
-                if job is not None and not self.world.nodes[node].unfit:
-                    self.world.fail("node %d is unfit for a job it could run: %r" % (node, message.info))
-            if len(self.stale) < 200:
-                self.stale.append(event)
-        self.event(event)
+        if message.report <= session.report:
+            self.world.fail("report %d comes after report %d" % (message.report, session.report))
+        if type(message) is protocol.Unfit:
+            job = self.jobs.get(self.world.granted[message.attempt])
+            if job is not None and not self.world.nodes[session.node].unfit:
+                self.world.fail("node %d is unfit for a job it could run: %r" % (session.node, message.info))
+        if len(self.stale) < 200:
+            self.stale.append(sessions.OUTCOMES[type(message)](session.node, session.number, message))
+        super(Master, self)._outcome(session, message)
+
+    def _fetch(self, session, message):
+        # type: (Session, protocol.Fetch) -> None
+        self.world.at(self.world.now + 0.5 * self.world.random() ** 3, self.fetched, session, message)
 
     def fetched(self, session, message):
         # type: (Session, protocol.Fetch) -> None
@@ -247,26 +193,14 @@ class Master(object):
             self.send(session, protocol.Fetched(message.request, info, [message.info["name"].encode("ascii")]))
             session.link.flush_master()
 
-    def joined(self, session, info):
-        # type: (Session, dict) -> None
-        older = self.sessions.get(int(info["id"]))
-        if older is not None and older.number > session.number:
-            self.close(session)
-            return
-        session.node = int(info["id"])
-        self.sessions[session.node] = session
-        name = native("%s/%s" % (info["hostname"], info["pid"]))
-        self.event(scheduler.NodeJoined(session.node, session.number, info["slots"], name, info["held"]))
-        if older is not None:
-            self.close(older)
-        if not session.is_admitted:
-            self.world.count("parked")
+    def _printed(self, session, message):
+        # type: (Session, protocol.Output) -> None
+        self.world.printed(session.node, int(message.info["text"]))
 
-    def admit(self, effect):
-        # type: (scheduler.Admit) -> None
-        session = self.sessions[effect.node]
-        session.is_admitted = True
-        self.send(session, protocol.Joined({"epoch": self.epoch}))
+    def _farewell(self, session, message):
+        # type: (Session, protocol.Farewell) -> None
+        session.draining = True
+        super(Master, self)._farewell(session, message)
 
     def send(self, session, message):
         # type: (Session, tuple) -> None
@@ -304,7 +238,7 @@ class Master(object):
         if effects or type(event) not in (scheduler.TimePassed, scheduler.NodeHeard):  # else nothing has changed
             self.scheduler.validate()
         for effect in effects:
-            self.effects[type(effect)](effect)
+            self._effects[type(effect)](effect)
 
     def replay(self):
         # type: () -> None
@@ -327,13 +261,13 @@ class Master(object):
             self.world.fail("an effect for job %d, which is finished or unknown" % number)
         return job  # type: ignore[return-value]
 
-    def define(self, effect):
+    def _define(self, effect):
         # type: (scheduler.Define) -> None
         self.live_job(effect.job)
         info = {"job": effect.job, "timeout": self.jobs[effect.job].timeout}
         self.send(self.sessions[effect.node], protocol.DefineJob(effect.job, info, [self.jobs[effect.job].source]))
 
-    def grant(self, effect):
+    def _grant(self, effect):
         # type: (scheduler.Grant) -> None
         world, job = self.world, self.live_job(effect.job)
         world.note("grant", effect.node, effect.attempt, effect.first, effect.count, effect.one_by_one)
@@ -366,18 +300,10 @@ class Master(object):
             ),
         )  # fmt: skip
 
-    def revoke(self, effect):
+    def _revoke(self, effect):
         # type: (scheduler.Revoke) -> None
         self.world.note("revoke", *effect)
-        session = self.sessions.get(effect.node)
-        if session is not None:
-            self.send(session, protocol.Revoke(effect.attempt, int(effect.kill)))
-
-    def forget(self, effect):
-        # type: (scheduler.Forget) -> None
-        session = self.sessions.get(effect.node)
-        if session is not None:
-            self.send(session, protocol.ForgetJob(effect.job))
+        super(Master, self)._revoke(effect)
 
     def outcome(self, job, index, what):
         # type: (Job, int, str) -> None
@@ -391,7 +317,7 @@ class Master(object):
             self.world.master_recovery = max(self.world.master_recovery, self.world.now - self.world.crashed_at)
             self.world.crashed_at = None
 
-    def deliver(self, effect):
+    def _deliver(self, effect):
         # type: (scheduler.Deliver) -> None
         job = self.live_job(effect.job)
         if job.journal is not None:
@@ -410,7 +336,7 @@ class Master(object):
                 self.world.fail("task %d of job %d kills or hangs, and has a value" % (index, job.number))
             self.outcome(job, index, "value")
 
-    def deliver_failure(self, effect):
+    def _deliver_failure(self, effect):
         # type: (scheduler.DeliverFailure) -> None
         job = self.live_job(effect.job)
         self.sessions[effect.node]  # cluster.py looks there who it was
@@ -426,7 +352,7 @@ class Master(object):
         job.errors += 1
         self.outcome(job, effect.first, "failure")
 
-    def deliver_poison(self, effect):
+    def _deliver_poison(self, effect):
         # type: (scheduler.DeliverPoison) -> None
         job, deaths = self.live_job(effect.job), [death.info for death in effect.deaths]
         # The first may be that of a whole chunk: one of its tasks did it. All others must be exact, except
@@ -445,7 +371,7 @@ class Master(object):
         job.errors += 1
         self.outcome(job, effect.first, "poison")
 
-    def finish(self, effect):
+    def _finish(self, effect):
         # type: (scheduler.Finish) -> None
         world, job = self.world, self.live_job(effect.job)
         world.note("finish", effect.job, bool(effect.unrunnable))
@@ -472,7 +398,7 @@ class Master(object):
             job.journal = None
             world.check_journal(job, len(job.delivered))
 
-    def disconnect(self, effect):
+    def _disconnect(self, effect):
         # type: (scheduler.Disconnect) -> None
         self.world.note("disconnect", *effect[:2])
         session = self.sessions.get(effect.node)
@@ -482,12 +408,16 @@ class Master(object):
                 self.world.check_silence(link, link.to_master, link.node_heard_at, scheduler.NODE_LOST_SECONDS)
             self.close(session)
 
-    def taken_back(self, effect):
+    def _taken_back(self, effect):
         # type: (scheduler.TakenBack) -> None
         job = self.live_job(effect.job)
         if any(job.outcomes[index] is not None for index in range(effect.first, effect.end)):
             self.world.fail("tasks [%d, %d) are taken back, and some have an outcome" % effect[1:])
 
-    def explain(self, effect):
+    def _explain(self, effect):
         # type: (scheduler.Explain) -> None
         self.world.note("explain", native(effect.text))
+
+    def _idle(self, effect):
+        # type: (scheduler.Idle) -> None
+        """cluster.py then asks the job why no task of it is handed out."""

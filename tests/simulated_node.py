@@ -7,6 +7,7 @@ from minimalcluster import errors
 from minimalcluster.wire import checks, protocol
 from minimalcluster.brain import agent
 from minimalcluster.compat import native
+from minimalcluster.node import hands, worker
 from tests.simulated_wire import Link, Timer
 
 HANDSHAKE_SECONDS = 5.0  # connection.py
@@ -29,16 +30,11 @@ class Node(object):
         self.link = None  # type: Link | None
         self.alive, self.draining, self.joined, self.unfit = True, False, False, False
         self.frozen_until = self.stalled_until = 0.0
-        self.tries = self.looks = 0
+        self.tries = self.looks = self.lines = 0
         self.slow = 1.0
         self.fails_to_start = 0.0
         self.stuck_at = None  # type: float | None # since then none of its worker processes is there, and none starts
-        self.effects = {
-            agent.ToMaster: self.to_master, agent.ToChild: self.to_child, agent.StartChild: self.start_child,
-            agent.KillChild: self.kill_child, agent.DropLink: self.drop_link, agent.Finished: self.finished,
-            agent.Warn: self.warn, agent.Keep: self.keep, agent.Discard: lambda effect: self.files.discard(effect.name),
-            agent.LookBehind: self.look_behind,
-        }  # fmt: skip
+        self.effects = {effect: getattr(self, name) for effect, name in hands.EFFECTS.items()}
         self.dial()
 
     def tell(self, item):
@@ -173,6 +169,10 @@ class Node(object):
             self.world.fail("node %d is to keep another object as %s" % (self.number, effect.name))
         self.files.add(effect.name)
         self.tell(agent.Kept(effect.name, dict(effect.info, path="a file")))
+
+    def discard(self, effect):
+        # type: (agent.Discard) -> None
+        self.files.discard(effect.name)
 
     def drop_link(self, effect):
         # type: (agent.DropLink) -> None
@@ -310,26 +310,27 @@ class Child(object):
 
     def hear(self, message):
         # type: (tuple) -> None
-        if isinstance(message, protocol.Revoke):
-            if self.grant is None or self.grant.attempt != message.attempt:
-                self.revoked.add(message.attempt)
-            else:
-                self.end = self.claimed
-                self.send(protocol.Released(0, message.attempt, self.end))
-            return
-        if isinstance(message, protocol.Fetched):
-            self.answered(message)
-            return
-        if isinstance(message, protocol.Drop):
-            self.got.discard(message.info["name"])
-            return
-        if isinstance(message, protocol.Farewell):  # it ends with its node
+        name = worker.READ.get(type(message))
+        if name is not None:
+            getattr(self, name)(message)
             return
         self.inbox.append(message)
         if self.grant is None:
             self.serve()
 
-    def answered(self, message):
+    def _give_back(self, message):
+        # type: (protocol.Revoke) -> None
+        if self.grant is None or self.grant.attempt != message.attempt:
+            self.revoked.add(message.attempt)
+        else:
+            self.end = self.claimed
+            self.send(protocol.Released(0, message.attempt, self.end))
+
+    def _drop_shared(self, message):
+        # type: (protocol.Drop) -> None
+        self.got.discard(message.info["name"])
+
+    def _fetched(self, message):
         # type: (protocol.Fetched) -> None
         if self.asked is None or message.request != self.asked[0]:
             self.world.fail("an answer to request %d, which waits no more: %r" % (message.request, self.asked))
@@ -345,16 +346,28 @@ class Child(object):
         # type: () -> None
         while self.inbox and self.grant is None:
             message = self.inbox.popleft()
-            if isinstance(message, protocol.DefineJob):
-                self.definitions.add(message.job)
-            elif isinstance(message, protocol.ForgetJob):
-                self.definitions.discard(message.job)
-                self.task_seconds.pop(message.job, None)
-            else:
-                self.begin(message)
+            getattr(self, worker.SERVED[type(message)])(message)
 
-    def begin(self, grant):
+    def _leave(self, message):
+        # type: (protocol.Farewell) -> None
+        """It ends with its node."""
+
+    def _define(self, message):
+        # type: (protocol.DefineJob) -> None
+        self.definitions.add(message.job)
+
+    def _forget(self, message):
+        # type: (protocol.ForgetJob) -> None
+        self.definitions.discard(message.job)
+        self.task_seconds.pop(message.job, None)
+
+    def _grant(self, grant):
         # type: (protocol.Grant) -> None
+        if self.world.tasks_print:
+            self.node.lines += 1
+            text = "%d\n" % self.node.lines
+            output = protocol.Output({"pid": self.slot, "stream": "stdout", "text": text})
+            self.node.tell(agent.ChildSaid(self.slot, output))
         if self.node.unfit or grant.job not in self.definitions:
             self.send(protocol.Unfit(0, grant.attempt, grant.first, {"text": "no numpy here", "type": "ImportError"}))
             return

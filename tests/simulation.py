@@ -11,9 +11,10 @@
     Child   modelled after worker.py: blocks, flush, careful, Released ---------------+
 
 Only the shells are modelled, what cluster.py, node.py and worker.py do around the brains: in
-simulated_master.py, simulated_node.py and simulated_wire.py. The journal is real too, on a disk that
+simulated_master.py, simulated_node.py and simulated_wire.py. They share the tables of messages and effects
+(sessions.py, of which Cluster and the simulated master are made, hands.py, worker.py), so none can be forgotten. The journal is real too, on a disk that
 fills up and a master that dies at any byte of it (simulated_disk.py), and so is the rule when an
-outcome is acknowledged (``Cluster._answer``). Each seed draws *which* faults exist at all and their
+outcome is acknowledged (``Sessions._acknowledge``). Each seed draws *which* faults exist at all and their
 rates (simulated_faults.py); after a moment they stop, and everything must come to its end within
 bounded virtual time. Safety is checked after every event.
 
@@ -165,6 +166,8 @@ class World(Faults):
         self.scripts_are_late = False  # nodes of a killed master come back before it has a job again
         apart = Random(self.seed * 8 + 1).random
         rates.update((name, 0.1 * 10 ** apart()) for name in GROWTH_STRIKES if apart() < 0.1)
+        self.tasks_print = apart() < 0.1
+        self.lines = {}  # type: dict # node -> the number of its last line that a master has shown
         self.late_random = Random(self.seed * 8 + 2).random
         self.late_script_seconds = 90 * self.late_random() ** 2 if self.late_random() < 0.3 else 0.0
         self.odd_random = Random(self.seed * 8 + 3).random
@@ -195,6 +198,13 @@ class World(Faults):
             self.fail("node %d's link is given up %.1f s after its last bytes" % (link.node.number, self.now - heard_at))
         if not link.quiet_for(seconds, pipe):
             self.fail("node %d's link is sound and silent for %.1f s" % (link.node.number, self.now - heard_at))
+
+    def printed(self, node, line):
+        # type: (int, int) -> None
+        """Lines may be lost with a connection, but come in their order, and once."""
+        if line <= self.lines.get(node, 0):
+            self.fail("line %d of node %d is shown after line %d" % (line, node, self.lines[node]))
+        self.lines[node] = line
 
     def delay(self):
         # type: () -> float
@@ -254,7 +264,7 @@ class World(Faults):
         if not self.master.alive:
             return  # the next one gets it
         known = self.open_journal(job) if job.journaled else None
-        job.id = (self.master.epoch << cluster.JOB_SHIFT) + job.number
+        job.id = (self.master._epoch << cluster.JOB_SHIFT) + job.number
         self.by_id[job.id] = self.master.jobs[job.id] = job
         self.master.call(scheduler.JobSubmitted(job.id, None if job.grows else job.total, job.options))
         if known is not None:
@@ -365,7 +375,7 @@ class World(Faults):
         self.crashes += 1
         self.crashed_at = self.now
         self.master.died(silently)
-        self.note("master", "down", self.master.epoch)
+        self.note("master", "down", self.master._epoch)
         for disk in self.disks.values():
             disk.dies_in = None
         for number in sorted(self.jobs):
@@ -397,7 +407,7 @@ class World(Faults):
         # type: () -> None
         self.scripts_are_late = self.late_script_seconds > 0.0
         self.master = Master(self, 1 + self.crashes + int(self.random() * 2**22))
-        self.note("master", "up", self.master.epoch)
+        self.note("master", "up", self.master._epoch)
         if self.scripts_are_late:
             self.submits_at = self.now + self.late_random() * self.late_script_seconds
             self.limit = max(self.limit, self.submits_at + CALM_SECONDS)

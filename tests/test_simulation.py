@@ -14,7 +14,7 @@ FIRST, COUNT = {(3, 13): (0, 1000), (3, 11): (1000, 1000)}.get(sys.version_info[
 SEEDS = int(os.environ.get("MINIMALCLUSTER_SEEDS", COUNT))
 FAULTS = (
     simulated_faults.STRIKES + simulated_faults.LATE_STRIKES + simulated_faults.LATEST_STRIKES
-    + simulated_faults.CONDITIONS + simulated_faults.LATE_CONDITIONS + simulated_faults.LATEST_CONDITIONS
+    + simulated_faults.GROWTH_STRIKES + simulated_faults.CONDITIONS + simulated_faults.LATE_CONDITIONS + simulated_faults.LATEST_CONDITIONS
 )  # fmt: skip
 REGRESSIONS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "regressions.txt")
 

@@ -31,6 +31,7 @@ from ..master.job import Job
 from ..master.workplace import Workplace
 from ..node.hands import Hands
 from ..node.node import describe
+from ..node.worker import READ, SERVED
 from ..payload import values
 from ..wire import checks, protocol
 from ..wire.loop import Loop
@@ -119,11 +120,8 @@ class EngineNode(Hands):
         self._said_empty = False
         self._finished: Optional[agent.Finished] = None  # until ``end`` has been called
         self._close_at = 0.0  # from then on the engine's closing is not waited for any more
-        self._hearers: Dict[type, Callable[[int, Any], None]] = {
-            protocol.DefineJob: self._define, protocol.Grant: self._grant, protocol.Revoke: self._revoke,
-            protocol.ForgetJob: self._forget, protocol.Fetched: self._fetched, protocol.Farewell: self._farewell,
-            protocol.Drop: lambda slot, message: None,  # by ``discard``
-        }  # fmt: skip
+        names = {**READ, **SERVED}
+        self._told: Dict[type, Callable[[int, Any], None]] = {kind: getattr(self, names[kind]) for kind in names}
 
     def step(self, now: float) -> None:
         super().step(now)
@@ -155,7 +153,7 @@ class EngineNode(Hands):
         self.tell(agent.ChildReady(effect.slot))
 
     def to_child(self, effect: agent.ToChild) -> None:
-        self._hearers[type(effect.message)](effect.slot, effect.message)
+        self._told[type(effect.message)](effect.slot, effect.message)
 
     def kill_child(self, effect: agent.KillChild) -> None:
         flight = self._flights.get(effect.slot)
@@ -209,7 +207,7 @@ class EngineNode(Hands):
             flight.needs.append(("definition", message.job))
         self._lines.add(flight)
 
-    def _revoke(self, slot: int, message: protocol.Revoke) -> None:
+    def _give_back(self, slot: int, message: protocol.Revoke) -> None:
         flight = self._flights.get(slot)
         if flight is None or flight.grant.attempt != message.attempt:
             return
@@ -221,13 +219,16 @@ class EngineNode(Hands):
         elif not self._lines.is_alone(flight):  # which would be no suspect any more elsewhere
             self._courier.put(self._courier.cancel, flight, False)
 
+    def _drop_shared(self, slot: int, message: protocol.Drop) -> None:
+        """``discard`` is called once for all slots."""
+
     def _fetched(self, slot: int, message: protocol.Fetched) -> None:
         flight = self._flights.get(slot)
         if flight is not None and flight.request == message.request:
             self._courier.put(self._courier.learn, flight.needs[-1], message.info, plain(message.payload))
             self._fly(flight)
 
-    def _farewell(self, slot: int, message: protocol.Farewell) -> None:
+    def _leave(self, slot: int, message: protocol.Farewell) -> None:
         self._emptied(slot, {})
 
     # -- to the engine ----------------------------------------------------------------------------

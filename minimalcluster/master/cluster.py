@@ -15,7 +15,7 @@ import os
 import socket  # noqa: F401 # in a type comment
 import sys
 import threading
-from collections import OrderedDict, deque, namedtuple
+from collections import deque, namedtuple
 
 from .. import errors
 from ..brain import agent, scheduler
@@ -40,9 +40,9 @@ from ..wire.listener import Listener
 from ..wire.loop import Loop
 from .disk import Disk
 from .job import Job, Runner  # noqa: F401 # in type comments
-from .journal import SYNC_SECONDS, OutcomeLog  # noqa: F401 # in a type comment
 from .printer import Printer
 from .serving import Library
+from .sessions import Session, Sessions, sync
 from .workplace import ThisMachine, Workplace  # noqa: F401 # the latter in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -68,46 +68,6 @@ FORKED = "this cluster belongs to the process that made it; a fork cannot use it
 WorkerInfo = namedtuple(
     "WorkerInfo", "hostname nprocs pid busy address python platform tasks_done tasks_per_second connected"
 )
-
-#: What a node says of attempts -> the scheduler's event.
-_EVENTS = {
-    protocol.Done: lambda node, session, m: scheduler.TasksDone(
-        node, session, m.attempt, m.first, m.count, max(0, m.elapsed_ns) / 1e9, m.payload
-    ),
-    protocol.Failed: lambda node, session, m: scheduler.TaskFailed(
-        node, session, m.attempt, m.first, max(0, m.elapsed_ns) / 1e9, m.info, m.payload
-    ),
-    protocol.Released: lambda node, session, m: scheduler.AttemptReleased(node, session, m.attempt, m.first),
-    protocol.Died: lambda node, session, m: scheduler.AttemptDied(node, session, m.attempt, m.first, m.info),
-    protocol.Unfit: lambda node, session, m: scheduler.AttemptUnfit(node, session, m.attempt, m.first, m.info),
-}
-
-#: Nodes take a master for lost of which no byte comes for 10 s: it says something unasked, whatever else goes on.
-BEAT_SECONDS = 2.0
-
-
-class _Session(object):
-    """One connection of one node, from its Join on. ``send(message)`` goes there."""
-
-    def __init__(self, number, send, address, close):
-        # type: (int, Callable[[tuple[Any, ...]], None], str, Callable[[BaseException | None], None]) -> None
-        self.number, self.send, self.address, self.close = number, send, address, close
-        self.node = None  # type: str | None
-        self.info = {}  # type: dict
-        self.is_admitted = False  # the scheduler has taken the node in
-        self.report = 0  # the last one received
-        self.answered = 0  # the last one acknowledged
-        #: (large messages that are being sent, received bytes of an incomplete message)
-        self.under_way = lambda: ([], 0)  # type: Callable[[], tuple[list[Any], int]]
-        self.busy = ((), 0)  # type: tuple # the same, as the scheduler has been told
-        self.starting = (0, "", None)  # how many worker processes are not there, said its last heartbeat, and why
-
-    @property
-    def name(self):
-        # type: () -> str
-        """The node as people know it."""
-        return "%s/%s" % (self.info.get("hostname"), self.info.get("pid"))
-
 
 class _Answer(object):
     """What a call in the cluster's thread returned, or raised."""
@@ -136,7 +96,7 @@ class _Answer(object):
         return self._value
 
 
-class Cluster(Runner):
+class Cluster(Runner, Sessions):
     """See the module's text. ``start`` opens the port; ``stop`` gives everything back.
 
     host: None if no node may join from elsewhere; then there is no port. workplace: where the cluster's own node works.
@@ -149,30 +109,24 @@ class Cluster(Runner):
         self._host, self.port, self._authkey = host, port, authkey
         self._workplace = workplace or ThisMachine()
         self.runs_scripts = self._workplace.runs_scripts
-        self._epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
-        self._scheduler = scheduler.Scheduler(self._epoch)
-        self._loop = Loop()
+        self._loop, self._disk = Loop(), Disk()
+        epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
+        Sessions.__init__(self, epoch, self._loop.call, self._disk.do)
+        self._scheduler = scheduler.Scheduler(epoch)
         self._encrypt, self._ssl_context = encrypt, ssl_context
         self._listener = None  # type: Listener | None
         self._thread = None  # type: threading.Thread | None
-        self._sessions = {}  # type: dict[str, _Session] # by node id
         self._proved = set()  # type: set # sessions that have not joined yet
-        self._beat_at = 0.0
         self._next_session = 1
-        self._jobs, self._journaled = {}, {}  # type: dict[int, Job], dict[int, Job] # by number; those with a journal
-        self._job_numbers = itertools.count((self._epoch << JOB_SHIFT) + 1)  # jobs come from any thread
+        self._job_numbers = itertools.count((epoch << JOB_SHIFT) + 1)  # jobs come from any thread
         self._local = None  # type: Hands | None
-        self._local_session = None  # type: _Session | None
+        self._local_session = None  # type: Session | None
         self._local_gone = threading.Event()
         self._local_gone.set()
         self._all_left = threading.Event()
         self._inbox = deque()  # type: deque # (session, message) of the local node
         self._printers = {"stdout": Printer("stdout"), "stderr": Printer("stderr")}
         self._library = Library(self._loop.call)
-        self._disk = Disk()
-        self._reported = OrderedDict()  # type: OrderedDict # sessions that brought something since it was looked at
-        self._sync_at = 0.0  # when journals may be synced again
-        self._syncing = None  # type: list | None # while that goes on: (session, the report that will be on the disk)
         self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
         self._crashed = None  # type: BaseException | None
         self._strangers = 0  # refused lately
@@ -180,15 +134,6 @@ class Cluster(Runner):
         self._ending = threading.RLock()
         self._has_ended = False
         self._pid = os.getpid()
-        self._effects = {
-            scheduler.Admit: self._admit,
-            scheduler.Define: self._define, scheduler.Grant: self._grant, scheduler.Revoke: self._revoke,
-            scheduler.Forget: self._forget, scheduler.Deliver: self._deliver,
-            scheduler.DeliverFailure: self._deliver_failure, scheduler.DeliverPoison: self._deliver_poison,
-            scheduler.Finish: self._finish, scheduler.Disconnect: self._disconnect,
-            scheduler.TakenBack: self._taken_back,
-            scheduler.Explain: lambda effect: log.warning("%s", effect.text), scheduler.Idle: self._idle,
-        }  # type: dict[type, Callable[[Any], None]] # fmt: skip
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -468,7 +413,7 @@ class Cluster(Runner):
                 # Never silent: when this process was held up (suspended, in a long call of C code), so was its node.
                 self._handle(scheduler.NodeHeard(local.node, local.number), now)
             self._handle(scheduler.TimePassed(), now)
-            self._answer(now)
+            self._acknowledge(now)
             self._beat(now)
             if self._local is not None:
                 self._local.step(now)
@@ -478,11 +423,7 @@ class Cluster(Runner):
     def deadline(self):
         # type: () -> float | None
         deadlines = [self._scheduler.deadline(), self._local.deadline() if self._local is not None else None]
-        if self._syncing is None and self._dirty_journals():
-            deadlines.append(self._sync_at)
-        if self._sessions:
-            deadlines.append(self._beat_at)
-        moments = [moment for moment in deadlines if moment is not None]
+        moments = [moment for moment in deadlines if moment is not None] + self._moments()
         return min(moments) if moments else None
 
     def _event(self, event):
@@ -506,52 +447,6 @@ class Cluster(Runner):
         if session is not None:
             session.close(errors.ConnectionFailed("%s: %s" % (type(error).__name__, error)))
 
-    def _answer(self, now):
-        # type: (float) -> None
-        """Acknowledge what has been delivered, and is on the disk if it shall be; a disk may take its time for that."""
-        if self._syncing is None:
-            dirty = self._dirty_journals()
-            if dirty and now < self._sync_at:
-                return
-            delivered = [(session, session.report) for session in self._reported]
-            self._reported.clear()
-            if not dirty:
-                self._durable(delivered)
-            else:
-                self._sync_at = now + SYNC_SECONDS
-                self._syncing = delivered
-                self._disk.do(_sync, dirty, self._loop.call, self._synced)
-
-    def _durable(self, delivered):
-        # type: (list) -> None
-        """What these reports brought is where it shall be."""
-        for session, report in delivered:
-            if report > session.answered:
-                session.answered = report
-                session.send(protocol.Acknowledge(report))
-
-    def _synced(self):
-        # type: () -> None
-        delivered, self._syncing = self._syncing or [], None
-        self._durable(delivered)
-
-    def _beat(self, now):
-        # type: (float) -> None
-        """Unasked, and passing what is large: what the nodes know already, as a sign of life."""
-        if now < self._beat_at:
-            return
-        self._beat_at = now + BEAT_SECONDS
-        for session in self._sessions.values():
-            session.send(protocol.Acknowledge(session.answered))
-            busy = _busy(*session.under_way())
-            if busy != session.busy:
-                session.busy = busy
-                self._event(scheduler.LinkBusy(session.node, session.number, *busy))
-
-    def _dirty_journals(self):
-        # type: () -> list
-        return [job.journal for job in self._journaled.values() if job.journal is not None and job.journal.dirty]
-
     def _submit(self, number, job):
         # type: (int, Job) -> None
         if self._stopped:
@@ -569,81 +464,40 @@ class Cluster(Runner):
 
     # -- what nodes say ---------------------------------------------------------------------------
 
-    def _said(self, session, message):
-        # type: (_Session, Any) -> None
-        kind = type(message)
-        if isinstance(message, protocol.Join) and session.node is None:
-            self._joined(session, message.info)
-        elif not session.is_admitted:
-            session.close(errors.ProtocolError("%s before Joined" % kind.__name__))
-        elif kind in _EVENTS:
-            session.report = max(session.report, message.report)
-            self._reported[session] = None
-            self._event(_EVENTS[kind](session.node, session.number, message))
-        elif isinstance(message, protocol.Heartbeat):
-            self._heard_of_starting(session, message.info)
-            self._event(scheduler.NodeHeard(session.node, session.number))
-        elif isinstance(message, protocol.Fetch):
-            self._library.ask(session.send, message.request, message.info, not session.address)
-        elif isinstance(message, protocol.Output):
-            self._printed(session, message.info)
-        elif isinstance(message, protocol.Farewell):
-            left = message.info.get("left")
-            event = scheduler.NodeLeft if left else scheduler.NodeDraining
-            self._event(event(session.node, session.number))
-            if left:
-                session.close(None)
-        else:
-            session.close(errors.ProtocolError("a second %s" % kind.__name__))
+    def _fetch(self, session, message):
+        # type: (Session, protocol.Fetch) -> None
+        self._library.ask(session.send, message.request, message.info, not session.address)
 
-    def _printed(self, session, info):
-        # type: (_Session, dict) -> None
+    def _printed(self, session, message):
+        # type: (Session, protocol.Output) -> None
+        info = message.info
         pid = info.get("pid")
         prefix = "" if not session.address else native("[%s/%s] " % (session.info.get("hostname"), pid))
         self._printers[info["stream"]].show((session.node, pid), prefix, native(info["text"]))
 
-    def _heard_of_starting(self, session, info):
-        # type: (_Session, dict) -> None
-        starting, trouble, stuck = said = info.get("starting", 0), info.get("trouble", ""), info.get("stuck")
-        if said == session.starting:
-            return
-        session.starting = said
-        self._event(scheduler.NodeStarting(session.node, session.number, starting, native(trouble), stuck))
-
-    def _joined(self, session, info):
-        # type: (_Session, dict) -> None
-        ours, theirs = "%d.%d.%d" % sys.version_info[:3], str(info.get("python", "?"))
+    def _joined(self, session, message):
+        # type: (Session, protocol.Join) -> None
+        ours, theirs = "%d.%d.%d" % sys.version_info[:3], str(message.info.get("python", "?"))
         if theirs.split(".")[0] != ours.split(".")[0]:
             text = (
                 "the master runs Python %s and this node Python %s: 2 and 3 do not mix in one cluster; "
                 "start the node with Python %s" % (ours, theirs, ours.split(".")[0])
             )
-            log.warning("node %s is refused: %s", info.get("hostname"), text)
+            log.warning("node %s is refused: %s", message.info.get("hostname"), text)
             session.send(protocol.Farewell({"refused": text}))
             return
-        node, slots, held = native(info["id"]), info["slots"], info["held"]
-        session.info = info
-        session.node = node
-        older = self._sessions.get(session.node)
-        if older is not None and older.number > session.number:
-            session.node = None
-            session.close(errors.ConnectionFailed("it was held up, and its node has joined again since"))
-            return
-        self._sessions[session.node] = session
-        self._proved.discard(session)
-        self._event(scheduler.NodeJoined(session.node, session.number, slots, session.name, held))
-        if older is not None:
-            older.close(errors.ConnectionFailed("replaced by a newer connection of the same node"))
+        super(Cluster, self)._joined(session, message)
+        if session.node is not None:
+            self._proved.discard(session)
 
     # -- what the scheduler wants -----------------------------------------------------------------
 
     def _admit(self, effect):
         # type: (scheduler.Admit) -> None
+        super(Cluster, self)._admit(effect)
         session = self._sessions[effect.node]
-        session.is_admitted = True
         info = session.info
         log.info("node %s joined with %d worker processes (Python %s)", session.name, info["slots"], info.get("python"))
-        session.send(protocol.Joined({"epoch": self._epoch}))
         for name in info.get("shared", ()):
             if not self._library.has(name):  # dropped while the node was away, or a former master's
                 session.send(protocol.Drop({"name": name}))
@@ -692,18 +546,6 @@ class Cluster(Runner):
             self._tell_end(self._jobs[number], self._jobs[number].crashed, error)
         self._soon(scheduler.JobCancelled(number))
 
-    def _revoke(self, effect):
-        # type: (scheduler.Revoke) -> None
-        session = self._sessions.get(effect.node)
-        if session is not None:
-            session.send(protocol.Revoke(effect.attempt, int(effect.kill)))
-
-    def _forget(self, effect):
-        # type: (scheduler.Forget) -> None
-        session = self._sessions.get(effect.node)
-        if session is not None:
-            session.send(protocol.ForgetJob(effect.job))
-
     def _taken_back(self, effect):
         # type: (scheduler.TakenBack) -> None
         self._jobs[effect.job].taken_back(effect.first, effect.end)
@@ -737,13 +579,17 @@ class Cluster(Runner):
         if job.journal is None:
             tell(argument)
         else:
-            self._disk.do(_sync, [job.journal], tell, argument)
+            self._disk.do(sync, [job.journal], tell, argument)
 
     def _idle(self, effect):
         # type: (scheduler.Idle) -> None
         why = self._jobs[effect.job].held_up()
         if why:
             log.warning("%s", why)
+
+    def _explain(self, effect):
+        # type: (scheduler.Explain) -> None
+        log.warning("%s", effect.text)
 
     def _disconnect(self, effect):
         # type: (scheduler.Disconnect) -> None
@@ -771,8 +617,9 @@ class Cluster(Runner):
         if peer is None or peer.role != handshakes.NODE:
             connection.close(errors.ProtocolError("%s is no node" % connection.where))
             return
-        connection.about = session = _Session(peer.session, connection.send, connection.where, connection.close)
-        session.under_way = connection.under_way
+        connection.about = session = Session(
+            peer.session, connection.send, connection.where, connection.close, connection.under_way
+        )
         self._proved.add(session)
         if self._stopped:
             connection.send(protocol.Farewell({}))
@@ -780,7 +627,7 @@ class Cluster(Runner):
     def received(self, connection, messages):
         # type: (Connection, list) -> None
         session = connection.about
-        if not isinstance(session, _Session):
+        if not isinstance(session, Session):
             return  # ``opened`` has closed it
         if session.node is not None:
             self._event(scheduler.NodeHeard(session.node, session.number))  # a part of a message is a sign of life, too
@@ -792,7 +639,7 @@ class Cluster(Runner):
 
     def closed(self, connection, error):
         # type: (Connection, BaseException | None) -> None
-        session = connection.about  # type: _Session | None # None before its proof
+        session = connection.about  # type: Session | None # None before its proof
         self._proved.discard(session)
         if session is None or session.node is None:
             if connection.left_silently:  # it may come back when it has stretched its key
@@ -846,7 +693,7 @@ class Cluster(Runner):
         if self._local_session is not None:
             log.debug("the master's own node joins again: %s", reason)
             node.tell(agent.LinkDown())
-        self._local_session = _Session(self._next_session, self._to_local, "", lambda error: None)
+        self._local_session = Session(self._next_session, self._to_local, "", lambda error: None)
         self._next_session += 1
         node.tell(agent.LinkUp())
 
@@ -909,28 +756,8 @@ class Cluster(Runner):
         return {"nodes": nodes, "parked": parked, "jobs": jobs}
 
 
-def _sync(journals, then, argument):
-    # type: (list[OutcomeLog], Callable[..., None], object) -> None
-    try:
-        for journal in journals:
-            journal.sync()
-    finally:
-        then(argument)
-
-
-def _busy(sending, received):
-    # type: (list, int) -> tuple
-    """What is on its way, as the scheduler knows it."""
-    told = []
-    for message, sent, size in sending:
-        kind = type(message)
-        name = "attempt" if kind is protocol.Grant else "job" if kind is protocol.DefineJob else ""
-        told.append((name, getattr(message, name, 0), sent, size))
-    return tuple(told), received
-
-
 def _machine_of(node, session):
-    # type: (dict[str, Any], _Session | None) -> dict[str, Any]
+    # type: (dict[str, Any], Session | None) -> dict[str, Any]
     """What people want to know of a node beside what the scheduler does; session: its connection, if it has one."""
     info = session.info if session is not None else {}
     seconds = node["busy_seconds"]

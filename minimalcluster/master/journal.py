@@ -15,7 +15,7 @@
 
 Rules:
 
-* An outcome is synced to disk before the node that sent it gets an acknowledgement (``Cluster._answer``).
+* An outcome is synced to disk before the node that sent it gets an acknowledgement (``Sessions._acknowledge``).
 * A record is written at once, so that it is not lost if the master is killed. If the next master did not know an
   attempt, it would kill the tasks and run them again. Only a power cut can lose written records, those not synced.
 * Records are pickles, so each has a tag, made with a key of this user (0600, see ``master_keys``) from its content

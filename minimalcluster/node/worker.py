@@ -53,6 +53,21 @@ RECEIVE_BYTES = 1 << 18
 JOIN_BYTES_MAX = 1 << 16
 
 
+#: Each message that a worker process gets -> the method that takes it: at once in the reader thread, or when the main
+#: thread comes to it. The simulation's worker processes, and the places of an engine, have the same messages.
+READ = {
+    protocol.Revoke: "_give_back",
+    protocol.Fetched: "_fetched",
+    protocol.Drop: "_drop_shared",
+}  # type: dict[type, str]
+SERVED = {
+    protocol.DefineJob: "_define",
+    protocol.Grant: "_grant",
+    protocol.ForgetJob: "_forget",
+    protocol.Farewell: "_leave",
+}  # type: dict[type, str]
+
+
 class _Attempt(object):
     """The chunk that is being run: tasks [first, end). The main thread has taken [first, claimed) of them."""
 
@@ -139,6 +154,7 @@ class Worker(object):
         self._next_fetch = 1
         self._shared = {}  # type: dict[str, object] # by name
         self._is_leaving = False  # the main thread ends the process: the reader must not
+        self._is_done = False  # the last chunk for this process has come
 
     # -- reader thread ----------------------------------------------------------------------------
 
@@ -151,21 +167,27 @@ class Worker(object):
                     break
                 for message in self._channel.feed(data):
                     checks.check(message, checks.MASTER)
-                    if isinstance(message, protocol.Revoke):
-                        self._give_back(message.attempt)
-                    elif isinstance(message, protocol.Fetched):
-                        self._fetches.pop(message.request).put(message)
-                    elif isinstance(message, protocol.Drop):
-                        self._shared.pop(message.info["name"], None)
-                    else:
+                    name = READ.get(type(message))
+                    if name is None:
                         self._inbox.put(message)
+                    else:
+                        getattr(self, name)(message)
         finally:
             # The node is gone, or sends malformed messages: no result can be delivered any more.
             if not self._is_leaving:
                 os._exit(0)
 
-    def _give_back(self, number):
-        # type: (int) -> None
+    def _fetched(self, message):
+        # type: (protocol.Fetched) -> None
+        self._fetches.pop(message.request).put(message)
+
+    def _drop_shared(self, message):
+        # type: (protocol.Drop) -> None
+        self._shared.pop(message.info["name"], None)
+
+    def _give_back(self, message):
+        # type: (protocol.Revoke) -> None
+        number = message.attempt
         with self._lock:
             attempt = self._attempt
             if attempt is None or attempt.number != number:
@@ -228,28 +250,35 @@ class Worker(object):
         finders = sys.meta_path  # type: list[Any] # its type asks for more than finders have to be
         finders.insert(0, self._finder)
         shares.resolver, shares.in_worker_process = self._resolve, True
-        while True:
+        while not (self._is_leaving or self._is_done):
             message = self._inbox.get()
-            if isinstance(message, protocol.Grant):
-                if self._is_last(message.job):
-                    self._send(protocol.Leaving())
-                    self._run(message)
-                    return
-                self._run(message)
-            elif isinstance(message, protocol.Farewell):
-                self._is_leaving = True
-                self._watched.set()
-                return
-            elif isinstance(message, protocol.DefineJob):
-                self._finder.new_job()
-                self._definitions[message.job] = message
-                self._functions.pop(message.job, None)
-            elif isinstance(message, protocol.ForgetJob):
-                self._definitions.pop(message.job, None)
-                self._functions.pop(message.job, None)
-                self._task_seconds.pop(message.job, None)
-                self._finder.forget({each.info.get("code") for each in self._definitions.values()})
+            getattr(self, SERVED[type(message)])(message)
             message = None  # free its payload before waiting for the next message
+
+    def _grant(self, grant):
+        # type: (protocol.Grant) -> None
+        if self._is_last(grant.job):
+            self._is_done = True
+            self._send(protocol.Leaving())
+        self._run(grant)
+
+    def _leave(self, message):
+        # type: (protocol.Farewell) -> None
+        self._is_leaving = True
+        self._watched.set()
+
+    def _define(self, message):
+        # type: (protocol.DefineJob) -> None
+        self._finder.new_job()
+        self._definitions[message.job] = message
+        self._functions.pop(message.job, None)
+
+    def _forget(self, message):
+        # type: (protocol.ForgetJob) -> None
+        self._definitions.pop(message.job, None)
+        self._functions.pop(message.job, None)
+        self._task_seconds.pop(message.job, None)
+        self._finder.forget({each.info.get("code") for each in self._definitions.values()})
 
     def drop_user_objects(self):
         # type: () -> None

@@ -16,7 +16,7 @@ from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, log
 from minimalcluster.wire import handshakes, keys, protocol
 from minimalcluster.payload import sources, values
 from minimalcluster.brain import agent, leases, scheduler
-from minimalcluster.master import cluster
+from minimalcluster.master import sessions
 from minimalcluster.master.cluster import Cluster
 from minimalcluster.errors import InternalError, RemoteError
 from minimalcluster.master.job import End, Job, Outcomes
@@ -183,7 +183,7 @@ class NodeMessagesTest(unittest.TestCase):
 
     def test_row_51_the_master_beats_unasked(self):
         node = self.node().join()
-        with support.patched(cluster, "BEAT_SECONDS", 0.05):
+        with support.patched(sessions, "BEAT_SECONDS", 0.05):
             for _ in range(5):
                 self.assertEqual(node.receive(protocol.Acknowledge).report, 0)
 

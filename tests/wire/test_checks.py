@@ -6,7 +6,7 @@ from random import Random
 
 from minimalcluster.wire import checks, protocol
 from minimalcluster.brain import agent, leases, scheduler
-from minimalcluster.master import cluster
+from minimalcluster.master.sessions import OUTCOMES
 from minimalcluster.errors import ProtocolError
 from tests import odd_messages, support
 from tests.odd_messages import INFINITY
@@ -142,8 +142,10 @@ class Random_(unittest.TestCase):
                     held = message.info["held"] + attempts[number % len(attempts) :]  # also what the other has
                     sessions[node] = session
                     event = scheduler.NodeJoined(node, session, message.info["slots"], "n", held)
+                elif type(message) is protocol.Heartbeat:
+                    event = scheduler.NodeHeard(node, sessions[node])
                 else:
-                    event = vars(cluster)["_EVENTS"][type(message)](node, sessions[node], message)
+                    event = OUTCOMES[type(message)](node, sessions[node], message)
                 for each in (event, scheduler.TimePassed()):
                     brain.effects_of(each, now)
                     brain.validate()
