@@ -136,6 +136,7 @@ class Job(object):
         # type: () -> None
         self._pid = os.getpid()
         self._outcomes_count = self._failures_count = 0
+        self.known = 0  # how many outcomes the journal has brought
         self._arrivals = Mailbox()
         self.over = threading.Event()  # nothing more will arrive
         self._runner = None  # type: Runner | None
@@ -365,6 +366,7 @@ class Job(object):
         elif opened.runs_count:
             log.warning("nothing in %s is of this function, its source and these arguments: all of it runs", path)
         self._outcomes_count, self._failures_count = done, failed
+        self.known = done
         spans = merged_spans((first, first + len(outcomes)) for first, outcomes in found)
         self.resumed = (spans, [(attempt, first, first + count) for attempt, first, count in opened.grants])
         self.journal = opened

@@ -69,11 +69,15 @@ class ListedJob(Job):
 
     def _gathered(self, reader, progress):
         # type: (Reader, Progress) -> list[Any]
+        def show(count):
+            # type: (int) -> None
+            progress.show(max(count, self.known))  # the journal's outcomes arrive one run after the other
+
         while True:
             try:
-                return reader.gather(monotonic() + WAIT_SECONDS, progress.show)
+                return reader.gather(monotonic() + WAIT_SECONDS, show)
             except NotYetError:
-                progress.show(reader.count)
+                show(reader.count)
 
     def iterate(self, runner, ordered):
         # type: (Runner, bool) -> Pairs
