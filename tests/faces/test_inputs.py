@@ -130,7 +130,7 @@ class Reading(unittest.TestCase):
         source = made(iter([["a"], ["minor"], ["b"], 5]), pack=pack)
         read(source)
         said = [values.needs_of(source.encode(first, 1)) for first in range(4)]
-        self.assertEqual(["", values.told(functions.SAME_MINOR), "", ""], said)
+        self.assertEqual(["", values.with_version(functions.SAME_MINOR), "", ""], said)
         self.assertEqual(said[1], values.needs_of(source.encode(0, 4)))
         source.let_go(0, 2)
         self.assertEqual("", values.needs_of(source.encode(2, 2)))
