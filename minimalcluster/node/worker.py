@@ -632,8 +632,20 @@ def _replace_stream(name, descriptor):
 def _line_buffered(descriptor):
     # type: (int) -> TextIO
     if PY2:  # py2
-        return os.fdopen(descriptor, "w", 1)
+        return _encoding(os.fdopen(descriptor, "w", 1))
     return io.open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _encoding(stream):
+    # type: (TextIO) -> TextIO
+    """Let ``print`` write any unicode text, as to a terminal; a pipe's encoding is ASCII on 2.7. Only C code can."""
+    try:
+        from ctypes import py_object, pythonapi
+
+        pythonapi.PyFile_SetEncodingAndErrors(py_object(stream), b"utf-8", b"backslashreplace")
+    except (ImportError, AttributeError):  # not every Python has it
+        pass
+    return stream
 
 
 def main():
