@@ -1,4 +1,4 @@
-"""A journal of calls submitted one by one. They have no places in a list: each is known by its content.
+"""A journal of submitted calls. A call has no position in a list, so its content is its key.
 
 Of equal calls the first, in the order in which they are submitted, takes the first outcome of an earlier run, and
 so on.
@@ -29,20 +29,20 @@ class CallJournal:
         except BaseException:
             self.file.close()
             raise
-        self._submitted: Dict[bytes, int] = {}  # how often an equal call has come
-        self._fits = not (self._done or self._failed)  # something of earlier runs was asked for, if there was anything
+        self._submitted: Dict[bytes, int] = {}  # key of a content -> how many equal calls were submitted
+        self._fits = not (self._done or self._failed)  # an outcome of an earlier run was used, or there was none
         if not self._fits:
             text = "%s has the outcomes of %d calls, %d of them failures"
             log.info(text, path, len(self._done) + len(self._failed), len(self._failed))
 
     def key(self, about: str, content: bytes) -> bytes:
-        """Of a call: its content, and a digest of all else that its outcome depends on."""
+        """A call's key. content: its fingerprint; about: a digest of all else that its outcome depends on."""
         content = journal.content_key(about.encode("ascii"), content)
         times = self._submitted[content] = self._submitted.get(content, 0) + 1
         return journal.content_key(content, b"%d" % times)
 
     def take(self, key: bytes) -> Tuple[object, ...]:
-        """(the outcome,) that an earlier run has left, once; else nothing."""
+        """(the outcome,) of an earlier run, which is given out once; () if there is none."""
         if key in self._done:
             self._fits = True
             return tuple(with_failures([self.file.result(*self._done.pop(key))], "the journal"))
@@ -59,17 +59,17 @@ class CallJournal:
 
 
 class CallsLog(journal.OutcomeLog):
-    """What one job of calls writes to: the journal has calls in place of its tasks."""
+    """Writes the outcomes of one job of calls: the journal records calls in place of the job's tasks."""
 
     def __init__(self, kept: CallJournal, definition: Tuple[Dict[str, object], List[bytes]]) -> None:
         self.kept = kept
-        self.keys: Dict[int, bytes] = {}  # of the tasks that have no outcome yet
+        self.keys: Dict[int, bytes] = {}  # task -> key, for tasks without an outcome
         info, buffers = definition
-        self._content = Contents().of  # an edit makes a new job
+        self._content = Contents().of  # one for each job: after an edit, calls go into a new job
         self._about = target_digest(info, of_definition(buffers))
 
     def key(self, data: bytes) -> bytes:
-        """Of the call that ``data`` is the pickle of."""
+        """The key of the call with this pickle."""
         return self.kept.key(self._about, self._content(data))
 
     @property
@@ -80,10 +80,10 @@ class CallsLog(journal.OutcomeLog):
         self.kept.file.sync()
 
     def close(self) -> None:
-        """Other jobs may write to the same file; the executor's end closes it."""
+        """The executor's end closes the file: other jobs may write to it."""
 
     def grant(self, attempt: int, first: int, count: int) -> None:
-        """What ran when the master was killed runs again: its place in the next run is not known."""
+        """Attempts are not recorded: the next run cannot adopt them, since its tasks have other numbers."""
 
     def done(self, first: int, count: int, buffers: List[Any]) -> None:
         keys = [self.keys.pop(index, journal.NO_KEY) for index in range(first, first + count)]

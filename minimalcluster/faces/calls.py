@@ -21,20 +21,20 @@ from ..master.job import End, Failure, Job, Outcomes, seconds_until
 from ..payload import values
 from .call_journal import CallJournal, CallsLog
 
-#: Deadlines of so many calls that are done may stay behind, and of as many as those that are not.
+#: When the heap has so many deadlines more than twice the waiting calls, those of finished calls are removed.
 _STALE_MAX = 64
 
 #: What the job's thread gets beside outcomes: a call's deadline, and the outcome of a call from a journal.
 _Until = namedtuple("_Until", "moment index")
 _Known = namedtuple("_Known", "waiting given outcome")
 
-#: What the user called with: (arguments, keywords). For people: what is pickled may kill whoever unpickles it.
+#: The arguments as the user gave them: (arguments, keywords). Errors name these, since unpickling may kill a process.
 Given = Tuple[Any, Any]
-#: What waits for a call: it is asked to be handed out, and told what came of it; or a Failure.
+#: A future: ``hand_out`` is called when the call goes to a node, ``resolve`` with its result or Failure.
 Waiting = Any
 
 
-#: In place of a call that was cancelled: there is nothing to run, nor anything to fail and to be tried again.
+#: Sent in place of a cancelled call: it does nothing and cannot fail, so it is not retried.
 _NOTHING = values.dumps((bool, (), {}))
 _NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values.NOTHING), ((), {}))
 
@@ -55,7 +55,7 @@ class Calls(Job):
         self.journal = self._kept
         self._deadlines: List[Tuple[float, int]] = []  # a heap
         self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
-        self._handed_out = 0  # tasks: those before it have been on their way to a node
+        self._handed_out = 0  # tasks before this number have been sent to a node
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
@@ -64,7 +64,7 @@ class Calls(Job):
         return self._definition
 
     def add(self, waiting: Waiting, packed: values.Packed, until: Optional[float], given: Given) -> None:
-        """Under the core's lock."""
+        """Called with the core's lock held."""
         if self._kept is not None:
             key = self._kept.key(packed.data)
             known = self._kept.kept.take(key)
@@ -80,7 +80,7 @@ class Calls(Job):
         self._core.cluster.grew(self.number, self)
 
     def encode(self, first: int, count: int) -> List[bytes]:
-        self._handed_out = max(self._handed_out, first + count)  # first: see cancel_running
+        self._handed_out = max(self._handed_out, first + count)  # before ``hand_out``: ``cancel_running`` reads it
         buffers = [b"E"]
         for index in range(first, first + count):
             waiting, packed, _ = self._waiting.get(index, _NOBODY)
@@ -94,7 +94,7 @@ class Calls(Job):
                 waiting[0].take_back()
 
     def is_idle(self) -> bool:
-        """Under the core's lock: nobody waits for a call of it."""
+        """Whether no call of this job waits for its outcome. Called with the core's lock held."""
         return not self._waiting
 
     def close(self) -> None:
@@ -103,18 +103,18 @@ class Calls(Job):
         self._end_if_nobody_waits()
 
     def forget(self, index: int) -> None:
-        """It was cancelled before it was handed out."""
+        """The call was cancelled before it was handed out."""
         self._drop(index)
         self._end_if_nobody_waits()
 
     def _drop(self, index: int) -> None:
-        """Its outcome is nobody's."""
+        """Forget the call: its outcome is not wanted."""
         self._waiting.pop(index, None)
         if self._kept is not None:
             self._kept.keys.pop(index, None)
 
     def _end_if_nobody_waits(self) -> None:
-        """Where no node is, nobody else would end it."""
+        """The scheduler ends a closed job when its tasks are done. Cancelled ones never are if there is no node."""
         if self.closed and not self._waiting:
             self._core.cluster.cancel(self.number)
 
@@ -123,7 +123,7 @@ class Calls(Job):
             waiting.cancel()
 
     def cancel_running(self, index: int) -> None:
-        """Nobody waits for it any more: what runs is ended, what has not been handed out will be nothing to run."""
+        """Forget the call. If it runs, end it; if it was not handed out, ``encode`` sends nothing to run for it."""
         self._drop(index)
         if index < self._handed_out:
             self._core.cluster.cancel_task(self.number, index)
@@ -140,9 +140,9 @@ class Calls(Job):
                 self._watch(arrival)
             elif isinstance(arrival, _Known):
                 _tell(arrival.waiting, arrival.outcome, arrival.given)
-            arrival = None  # nothing here keeps a result while the next one is waited for
+            arrival = None  # do not hold the result while waiting for the next one
             self._expire()
-        error = self._core.ended(self, arrival.error) or CancelledError()  # from here on none is added
+        error = self._core.ended(self, arrival.error) or CancelledError()  # after ``ended`` no call is added
         for index in sorted(self._waiting):
             self._resolve(index, Failure(error, ""))
         for arrival in iter(lambda: self.take(0.0), None):
@@ -160,7 +160,7 @@ class Calls(Job):
             heapq.heapify(self._deadlines)
 
     def _expire(self) -> None:
-        """Whose deadline has passed is told so; its worker process is ended if it runs."""
+        """Resolve calls whose deadlines have passed, and end those that run."""
         while self._deadlines and self._deadlines[0][0] <= monotonic():
             _, index = heapq.heappop(self._deadlines)
             if index in self._waiting:
@@ -181,7 +181,7 @@ class Calls(Job):
 
 
 def _tell(waiting: Waiting, outcome: object, given: Given) -> None:
-    """A callback may raise SystemExit; the others' outcomes come all the same."""
+    """Whatever a callback raises, SystemExit included, this thread goes on: other calls need it."""
     try:
         if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
             outcome.error.argument = argument_of(*given)
@@ -191,7 +191,7 @@ def _tell(waiting: Waiting, outcome: object, given: Given) -> None:
 
 
 def argument_of(arguments: Tuple[Any, ...], keywords: Any) -> object:
-    """Of a call, for people: its only argument, or the tuple of them; with keywords (arguments, keywords)."""
+    """A call's argument in errors: its only one, or the tuple of them; (arguments, keywords) if it has keywords."""
     if keywords:
         return arguments, keywords
     return arguments[0] if len(arguments) == 1 else arguments

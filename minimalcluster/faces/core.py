@@ -20,51 +20,51 @@ from .turns import Turns
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
-#: So often calls look for edited files of modules that this process has not imported.
+#: How often a submitted call looks for edited files of modules that this process has not imported.
 LOOK_SECONDS = 1.0
 
-#: Jobs of calls (one for each set of options) stay open until there are so many.
+#: There is one job of calls for each set of options. Idle ones are closed when there are so many.
 CALLS_MAX = 8
 
 
 def until(options: Options) -> Optional[float]:
-    """The moment at which the deadline of what begins now has passed."""
+    """When the deadline of a call that begins now passes: a moment of ``monotonic``, or None."""
     return None if options.deadline is None else monotonic() + options.deadline
 
 
 class Core:
-    """See the module's text. It outlives a dropped face until all that was submitted is done."""
+    """See the module's text. If the face is dropped, this lives on until all submitted work is done."""
 
     def __init__(
         self, cluster: Cluster, owned: bool, initializer: "Optional[functions.Packed]", leave_after: Optional[int]
     ) -> None:
         self.cluster, self._owned = cluster, owned
-        self._lock = threading.RLock()  # re-entered when garbage collection drops the face right here
+        self._lock = threading.RLock()  # reentrant: a garbage collection while it is held may drop the face
         self._calls: Dict[Tuple[str, Options], Calls] = {}
         self._journals: Dict[str, CallJournal] = {}
-        self.delivering: Set[Calls] = set()  # also those that take no more calls
-        self.maps: Set[Any] = set()  # MapJobs: they know this file, it does not know them
+        self.delivering: Set[Calls] = set()  # also closed ones, until their last outcome
+        self.maps: Set[Any] = set()  # of MapJob, whose file imports this one
         self._shut = False
         self._stopping: Optional[threading.Thread] = None
-        self._over = threading.Event()  # all is done, and the worker processes have left
+        self._over = threading.Event()  # set when all work is done and the worker processes have ended
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
-        self._size = 0  # when it was asked for last
-        self._at_once = False  # worker processes are killed at the end
-        self.ends_at_exit = False  # do not finish what waits when the interpreter ends
+        self._size = 0  # the last answer of ``slots``
+        self._at_once = False  # kill the worker processes at the end
+        self.ends_at_exit = False  # at the interpreter's end: terminate instead of finishing
         self._code, self._look_at = sources.loaded.current(), 0.0
         self._token = hexadecimal(os.urandom(8))
         self._initializer, self._leave_after = initializer, leave_after
         self.repeats = shares.Repeats(cluster.share_unasked)
         self.packing = Turns("minimalcluster-packing")  # inputs of maps that lie in memory
-        self.collecting = Turns("minimalcluster-maps")  # results of maps for which no thread waits
+        self.collecting = Turns("minimalcluster-maps")  # results of maps that no thread of the user waits for
         _open_cores.add(self)
 
     def packed_call(
         self, function: Callable[..., Any], args: Iterable[Any], keywords: Mapping[str, Any], options: Options
     ) -> functions.Packed:
-        """The pickle of one call; large arguments that have come before as handles. Raises what pickling raises."""
-        if options.journal is not None:  # what has come before must not change what a call is known by
+        """The pickle of one call. Large arguments that were sent before become handles. Raises what pickling raises."""
+        if options.journal is not None:  # the key of a call must not depend on earlier calls
             return self.pack((function, tuple(args), dict(keywords)))
         given = tuple(args)
 
@@ -74,7 +74,7 @@ class Core:
         return self._packed([*given, *keywords.values()], call)
 
     def packed_item(self, item: Any, star: bool) -> functions.Packed:
-        """The same for an item of a map; star: it is the tuple of its call's arguments."""
+        """The pickle of an item of a map. star: the item is the tuple of the call's arguments."""
         return self._packed(item if star else [item], tuple if star else (lambda given: given[0]))
 
     def _packed(self, arguments: Sequence[Any], call: Callable[[List[Any]], object]) -> functions.Packed:
@@ -85,7 +85,7 @@ class Core:
         return packed._replace(held=held) if held else packed
 
     def pack(self, value: object) -> functions.Packed:
-        """As ``functions.pack``, for where its calls run."""
+        """``functions.pack``, for the kind of worker processes that this cluster has."""
         return functions.pack(value, self.cluster.runs_scripts)
 
     def definition(self, kind: str, needs: str, timeout: Optional[float]) -> Tuple[Dict[str, object], List[bytes]]:
@@ -103,15 +103,15 @@ class Core:
         return info, buffers
 
     def scheduled(self, options: Options) -> Options:
-        """A call that is the last one in its worker process travels alone."""
+        """For the scheduler. If worker processes are replaced after some chunks, each chunk is one task."""
         return options.scheduled() if self._leave_after is None else options.one_by_one()
 
     def slots(self) -> int:
-        """Worker processes, everywhere and now."""
+        """The number of worker processes on all connected nodes now."""
         return sum(each.nprocs for each in self.cluster.workers() if each.connected)
 
     def size(self) -> int:
-        """The same for programs that divide by it: what it was, once this has ended; never less than 1."""
+        """``slots`` for programs that divide by it: at least 1; after the end of the cluster the last number."""
         try:
             self._size = self.slots()
         except errors.StateError:
@@ -141,8 +141,8 @@ class Core:
     def submit(
         self, waiting: Waiting, packed: functions.Packed, options: Options, until: Optional[float], given: Given
     ) -> None:
-        """until: the moment from which on nobody waits for it. Raises what opening the journal raises."""
-        if options.deadline is not None or options.on_error is not None:  # of this call alone, not of the job
+        """until: the moment at which the call's deadline passes. Raises what opening the journal raises."""
+        if options.deadline is not None or options.on_error is not None:  # these two concern the call, not its job
             options = options._replace(deadline=None, on_error=None)
         key = packed.needs, options
         with self._lock:
@@ -157,13 +157,13 @@ class Core:
             calls.add(waiting, packed, until, given)
 
     def _close_idle(self) -> None:
-        """Each has a thread: a program with ever new options would have ever more of them."""
+        """Each job has a thread, so a program that uses new options all the time would have more and more threads."""
         if len(self._calls) >= CALLS_MAX:
             for key in [key for key, calls in self._calls.items() if calls.is_idle()]:
                 self._calls.pop(key).close()
 
     def _journal(self, path: str) -> CallJournal:
-        """One for all jobs: two could not write the same file."""
+        """All jobs share one object for each file: two could not write to the same file."""
         path = os.path.abspath(os.fspath(path))
         if path not in self._journals:
             self._journals[path] = CallJournal(path)
@@ -185,7 +185,7 @@ class Core:
     def submit_map(self, job: Any) -> None:
         with self._lock:
             self.check()
-            self.maps.add(job)  # first: it may be over at once, and takes itself out
+            self.maps.add(job)  # before ``submit_to``: the job removes itself at its end, which may come at once
             try:
                 job.submit_to(self.cluster)
             except BaseException:  # an engine may refuse it
@@ -193,14 +193,14 @@ class Core:
                 raise
 
     def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
-        """A job is over; what those who still wait for it are told. Later calls too, if it cannot get better."""
+        """A job has ended. Returns the error for those who still wait for it; a lasting one is for later calls, too."""
         with self._lock:
             for key in [key for key, calls in self._calls.items() if calls is job]:
                 del self._calls[key]
             if error is None:
                 return self.broken
             if not isinstance(error, (errors.SourceError, errors.StateError)):
-                return error  # its own: it could not be defined, or handed out
+                return error  # only this job failed: its function or arguments could not be sent
             broken = BrokenClusterExecutor(str(error))
             broken.__cause__ = error
             cause = getattr(error.__cause__, "type_name", None)
@@ -210,7 +210,7 @@ class Core:
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         if self.pid != os.getpid():
-            return  # a fork's copy; the executor lives on where it was made
+            return  # in a forked process, this is a copy of the parent's executor
         with self._lock:
             self._shut = True
             delivering, maps = list(self.delivering), list(self.maps)
@@ -229,19 +229,19 @@ class Core:
                 calls.close()
             try:
                 thread.start()
-            except RuntimeError:  # while the interpreter ends, 3.12.0 and 3.12.1 start none (gh-113964)
+            except RuntimeError:  # 3.12.0 and 3.12.1 start no thread while the interpreter ends (gh-113964)
                 self._stopping = threading.current_thread()
                 self._stop(delivering, maps)
         if wait and not self._needs(threading.current_thread(), delivering):
             self.join()
 
     def _needs(self, thread: threading.Thread, delivering: List[Calls]) -> bool:
-        """The end waits for this thread: a callback, or a ``__del__`` method, in it cannot wait for the end."""
+        """Whether the shutdown waits for this thread. Then a callback or ``__del__`` method in it must not wait."""
         threads = [self._stopping] + [calls.thread for calls in delivering]
         return self.cluster.in_own_thread() or thread in threads
 
     def terminate(self, why: str) -> None:
-        """End everything now: what waits and what runs."""
+        """Cancel waiting calls and maps, and kill running ones, now."""
         if self.pid != os.getpid():
             return
         with self._lock:
@@ -261,7 +261,7 @@ class Core:
         self._over.wait()
 
     def _stop(self, delivering: List[Calls], maps: List[Any]) -> None:
-        """When everything submitted is done, the workers leave."""
+        """Wait until all submitted work is done; then end the worker processes."""
         try:
             self._finish(delivering, maps)
         finally:
@@ -286,7 +286,7 @@ _open_cores: "weakref.WeakSet[Core]" = weakref.WeakSet()
 
 
 def finish_all() -> None:
-    """Work submitted before the interpreter's exit is finished, as the standard's executors do."""
+    """At the interpreter's exit: finish submitted work, as concurrent.futures does."""
     for core in list(_open_cores):
         if core.ends_at_exit:
             core.terminate("the interpreter ends")
@@ -294,6 +294,6 @@ def finish_all() -> None:
 
 
 if hasattr(threading, "_register_atexit"):
-    threading._register_atexit(finish_all)  # before the interpreter refuses new threads (3.9 on)
+    threading._register_atexit(finish_all)  # 3.9 and later: runs before the interpreter refuses new threads
 else:
     atexit.register(finish_all)

@@ -1,4 +1,7 @@
-"""The results of a map: taken by the thread that iterates; where none waits, by one that the executor has for that."""
+"""The results of a map, as an iterator.
+
+The thread that iterates unpickles them; for ``map_async`` and ``amap``, a thread of the executor (``watch``).
+"""
 
 import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -17,16 +20,16 @@ T = TypeVar("T")
 class MapResults(Iterator[T]):
     """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it half-way."""
 
-    #: How many items there are, where whoever made it knows.
+    #: The number of items, if the caller of the map knows it.
     expected: Optional[int] = None
 
     def __init__(self, job: MapJob, timeout: Optional[float], ordered: bool, keeps: bool = False) -> None:
-        """timeout: the moment from which on waiting raises TimeoutError. keeps: all results, for who gathers them."""
+        """timeout: the moment at which waiting raises TimeoutError. keeps: keep all results, for ``Reader.gather``."""
         self._job, self._timeout = job, timeout
-        # Whoever wants an error at the end wants it to have all results: ``list()`` would lose them.
+        # A TaskError at the end needs all results: ``list(results)`` loses those that it has taken.
         keeps = keeps or job.options.on_error in (FINISH, STOP)
         self.reader = Reader(job, ordered, keeps, translated=standard)
-        self._finalizer = weakref.finalize(self, _drop, weakref.ref(job))  # the cluster has it as long as it runs
+        self._finalizer = weakref.finalize(self, _drop, weakref.ref(job))  # the cluster holds the job while it runs
         self._finalizer.atexit = False
         try:
             job.submit()
@@ -48,7 +51,7 @@ class MapResults(Iterator[T]):
             return self.next(self._timeout)
         except KeyboardInterrupt:
             self.interrupt()
-            raise  # a task's own
+            raise  # a task raised it
         except NotYetError:
             self.close()
             raise FutureTimeoutError from None
@@ -62,12 +65,12 @@ class MapResults(Iterator[T]):
         return outcome
 
     def close(self) -> None:
-        """Hand out nothing more, end what runs and forget what there is."""
+        """Cancel the map: hand out no more tasks, end running ones, forget all outcomes."""
         self._finalizer.detach()
         self.reader.close()
 
     def interrupt(self) -> None:
-        """At Ctrl-C: close, and raise Interrupted with what is there. Nothing happens when it is closed already."""
+        """At Ctrl-C: close, and raise Interrupted with all outcomes that have come. Does nothing if it is closed."""
         if not self.reader.closed:
             raise self.reader.interrupted() from None
 
@@ -79,15 +82,15 @@ class MapResults(Iterator[T]):
         return self._job.over.is_set()
 
     def length(self) -> Optional[int]:
-        """Of the input, where it is known or once all of it is read."""
+        """The number of items, if it is known, or once all of the input is read."""
         return self._job.total if self._job.closed else self.expected
 
     def watch(self, member: Any) -> None:
-        """The member has a turn in the executor's thread for that now, when something has come, and at the deadline."""
+        """Give the member a turn in the executor's thread for results now, at each arrival, and at the deadline."""
         turns = self._job._core.collecting
-        turns.add(member)  # which holds it until its last turn
+        turns.add(member)  # the thread holds the member until its last turn
         self._job.watcher = weakref.ref(member)
-        turns.call(member)  # for what came before it was known
+        turns.call(member)  # results may have arrived before ``watcher`` was set
         if self.reader.deadline is not None:
             turns.call_at(self.reader.deadline, member)
 
@@ -96,7 +99,7 @@ class MapResults(Iterator[T]):
 
 
 def _drop(job: "weakref.ReferenceType[MapJob]") -> None:
-    """Finalizers live as long as the program, and what they refer to; a job may refer to its results, by an error."""
+    """Takes a weak reference: a finalizer lives as long as the program, and a job may hold results, by an error."""
     found = job()
     if found is not None:
         found.dropped()

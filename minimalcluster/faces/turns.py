@@ -1,4 +1,4 @@
-"""A thread for many: each member of it gets a turn when it is called. It runs while it has members.
+"""One thread for many members: it calls ``turn()`` of each member that was called, and ends when it has no members.
 
 ::
 
@@ -21,20 +21,20 @@ from ..master.job import seconds_until
 
 
 class Turns:
-    """See the module's text. A member has ``turn()``, which returns whether that was its last one."""
+    """See the module's text. A member's ``turn()`` returns True if it needs no more turns."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._changed = threading.Condition(threading.RLock())  # re-entered when garbage collection ends a map here
+        self._changed = threading.Condition(threading.RLock())  # reentrant: a garbage collection here may end a map
         self._members: Set[Any] = set()
         self._called: Deque[Any] = deque()
-        self._waiting: Set[Any] = set()  # those in the queue
+        self._waiting: Set[Any] = set()  # the members in ``_called``
         self._moments: List[Tuple[float, int, Any]] = []  # a heap
-        self._numbers = itertools.count()  # members have no order
+        self._numbers = itertools.count()  # the heap compares these, since members have no order
         self._thread: Optional[threading.Thread] = None
 
     def add(self, member: Any) -> None:
-        """Its first turn comes at once. Raises RuntimeError if no thread can be started."""
+        """Add a member and call it. Raises RuntimeError if no thread can be started."""
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -44,7 +44,7 @@ class Turns:
             self.call(member)
 
     def call(self, member: Any) -> None:
-        """Any thread: it shall have a turn. What is no member, or is in the queue, is passed over."""
+        """From any thread: give the member a turn. Does nothing if it is no member, or is in the queue already."""
         if member in self._waiting:
             return
         with self._changed:
@@ -54,7 +54,7 @@ class Turns:
                 self._changed.notify()
 
     def call_at(self, moment: float, member: Any) -> None:
-        """The moment may be long after the member's last turn, and does not keep it."""
+        """Call the member at that moment. Only a weak reference is held: its last turn may be long before."""
         with self._changed:
             heapq.heappush(self._moments, (moment, next(self._numbers), weakref.ref(member)))
             self._changed.notify()
@@ -70,16 +70,16 @@ class Turns:
             if over:
                 with self._changed:
                     self._members.discard(member)
-            member = None  # it may be large
+            member = None  # do not hold it while waiting: it may be large
 
     def _next(self) -> Any:
-        """Whose turn it is; None when there are no members."""
+        """Wait for the next member that was called; None when there are no members."""
         while self._members:
             while self._moments and self._moments[0][0] <= monotonic():
                 self.call(heapq.heappop(self._moments)[2]())
             if self._called:
                 member = self._called.popleft()
-                self._waiting.discard(member)  # from here on it may be called again
+                self._waiting.discard(member)  # from now on it can be called again, also during its turn
                 if member in self._members:
                     return member
             else:
@@ -92,6 +92,6 @@ class Turns:
 def _turn(member: Any) -> bool:
     try:
         return bool(member.turn())
-    except BaseException:  # a member's own business: the others' turns come all the same
+    except BaseException:  # the other members need this thread
         log.exception("%r failed; please report this", member)
         return True
