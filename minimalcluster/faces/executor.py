@@ -8,9 +8,9 @@
     futures <── the thread of Calls  <────────────┤
     iterator <── the consumer's own thread <──────┘
 
-Results of calls are unpickled and given to futures in a thread of their job, so a slow callback
-delays no heartbeat. The face (what the user holds) never is referenced from
-below, so dropping it closes it: what was submitted is finished, then the workers leave.
+Results of calls are unpickled and given to futures in a thread of their job, so a slow callback delays no heartbeat.
+Nothing below refers to the face (what the user holds), so the face is collected when it is dropped: then submitted
+work is finished, and the worker processes end.
 """
 
 import asyncio
@@ -182,21 +182,21 @@ class ClusterExecutor(Executor):
             on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout, deadline=deadline,
             journal=journal, idempotent=idempotent,
         )  # fmt: skip
-        view._viewed = self  # a view keeps its executor open
+        view._viewed = self  # while the view lives, its executor is not collected
         return view
 
     @property
     def _max_workers(self) -> int:
-        """Programs ask the standard's for it: worker processes, everywhere and now."""
+        """The number of worker processes on all nodes now; programs read this of concurrent.futures' executors."""
         return self._core.size()
 
     def share(self, value: T) -> T:
-        """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
-        handle: Any = self._core.cluster.share(value)  # where it arrives it is the object
+        """A handle for the object, for use in arguments. The object is sent once to each node. ``drop()`` frees it."""
+        handle: Any = self._core.cluster.share(value)  # in the task it is the object again
         return handle
 
     def status(self) -> ClusterStatus:
-        """How far the calls and maps of this executor are, and what they wait for. From any thread."""
+        """The progress of this executor's calls and maps, and what they wait for. From any thread."""
         return self._core.status()
 
     def submit(
@@ -205,7 +205,7 @@ class ClusterExecutor(Executor):
         *args: "P.args",
         **kwargs: "P.kwargs",
     ) -> "ClusterFuture[T]":
-        """Run fn(*args, **kwargs) in a worker process; its Future. Whatever cannot be sent is that future's error."""
+        """Run fn(*args, **kwargs) in a worker process. Returns its Future, which also gets the errors of pickling."""
         return __self._submit(ClusterFuture(), __fn, args, kwargs)
 
     def _submit(
@@ -215,7 +215,7 @@ class ClusterExecutor(Executor):
         core.check()
         try:
             packed = core.packed_call(fn, args, keywords, options)
-        except (Exception, SystemExit) as error:  # pickling runs the classes' own code
+        except (Exception, SystemExit) as error:  # pickling runs code of the arguments' classes
             future.resolve(Failure(error, ""))
         else:
             core.submit(future, packed, options, until(options), (args, keywords))
@@ -245,12 +245,12 @@ class ClusterExecutor(Executor):
         chunksize: Optional[int] = None,
         buffersize: Optional[int] = None,
     ) -> "MapResults[T]":
-        """As ``map``, but results come as soon as they are there."""
+        """As ``map``, but each result is given as soon as it has come."""
         return self._map(fn, iterables, timeout, chunksize, buffersize, False)
 
     def _map(
         self, fn: Callable[..., T], iterables: Tuple[Iterable[Any], ...], timeout: Optional[float],
-        chunksize: Optional[int], buffersize: Optional[int], ordered: bool, apart: bool = False,
+        chunksize: Optional[int], buffersize: Optional[int], ordered: bool, own_thread: bool = False,
     ) -> "MapResults[T]":  # fmt: skip
         for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
             if value is not None and value < 1:
@@ -258,16 +258,17 @@ class ClusterExecutor(Executor):
         self._core.check()
         deadline = None if timeout is None else monotonic() + timeout
         options = self._options._replace(chunksize=chunksize)
-        return MapResults(MapJob(self._core, fn, iterables, options, buffersize, apart=apart), deadline, ordered)
+        job = MapJob(self._core, fn, iterables, options, buffersize, own_thread=own_thread)
+        return MapResults(job, deadline, ordered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with ``wait`` return when everything is done and the workers have left."""
+        """Take no more calls. With ``wait``, return when all work is done and the worker processes have ended."""
         self._core.shutdown(wait, cancel_futures)
 
     # -- asyncio ----------------------------------------------------------------------------------
 
     async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:
-        """``await ex.run(fn, ...)``: the call's result. Cancelling it ends the call, also while it runs."""
+        """``await ex.run(fn, ...)`` gives the call's result. Cancelling it ends the call, even while it runs."""
         future = __self._submit(AwaitedFuture(), __fn, args, kwargs)
         try:
             return await asyncio.wrap_future(future)
@@ -282,8 +283,8 @@ class ClusterExecutor(Executor):
         chunksize: Optional[int] = None,
         buffersize: Optional[int] = None,
     ) -> AsyncIterator[T]:
-        """``async for result in ex.amap(fn, items)``: in order. Leaving the loop ends the rest."""
-        results = self._map(fn, iterables, None, chunksize, buffersize, True, apart=True)
+        """``async for result in ex.amap(fn, items)``, in order. Leaving the loop cancels the rest."""
+        results = self._map(fn, iterables, None, chunksize, buffersize, True, own_thread=True)
         waiting = _Waiting(results, asyncio.get_event_loop())
         results.watch(waiting)
         try:
@@ -291,14 +292,14 @@ class ClusterExecutor(Executor):
                 try:
                     result = results.next(0.0)
                 except NotYetError:
-                    continue  # what was there was a failure that is told at the end
+                    continue  # it was a failure, which is raised at the end
                 except (GeneratorExit, *AWAITED) as error:
                     raise raisable(error, (GeneratorExit, *AWAITED)) from error
                 yield result
         finally:
             waiting.over = True
             results.close()
-            results.look(waiting)  # its last turn
+            results.look(waiting)  # ``over`` makes this its last turn
 
     async def __aenter__(self) -> "ClusterExecutor":
         return self
@@ -316,7 +317,7 @@ def _join_or_stop(cluster: Cluster, slots: int) -> None:
 
 
 class _Waiting:
-    """A coroutine waits for more results; no thread does. What comes is unpickled in the executor's own thread."""
+    """Lets a coroutine wait for results without a thread: the executor's thread unpickles them and wakes it."""
 
     over = False
 
@@ -326,7 +327,7 @@ class _Waiting:
         self._yield_at = monotonic() + HOLD_LOOP_SECONDS
 
     async def more(self) -> bool:
-        """Whether there is a result, once there is one or the end. Raises what ends the map early."""
+        """Wait for a result: True, or False at the end. Raises what ends the map early."""
         if self._results.reader.current:
             if monotonic() >= self._yield_at:  # a chunk may have a million results
                 await asyncio.sleep(0)
@@ -349,7 +350,7 @@ class _Waiting:
             return False
         except BaseException as caught:
             error, found = caught, False
-        self._waiter = None  # what comes next waits until it is asked for
+        self._waiter = None  # the next result waits until ``more`` is called
         try:
             self._loop.call_soon_threadsafe(_tell, waiter, found, error)
         except RuntimeError:  # the loop is closed

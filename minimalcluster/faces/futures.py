@@ -1,4 +1,4 @@
-"""``ClusterFuture``, the standard's whose call may also be cancelled while it runs, and the errors it holds."""
+"""``ClusterFuture``, a concurrent.futures.Future whose call can be cancelled while it runs, and its exceptions."""
 
 import asyncio
 import os
@@ -25,11 +25,11 @@ else:
 
 
 class BrokenClusterExecutor(BrokenExecutor, errors.ClusterError):
-    """No work can ever be done: a failing initializer, a master that was shut down."""
+    """The executor cannot work any more: its initializer failed, or its master was shut down."""
 
 
 class WorkerDiedError(errors.WorkerDied, BrokenExecutor):
-    """The worker process died each time it ran this call; the others are not touched."""
+    """The worker process died each time it ran this call. Other calls go on."""
 
 
 class CallTimeoutError(FutureTimeoutError, errors.TaskTimeout):
@@ -47,7 +47,7 @@ class DeadlineExceededError(FutureTimeoutError, errors.DeadlineExceeded):
 
 
 def standard(error: BaseException) -> BaseException:
-    """What programs written for concurrent.futures expect of what the node tells of a call."""
+    """The exception that programs written for concurrent.futures expect, for one that a node sent."""
     if type(error) is errors.WorkerDied:
         return WorkerDiedError(str(error), error.exit, error.nodes, error.lines, error.peak_memory, error.argument)
     if type(error) is errors.TaskTimeout:
@@ -55,19 +55,20 @@ def standard(error: BaseException) -> BaseException:
     if type(error) is errors.DeadlineExceeded:
         return DeadlineExceededError(str(error), error.results, error.errors)
     if type(error) is errors.ResultError and error.__context__ is not None:
-        cause = error.__context__  # the pickling's own error
+        cause = error.__context__  # the error of the pickling
         cause.__cause__ = error.__cause__  # its text says which result
         return cause
     return error
 
 
-#: Raised by an ``await``, they would be taken for the end, or for the cancelling of whoever waits. (Before Python 3.8
-#: the last two are one.)
+#: If an ``await`` raised these, they would look like its end, or like a cancellation of the waiting coroutine. (Before
+#: Python 3.8 the last two are one class.)
 AWAITED = (StopIteration, CancelledError, asyncio.CancelledError)
 
 
 def raisable(error: BaseException, signs: Tuple[Type[BaseException], ...] = (StopIteration,)) -> BaseException:
-    """In an iterator, and in a coroutine, StopIteration would be taken for the end (PEP 479), and so other signs."""
+    """The error, or a RuntimeError caused by it if its class is one of ``signs``: StopIteration would look like the
+    end of an iterator or a coroutine (PEP 479)."""
     if not isinstance(error, signs):
         return error
     found = RuntimeError("the task raised %s" % type(error).__name__)
@@ -76,21 +77,21 @@ def raisable(error: BaseException, signs: Tuple[Type[BaseException], ...] = (Sto
 
 
 class ClusterFuture(_Future[T]):
-    """A standard Future, whose call may also be cancelled while it runs."""
+    """A Future whose call can be cancelled while it runs."""
 
-    _handed_out = False  # to a node, maybe before it runs
-    _decided = False  # its outcome is on the way into it
-    place: Optional[Tuple[Any, int]] = None  # the job that it waits in, its task there
+    _handed_out = False  # the call was sent to a node; it may not have begun
+    _decided = False  # ``resolve`` is setting the outcome
+    place: Optional[Tuple[Any, int]] = None  # (its job, its task there)
 
     def __init__(self) -> None:
         super().__init__()
         self._pid = os.getpid()
 
     def result(self, timeout: Optional[float] = None) -> T:
-        """As the standard's; in a forked process, which it never comes to, StateError instead of waiting."""
+        """As Future.result. In a forked process, where no outcome comes, it raises StateError instead of waiting."""
         self._check_process()
         found = super().exception(timeout)
-        if found is not None:  # the standard's asks whether it is true, and gives None where it is not
+        if found is not None:  # Future.result ignores an exception that is false
             try:
                 raise found
             finally:
@@ -106,19 +107,19 @@ class ClusterFuture(_Future[T]):
             check_process(self._pid)
 
     def cancel(self) -> bool:
-        """As the standard's; ``wait()`` returns for it at once, not when a worker would have got to it."""
+        """As Future.cancel; but waiters are notified at once, not when a worker process gets to the call."""
         cancelled = super().cancel()
         with self._condition:
             if self._state == "CANCELLED":
                 self.set_running_or_notify_cancel()
-        place = self.place  # once: an outcome that comes right now takes it away
+        place = self.place  # read it once: ``resolve`` in another thread sets it to None
         if cancelled and place is not None:
             job, index = place
             job.forget(index)
         return cancelled
 
     def cancel_running(self) -> bool:
-        """Cancel it even while it runs: its worker process is ended. False if it has an outcome already."""
+        """Cancel the call, even while it runs: then its worker process is killed. False if it has an outcome."""
         if self.cancel():
             return True
         with self._condition:
@@ -135,14 +136,14 @@ class ClusterFuture(_Future[T]):
         return True
 
     def hand_out(self) -> bool:
-        """It goes to a node now; False if it was cancelled before."""
+        """The call is about to be sent to a node. Returns False if it was cancelled."""
         with self._condition:
             if not self._handed_out and not self.cancelled():
                 self._handed_out = self.set_running_or_notify_cancel()
             return self._handed_out and not self.cancelled()
 
     def take_back(self) -> None:
-        """It was handed out, and no worker process had begun with it: it waits again, and can be cancelled."""
+        """The node gave the call back before it began: it waits again, and can be cancelled."""
         with self._condition:
             if self._state == "RUNNING" and not self._decided:
                 self._handed_out, self._state = False, "PENDING"
@@ -160,8 +161,8 @@ class ClusterFuture(_Future[T]):
 
 
 class AwaitedFuture(ClusterFuture[T]):
-    """For asyncio.wrap_future: before Python 3.12 an ``await`` never ends with a StopIteration, and with a
-    CancelledError a TaskGroup says nothing."""
+    """For asyncio.wrap_future. Before Python 3.12 an ``await`` that raises StopIteration never ends; a TaskGroup
+    ignores a task that raises CancelledError."""
 
     def resolve(self, outcome: object) -> None:
         if isinstance(outcome, Failure):

@@ -1,11 +1,11 @@
-"""The input of a map: read, pickled right then, and kept until its results are here.
+"""The input of a map: each item is read, pickled at once, and kept until its result has come.
 
 ::
 
     iterator ──read──> plain values, and pickles of all else ──encode, in the cluster's thread──> chunks
                 ^ as far as the window allows: so many items, so many bytes
 
-An item is taken as it was when the iterator gave it. None of the user's code runs where chunks are made.
+Each call gets its item as the iterator gave it, whatever changes later. No code of the user runs where chunks are made.
 """
 
 import itertools
@@ -17,31 +17,31 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 from ..compat import SCALARS, monotonic
 from ..payload import functions, shares, values
 
-#: How far ``map`` reads ahead of what has been taken, unless ``buffersize`` says otherwise.
+#: How far ``map`` reads ahead of the results that were taken, unless ``buffersize`` is given.
 WINDOW_ITEMS = 1 << 18
 WINDOW_BYTES = 64 << 20
-#: Items that are read between two looks at the window's size in items.
+#: The window is checked after so many items.
 READ_ITEMS = 1 << 8
-#: A longer range is read as any other iterator: its positions do not fit into a message.
+#: A longer range is read like other iterators: its positions do not fit into a message.
 RANGE_MAX = 1 << 62
-#: Never large: each is counted as so many bytes.
+#: Each item of these types counts as so many bytes.
 NUMBER_BYTES = 32
 _NUMBERS = frozenset([bool, int, float, complex, type(None)])
-#: What lies in memory: to list its items takes no time and runs none of the user's code.
+#: Inputs in memory: listing their items is quick and runs no code of the user.
 _VIEWS = frozenset([type({}.keys()), type({}.values()), type({}.items())])
 _HERE = frozenset([list, tuple, set, frozenset, dict, deque, str, bytes, bytearray]) | _VIEWS
-#: Nor do these, but how many items they have is another matter.
+#: Listing these runs no code of the user either, but they may have any number of items.
 _BESIDE = frozenset([range, itertools.repeat, itertools.count])
 
 
-#: Gives an item's pickle. The second argument: it is the tuple of its call's arguments.
+#: Pickles an item. The second argument: whether the item is the tuple of its call's arguments.
 Pack = Callable[[Any, bool], values.Packed]
 
 
 class Range:
-    """A range: consecutive integers cost nothing."""
+    """A range as input: nothing has to be read or pickled."""
 
-    closed, error, here = True, None, True
+    closed, error, in_memory = True, None, True
     limited = True
 
     def __init__(self, numbers: range) -> None:
@@ -79,29 +79,29 @@ class Range:
 
 
 class Items:
-    """Any other input. One thread at a time reads, and appends; the cluster's thread alone makes chunks and lets go."""
+    """Any other input. One thread at a time reads and appends; only the cluster's thread makes chunks and removes."""
 
-    def __init__(self, source: Iterator[Any], star: bool, pack: Pack, window: Optional[int], here: bool) -> None:
-        """here: it lies in memory, so only bytes count, and only until results are here, whoever takes those."""
+    def __init__(self, source: Iterator[Any], star: bool, pack: Pack, window: Optional[int], in_memory: bool) -> None:
+        """in_memory: the input is. Then only the bytes of pickles are limited, until the results have come."""
         self._source, self._star, self._pack = source, star, pack
-        self._window, self.here = window, here
-        self._items: List[Any] = []  # from self._base on, until their results are here
-        self._pickles: List[Optional[bytes]] = []  # of each, made when it was read; None of what is plain
-        self._beside: Dict[int, values.Packed] = {}  # of pickles that need more than others, or that keep something
+        self._window, self.in_memory = window, in_memory
+        self._items: List[Any] = []  # from the item ``_base`` on; None when the result has come
+        self._pickles: List[Optional[bytes]] = []  # of each item; None for plain ones
+        self._beside: Dict[int, values.Packed] = {}  # pickles with needs, or that hold shared objects
         self._base = self._count = 0
         self._frontier = 0
-        self._covered: Dict[int, int] = {}  # all before the frontier have results; covered: first -> end
-        self._final: Optional[int] = None  # the count, once nothing will follow
-        self.taken = 0  # items whose results somebody has taken
+        self._covered: Dict[int, int] = {}  # runs with results behind the frontier: first -> end
+        self._final: Optional[int] = None  # the number of items, once no more follow
+        self.taken = 0  # the number of items whose results were taken
         self._bytes_in = self._bytes_out = 0
         self.limited = True
-        self.error: Optional[BaseException] = None  # of the reading: raised behind all results
+        self.error: Optional[BaseException] = None  # of the input: raised behind the last result
         self._read_lock = threading.Lock()
         self._end_lock = threading.Lock()
 
     @classmethod
     def of_plain(cls, items: List[Any], star: bool) -> "Items":
-        """All that there is, and none of it needs to be pickled before it is sent."""
+        """A complete input of plain items, which are pickled by the chunk."""
         made = cls(iter(()), star, _none_to_pack, None, True)
         made._items, made._count, made._final = items, len(items), len(items)
         return made
@@ -116,17 +116,17 @@ class Items:
         return self._final is not None
 
     def end(self, error: Optional[BaseException]) -> None:
-        """Nothing follows, though somebody may be reading right now."""
+        """No more items follow. Another thread may be reading meanwhile."""
         with self._end_lock:
             if self._final is None:
                 self.error, self._final = error, self._count
 
-    # -- by whoever reads -------------------------------------------------------------------------
+    # -- in the thread that reads -----------------------------------------------------------------
 
     def read(self, job: Any, until: Optional[float], enough: Callable[[], bool]) -> None:
-        """Read what there is room for; from the moment ``until`` on ``enough`` is asked behind each item.
+        """Read until the window is full. From the moment ``until`` on, stop when ``enough`` returns True.
 
-        job.grew() is called for each that is not announced: the next may take its time. Not for what is here.
+        job.grew() is called at each item that is not announced, since the next may come late; not for input in memory.
         """
         with self._read_lock:
             most = self.room()
@@ -136,9 +136,9 @@ class Items:
                 most = self.room()
 
     def _read(self, count: int, job: Any, until: Optional[float], enough: Callable[[], bool]) -> bool:
-        """Whether there may be more, and it is wanted. Each item costs less here than its pickle."""
+        """Read so many items. Returns whether to go on. This must cost less for each item than its pickle does."""
         keep, kept, before = self._items.append, self._pickles.append, self._count
-        silent = self.here
+        silent = self.in_memory
         size, most = 0, WINDOW_BYTES - (self._bytes_in - self._bytes_out) if self._counts_bytes() else sys.maxsize
         try:
             for item in itertools.islice(self._source, count):
@@ -170,11 +170,11 @@ class Items:
         return True
 
     def _packed(self, item: Any) -> Tuple[Any, bytes]:
-        """(the item, its pickle): right now, since what gave it may change it the next moment."""
+        """(the item, its pickle). Pickled at once: the iterator may change the item when it gives the next one."""
         try:
             item = tuple(item) if self._star else item
             packed = self._pack(item, self._star)
-        except (Exception, SystemExit) as error:  # its class's own code runs here
+        except (Exception, SystemExit) as error:  # pickling runs code of the item's class
             packed = functions.pack(_Unsendable(error))
         if packed.needs or packed.held:
             self._beside[self._count] = packed._replace(data=b"")
@@ -183,10 +183,10 @@ class Items:
     # -- the window -------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """So many items more may be read now, if they are small."""
+        """How many more items may be read now, if they are small."""
         if self.closed or self._is_full():
             return 0
-        if not self.limited or self.here:
+        if not self.limited or self.in_memory:
             return READ_ITEMS
         return (self._window or WINDOW_ITEMS) - (self.total - self.taken)
 
@@ -197,7 +197,7 @@ class Items:
         return self.limited and self._window is None
 
     def took(self, count: int, size: int) -> None:
-        """Results of so many items, of so many bytes, make room."""
+        """Results of so many items were taken, whose pickles had so many bytes."""
         self.taken += count
         self._bytes_out += size
 
@@ -213,14 +213,14 @@ class Items:
         return [b"E" + values.with_version(values.all_needs(each.needs for each in beside)).encode("ascii")] + datas
 
     def given(self) -> List[Any]:
-        """All items, as long as none has results."""
+        """All items; valid while none has a result."""
         return self._items
 
     def item(self, index: int) -> object:
         return self.shown(self._items[index - self._base])
 
     def let_go(self, first: int, count: int) -> Tuple[int, List[Any]]:
-        """(their bytes, the items): they have results, and are needed no more whatever dies."""
+        """(bytes of their pickles, the items). These have results, so no node will need them again."""
         span = slice(first - self._base, first - self._base + count)
         items, size = self._items[span], 0
         self._items[span] = [None] * count
@@ -233,13 +233,13 @@ class Items:
         while self._frontier in self._covered:
             self._frontier = self._covered.pop(self._frontier)
         behind = self._frontier - self._base
-        if 2 * behind > len(self._items):  # now and then: what is behind must move
+        if 2 * behind > len(self._items):  # not each time: the deletion moves all later items
             del self._items[:behind], self._pickles[:behind]
             self._base = self._frontier
         return size, items
 
     def shown(self, item: Any) -> object:
-        """The item as its user knows it."""
+        """The item as the user gave it."""
         return tuple(map(_as_given, item)) if self._star and type(item) is tuple else _as_given(item)
 
 
@@ -251,15 +251,15 @@ def _none_to_pack(item: Any, star: bool) -> values.Packed:
 
 
 def none(error: BaseException) -> Items:
-    """There is nothing to do but to raise the error."""
+    """An input without items, which raises the error."""
     made = Items.of_plain([], False)
     made.error = error
     return made
 
 
 def of(iterables: Tuple[Iterable[Any], ...], star: bool, window: Optional[int], pack: Pack, later: bool) -> Input:
-    """later: what may take its time, ``iter`` included, is left to whoever reads. Raises what ``iter`` raises."""
-    if window is None and lies_here(iterables, star):
+    """later: leave what may be slow, ``iter`` included, to the thread that reads. Raises what ``iter`` raises."""
+    if window is None and is_in_memory(iterables, star):
         only = iterables[0]
         if not star and type(only) is range:
             return Range(only)
@@ -276,8 +276,8 @@ def of(iterables: Tuple[Iterable[Any], ...], star: bool, window: Optional[int], 
     return Items(source, star, pack, window, False)
 
 
-def lies_here(iterables: Tuple[Iterable[Any], ...], star: bool = False) -> bool:
-    """To list it takes no time, and little memory beside what it is in already."""
+def is_in_memory(iterables: Tuple[Iterable[Any], ...], star: bool = False) -> bool:
+    """Whether the input is in memory: listing it is quick and needs little more memory."""
     kinds = set(map(type, iterables))
     if not kinds or not kinds <= _HERE | _BESIDE:
         return False
@@ -296,14 +296,14 @@ def _length(numbers: Any) -> int:
 
 
 def _is_plain(item: Any) -> bool:
-    """Nobody can change it, it survives every pickle, none of the user's code is in it, and it is not large."""
+    """Whether the item is small, immutable, and can be pickled at any time without code of the user."""
     if type(item) in SCALARS:
         return sys.getsizeof(item) < shares.LARGE_BYTES
     return type(item) is tuple and SCALARS.issuperset(map(type, item)) and _size(item) < shares.LARGE_BYTES
 
 
 def _are_plain(items: List[Any]) -> bool:
-    """The same of all, and quickly where they are numbers or tuples of numbers."""
+    """``_is_plain`` for all; quick for numbers and tuples of numbers."""
     kinds = set(map(type, items))
     if kinds == {tuple}:
         kinds = set(map(type, itertools.chain.from_iterable(items)))
@@ -327,7 +327,7 @@ def _as_given(item: object) -> object:
 
 
 class _Unsendable:
-    """In place of an argument that cannot be pickled: raises the pickling's own error where it would be used."""
+    """Sent in place of an argument that cannot be pickled: unpickling it raises the error of the pickling."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error

@@ -35,7 +35,7 @@ from .futures import ClusterFuture, standard
 
 try:
     from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
-except ImportError:  # register_joblib_backend() says so
+except ImportError:  # register_joblib_backend() raises then
     AutoBatchingMixin = type("AutoBatchingMixin", (), {})
     ParallelBackendBase = FallbackToBackend = SequentialBackend = object
     _without_joblib = True
@@ -43,15 +43,15 @@ else:
     _without_joblib = False
     try:
         import cloudpickle
-    except ImportError:  # joblib before 1.6 brings its own
+    except ImportError:  # joblib before 1.6 has its own copy
         from joblib.externals import cloudpickle
 
 log = logging.getLogger("minimalcluster")
 
 NAME = "minimalcluster"
-#: Arrays that no batch under way uses are kept on the nodes, for those to come, up to this many bytes.
+#: Shared arrays that no current batch uses are kept on the nodes for later batches, up to so many bytes.
 IDLE_BYTES_MAX = 256 << 20
-#: How often to look for nodes that have joined while Parallel runs, and while there is none yet.
+#: How often to look for new nodes while Parallel runs, and while there is no node yet.
 LOOK_SECONDS = 1.0
 POLL_SECONDS = 0.05
 
@@ -74,7 +74,7 @@ def register_joblib_backend(name: str = NAME, make_default: bool = False) -> Non
 
 
 class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
-    """What joblib asks of a backend, 1.1 and later; one instance serves one Parallel at a time."""
+    """A backend for joblib 1.1 and later. One instance serves one Parallel at a time."""
 
     parallel: Any
     nesting_level: Optional[int]
@@ -83,7 +83,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
     supports_timeout = True
     supports_sharedmem = False
     uses_threads = False
-    default_n_jobs = -1  # who names this backend means the cluster
+    default_n_jobs = -1  # all worker processes of the cluster
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             "on_error": on_error, "retries": retries, "attempts_max": attempts_max, "timeout": timeout,
             "deadline": deadline, "journal": journal, "idempotent": idempotent,
         }  # fmt: skip
-        STANDARD.changed(**self._changes)  # a wrong one is an error here
+        STANDARD.changed(**self._changes)  # raises for a wrong option
         if executor is not None and not isinstance(executor, ClusterExecutor):
             raise TypeError("executor must be a ClusterExecutor, not %r" % (executor,))
         if sum(each is not None for each in (executor, master, address)) > 1:
@@ -124,10 +124,10 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         }  # fmt: skip
         self._options.update(self._changes)
         self._executor: Optional[ClusterExecutor] = None
-        self._lock = threading.RLock()  # a future may be let go of, and call back, in the middle of anything
-        self._busy = False  # configured for a Parallel that has not terminated it yet
-        self._over = True  # between two calls of Parallel
-        self._futures: "Set[_BatchFuture]" = set()  # under way
+        self._lock = threading.RLock()  # reentrant: the garbage collector may run callbacks anywhere
+        self._busy = False  # a Parallel has configured it and not yet terminated it
+        self._over = True  # no call of Parallel is running
+        self._futures: "Set[_BatchFuture]" = set()  # batches that were sent and are not done
         self._arrays: "Optional[_Arrays]" = None
         self._n_jobs = 0
         self._look_at = 0.0
@@ -146,22 +146,22 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         mmap_mode: Optional[str] = None,
         **others: Any,
     ) -> int:
-        """Called by each Parallel before it begins: the number of jobs."""
+        """Called by each Parallel before it begins. Returns the number of jobs."""
         if _in_worker_process():
             raise FallbackToBackend(self._nested())
         if self._busy and self.parallel is not parallel:
-            # Two generators may be under way in one parallel_config: each gets its own.
+            # Two generators can run in one parallel_config: each gets a backend.
             raise FallbackToBackend(ClusterBackend(self.nesting_level, **self._options))
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel, self._busy = parallel, True
-        # Read-only is what a shared array is; who wants to write to it gets a copy with each batch.
+        # Shared arrays are read-only. In other modes tasks may write, so each batch has copies.
         self._bytes_min = max_nbytes if mmap_mode == "r" else None
         return n_jobs
 
     def effective_n_jobs(self, n_jobs: Optional[int]) -> int:
-        """-1: as many as the cluster has worker processes now; -2: one less."""
+        """-1: the number of worker processes of the cluster now; -2: one less."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None:
@@ -171,13 +171,13 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         return n_jobs if n_jobs > 0 else max(self._workers() + 1 + n_jobs, 1)
 
     def _nested(self) -> Any:
-        """In a worker process nobody waits for another one, so that nothing can wait in a circle."""
+        """In a worker process: a backend that runs right there. If worker processes waited for others, all could wait."""
         if self.nesting_level is None:
             self.nesting_level = 0
         return self.get_nested_backend()[0]
 
     def _workers(self) -> int:
-        """Worker processes there are; waits for the first."""
+        """The number of worker processes. Waits for the first one."""
         core = self._cluster()._core
         seconds = self._options["wait_for_workers_timeout"]
         deadline = monotonic() + seconds
@@ -220,14 +220,14 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         with self._lock:
             self._over = True
         if self._arrays is not None:
-            # What the caller changes before the next call must be seen there.
+            # The caller may change the arrays before the next call, which must see that.
             self._arrays.close()
 
     def submit(self, func: Any, callback: Optional[Callable[[Any], None]] = None) -> "_BatchFuture":
-        """Send a batch. Whatever goes wrong is the future's error: a callback's thread has nobody to tell."""
+        """Send a batch. All errors go into the future: in a callback's thread, nobody could catch them."""
         future = _BatchFuture()
         with self._lock:
-            if self._over:  # a callback of a call that was given up meanwhile
+            if self._over:  # called by a callback after ``abort_everything``
                 future.cancel()
                 return future
             self._futures.add(future)
@@ -245,7 +245,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             self._done(future, callback)
         return future
 
-    apply_async = submit  # its name before joblib 1.5
+    apply_async = submit  # the name before joblib 1.5
 
     def _done(self, future: "_BatchFuture", callback: Optional[Callable[[Any], None]]) -> None:
         with self._lock:
@@ -258,7 +258,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         return out.get()
 
     def compute_batch_size(self) -> int:
-        """What is limited, repeated or kept is a task; a batch would share one fate."""
+        """With options for tasks (timeout, retries, journal ...) a batch must be one task, not several."""
         options = self._cluster()._options._replace(deadline=None, idempotent=False)
         return super().compute_batch_size() if options == STANDARD else 1
 
@@ -269,12 +269,12 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             self._grow()
 
     def _grow(self) -> None:
-        """When nodes have joined, keep as many more batches under way as joblib would have from the start."""
+        """When nodes have joined, dispatch more batches: as many as joblib would have dispatched at the start."""
         parallel, before = self.parallel, self._n_jobs
         try:
             n_jobs = _count(self._cluster()._core) + 1 + parallel.n_jobs
         except RuntimeError:
-            # It was shut down, as every batch under way is told. After an error in here joblib would wait for ever.
+            # The executor was shut down, and all batches get that error. If this raised, joblib would wait for ever.
             return
         if n_jobs <= before or not isinstance(parallel.pre_dispatch, str):
             return
@@ -285,7 +285,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
                     parallel.dispatch_next()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Nobody wants what is under way any more: what waits is dropped, what runs is ended."""
+        """Cancel all batches, also those that run."""
         with self._lock:
             self._over = True
             futures, self._futures = self._futures, set()
@@ -293,32 +293,32 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             future.cancel_running()
 
     def terminate(self) -> None:
-        """The end of a Parallel. The worker processes live on for the next one."""
+        """The end of a Parallel. The worker processes stay for the next one."""
         self._busy = False
         self.reset_batch_stats()
 
 
 class _BatchFuture(ClusterFuture[List[Any]]):
-    errors_returned = 0  # in place of so many results
+    errors_returned = 0  # the number of results that an exception replaces
 
     def resolve(self, outcome: object) -> None:
         if type(outcome) is Failure and isinstance(outcome.error, errors.WorkerDied):
-            calls: Optional[List[Any]] = getattr(outcome.error.argument, "items", None)  # of the batch
+            calls: Optional[List[Any]] = getattr(outcome.error.argument, "items", None)  # of the batch that died
             told = None if calls is None else [argument_of(*call[1:]) for call in calls]
             outcome.error.argument = told[0] if told and len(told) == 1 else told
-        if self.errors_returned and type(outcome) is Failure and outcome.node:  # a task's, not the cluster's
+        if self.errors_returned and type(outcome) is Failure and outcome.node:  # an error of a task, not of the cluster
             outcome = [standard(outcome.error)] * self.errors_returned
         super().resolve(outcome)
 
     def get(self, timeout: Optional[float] = None) -> Any:
-        """As multiprocessing's AsyncResult: joblib before 1.3 takes results this way."""
+        """As AsyncResult.get of multiprocessing: joblib before 1.3 calls it."""
         try:
             return self.result(timeout)
         except CancelledError:
             raise RuntimeError("the cluster was shut down before this call of Parallel had ended") from None
         except FutureTimeoutError:
             if self.done():
-                raise  # the task's own
+                raise  # an error of the task
             raise multiprocessing.TimeoutError from None
 
 
@@ -326,7 +326,7 @@ class _BatchFuture(ClusterFuture[List[Any]]):
 
 
 def run_batch(batch: Callable[[], List[Any]]) -> List[Any]:
-    """In the worker process. Nested calls may name this backend; results may be of classes that came by value."""
+    """Run a batch, in a worker process. Tasks may name this backend, and return objects of classes sent by value."""
     global _batches
     register_joblib_backend()
     values.by_value = values.by_value or by_value.dumper(cloudpickle)
@@ -340,7 +340,7 @@ def run_batch(batch: Callable[[], List[Any]]) -> List[Any]:
 
 
 def _pack(call: object, arrays: "Optional[_Arrays]", with_script: bool) -> Tuple[List[int], functions.Packed]:
-    """(the large arrays in it, the pickled call): by value what the worker processes cannot find."""
+    """(ids of the shared arrays, the pickle). Functions that worker processes cannot import are pickled by value."""
     used: List[int] = []
     table = None
     numpy = sys.modules.get("numpy")
@@ -361,22 +361,22 @@ def _pack(call: object, arrays: "Optional[_Arrays]", with_script: bool) -> Tuple
 
 
 class _Shared:
-    """A large array on the nodes. The reference keeps its id from being another array's."""
+    """A large array on the nodes. While this refers to the array, no other array can get its id."""
 
     def __init__(self, array: Any, handle: Any) -> None:
         self.array, self.handle, self.users = array, handle, 0
 
 
 class _Arrays:
-    """The large arrays of one call of Parallel: in a batch each is only named."""
+    """The large arrays of one call of Parallel. Batches contain their handles only."""
 
     def __init__(self, share: Callable[[object], Any], bytes_min: int) -> None:
         self._share, self._bytes_min = share, bytes_min
-        self._shared: "OrderedDict[int, _Shared]" = OrderedDict()  # by the array's id, the longest idle first
+        self._shared: "OrderedDict[int, _Shared]" = OrderedDict()  # by the array's id; the longest idle come first
         self._lock = threading.RLock()
 
     def reduce(self, array: Any, used: List[int]) -> Any:
-        """As the array's own __reduce_ex__; its id is added to ``used`` if it is shared."""
+        """Used as the array's __reduce_ex__. Adds its id to ``used`` if it is shared."""
         if array.nbytes < self._bytes_min or array.dtype.hasobject:
             return array.__reduce_ex__(PICKLE_PROTOCOL)
         with self._lock:
@@ -393,7 +393,7 @@ class _Arrays:
             return shared.handle.__reduce__()
 
     def release(self, used: List[int]) -> None:
-        """A batch is done. The arrays that nobody uses now may go, those idle for the longest time first."""
+        """A batch is done. Drop unused arrays beyond IDLE_BYTES_MAX, those idle for longest first."""
         with self._lock:
             for name in used:
                 if name in self._shared:
@@ -419,7 +419,7 @@ class _Arrays:
 
 
 def _count(core: Any) -> int:
-    """Worker processes of the nodes that are connected now. Raises RuntimeError after a shutdown."""
+    """The number of worker processes on connected nodes. Raises RuntimeError after a shutdown."""
     core.check()
     return int(core.slots())
 
@@ -429,8 +429,8 @@ def _in_worker_process() -> bool:
 
 
 _lock = threading.Lock()
-_batches = 0  # running in this process, which may be an engine's
-_own_executors = {}  # type: Dict[object, ClusterExecutor] # options -> this process's cluster with them
+_batches = 0  # batches that run in this process, which may be an engine's worker
+_own_executors = {}  # type: Dict[object, ClusterExecutor] # options -> the executor of this process
 _masters = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary[MasterNode, ClusterExecutor]
 
 
@@ -440,7 +440,7 @@ def _own(
     authkey: Union[str, bytes, None],
     key_file: Optional[str],
 ) -> ClusterExecutor:
-    """This process's own cluster with these options: made when first asked for, ended at exit."""
+    """The executor of this process with these options. It is made at the first call and ended at exit."""
     host, port = _split(address)
     key = (os.getpid(), max_workers, host, port, authkey, key_file)
     with _lock:

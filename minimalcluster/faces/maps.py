@@ -1,8 +1,8 @@
 """``map``: one function over many items, as a job.
 
-Who reads its input: what lies in memory is pickled in the caller's thread for a moment, then in a thread that the
-executor has for that; ``imap`` and ``amap`` have theirs read in a thread of its own; an executor's ``map`` reads in
-the threads that ask for its results, and never while one is there that could be given.
+Where the input is read: an input in memory is pickled in the caller's thread for a moment, then in a thread of the
+executor (``Core.packing``). For ``imap`` and ``amap`` each input has a thread. An executor's ``map`` reads in the
+threads that ask for results, and only when no result is there.
 """
 
 from concurrent.futures import CancelledError
@@ -18,25 +18,25 @@ from . import inputs
 from .core import AFTER_SHUTDOWN, Core
 from .turns import Turns
 
-#: How long ``map`` reads at a time in the caller's thread; what has been read is at work meanwhile.
+#: How long ``map`` reads at a time in the caller's thread. Tasks that were read run meanwhile.
 READ_SECONDS = 0.05
 
 
 class MapJob(Job):
-    """One function over many items, read as far ahead as the window allows."""
+    """One function over many items, which are read a window ahead."""
 
     started = False  # somebody has asked for a result
-    abandoned = False  # nobody will
-    watcher: Any = None  # a weak reference; what it refers to is called when something has come
-    cut_short = False  # there was more to read
+    abandoned = False  # the results object was dropped unread
+    watcher: Any = None  # a weak reference to a member of ``Core.collecting``, called at each arrival
+    cut_short = False  # ended before all of the input was read
 
     def __init__(
         self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], options: Options,
-        window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True, apart: bool = False,
+        window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True, own_thread: bool = False,
     ) -> None:  # fmt: skip
-        """lazy=False is multiprocessing's way: whatever becomes of the results, a finite input is worked on.
+        """lazy=False, as multiprocessing: all of a finite input is run, even if the results are dropped.
 
-        apart: what does not lie in memory is read in a thread of its own.
+        own_thread: an input that is not in memory is read in a thread of its own.
         """
         super().__init__()
         self._core = core
@@ -44,14 +44,14 @@ class MapJob(Job):
         self._lazy = lazy
         self.unread_max = jobs.UNREAD_BYTES
         self._keeps_arguments = options.on_error in (FINISH, STOP)
-        self._let_go: Dict[int, Tuple[int, Any]] = {}  # first -> items with results that nobody has taken yet
+        self._let_go: Dict[int, Tuple[int, Any]] = {}  # first -> (bytes, items) of results that wait to be taken
         star = len(iterables) != 1 if star is None else star
-        self._finite = inputs.lies_here(iterables, star) or any(hasattr(each, "__len__") for each in iterables)
-        self.input = inputs.of(iterables, star, window, self._packed, apart)
-        self._reader: Optional[Turns] = None  # reads in the place of those who ask for results
-        if self.input.here:
+        self._finite = inputs.is_in_memory(iterables, star) or any(hasattr(each, "__len__") for each in iterables)
+        self.input = inputs.of(iterables, star, window, self._packed, own_thread)
+        self._reader: Optional[Turns] = None  # the thread that reads; None: the threads that ask for results
+        if self.input.in_memory:
             self._reader = core.packing
-        elif apart:
+        elif own_thread:
             self._reader = Turns("minimalcluster-input")
         self.function_name = getattr(function, "__name__", None) or type(function).__name__
         self.name = "map of %s" % self.function_name
@@ -82,7 +82,7 @@ class MapJob(Job):
             raise
 
     def _define(self, function: Callable[..., Any], star: bool) -> None:
-        """What cannot be sent is the first result's error."""
+        """If the function cannot be pickled, the first result is that error."""
         try:
             packed = self._core.pack(function)
             info, buffers = self._core.definition("function", packed.needs, self.options.timeout)
@@ -92,11 +92,11 @@ class MapJob(Job):
             self.input, self._reader = inputs.none(error), None
 
     def _go_on(self, iterables: Tuple[Iterable[Any], ...]) -> None:
-        """With what an earlier run has left in the journal."""
-        if not self.input.here or not {list, tuple, range}.issuperset(map(type, iterables)):
+        """Open the journal: outcomes of earlier runs arrive first."""
+        if not self.input.in_memory or not {list, tuple, range}.issuperset(map(type, iterables)):
             raise ValueError("journal= needs an input of known length, a list, tuple or range, and no buffersize")
         if self.input.error is not None:
-            return  # there is no function to run
+            return  # the function cannot be sent: there is nothing to run
         info, buffers = self._definition
         self.resume(target_digest(info, of_definition(buffers)), self.input.given())
 
@@ -121,11 +121,11 @@ class MapJob(Job):
         super().deliver_poison(first, deaths)
 
     def _has_results(self, first: int, count: int, keep: bool) -> None:
-        """These items are needed no more, whatever dies."""
+        """These items have results; no node will need them again. keep: errors may still name them."""
         size, items = self.input.let_go(first, count)
         if self.abandoned:
             self.input.took(count, size)
-        elif self.input.here:
+        elif self.input.in_memory:
             self.input.took(0, size)
             size = 0
         if not self.abandoned and (size or keep):
@@ -142,7 +142,7 @@ class MapJob(Job):
                 self._core.collecting.call(self.watcher())
 
     def crowded(self) -> bool:
-        """Until somebody reads, work on what is there goes on, as the standard's; an input without end is held up."""
+        """As Job's; but a finite input runs on until a result is asked for, as concurrent.futures' does."""
         return (self.started or not self._finite) and not self.abandoned and super().crowded()
 
     def held_up(self) -> Optional[str]:
@@ -166,27 +166,27 @@ class MapJob(Job):
     # -- reading ----------------------------------------------------------------------------------
 
     def _packed(self, item: Any, star: bool) -> values.Packed:
-        if self.options.journal is not None:  # what has come before must not change what an item is known by
+        if self.options.journal is not None:  # the key of an item must not depend on earlier items
             return self._core.pack(item)
         return self._core.packed_item(item, star)
 
     def _read_first(self) -> None:
-        """So that work begins at once. Raises what the input of an executor's map raises."""
-        if self.closed or (self._reader is not None and not self.input.here):
+        """Read before ``submit``, so that work begins at once. Raises what the input of an executor's map raises."""
+        if self.closed or (self._reader is not None and not self.input.in_memory):
             return
         if self.options.journal is not None:
             self.input.limited = False
         until: Optional[float] = monotonic() + READ_SECONDS
-        if self.options.journal is not None or (self._finite and not self.input.here):
-            until = None  # the standard reads all of it here
-        self.announced = True  # there is nobody to be told yet
+        if self.options.journal is not None or (self._finite and not self.input.in_memory):
+            until = None  # concurrent.futures reads all of it here
+        self.announced = True  # the cluster does not know the job yet
         self.input.read(self, until, lambda: True)
         self.announced = False
         if self.input.error is not None and self._lazy:
             raise self.input.error
 
     def read_ahead(self) -> None:
-        """In a thread that wants a result and finds none: some of the input, until one comes if that is slow."""
+        """In a thread that waits for a result: read some input, and stop early when a result comes."""
         if self._reader is None and not self.closed:
             self.input.read(self, monotonic() + READ_SECONDS, self._is_enough)
             self.grew()
@@ -195,10 +195,10 @@ class MapJob(Job):
         return not self._arrivals.empty() or self.total - self.taken >= max(1, 2 * self._core.slots())
 
     def turn(self) -> bool:
-        """In the reader's thread: read on; whether it was the end."""
+        """In the thread that reads. Returns whether the input has ended."""
         try:
-            self.input.read(self, monotonic() + READ_SECONDS if self.input.here else None, lambda: True)
-        except BaseException as error:  # the input's own SystemExit: no business of this thread
+            self.input.read(self, monotonic() + READ_SECONDS if self.input.in_memory else None, lambda: True)
+        except BaseException as error:  # a SystemExit of the input must not end this thread
             self._end_input(error)
         self.grew()
         self._call_reader()
@@ -218,7 +218,7 @@ class MapJob(Job):
     # -- in the user's threads --------------------------------------------------------------------
 
     def argument_in(self, first: int, index: int) -> object:
-        """Of the task ``index``, whose outcome came with that of the task ``first``."""
+        """The argument of the task ``index``, whose outcome came with that of the task ``first``."""
         _, items = self._let_go.get(first, (0, None))
         return self.input.item(index) if items is None else self.input.shown(items[index - first])
 
@@ -240,17 +240,17 @@ class MapJob(Job):
         self._call_reader()
 
     def dropped(self) -> None:
-        """Nobody holds the results any more. As with the standard's: what was never asked for is done all the same."""
+        """The results object was dropped. As in concurrent.futures, work is done anyway if no result was asked for."""
         if self.cancelled:
             return
         if self.started and (self._lazy or not self._finite):
             self.cancel()
             return
         self.abandoned = True
-        self._arrivals = Mailbox()  # what has come is nobody's either
+        self._arrivals = Mailbox()  # forget the outcomes that have come
         for first in list(self._let_go):
             self.took(first, 0)
-        self.input.limited = self.input.here  # results that have come are not counted as taken any more
+        self.input.limited = self.input.in_memory  # no result is taken any more, so the window must not count them
         self._call_reader()
         self.wait_for_nobody()
 
@@ -263,17 +263,17 @@ class MapJob(Job):
         super().stop()
 
     def _cut_short(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self.cut_short = self.cut_short or not self.closed
         self._end_input(None)
 
     def wait_for_nobody(self) -> None:
-        """Somebody waits for its end, and may be the one who reads its results."""
+        """Do not wait for results to be read: the thread that would read them may be waiting for the job's end."""
         self.unread_max = None
         self._core.cluster.read(self.number, self)
 
     def finish_reading(self) -> None:
-        """The executor was shut down: what was promised is finished, the rest of a half-read input is refused."""
+        """At the executor's shutdown: finish a finite or unread input; refuse the rest of a half-read endless one."""
         if self._finite or not self.started or not self._lazy:
             self._read_the_rest()
         else:
@@ -281,10 +281,10 @@ class MapJob(Job):
         self._core.cluster.grew(self.number, self)
 
     def _read_the_rest(self) -> None:
-        self.input.limited = self.input.here  # packing goes on as results come
+        self.input.limited = self.input.in_memory  # pickling goes on as results come
         self._call_reader()
         if self._reader is None:
             try:
                 self.input.read(self, None, lambda: True)
-            except BaseException as error:  # the input's own SystemExit
+            except BaseException as error:  # also a SystemExit of the input
                 self._end_input(error)

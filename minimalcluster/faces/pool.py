@@ -36,12 +36,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
-#: multiprocessing cuts a map into so many chunks for each process; here where worker processes count their chunks.
+#: multiprocessing cuts a map into so many chunks for each process. Used if ``maxtasksperchild`` counts chunks.
 CHUNKS_PER_PROCESS = 4
 
 
 class _Outcome(ClusterFuture[T]):
-    """The future of an AsyncResult. The callback comes before whoever waits in ``get``, as multiprocessing's."""
+    """The future of an AsyncResult. The callback is called before ``get`` returns, as in multiprocessing."""
 
     def __init__(
         self, callback: Optional[Callable[[T], object]], error_callback: Optional[Callable[[BaseException], object]]
@@ -67,7 +67,7 @@ class _Outcome(ClusterFuture[T]):
             super().set_exception(exception)
 
     def _call(self, callback: Optional[Callable[[Any], object]], value: Any) -> None:
-        self._callback = self._error_callback = None  # what they hold may go
+        self._callback = self._error_callback = None  # free what they refer to
         try:
             if callback is not None:
                 callback(value)
@@ -76,7 +76,7 @@ class _Outcome(ClusterFuture[T]):
 
 
 class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
-    """What apply_async returns: the result to come."""
+    """What apply_async returns."""
 
     def __init__(
         self, callback: Optional[Callable[[T], object]], error_callback: Optional[Callable[[BaseException], object]]
@@ -108,7 +108,7 @@ class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
 
     @property
     def _value(self) -> Any:
-        """The result or the exception; programs read it of multiprocessing's."""
+        """The result or the exception. Programs read this private name of multiprocessing."""
         error = self._error() if self.ready() else None
         return self._future.result() if self.ready() and error is None else error
 
@@ -117,7 +117,7 @@ ApplyResult = AsyncResult
 
 
 class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):
-    """What map_async returns. ``status()`` tells how far it is, and what it waits for; ``str`` of that is one line."""
+    """What map_async returns. ``status()``: its progress and what it waits for; ``str`` of it is one line."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):
         self.status = status
         self._length = length
 
-    # Programs read these of multiprocessing's, to say how much is left: its chunks have any size, ours here one.
+    # Programs read these private names of multiprocessing to compute what is left. A chunk counts as one task here.
     _chunksize = 1
 
     @property
@@ -139,7 +139,7 @@ class MapResult(AsyncResult[List[T]], multiprocessing.pool.MapResult):
 
 
 class _Gathering:
-    """Takes a map's results as they come, and tells the one MapResult. Its turns are in a thread of the executor's."""
+    """Collects a map's results for its MapResult, in turns in a thread of the executor."""
 
     def __init__(self, results: "MapResults[Any]", result: MapResult[Any]) -> None:
         self._results, self._result = results, result
@@ -157,7 +157,7 @@ class _Gathering:
 
 
 class _Telling:
-    """Tells of a call that could not be sent; in another thread, as ever."""
+    """Gives a call that could not be sent its error, in another thread, since callbacks never run in the caller's."""
 
     def __init__(self, result: AsyncResult[Any], error: BaseException) -> None:
         self._result, self._error = result, error
@@ -168,7 +168,7 @@ class _Telling:
 
 
 class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
-    """What imap returns: an error at its place leaves the later items readable."""
+    """What imap returns. After an error at its place, the later results can still be read."""
 
     def __init__(self, results: "MapResults[T]") -> None:
         self._results = results
@@ -178,7 +178,7 @@ class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
         return self
 
     def next(self, timeout: Optional[float] = None) -> T:
-        """As ``__next__``; raises multiprocessing.TimeoutError when there is nothing within so many seconds."""
+        """As ``__next__``; raises multiprocessing.TimeoutError if no result comes within so many seconds."""
         try:
             return self._next(None if timeout is None else monotonic() + timeout)
         except NotYetError:
@@ -195,12 +195,12 @@ class IMapIterator(Generic[T], multiprocessing.pool.IMapIterator):
 
     @property
     def _index(self) -> int:
-        """So many results are there, taken or not; programs read it of multiprocessing's."""
+        """The number of results that have come. Programs read this private name of multiprocessing."""
         return self.status().done
 
     @property
     def _length(self) -> Optional[int]:
-        """Of the input, once all of it is read."""
+        """The number of items, once all of the input is read."""
         return self._results.length()
 
     def _next(self, moment: Optional[float]) -> T:
@@ -220,16 +220,16 @@ class IMapUnorderedIterator(IMapIterator[T], multiprocessing.pool.IMapUnorderedI
 
 
 class _Life:
-    """What a pool has in common with its views."""
+    """The state that a pool shares with its views."""
 
     state = RUN
 
     def __init__(self) -> None:
-        self.given: "weakref.WeakSet[Any]" = weakref.WeakSet()  # results and iterators
+        self.given: "weakref.WeakSet[Any]" = weakref.WeakSet()  # the results and iterators that somebody still holds
 
 
 class _Process:
-    """What programs ask a worker process of multiprocessing's pool for. pid: None on another machine."""
+    """Stands for a worker process where programs look at ``Pool._pool``. pid: None on another machine."""
 
     exitcode = None
 
@@ -242,7 +242,7 @@ class _Process:
 
 
 class _Waiting:
-    """Tasks that no worker process has, where multiprocessing has a queue."""
+    """Stands for multiprocessing's task queue: the tasks that no worker process has yet."""
 
     def __init__(self, status: Callable[[], ClusterStatus]) -> None:
         self._status = status
@@ -264,7 +264,7 @@ class Pool(multiprocessing.pool.Pool):
     chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
     """
 
-    _life: Optional["_Life"] = None  # ``__del__`` also comes when it never ran
+    _life: Optional["_Life"] = None  # for ``__del__``, which is called even if __init__ raised
     _viewed: Optional["Pool"] = None
 
     def __init__(
@@ -305,7 +305,7 @@ class Pool(multiprocessing.pool.Pool):
         self.address, self.authkey = self._executor.address, self._executor.authkey
         self._life = _Life()
 
-    # What programs read of multiprocessing's, though it is private there. The numbers follow nodes that join and leave.
+    # Private names of multiprocessing that programs read. The numbers change as nodes join and leave.
 
     @property
     def _processes(self) -> int:
@@ -318,7 +318,7 @@ class Pool(multiprocessing.pool.Pool):
 
     @property
     def _cache(self) -> Dict[int, Any]:
-        """What is not ready of that which somebody holds."""
+        """Results and iterators that are not ready, of those that somebody holds."""
         return {id(each): each for each in list(self._life.given) if not each.ready()} if self._life else {}
 
     @property
@@ -352,15 +352,15 @@ class Pool(multiprocessing.pool.Pool):
             on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout, deadline=deadline,
             journal=journal, idempotent=idempotent,
         )  # fmt: skip
-        view._viewed = self  # a view keeps its pool
+        view._viewed = self  # while the view lives, its pool is not collected
         return view
 
     def share(self, value: T) -> T:
-        """A handle for the object, to be used in arguments: sent once to each node. ``drop()`` frees it."""
+        """A handle for the object, for use in arguments. The object is sent once to each node. ``drop()`` frees it."""
         return self._executor.share(value)
 
     def status(self) -> ClusterStatus:
-        """How far the calls and maps of this pool are, and what they wait for. From any thread."""
+        """The progress of this pool's calls and maps, and what they wait for. From any thread."""
         return self._executor.status()
 
     # -- calls ------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ class Pool(multiprocessing.pool.Pool):
             args = tuple(args)
             packed = self._core.packed_call(func, args, kwds, options)
             self._core.submit(result._future, packed, options, until(options), (args, kwds))
-        except (Exception, SystemExit) as error:  # of the pickling, or nothing can ever be done
+        except (Exception, SystemExit) as error:  # an error of pickling, or of a broken pool
             self._core.collecting.add(_Telling(result, error))
         return result
 
@@ -434,7 +434,7 @@ class Pool(multiprocessing.pool.Pool):
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
-        count = len(iterable)  # a range may be too long for a list of results: OverflowError, as multiprocessing's
+        count = len(iterable)  # OverflowError if a range is too long for a list of results, as in multiprocessing
         if chunksize is not None and chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
         if chunksize is None and self._maxtasksperchild is not None:
@@ -459,7 +459,7 @@ class Pool(multiprocessing.pool.Pool):
         keeps: bool,
     ) -> "MapResults[T]":  # fmt: skip
         options = self._executor._options._replace(chunksize=chunksize)
-        job = MapJob(self._core, func, (iterable,), options, star=star, lazy=False, apart=True)
+        job = MapJob(self._core, func, (iterable,), options, star=star, lazy=False, own_thread=True)
         return MapResults(job, None, ordered, keeps)
 
     def _collect(
@@ -481,22 +481,22 @@ class Pool(multiprocessing.pool.Pool):
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
-        self._core.check_process()  # a fork has no thread that reads a map's input
+        self._core.check_process()  # a forked process has no thread that reads a map's input
 
     def close(self) -> None:
-        """Take no more calls; when all are done the worker processes leave."""
+        """Take no more calls. The worker processes end when all work is done."""
         if self._state == RUN:
             self._end(CLOSE)
             self._core.shutdown(False, False)
 
     def terminate(self) -> None:
-        """End the worker processes now, whatever they do."""
+        """Kill the worker processes now."""
         self._end(TERMINATE)
         self._core.terminate("the pool was terminated")
         self._core.shutdown(True, False)
 
     def join(self) -> None:
-        """Wait until the worker processes have left, after ``close`` or ``terminate``."""
+        """After ``close`` or ``terminate``: wait until the worker processes have ended."""
         if self._state == RUN:
             raise ValueError("Pool is still running")
         self._core.shutdown(True, False)
@@ -521,14 +521,14 @@ class Pool(multiprocessing.pool.Pool):
 
 
 def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List[T]:
-    """All of them; the first error once everything is done, or what on_error makes of errors.
+    """All results. Raises the first error when all tasks are done, or what ``on_error`` says.
 
     Raises NotYetError at the moment, and goes on when it is called again.
     """
     try:
         found = results.reader.gather(moment)
     except KeyboardInterrupt:
-        results.interrupt()  # nobody wants the rest, the pool stays usable
+        results.interrupt()  # cancels the rest; the pool stays usable
         raise
     if Failure in set(map(type, found)):
         raise _pool_error(next(each.error for each in found if type(each) is Failure))
@@ -536,7 +536,7 @@ def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List
 
 
 class _Text:
-    """MaybeEncodingError takes reprs of what it is told; this one's repr was taken in the worker process."""
+    """For MaybeEncodingError, which takes the repr of its arguments: this repr was taken in the worker process."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -75,9 +75,9 @@ class Reading(unittest.TestCase):
     def test_what_lies_in_memory_is_all_there_at_once(self):
         for iterables in (([1, 2],), ([1], itertools.count()), (range(3),), ({1: 2}.items(),), (range(3), range(4))):
             source = made(*iterables)
-            self.assertTrue(source.here and source.closed, iterables)
+            self.assertTrue(source.in_memory and source.closed, iterables)
         for iterables in ((iter([1]),), (itertools.repeat(1),), (itertools.count(),), (range(10 ** 9), range(10 ** 9)), (range(10 ** 20),)):
-            self.assertFalse(made(*iterables).here, iterables)
+            self.assertFalse(made(*iterables).in_memory, iterables)
 
     def test_ranges_of_any_numbers(self):
         # Their texts have thousands of digits; their length does not fit into a machine's word.
