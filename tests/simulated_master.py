@@ -63,7 +63,6 @@ class Master(sessions.Sessions):
         disk = SlowDisk(self)
         super(Master, self).__init__(epoch, disk.call, disk.do)
         self.sessions, self.jobs = self._sessions, self._jobs
-        self._journaled = self._jobs  # each of them says itself whether it has a journal
         self.scheduler = scheduler.Scheduler(epoch)
         if world.scripts_are_late:
             self.scheduler.handle(scheduler.JobAwaited(), world.now)
@@ -312,6 +311,7 @@ class Master(sessions.Sessions):
         job.told(index, what)
         if job.journal is not None:
             session = self.sessions[self.acting.node]  # type: ignore[union-attr]
+            self._unsynced[job.journal] = None
             session.outcomes.append((session.report, job, len(job.delivered), len(self.world.disks[job.path].data)))
         if self.world.crashed_at is not None:
             self.world.master_recovery = max(self.world.master_recovery, self.world.now - self.world.crashed_at)

@@ -72,10 +72,6 @@ class CallsLog(journal.OutcomeLog):
         """The key of the call with this pickle."""
         return self.kept.key(self._about, self._content(data))
 
-    @property
-    def dirty(self) -> bool:
-        return self.kept.file.dirty
-
     def sync(self) -> None:
         self.kept.file.sync()
 

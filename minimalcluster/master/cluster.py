@@ -453,8 +453,6 @@ class Cluster(Runner, Sessions):
             self._tell_end(job, job.crashed, self._why_over())
             return
         self._jobs[number] = job
-        if job.journal is not None:
-            self._journaled[number] = job
         closed, total = job.closed, job.total
         self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))
         if not closed:
@@ -552,7 +550,7 @@ class Cluster(Runner, Sessions):
 
     def _deliver(self, effect):
         # type: (scheduler.Deliver) -> None
-        job = self._jobs[effect.job]
+        job = self._job_of_outcome(effect.job)
         job.deliver(effect.first, effect.count, effect.skip, effect.payload)
         if job.crowded() and not job.paused:
             self._loop.call(self._pace, effect.job, job)
@@ -560,16 +558,15 @@ class Cluster(Runner, Sessions):
     def _deliver_failure(self, effect):
         # type: (scheduler.DeliverFailure) -> None
         node = self._sessions[effect.node].name
-        self._jobs[effect.job].deliver_failure(effect.first, node, effect.info, effect.payload)
+        self._job_of_outcome(effect.job).deliver_failure(effect.first, node, effect.info, effect.payload)
 
     def _deliver_poison(self, effect):
         # type: (scheduler.DeliverPoison) -> None
-        self._jobs[effect.job].deliver_poison(effect.first, effect.deaths)
+        self._job_of_outcome(effect.job).deliver_poison(effect.first, effect.deaths)
 
     def _finish(self, effect):
         # type: (scheduler.Finish) -> None
         job = self._jobs.pop(effect.job)
-        self._journaled.pop(effect.job, None)
         self._failing.discard(effect.job)
         self._tell_end(job, job.finished, effect.unrunnable)
 

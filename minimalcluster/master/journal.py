@@ -82,12 +82,6 @@ KEPT_BYTES = 64 << 20
 class OutcomeLog(object):
     """The interface of a job's journal. The cluster calls ``sync`` before it acknowledges outcomes to nodes."""
 
-    @property
-    def dirty(self):
-        # type: () -> bool
-        """Whether outcomes are written but not synced."""
-        raise NotImplementedError
-
     def grant(self, attempt, first, count):
         # type: (int, int, int) -> None
         """An attempt begins. If the master is killed, the next master may get its outcomes."""
@@ -118,7 +112,7 @@ class Journal(OutcomeLog):
     Raises JournalError if the file is not a journal of this user, or was changed.
     """
 
-    dirty = False  # see OutcomeLog
+    dirty = False  # outcomes are written and not synced
 
     def __init__(self, path, reading=False):
         # type: (str, bool) -> None

@@ -112,8 +112,8 @@ class Sessions(object):
         self._epoch, self._later, self._do = epoch, later, do
         self._sessions = OrderedDict()  # type: OrderedDict[Any, Session] # by node id
         self._jobs = OrderedDict()  # type: OrderedDict[int, Job] # by number
-        self._journaled = {}  # type: dict[int, Job] # those with a journal
         self._reported = OrderedDict()  # type: OrderedDict[Session, None] # those that brought something, unanswered yet
+        self._unsynced = OrderedDict()  # type: OrderedDict[OutcomeLog, None] # their last outcomes may not be on the disk
         self._sync_at = 0.0  # when journals may be synced again
         self._syncing = None  # type: list | None # while that goes on: (session, the report that will be on the disk)
         self._beat_at = 0.0
@@ -128,7 +128,7 @@ class Sessions(object):
     def _moments(self):
         # type: () -> list[float]
         """When ``_acknowledge`` and ``_beat`` are due."""
-        moments = [self._sync_at] if self._syncing is None and self._dirty_journals() else []
+        moments = [self._sync_at] if self._syncing is None and self._unsynced else []
         return moments + ([self._beat_at] if self._sessions else [])
 
     # -- what nodes say ---------------------------------------------------------------------------
@@ -217,11 +217,12 @@ class Sessions(object):
         # type: (float) -> None
         """Acknowledge what has been delivered, and is on the disk if it shall be; a disk may take its time for that."""
         if self._syncing is None:
-            dirty = self._dirty_journals()
+            dirty = list(self._unsynced)
             if dirty and now < self._sync_at:
                 return
             delivered = [(session, session.report) for session in self._reported]
             self._reported.clear()
+            self._unsynced.clear()
             if not dirty:
                 self._durable(delivered)
             else:
@@ -229,9 +230,13 @@ class Sessions(object):
                 self._syncing = delivered
                 self._do(sync, dirty, self._later, self._synced)
 
-    def _dirty_journals(self):
-        # type: () -> list[OutcomeLog]
-        return [job.journal for job in self._journaled.values() if job.journal is not None and job.journal.dirty]
+    def _job_of_outcome(self, number):
+        # type: (int) -> Job
+        """The job, whose journal gets an outcome now. It is to be synced even if the job ends meanwhile."""
+        job = self._jobs[number]
+        if job.journal is not None:
+            self._unsynced[job.journal] = None
+        return job
 
     def _synced(self):
         # type: () -> None
