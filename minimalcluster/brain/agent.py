@@ -21,6 +21,7 @@ Rules:
 """
 from __future__ import absolute_import, division, print_function
 
+import heapq
 from collections import OrderedDict, namedtuple
 
 from ..wire import protocol
@@ -135,9 +136,13 @@ class Agent(WithHistory):
     def __init__(self, slots, about):
         # type: (int, dict) -> None
         super(Agent, self).__init__(HISTORY_LENGTH)
-        self._slots = [_Slot(number) for number in range(slots)]
+        self._slots = []  # type: list[_Slot]
+        self._idle = []  # type: list[int] # a heap of slots that were idle when they came here
+        self._timed = set()  # type: set[int] # slots for which something is due at some time: all others need no look
+        self._touched = []  # type: list[_Slot] # by this event, and not filed in ``_timed`` yet
         self._about = about
         self._held = OrderedDict()  # type: OrderedDict # attempt -> _Held
+        self._waiting = OrderedDict()  # type: OrderedDict # those of them that no slot has
         self._reports = OrderedDict()  # type: OrderedDict # number -> message, not acknowledged
         self._definitions = {}  # type: dict # job -> DefineJob
         self._over = set()  # type: set # of those, what the master does not want any more
@@ -159,6 +164,7 @@ class Agent(WithHistory):
         self._serving = False  # worker processes are wanted
         self._draining = False
         self._finished = False
+        self._add_slots(slots)
         self._effects = []  # type: list
         self._handlers = {
             LinkUp: self._link_up, LinkDown: self._link_down, MasterSaid: self._master_said,
@@ -185,21 +191,39 @@ class Agent(WithHistory):
             self._handlers[type(event)](event)
         else:
             self._after_the_end(event)
+        self._file()
         return self._effects
 
     def deadline(self):
         # type: () -> float | None
-        moments = [slot.kill_at for slot in self._slots if slot.kill_at is not None]
+        timed = self._timed_slots()
+        moments = [slot.kill_at for slot in timed if slot.kill_at is not None]
         if self._finished:
             return min(moments) if moments else None
-        moments += [slot.timeout_at for slot in self._slots if slot.timeout_at is not None]
+        moments += [slot.timeout_at for slot in timed if slot.timeout_at is not None]
         if self._serving:
-            moments += [slot.start_at for slot in self._slots if slot.state == EMPTY]
+            moments += [slot.start_at for slot in timed if slot.state == EMPTY]
         if self._linked:
             moments += [self._beat_at, self._heard_at + MASTER_LOST_SECONDS]
         elif self._alone_at is not None:
             moments.append(self._alone_at)
         return min(moments) if moments else None
+
+    def _file(self):
+        # type: () -> None
+        """A machine may have hundreds of slots, an engine thousands: a pass looks at those alone that something is due
+        for, and this puts the others aside."""
+        for slot in self._touched:
+            if slot.kill_at is not None or slot.timeout_at is not None or slot.state == EMPTY:
+                self._timed.add(slot.number)
+            else:
+                self._timed.discard(slot.number)
+        self._touched = []
+
+    def _timed_slots(self):
+        # type: () -> list[_Slot]
+        self._file()
+        return [self._slots[number] for number in sorted(self._timed)]
 
     # -- the link ---------------------------------------------------------------------------------
 
@@ -218,7 +242,7 @@ class Agent(WithHistory):
         # type: () -> list
         """What the master may expect to hear of. A process that is being killed will say nothing more."""
         reported = {message.attempt for message in self._reports.values()}
-        dying = {slot.attempt for slot in self._slots if slot.kill_at is not None}
+        dying = {slot.attempt for slot in self._timed_slots() if slot.kill_at is not None}
         return sorted(reported.union(self._held) - dying)
 
     def _link_down(self, event):
@@ -250,6 +274,7 @@ class Agent(WithHistory):
         # type: (str, str | None, bool) -> None
         """Worker processes with nothing to do end as programs do: exit handlers run, open files are flushed."""
         self._finished = True
+        self._touched += self._slots
         for slot in self._slots:
             slot.timeout_at = None
             if slot.state == IDLE and not at_once:
@@ -267,6 +292,7 @@ class Agent(WithHistory):
             slot = self._slots[event.slot]
             self._held.pop(slot.attempt, None)
             slot.state, slot.attempt, slot.kill_at = EMPTY, None, None
+            self._touched.append(slot)
         elif isinstance(event, TimePassed):
             self._kill_who_is_late()
         elif isinstance(event, ChildSaid) and isinstance(event.message, protocol.Fetch):
@@ -283,8 +309,13 @@ class Agent(WithHistory):
     def _slots_added(self, event):
         # type: (SlotsAdded) -> None
         """The node can run more at a time than it could. The master hears of it by the next Join."""
-        first = len(self._slots)
-        self._slots += [_Slot(number) for number in range(first, first + event.count)]
+        self._add_slots(event.count)
+
+    def _add_slots(self, count):
+        # type: (int) -> None
+        added = [_Slot(number) for number in range(len(self._slots), len(self._slots) + count)]
+        self._slots += added
+        self._touched += added
 
     def _finish_if_drained(self):
         # type: () -> None
@@ -320,7 +351,7 @@ class Agent(WithHistory):
         elif message.attempt not in self._held and self._stuck is not None:
             self._report(protocol.Released(0, message.attempt, message.first))
         elif message.attempt not in self._held:
-            self._held[message.attempt] = _Held(message)
+            self._held[message.attempt] = self._waiting[message.attempt] = _Held(message)
             self._remember("attempt", message.attempt, "granted", message.first, message.count)
             self._fill()
 
@@ -334,13 +365,14 @@ class Agent(WithHistory):
         if held is None:
             return
         if held.slot is None:
-            del self._held[message.attempt]
+            del self._held[message.attempt], self._waiting[message.attempt]
             if not message.kill:
                 self._report(protocol.Released(0, message.attempt, held.next))
         else:
             self._do(ToChild(held.slot.number, message))
             if message.kill:
                 held.slot.kill_at, held.slot.timeout_at = self._now + KILL_SECONDS, None
+                self._touched.append(held.slot)
         self._finish_if_drained()
 
     def _on_forget(self, message):
@@ -351,7 +383,7 @@ class Agent(WithHistory):
     def _forget_what_is_over(self):
         # type: () -> None
         """But for jobs that attempts still wait with: the worker process that gets one is told what it is."""
-        waiting = {held.grant.job for held in self._held.values() if held.grant is not None}
+        waiting = {held.grant.job for held in self._waiting.values() if held.grant is not None}
         for job in sorted(self._over - waiting):
             self._over.discard(job)
             del self._definitions[job]
@@ -368,6 +400,7 @@ class Agent(WithHistory):
         if slot.state == IDLE:
             self._remember("slot", "slot %d" % slot.number, "has children without a job")
             slot.state, slot.kill_at = LEAVING, self._now + KILL_SECONDS
+            self._touched.append(slot)
             self._do(KillChild(slot.number))
 
     def _on_acknowledge(self, message):
@@ -401,17 +434,22 @@ class Agent(WithHistory):
         if slot.state != STARTING:
             return
         slot.state, slot.failures, slot.jobs = IDLE, 0, set()
-        self._trouble, self._patience = "", SHORT_SECONDS
-        self._notice_whether_stuck()
         if not slot.last:  # else it was too late, and its end is on the way
             slot.kill_at = None
+        self._touched.append(slot)
+        heapq.heappush(self._idle, slot.number)
+        self._trouble, self._patience = "", SHORT_SECONDS
+        self._notice_whether_stuck()
         self._fill()
 
     def _fill(self):
         # type: () -> None
         """Give what waits to idle slots, oldest first."""
-        waiting = [held for held in self._held.values() if held.slot is None]
-        for slot, held in zip([slot for slot in self._slots if slot.state == IDLE], waiting):
+        while self._waiting and self._idle:
+            slot = self._slots[heapq.heappop(self._idle)]
+            if slot.state != IDLE:
+                continue
+            _, held = self._waiting.popitem(last=False)
             grant = held.grant
             held.slot, held.grant = slot, None
             slot.state, slot.attempt = RUNNING, grant.attempt
@@ -427,6 +465,7 @@ class Agent(WithHistory):
     def _limit(self, slot, has_begun):
         # type: (_Slot, bool) -> None
         """From now on the slot's time limit counts: that of the task's own code, or of what comes before it."""
+        self._touched.append(slot)
         slot.has_begun = has_begun
         slot.timeout_at = None if slot.timeout is None else self._now + self._limit_of(slot)
 
@@ -504,8 +543,11 @@ class Agent(WithHistory):
         # type: (_Slot) -> None
         del self._held[slot.attempt]
         slot.state, slot.attempt, slot.kill_at, slot.timeout_at = IDLE, None, None, None
+        self._touched.append(slot)
         if slot.last:
             slot.state, slot.kill_at = LEAVING, self._now + LEAVE_SECONDS
+        else:
+            heapq.heappush(self._idle, slot.number)
         self._fill()
         self._finish_if_drained()
 
@@ -538,6 +580,7 @@ class Agent(WithHistory):
             slot.start_at = self._now
         slot.state, slot.attempt, slot.kill_at, slot.timeout_at = EMPTY, None, None, None
         slot.jobs, slot.last = set(), False
+        self._touched.append(slot)
         for _, askers in self._fetches.values():
             askers[:] = [asker for asker in askers if asker[0] != slot.number]
         self._notice_whether_stuck()
@@ -546,8 +589,9 @@ class Agent(WithHistory):
     def _notice_whether_stuck(self):
         # type: () -> None
         """Nothing can run here for now: what is held goes back, so that others run it, or it can be cancelled."""
-        living = any(slot.state in (IDLE, RUNNING) for slot in self._slots)
-        stuck = self._patience if self._trouble and not living else None
+        stuck = None  # type: float | None
+        if self._trouble and not any(slot.state in (IDLE, RUNNING) for slot in self._slots):
+            stuck = self._patience
         if (stuck is None) == (self._stuck is None):
             return
         self._stuck = stuck
@@ -555,8 +599,9 @@ class Agent(WithHistory):
         if self._joined:
             self._beat()
         if stuck is not None:
-            for attempt in [attempt for attempt, held in self._held.items() if held.slot is None]:
-                held = self._held.pop(attempt)
+            while self._waiting:
+                attempt, held = self._waiting.popitem(last=False)
+                del self._held[attempt]
                 self._report(protocol.Released(0, attempt, held.next))
 
     # -- what worker processes ask for ------------------------------------------------------------
@@ -623,7 +668,7 @@ class Agent(WithHistory):
 
     def _kill_who_is_late(self):
         # type: () -> None
-        for slot in self._slots:
+        for slot in self._timed_slots():
             if slot.kill_at is not None and self._now >= slot.kill_at:
                 slot.last = True  # its last words may still be on their way; it gets nothing more
                 self._do(KillChild(slot.number))
@@ -632,13 +677,13 @@ class Agent(WithHistory):
     def _time_passed(self, event):
         # type: (TimePassed) -> None
         late = 0.0 if self._due is None else max(0.0, self._now - self._due)
-        for slot in self._slots:
+        for slot in self._timed_slots():
             if slot.state == STARTING:
                 slot.kill_at = (slot.kill_at or 0.0) + late  # this process was held up, not the one that starts
             if slot.timeout_at is not None and self._now >= slot.timeout_at:
                 self._time_out(slot)
         self._kill_who_is_late()
-        for slot in self._slots:
+        for slot in self._timed_slots():
             if self._serving and slot.state == EMPTY and self._now >= slot.start_at:
                 slot.state, slot.kill_at = STARTING, self._now + START_SECONDS
                 self._do(StartChild(slot.number))
@@ -669,7 +714,7 @@ class Agent(WithHistory):
     def _starting(self):
         # type: () -> dict
         """What the master may tell its user when nothing goes on here."""
-        starting = sum(slot.state in (EMPTY, STARTING) for slot in self._slots)
+        starting = sum(slot.state in (EMPTY, STARTING) for slot in self._timed_slots())
         if self._stuck is not None:
             return {"starting": starting, "trouble": self._trouble, "stuck": self._stuck}
         return {"starting": starting, "trouble": self._trouble} if starting else {}
@@ -678,8 +723,10 @@ class Agent(WithHistory):
         # type: () -> None
         self._do(Warn("no master for %.0f s: what was held is dropped" % ALONE_SECONDS))
         self._reports.clear()
-        for attempt in [attempt for attempt, held in self._held.items() if held.slot is None]:
+        for attempt in self._waiting:
             del self._held[attempt]
+        self._waiting.clear()
+        self._touched += self._slots
         for slot in self._slots:
             if slot.state == RUNNING:
                 slot.kill_at, slot.timeout_at, slot.last = self._now + KILL_SECONDS, None, True
@@ -733,6 +780,19 @@ class Agent(WithHistory):
             self._broken("a slot runs attempt %d, which is not held" % attempt, attempt)
         if list(self._reports) != sorted(self._reports):
             self._broken("reports are out of order: %r" % list(self._reports), None)
+        self._validate_indexes()
+
+    def _validate_indexes(self):
+        # type: () -> None
+        """What spares a pass to look at all slots and attempts."""
+        for slot in self._slots:
+            is_timed = slot.kill_at is not None or slot.timeout_at is not None or slot.state == EMPTY
+            if is_timed != (slot.number in self._timed):
+                self._broken("slot %d is %s, and filed as if it were not so" % (slot.number, slot.state), slot.attempt)
+            if slot.state == IDLE and slot.number not in self._idle:
+                self._broken("slot %d is idle, and gets nothing" % slot.number, slot.number)
+        if list(self._waiting) != [attempt for attempt, held in self._held.items() if held.slot is None]:
+            self._broken("other attempts wait than %r" % list(self._waiting), None)
 
 
 def _why(info):

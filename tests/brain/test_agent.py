@@ -356,6 +356,33 @@ class GrowthTest(AgentTest):
         self.assertEqual([2], [message.info["slots"] for message in said(node.do(a.LinkUp()))])
 
 
+class CostTest(AgentTest):
+    def looks(self, slots):
+        """How often a slot is looked at in a pass that is about one of so many busy ones."""
+        node, looks = Node(slots).ready(), [0]
+        for attempt in range(1, slots + 2):
+            node.grant(attempt, first=4 * attempt)
+
+        class Counted(list):
+            def __getitem__(self, index):
+                looks[0] += 1
+                return list.__getitem__(self, index)
+
+            def __iter__(self):
+                looks[0] += len(self)
+                return list.__iter__(self)
+
+        node.brain._slots = Counted(node.brain._slots)
+        for event in (a.ChildSaid(0, p.Done(0, 1, 4, 4, 1, [b"P", b""])), a.MasterSaid(p.Acknowledge(1)), a.TimePassed()):
+            node.brain.handle(event, node.now)
+        node.brain.deadline()
+        self.assertIn({"state": "running", "attempt": slots + 1}, node.brain.snapshot()["slots"])
+        return looks[0] - slots  # those of the snapshot
+
+    def test_a_pass_costs_the_same_for_any_number_of_slots(self):
+        self.assertEqual(self.looks(10), self.looks(100))
+
+
 class DeathTest(AgentTest):
     def test_a_death_is_reported_with_the_first_unfinished_task_and_the_process_replaced(self):
         node = self.node()
