@@ -106,9 +106,15 @@ class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
     def _error(self) -> Optional[BaseException]:
         return CancelledError() if self._future.cancelled() else self._future.exception()
 
+    # Programs read these private names of multiprocessing.
+
+    @property
+    def _success(self) -> bool:
+        return self.ready() and self._error() is None
+
     @property
     def _value(self) -> Any:
-        """The result or the exception. Programs read this private name of multiprocessing."""
+        """The result or the exception."""
         error = self._error() if self.ready() else None
         return self._future.result() if self.ready() and error is None else error
 

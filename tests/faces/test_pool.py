@@ -324,6 +324,7 @@ class Map(Running):
             support.write(gate)
             self.assertEqual(8, len(result.get(SECONDS)))
             self.assertEqual(1, call.get(SECONDS))
+        self.assertEqual((True, 1), (call._success, call._value))
         self.assertEqual(0, result._number_left)
         self.assertFalse({result, call} & set(self.pool._cache.values()))
         for each in (result, call):
