@@ -56,6 +56,8 @@ DRAIN_SECONDS = 5.0
 #: So often it is looked whether who shall answer is still there.
 ANSWER_SECONDS = 1.0
 STOP_SECONDS = 5.0
+#: A worker process asks for one module or object at a time, and a node has some hundreds of worker processes at most.
+QUESTIONS_MAX = 4096
 #: Worker processes have 10 s for their exit handlers (agent.py), and a moment to be killed after that.
 LEAVE_SECONDS = 15.0
 FAREWELL_SECONDS = 2.0
@@ -464,7 +466,16 @@ class Cluster(Runner, Sessions):
 
     def _fetch(self, session, message):
         # type: (Session, protocol.Fetch) -> None
-        self._library.ask(session.send, message.request, message.info, not session.address)
+        if session.unanswered >= QUESTIONS_MAX:
+            raise errors.ProtocolError("%d questions of one node wait for their answers" % session.unanswered)
+        session.unanswered += 1
+
+        def answer(fetched):
+            # type: (protocol.Fetched) -> None
+            session.unanswered -= 1
+            session.send(fetched)
+
+        self._library.ask(answer, message.request, message.info, not session.address)
 
     def _printed(self, session, message):
         # type: (Session, protocol.Output) -> None

@@ -90,6 +90,7 @@ class Session(object):
         self.is_admitted = False  # the scheduler has taken the node in
         self.report = 0  # the last one received
         self.answered = 0  # the last one acknowledged
+        self.unanswered = 0  # questions (Fetch)
         self.busy = ((), 0)  # type: tuple # what ``under_way`` said when the scheduler was told
         self.starting = (0, "", None)  # how many worker processes are not there, said its last heartbeat, and why
 

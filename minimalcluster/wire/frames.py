@@ -181,7 +181,7 @@ class Channel(object):
     # -- in ---------------------------------------------------------------------------------------
 
     def feed(self, data):
-        # type: (bytes) -> list
+        # type: (bytes | memoryview) -> list
         """The messages that these bytes complete.
 
         Raises ProtocolError, FrameTooLarge among them; then the connection must be closed.
