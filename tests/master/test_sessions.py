@@ -64,8 +64,7 @@ class Peer(sessions.Session):
 
 
 class Job(object):
-    class journal(object):
-        dirty = True
+    journal = "its journal"
 
 
 def join(held=()):
@@ -112,8 +111,9 @@ class SessionsTest(unittest.TestCase):
 
     def test_with_a_journal_it_is_acknowledged_when_that_is_on_the_disk(self):
         peer = self.joined()
-        self.master._journaled[1] = Job()
+        self.master._jobs[1] = Job()
         self.master._said(peer, protocol.Released(3, 1, 0))
+        self.assertIs(self.master._jobs[1], self.master._job_of_outcome(1))
         self.master._acknowledge(10.0)
         self.master._said(peer, protocol.Released(4, 1, 0))
         self.master._acknowledge(10.0)
