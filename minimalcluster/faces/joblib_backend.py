@@ -171,7 +171,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         return n_jobs if n_jobs > 0 else max(self._workers() + 1 + n_jobs, 1)
 
     def _nested(self) -> Any:
-        """In a worker process: a backend that runs right there. If worker processes waited for others, all could wait."""
+        """In a worker process: a backend that runs right there. Waiting for other worker processes could deadlock."""
         if self.nesting_level is None:
             self.nesting_level = 0
         return self.get_nested_backend()[0]
