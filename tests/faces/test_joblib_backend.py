@@ -530,7 +530,7 @@ class Clusters(unittest.TestCase):
                 support.wait_until(lambda: joblib.effective_n_jobs(-1) == 3, what="three worker processes")
                 pids = set(Parallel()(delayed(slow_pid)(x) for x in range(30)))
                 self.assertEqual(len(pids), 3)
-        joblib_backend._own(1, "127.0.0.1:%d" % port, key).shutdown()
+        joblib_backend._own(1, "127.0.0.1:%d" % port, key, None).shutdown()
 
     def test_on_an_engine_of_this_process(self):
         with ThreadPoolExecutor(2) as pool, ClusterExecutor(engine=ExecutorEngine(pool)) as executor:
