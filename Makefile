@@ -8,7 +8,7 @@ CORE := $(sort $(wildcard minimalcluster/*.py $(addprefix minimalcluster/,$(adds
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types compat extras sim mutants chaos soak bench size wheel clean
+.PHONY: help test lint types compat extras sim mutants chaos attack soak bench size wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ mutants: ## plant bugs, one at a time: the simulation must find each
 
 chaos: ## real harm to real processes, row by row, then 1,000 kills (root on Linux runs all rows)
 	$(PYTHON) tools/chaos.py
+
+attack: ## strangers, people in the path, and hostile members against real masters and nodes, row by row
+	$(PYTHON) tools/attack.py
 
 soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
 	$(PYTHON) tools/soak.py

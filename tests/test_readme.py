@@ -19,7 +19,7 @@ from minimalcluster.command import cli
 from minimalcluster.compat import PY2
 from tests import commands, support, test_house
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/decisions.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md", "docs/protocol.md", "docs/reliability.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/decisions.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md", "docs/protocol.md", "docs/reliability.md", "docs/security.md"]
 KEY = MasterNode(PORT=0).AUTHKEY
 faces = unittest.skipIf(PY2, "this block needs Python 3.6 or later")
 asyncio_run = unittest.skipIf(sys.version_info < (3, 7), "this block needs asyncio.run, of Python 3.7")
@@ -257,7 +257,8 @@ class ReliabilityTest(unittest.TestCase):
             else:
                 self.assertTrue(names, "nothing shows row %s" % number)
 
-    def exists(self, name):
+    @staticmethod
+    def exists(name):
         module, case, method = name.rsplit(".", 2)
         body = re.split(r"(?m)^class ", document("tests/%s.py" % module.replace(".", "/")))
         return any(re.match(case + r"\(", each) and "    def %s(" % method in each for each in body)
@@ -281,6 +282,19 @@ class ReliabilityTest(unittest.TestCase):
             self.assertTrue(self.exists("test_end_to_end" + name), name)
         for name in re.findall(r'"((?:\w+\.)?test_\w+\.\w+\.\w+)"', text):
             self.assertTrue(self.exists(name), name)
+
+
+class SecurityTest(unittest.TestCase):
+    """docs/security.md and tools/attack.py name tests that are there."""
+
+    def test_every_row_is_shown(self):
+        rows = [cells for cells in table(document("docs/security.md")) if cells[0].isdigit()]
+        self.assertEqual([39, 40, 41, 42, 43, 44, 46, 47, 48, 49, 50], [int(cells[0]) for cells in rows])
+        for number, _, _, shown in rows:
+            for name in re.findall(r"`([^`]+)`", shown):
+                self.assertTrue(ReliabilityTest.exists(name), "row %s: there is no %s" % (number, name))
+            if "attack" in re.sub(r"`[^`]+`", "", shown):
+                self.assertIn("@row(%s, " % number, document("tools/attack.py"))
 
 
 class LinksTest(unittest.TestCase):
