@@ -1,4 +1,4 @@
-"""The running master: scheduler + loop + the local node, in one thread. Every face uses this.
+"""The running master: the scheduler, the loop and this machine's node, in one thread. Every face uses this.
 
 ::
 
@@ -6,7 +6,7 @@
     nodes      -- connections -- messages as events ----------+--> scheduler -- effects --> nodes, jobs
     this machine's own node -- the same messages, no socket --+
 
-What the cluster reads and calls of a job, and a job of the cluster, is in ``job.py``.
+``job.py`` says what the cluster asks of a job, and a job of the cluster.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -51,9 +51,9 @@ if MYPY:
 
     T = TypeVar("T")
 
-#: How long running tasks may take to end when this machine stops working (their results would be lost).
+#: How long running tasks may still take when this machine stops working. After that they run on another node.
 DRAIN_SECONDS = 5.0
-#: So often it is looked whether who shall answer is still there.
+#: A thread that waits for an answer looks so often whether the cluster's thread still runs.
 ANSWER_SECONDS = 1.0
 STOP_SECONDS = 5.0
 #: A worker process asks for one module or object at a time, and a node has some hundreds of worker processes at most.
@@ -61,18 +61,18 @@ QUESTIONS_MAX = 4096
 #: Worker processes have 10 s for their exit handlers (agent.py), and a moment to be killed after that.
 LEAVE_SECONDS = 15.0
 FAREWELL_SECONDS = 2.0
-#: Arguments of a chunk below this size are not worth the scheduler's while.
+#: The scheduler is told the size of a chunk's arguments only above this.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
 FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
-#: One node as people see it. busy: 1 while it holds work. address: "" for this process's own.
+#: A node in ``list_workers``. busy: 1 while it has tasks. address: "" for the node in this process.
 WorkerInfo = namedtuple(
     "WorkerInfo", "hostname nprocs pid busy address python platform tasks_done tasks_per_second connected"
 )
 
 class _Answer(object):
-    """What a call in the cluster's thread returned, or raised."""
+    """The result or the exception of a call in the cluster's thread, for the thread that waits for it."""
 
     def __init__(self, function, arguments):
         # type: (Callable[..., Any], tuple[Any, ...]) -> None
@@ -86,7 +86,7 @@ class _Answer(object):
         try:
             self._value = self._function(*self._arguments)
         except errors.InternalError:
-            raise  # it ends the master, of which whoever asks hears
+            raise  # it ends the master; then ``_ask`` raises
         except BaseException as error:
             self._error = error
         self.made.set()
@@ -120,7 +120,7 @@ class Cluster(Runner, Sessions):
         self._thread = None  # type: threading.Thread | None
         self._proved = set()  # type: set # sessions that have not joined yet
         self._next_session = 1
-        self._job_numbers = itertools.count((epoch << JOB_SHIFT) + 1)  # jobs come from any thread
+        self._job_numbers = itertools.count((epoch << JOB_SHIFT) + 1)  # ``next`` may be called in any thread
         self._local = None  # type: Hands | None
         self._local_session = None  # type: Session | None
         self._local_gone = threading.Event()
@@ -131,8 +131,8 @@ class Cluster(Runner, Sessions):
         self._library = Library(self._loop.call)
         self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
         self._crashed = None  # type: BaseException | None
-        self._strangers = 0  # refused lately
-        self._stopped = self._is_over = False  # asked to end; its thread has
+        self._strangers = 0  # refused connections in the current STRANGERS_SECONDS
+        self._stopped = self._is_over = False  # ``stop`` was called; the thread has ended
         self._ending = threading.RLock()
         self._has_ended = False
         self._pid = os.getpid()
@@ -154,7 +154,7 @@ class Cluster(Runner, Sessions):
             raise
         try:
             self._start_thread()
-        except BaseException:  # no thread is to be had
+        except BaseException:  # no thread can be started
             self._loop.close()
             self._library.close()
             raise
@@ -172,7 +172,7 @@ class Cluster(Runner, Sessions):
 
     def _start_thread(self):
         # type: () -> None
-        self._library.start()  # now: what a worker process asks for must not fail for want of a thread
+        self._library.start()  # now: later, questions of worker processes would fail if no thread could be started
         self._loop.join(self)
         thread = threading.Thread(target=self._run, name="minimalcluster-master")
         thread.daemon = True
@@ -186,7 +186,7 @@ class Cluster(Runner, Sessions):
 
     def is_ours(self):
         # type: () -> bool
-        """Not in a process that was forked: there are none of our threads, and all else is the parent's."""
+        """False in a forked process, which has none of the threads; files and sockets belong to the parent."""
         return self._pid == os.getpid()
 
     def check_process(self):
@@ -211,7 +211,7 @@ class Cluster(Runner, Sessions):
 
     def grew(self, number, job):
         # type: (int, Job) -> None
-        """The job's ``total`` or ``closed`` has changed; many changes make one announcement."""
+        """The job's ``total`` or ``closed`` has changed. Changes until the cluster looks make one event."""
         if not job.announced:
             job.announced = True
             self._loop.call(self._grew, number, job)
@@ -219,20 +219,20 @@ class Cluster(Runner, Sessions):
     def _grew(self, number, job):
         # type: (int, Job) -> None
         job.announced = False
-        # Read closed first: it is set after the last growth.
+        # Read ``closed`` before ``total``: it is set after the last growth.
         closed = job.closed
         self._event(scheduler.JobGrew(number, job.total, closed))
 
     def read(self, number, job):
         # type: (int, Job) -> None
-        """Somebody has taken results of the job, which may have been paused until then."""
+        """Results of the job were taken: a paused job may go on."""
         if job.paused and not job.crowded():
             self._loop.call(self._pace, number, job)
 
     def _pace(self, number, job):
         # type: (int, Job) -> None
-        """Hand out nothing more while too many results wait for who reads them."""
-        job.paused = True  # first: who reads from now on sees it, and calls
+        """Pause the job while too many results wait to be taken; then let it go on."""
+        job.paused = True  # before ``crowded``: a thread that takes results from now on calls ``read``
         job.paused = job.crowded()
         self._event(scheduler.JobPaused(number, job.paused))
 
@@ -242,33 +242,33 @@ class Cluster(Runner, Sessions):
 
     def stop_job(self, number):
         # type: (int) -> None
-        """As ``cancel``, but what runs may end and counts."""
+        """As ``cancel``, but running tasks may end, and their outcomes count."""
         self._loop.call(self._event, scheduler.JobStopped(number))
 
     def cancel_task(self, number, task):
         # type: (int, int) -> None
-        """Nothing is delivered for this task any more; its worker process is ended."""
+        """Deliver nothing for this task; kill the worker process that runs it."""
         self._loop.call(self._event, scheduler.TaskCancelled(number, task))
 
     def settle(self):
         # type: () -> None
-        """Return when what was submitted before has been handed out, as far as there are free worker processes."""
+        """Return when the tasks submitted before have been handed out, as far as worker processes are free."""
         try:
             self._ask(self.step, monotonic())
         except errors.StateError:
-            pass  # nothing is handed out any more
+            pass  # it was shut down: nothing is handed out
 
     def join_local(self, slots=None):
         # type: (int | None) -> None
-        """Let this machine work; nothing happens when it does already. Raises StartError if it clearly cannot."""
+        """Let this machine work, if it does not yet. Raises StartError if no worker process can be started."""
         self._workplace.check_join()
         self._ask(self._join_local, slots or cpu_count())
         if not STARTS_THREADS_AT_EXIT:
-            self.settle()  # the worker processes are started when it returns, with the threads that watch them
+            self.settle()  # starts the worker processes and the threads that watch them before it returns
 
     def leave_local(self, drain_seconds=DRAIN_SECONDS):
         # type: (float) -> None
-        """Stop this machine's work: what has not started goes elsewhere, what runs may end within drain_seconds."""
+        """Stop this machine's work. Tasks that run may end within drain_seconds; the others go to other nodes."""
         self._workplace.check_leave()
         self._ask(self._drain_local)
         if not self._local_gone.wait(drain_seconds):
@@ -277,14 +277,14 @@ class Cluster(Runner, Sessions):
 
     def share(self, value):
         # type: (object) -> Shared
-        """A handle for the object: usable in arguments, sent once to each node. Raises what its pickling raises."""
+        """A handle for the object, for use in arguments; sent once to each node. Raises what its pickling raises."""
         self.check_process()
         buffers, needs = functions.pack_apart(value, self.runs_scripts)
         return Shared(self._library.share(buffers, needs), value, self._drop_shared)
 
     def share_unasked(self, value):
         # type: (object) -> Unasked
-        """The same for what nobody can change, until nobody has the handle. Its name costs no digest."""
+        """As ``share``, for an immutable object, until the handle is dropped. Its name is random, not a digest."""
         buffers, needs = functions.pack_apart(value, self.runs_scripts)
         return Unasked(self._library.share(buffers, needs, hexadecimal(os.urandom(16))), value, self._drop_shared)
 
@@ -308,17 +308,17 @@ class Cluster(Runner, Sessions):
 
     def local_pids(self):
         # type: () -> list
-        """Of this machine's worker processes."""
+        """The process ids of this machine's worker processes."""
         return self._ask(lambda: [] if self._local is None else self._local.pids())
 
     def snapshot(self, numbers=None):
         # type: (Iterable[int] | None) -> dict[str, Any]
-        """Nodes and jobs, all of these or those with these numbers, as plain data. Raises StateError if it is over."""
+        """Nodes and jobs (all, or those with these numbers) as plain data. Raises StateError if this is not running."""
         return self._ask(self._snapshot, numbers)
 
     def status(self, numbers=None):
         # type: (Iterable[int] | None) -> ClusterStatus
-        """How far the jobs are, all of them or those with these numbers. Raises StateError if this is not running."""
+        """The progress of the jobs (all, or those with these numbers). Raises StateError if this is not running."""
         return ClusterStatus.of(self.snapshot(numbers))
 
     def stop(self, at_once=False):
@@ -331,7 +331,7 @@ class Cluster(Runner, Sessions):
         """
         if self._thread is None or not self.is_ours():
             return
-        if self.in_own_thread():  # a __del__ method runs here: it cannot wait for this thread
+        if self.in_own_thread():  # called by a __del__ method in this thread, which cannot wait for itself
             threading.Thread(target=self.stop, args=(at_once,), name="minimalcluster-stop").start()
             return
         with self._ending:
@@ -346,8 +346,8 @@ class Cluster(Runner, Sessions):
             try:
                 self._ask(self._say_farewell, at_once)
             except errors.StateError:
-                pass  # it has failed meanwhile
-            self._all_left.wait(FAREWELL_SECONDS)  # so that all have heard it, and their last lines have come
+                pass  # the master has failed meanwhile
+            self._all_left.wait(FAREWELL_SECONDS)  # until all nodes have answered, and their last lines have come
             self._local_gone.wait(LEAVE_SECONDS)
             self._loop.stop()
             self._thread.join(STOP_SECONDS)
@@ -358,12 +358,12 @@ class Cluster(Runner, Sessions):
 
     def in_own_thread(self):
         # type: () -> bool
-        """Garbage is collected there too, and runs what a program's objects do at their end."""
+        """Whether this is the cluster's thread. The garbage collector may run the program's ``__del__`` methods in it."""
         return self._thread is threading.current_thread()
 
     def _ask(self, function, *arguments):
         # type: (Callable[..., T], *Any) -> T
-        """Run it in the cluster's thread and wait for what it returns."""
+        """Call the function in the cluster's thread. Returns its result, or raises its exception."""
         self.check_process()
         if self._thread is None:
             raise errors.StateError("the master is not running: call start_master_server() first")
@@ -379,7 +379,7 @@ class Cluster(Runner, Sessions):
 
     def _why_over(self):
         # type: () -> errors.StateError
-        """What everybody hears of a master whose thread has ended."""
+        """The error for all who use a master whose thread has ended."""
         if self._crashed is None:
             return errors.StateError("the master was shut down")
         error = errors.StateError("the master failed: %s: %s" % (type(self._crashed).__name__, self._crashed))
@@ -392,11 +392,11 @@ class Cluster(Runner, Sessions):
         # type: () -> None
         try:
             self._loop.run()
-        except BaseException as error:  # a defect of ours: whoever waits must hear of it
+        except BaseException as error:  # a defect of this package: all who wait must get an error
             log.exception("the master's thread failed; please report this")
             self._crashed = error
         finally:
-            self._is_over = True  # first: a job that is submitted from now on is told so at once
+            self._is_over = True  # before the jobs are told: ``submit`` reads it
             late = [arguments[1] for function, arguments in self._loop.left() if function == self._submit]
             for job in list(self._jobs.values()) + late:
                 self._tell_end(job, job.crashed, self._why_over())
@@ -412,7 +412,7 @@ class Cluster(Runner, Sessions):
                 self._said(session, message)
             local = self._local_session
             if local is not None and local.node is not None:
-                # Never silent: when this process was held up (suspended, in a long call of C code), so was its node.
+                # Never silent: if this process stood still (suspended, or in C code), so did its own node.
                 self._handle(scheduler.NodeHeard(local.node, local.number), now)
             self._handle(scheduler.TimePassed(), now)
             self._acknowledge(now)
@@ -439,9 +439,9 @@ class Cluster(Runner, Sessions):
 
     def _effect_failed(self, effect, error):
         # type: (object, BaseException) -> None
-        """It costs the job that it was for; without one, the connection that it would go to."""
+        """An effect has raised: end the job that it was for, or else the connection that it was for."""
         number = getattr(effect, "job", -1)
-        if number in self._jobs:  # the user's own code, perhaps: a __reduce__, a script that is gone
+        if number in self._jobs:  # perhaps by code of the user, such as __reduce__, or a removed script
             self._fail_job(number, error)
             return
         log.exception("%s failed, and the rest goes on; please report this", type(effect).__name__)
@@ -508,7 +508,7 @@ class Cluster(Runner, Sessions):
         info = session.info
         log.info("node %s joined with %d worker processes (Python %s)", session.name, info["slots"], info.get("python"))
         for name in info.get("shared", ()):
-            if not self._library.has(name):  # dropped while the node was away, or a former master's
+            if not self._library.has(name):  # it was dropped while the node was away, or shared by a former master
                 session.send(protocol.Drop({"name": name}))
 
     def _define(self, effect):
@@ -522,14 +522,14 @@ class Cluster(Runner, Sessions):
         # type: (scheduler.Grant) -> None
         job, session, count = self._jobs[effect.job], self._sessions[effect.node], effect.count
         if effect.job in self._failing:
-            return  # its node has no definition of it, perhaps
+            return  # the node may not have got its definition
         buffers = job.encode(effect.first, count)
         while sum(map(len, buffers)) > protocol.OBJECT_BYTES_MAX and count > 1:
             count //= 2
             buffers = job.encode(effect.first, count)
         size = sum(map(len, buffers))
         if size <= protocol.OBJECT_BYTES_MAX:
-            if session.address:  # this machine's own worker processes end with the master: nothing comes back
+            if session.address:  # not this machine's node: it ends with the master, so no attempt of it comes back
                 job.granted(effect.attempt, effect.first, count)
             grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, int(effect.one_by_one), buffers)
             session.send(grant)
@@ -545,7 +545,7 @@ class Cluster(Runner, Sessions):
 
     def _soon(self, event):
         # type: (tuple) -> None
-        """An effect's own consequence: after the pass that had the effect."""
+        """Handle an event that an effect causes, after the current pass."""
         self._loop.call(self._event, event)
 
     def _fail_job(self, number, error):
@@ -583,7 +583,7 @@ class Cluster(Runner, Sessions):
 
     def _tell_end(self, job, tell, argument):
         # type: (Job, Callable[[T], None], T) -> None
-        """tell(argument), when all of its journal is on the disk: for that it must not be waited here."""
+        """Call tell(argument) when the job's journal is on the disk; in the disk's thread, since that may take long."""
         if job.journal is None:
             tell(argument)
         else:
@@ -638,7 +638,7 @@ class Cluster(Runner, Sessions):
         if not isinstance(session, Session):
             return  # ``opened`` has closed it
         if session.node is not None:
-            self._event(scheduler.NodeHeard(session.node, session.number))  # a part of a message is a sign of life, too
+            self._event(scheduler.NodeHeard(session.node, session.number))  # also for a part of a message
         for message in messages:
             checks.check(message, checks.NODE)
             self._said(session, message)
@@ -650,13 +650,13 @@ class Cluster(Runner, Sessions):
         session = connection.about  # type: Session | None # None before its proof
         self._proved.discard(session)
         if session is None or session.node is None:
-            if connection.left_silently:  # it may come back when it has stretched its key
+            if connection.left_silently:  # it comes back when it has stretched its key
                 log.debug("%s has connected and left", connection.where)
             elif error is not None:
                 self._refused(connection.where, error)
             self._notice_all_left()
             return
-        # Who sends what is not ours may send it again: nothing waits for that node to come back.
+        # A node that breaks the protocol would do so again: do not wait for it to come back.
         event = scheduler.NodeLeft if isinstance(error, errors.ProtocolError) else scheduler.NodeDisconnected
         self._event(event(session.node, session.number))
         if self._sessions.get(session.node) is session:
@@ -666,7 +666,7 @@ class Cluster(Runner, Sessions):
 
     def _refused(self, where, error):
         # type: (str, BaseException) -> None
-        """Anybody may call at the port, as often as they like."""
+        """Log a refused connection, but not all of them: strangers may connect as often as they like."""
         self._strangers += 1
         if self._strangers == 1:
             self._loop.later(STRANGERS_SECONDS, self._count_strangers)
@@ -690,7 +690,7 @@ class Cluster(Runner, Sessions):
         self._local = node
         self._local_gone.clear()
         self._link_local("it joins")
-        self.step(monotonic())  # so that it is in the list when join_local returns
+        self.step(monotonic())  # so that the node is in ``list_workers`` when join_local returns
 
     def _link_local(self, reason):
         # type: (str) -> None
@@ -766,7 +766,7 @@ class Cluster(Runner, Sessions):
 
 def _machine_of(node, session):
     # type: (dict[str, Any], Session | None) -> dict[str, Any]
-    """What people want to know of a node beside what the scheduler does; session: its connection, if it has one."""
+    """What the snapshot has of a node beside the scheduler's data. session: its connection, if it has one."""
     info = session.info if session is not None else {}
     seconds = node["busy_seconds"]
     return {
@@ -780,6 +780,6 @@ def _machine_of(node, session):
 
 def _face_of(number, told, job):
     # type: (int, JobStatus, Job) -> dict[str, Any]
-    """What the job knows beside what the scheduler does: its name, and why it holds tasks back."""
+    """What the snapshot has of a job beside the scheduler's data: its name, and why it holds tasks back."""
     idle = job.paused or (not told.queued and not told.running)
     return {"id": number, "name": job.name, "why": told.why or (idle and job.held_up()) or ""}

@@ -59,7 +59,7 @@ class MasterNode(object):
         self._target = None  # type: Target | None # a callable, packed
         self._values = ()  # type: range | tuple
         self._arguments = None  # type: values.AnyArguments | None
-        self._turn = threading.Lock()  # one execute() at a time
+        self._turn = threading.Lock()  # held by execute() and map(): one at a time
         self._shut_down = False
         _open_masters.add(self)
 
@@ -67,7 +67,7 @@ class MasterNode(object):
 
     def start_master_server(self, if_join_as_worker=True):
         # type: (bool) -> None
-        """Open the port; with ``if_join_as_worker`` this machine joins with all its processors.
+        """Open the port. With ``if_join_as_worker`` this machine joins with all its processors.
 
         Raises OSError (socket.error on 2.7) that names the address when it cannot be listened on.
         """
@@ -90,40 +90,40 @@ class MasterNode(object):
     @property
     def address(self):
         # type: () -> tuple
-        """(host, port) at which nodes join: for all networks, this machine's own address."""
+        """(host, port) at which nodes join. If the master listens on all networks: this machine's address."""
         return addresses.reachable(self.HOST), self.PORT
 
     def join_as_worker(self):
         # type: () -> None
-        """Let this machine work with all its processors; at any time, also during a job."""
+        """Let this machine work with all its processors. May be called during a job."""
         self._running().join_local()
 
     def stop_as_worker(self):
         # type: () -> None
-        """Stop this machine's own work; what it had not finished is done by other nodes, or waits for one."""
+        """Stop this machine's work. Its unfinished tasks go to other nodes, or wait for one."""
         self._running().leave_local()
 
     def list_workers(self):
         # type: () -> list
-        """One WorkerInfo per node: hostname, worker processes, process id, busy (1/0), and more, by name."""
+        """A WorkerInfo for each node: hostname, number of worker processes, process id, busy (1/0), and more."""
         return self._running().workers()
 
     def status(self):
         # type: () -> ClusterStatus
-        """How far the jobs are, what they wait for, how long they may take: a ClusterStatus, from any thread."""
+        """A ClusterStatus: the jobs' progress, what they wait for, how long they may take. From any thread."""
         return self._running().status()
 
     def share(self, value):
         # type: (object) -> object
-        """A handle that stands for the object in arguments: sent once to each node, kept there until ``drop()``."""
+        """A handle for the object, for use in arguments. The object is sent once to each node, until ``drop()``."""
         return self._running().share(value)
 
     def executor(self):
         # type: () -> object
-        """A ``concurrent.futures.Executor`` on this cluster: submit and map beside execute(). Python 3.6 and later."""
+        """A ``concurrent.futures.Executor`` on this cluster, also during execute(). Python 3.6 and later."""
         if PY2:  # py2
             raise errors.UsageError("executor() needs Python 3.6 or later: 2.7 has no concurrent.futures")
-        from .. import ClusterExecutor  # by its public name: made on demand
+        from .. import ClusterExecutor  # imported on demand: faces are above this folder
 
         return ClusterExecutor(master=self)
 
@@ -156,7 +156,7 @@ class MasterNode(object):
 
     def load_envir(self, source, from_file=True):
         # type: (str, bool) -> None
-        """The source that defines the function: the path of a .py file, or with from_file=False the text itself.
+        """Load the source that defines the function: the path of a .py file, or, with from_file=False, its text.
 
         It is run here once, so that its mistakes show at once. Raises IOError, SyntaxError, or
         SourceError when running it raises; the environment before the call is kept then.
@@ -167,18 +167,18 @@ class MasterNode(object):
             try:
                 environment.find(module, self._function)
             except errors.TargetError:
-                self._function = None  # it was the former environment's; execute() asks for a new one
+                self._function = None  # the new environment has no such function: one must be registered
         self._source, self._module = made, module
 
     @property
     def environment(self):
         # type: () -> object
-        """The loaded environment as a module: its classes make arguments, its functions can be tried here."""
+        """The loaded environment as a module: make arguments of its classes, try its functions."""
         return self._module
 
     def register_target_function(self, function):
         # type: (object) -> None
-        """What to run: the name of a callable that the environment defines, or a callable of this program.
+        """Register what to run: the name of a callable that the environment defines, or a callable of this program.
 
         Raises TargetError for a name that the environment does not define or cannot call, and
         what the pickling raises for a callable that cannot travel (see functions.py).
@@ -195,7 +195,7 @@ class MasterNode(object):
 
     def load_args(self, args):
         # type: (object) -> None
-        """The arguments, one a task: a sequence of unique, hashable values.
+        """Load the arguments, one for each task: a sequence of unique, hashable values.
 
         Raises ArgumentsError naming index and value; the arguments before the call are kept then.
         """
@@ -217,7 +217,7 @@ class MasterNode(object):
         SIGTERM, Interrupted (a KeyboardInterrupt). All that end a job early have ``.results``.
         """
         chosen = self._options(on_error, chunksize, options)
-        self._running()  # a fork may never get the turn
+        self._running()  # before the lock: in a forked process it may never be released
         with self._turn:
             cluster = self._running()
             job = self._job(chosen)
@@ -250,11 +250,11 @@ class MasterNode(object):
         chosen = self._options(on_error, chunksize, options)
         if not callable(function):
             raise TypeError("the function must be a callable, not %s" % values.shortened(function))
-        self._running()  # a fork may never get the turn
+        self._running()  # before the lock: in a forked process it may never be released
         items = items if isinstance(items, values.range_type) else list(items)
         arguments, target = values.arguments(items, self._pack), self._packed_target(function)
         with self._turn:
-            cluster = self._running()  # first: a job opens its journal
+            cluster = self._running()  # before the job is made, since it opens its journal
             job = ListedJob(target, range(len(items)), arguments, chosen, items)
             return list(job.run(cluster, progress_for(progress, job.total)).values())
 
@@ -289,7 +289,7 @@ class MasterNode(object):
 
 def _named_target(source, function, needs):
     # type: (environment.Source, str, str) -> Target
-    """needs: of the arguments; an environment has none."""
+    """needs: the arguments' needs; an environment has none."""
     info = functions.requirements(needs, with_script=False)
     info.update({
         "kind": "source", "module": source.module, "filename": as_text(source.filename),
