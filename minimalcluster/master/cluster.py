@@ -358,7 +358,7 @@ class Cluster(Runner, Sessions):
 
     def in_own_thread(self):
         # type: () -> bool
-        """Whether this is the cluster's thread. The garbage collector may run the program's ``__del__`` methods in it."""
+        """Whether this is the cluster's thread. The garbage collector may run ``__del__`` methods in it, too."""
         return self._thread is threading.current_thread()
 
     def _ask(self, function, *arguments):
