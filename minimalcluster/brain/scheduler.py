@@ -683,10 +683,8 @@ class Scheduler(WithHistory):
     def _grant_all(self, nodes, prefetch):
         # type: (Ranked, bool) -> None
         """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
-        ledger = self._ledger
-        front = ledger.front()
-        if front is None or (prefetch and not (front.short or front.ineligible)):
-            return  # nothing is to be done, or no node gains by its prefetch
+        if not len(nodes) or not self._is_worth_a_look(prefetch):
+            return
         refused, rank, given = set(), -1, False  # type: set, int, bool
         while True:
             node = nodes.after(rank)
@@ -699,10 +697,16 @@ class Scheduler(WithHistory):
             if job is not None:
                 self._grant(node, job)
                 given = True
-            elif ledger.front() is None:
-                return
-            else:
+            elif self._is_worth_a_look(prefetch):
                 refused.add(node)
+            else:
+                return
+
+    def _is_worth_a_look(self, prefetch):
+        # type: (bool) -> bool
+        """Is anything to be handed out, and is there a node that may take it?"""
+        front = self._ledger.front()
+        return front is not None and bool(not prefetch or front.short or front.ineligible)
 
     def _job_for(self, node, prefetch):
         # type: (Node, bool) -> Job | None

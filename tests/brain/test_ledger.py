@@ -229,6 +229,27 @@ class StepsTest(unittest.TestCase):
 
         self.assertLess(cost(300), 2 * cost(30))
 
+    def test_row_81_a_job_that_waits_for_an_idle_slot_is_not_offered_to_every_node(self):
+        def cost(count):
+            brain = self.joined(count, 4)
+            brain.handle(s.JobSubmitted(1, 10 ** 6, ONE), 100.0)
+            queue = only(s.Grant, brain.handle(s.TimePassed(), 100.0))
+            now = [100.0]
+
+            def work(grants):
+                for grant in grants:
+                    now[0] += 0.001
+                    done = s.TasksDone(grant.node, grant.node + 1, grant.attempt, grant.first, 1, 0.01, [b"x"])
+                    brain.handle(done, now[0])
+                    queue.extend(only(s.Grant, brain.handle(s.TimePassed(), now[0])))
+
+            work(queue[: 4 * count])  # each node is measured, and has its prefetch
+            brain.handle(s.JobSubmitted(2, 10 ** 6, ONE), now[0])
+            work(queue[4 * count : 7 * count])  # each has room for more, and this job's prefetch waits for the other job
+            return steps(work, queue[7 * count : 7 * count + 20])
+
+        self.assertLess(cost(300), 1.5 * cost(30))
+
     def test_row_81_nodes_that_cannot_run_a_job(self):
         def cost(count):
             brain = self.joined(count, 1)
