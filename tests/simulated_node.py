@@ -8,11 +8,12 @@ from minimalcluster.wire import checks, protocol
 from minimalcluster.brain import agent
 from minimalcluster.compat import native
 from minimalcluster.node import hands, worker
+from minimalcluster.node.chunks import BLOCK_GROWTH, FLUSH_SECONDS, block_size
+from minimalcluster.node.link import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN
+from minimalcluster.wire.connection import HANDSHAKE_SECONDS
 from tests.simulated_wire import Link, Timer
 
-HANDSHAKE_SECONDS = 5.0  # connection.py
-RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 10.0  # node.py
-BLOCK_SECONDS, BLOCK_GROWTH, FLUSH_SECONDS = 0.005, 16, 0.02  # worker.py
+
 
 class Node(object):
     """node.py's part around one real agent."""
@@ -386,7 +387,7 @@ class Child(object):
             self.send(protocol.Released(0, grant.attempt, self.end))
         self.revoked.clear()
         seconds = self.task_seconds.get(grant.job)
-        self.block = 1 if seconds is None or self.careful else _block_size(seconds)
+        self.block = 1 if seconds is None or self.careful else block_size(seconds)
         self.flushed_at = self.world.now
         self.has_begun = False
         if self.job.timeout is not None and grant.job not in self.prepared and (grant.job + self.slot) % 2:
@@ -483,7 +484,7 @@ class Child(object):
         if self.careful or now - self.flushed_at >= FLUSH_SECONDS:
             self.flush()
         if not self.careful:
-            self.block = min(_block_size(seconds), self.block * BLOCK_GROWTH)
+            self.block = min(block_size(seconds), self.block * BLOCK_GROWTH)
         self.claim()
 
     def flush(self):
@@ -495,8 +496,3 @@ class Child(object):
             self.reported += self.pending
             self.pending = 0
         self.flushed_at = self.world.now
-
-
-def _block_size(seconds):
-    # type: (float) -> int
-    return max(1, int(BLOCK_SECONDS / seconds))

@@ -1,6 +1,6 @@
 """What runs in an engine's worker process: a chunk, in the way in which a worker process of ours runs it.
 
-``run_chunk`` is node/worker.py's own loop. What that would send is returned; where it would wait for an answer, the
+``run_chunk`` uses node/chunks.py, as it does. What that would send is returned; where it would wait for an answer, the
 chunk ends, says what it lacks, and is sent again with that, from the first task without a report on.
 
 A worker process loads nothing of the master's side: this file imports ``node`` and what is below it.
@@ -14,9 +14,8 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import errors
-from ..node.worker import Worker
+from ..node.chunks import ChunkRunner, Known
 from ..payload import functions, shares
-from ..payload.imports import ClusterFinder
 from ..wire import protocol
 
 #: What a worker process remembers: masters, and jobs of each.
@@ -24,6 +23,8 @@ PLACES_MAX, DEFINITIONS_MAX = 4, 16
 
 #: What a chunk may lack: ("definition", job), ("module", name), ("share", name) ...
 Need = Tuple[str, Any]
+#: What the master answers: info, buffers.
+Answer = Tuple[Dict[str, Any], List[memoryview]]
 #: A need's answer, as it travels: need, info, buffers.
 Brought = Tuple[Need, Dict[str, Any], List[Any]]
 
@@ -35,45 +36,63 @@ def run_chunk(
     place = _place(token)
     for name in dropped:
         place.shared.pop(name, None)
-    worker = _EngineWorker(place, brought)
-    before = getattr(_thread, "worker", None)
-    _thread.worker = worker
+    chunk = _Chunk(place, brought)
+    before = getattr(_thread, "chunk", None)
+    _thread.chunk = chunk
     try:
-        worker.run(grant)
+        chunk.run(grant)
     finally:
-        _thread.worker = before
-    return worker.reports, worker.lacking
+        _thread.chunk = before
+    return chunk.reports, chunk.lacking
 
 
 class _Lacking(BaseException):
     """Unwinds a chunk that cannot go on without something."""
 
 
-class _Place:
+class _Place(Known):
     """What the chunks of one master have in common in this process, whatever thread runs them."""
 
     def __init__(self) -> None:
-        self.loading = threading.RLock()  # one thread at a time runs an environment's or a module's source
+        super().__init__(_fetch, first=False)
+        self._loading = threading.RLock()  # one thread at a time runs an environment's or a module's source
         self.definitions: "OrderedDict[int, protocol.DefineJob]" = OrderedDict()
-        self.functions: Dict[int, Callable[..., Any]] = {}
-        self.seconds: Dict[int, Optional[float]] = {}
-        self.shared: Dict[str, object] = {}
-        self.finder = ClusterFinder(_fetch, first=False)
 
-    def define(self, job: int, info: Dict[str, Any], buffers: List[memoryview]) -> None:
-        if job in self.definitions:
-            self.definitions.move_to_end(job)
-            return
-        self.finder.new_job()
-        self.definitions[job] = protocol.DefineJob(job, info, buffers)
-        while len(self.definitions) > DEFINITIONS_MAX:
-            old, _ = self.definitions.popitem(last=False)
-            self.functions.pop(old, None)
-            self.seconds.pop(old, None)
-            self.finder.forget({each.info.get("code") for each in self.definitions.values()})
+    def knows(self, job: int, brought: "Optional[Answer]") -> bool:
+        """Whether the job is defined here, perhaps by this answer."""
+        with self._loading:
+            if job in self.definitions:
+                self.definitions.move_to_end(job)
+            elif brought is not None:
+                self.define(protocol.DefineJob(job, *brought))
+                while len(self.definitions) > DEFINITIONS_MAX:
+                    self.forget(next(iter(self.definitions)))
+            return job in self.definitions
+
+    def use_code(self, job: int) -> None:
+        with self._loading:
+            super().use_code(job)
+
+    def function(self, job: int) -> Callable[[Any], object]:
+        with self._loading:
+            if job not in self.functions:
+                self.definitions[job] = _with_this_main(self.definitions[job])
+            return super().function(job)
+
+    def resolve(self, name: str) -> object:
+        if name in self.shared:
+            return self.shared[name]
+        info, buffers = self.fetch("share", name)
+        if info.get("found") and not os.path.exists(info["path"]):  # this is another machine
+            info, buffers = self.fetch("share bytes", name)
+        if not info.get("found"):
+            raise errors.StateError("the shared object %s cannot be had: it was dropped" % name)
+        functions.prepare(info.get("needs", ""))
+        self.shared[name] = shares.rebuilt(buffers) if buffers else shares.load(info)
+        return self.shared[name]
 
 
-_thread = threading.local()  # .worker: whose chunk this thread runs
+_thread = threading.local()  # .chunk: the one that this thread runs
 _places: "OrderedDict[Tuple[str, int], _Place]" = OrderedDict()
 _places_lock = threading.Lock()
 
@@ -92,19 +111,19 @@ def _place(token: str) -> _Place:
         return _places[key]
 
 
-def _current() -> "_EngineWorker":
-    worker = getattr(_thread, "worker", None)
-    if worker is None:
+def _current() -> "_Chunk":
+    chunk = getattr(_thread, "chunk", None)
+    if chunk is None:
         raise errors.StateError("only a task's own thread can ask the master for something")
-    return worker
+    return chunk
 
 
-def _fetch(what: str, name: str) -> Tuple[Dict[str, Any], List[memoryview]]:
+def _fetch(what: str, name: str) -> Answer:
     return _current().fetch(what, name)
 
 
 def _resolve(name: str) -> object:
-    return _current()._resolve(name)
+    return _current().place.resolve(name)
 
 
 class _Imports:
@@ -112,19 +131,16 @@ class _Imports:
 
     @staticmethod
     def find_spec(fullname: str, path: object = None, target: Optional[types.ModuleType] = None) -> Any:
-        worker = getattr(_thread, "worker", None)
-        return None if worker is None else worker._place.finder.find_spec(fullname, path, target)
+        chunk = getattr(_thread, "chunk", None)
+        return None if chunk is None else chunk.place.finder.find_spec(fullname, path, target)
 
 
-class _EngineWorker(Worker):
-    """worker.py's worker for one chunk: what it would send is kept, what it would wait for ends the chunk."""
+class _Chunk:
+    """One call of the engine: what a worker process would send is kept, what it would wait for ends the call."""
 
     def __init__(self, place: _Place, brought: Tuple[Brought, ...]) -> None:
-        super().__init__(None, None)  # type: ignore[arg-type]
-        self._place = place
-        self._definitions, self._functions, self._task_seconds = place.definitions, place.functions, place.seconds
-        self._shared, self._finder = place.shared, place.finder
-        self._brought: Dict[Need, Tuple[Dict[str, Any], List[memoryview]]] = {}
+        self.place, self._pid = place, os.getpid()
+        self._brought: Dict[Need, Answer] = {}
         for need, info, buffers in brought:
             self._brought[need] = info, [memoryview(buffer) for buffer in buffers]
         self.reports: List[Any] = []
@@ -132,47 +148,22 @@ class _EngineWorker(Worker):
 
     def run(self, grant: protocol.Grant) -> None:
         need = ("definition", grant.job)
-        with self._place.loading:
-            if need in self._brought:
-                self._place.define(grant.job, *self._brought[need])
-            if grant.job not in self._definitions:
-                self.lacking = need
-                return
+        if not self.place.knows(grant.job, self._brought.get(need)):
+            self.lacking = need
+            return
         try:
-            self._run(grant)
+            ChunkRunner(self.place, self.send).run(grant)
         except _Lacking:
             pass
 
-    def fetch(self, what: str, name: str) -> Tuple[Dict[str, Any], List[memoryview]]:
+    def fetch(self, what: str, name: str) -> Answer:
         need = (what, name)
         if need not in self._brought:
             self.lacking = need
             raise _Lacking
         return self._brought[need]
 
-    def _resolve(self, name: str) -> object:
-        if name in self._shared:
-            return self._shared[name]
-        info, buffers = self.fetch("share", name)
-        if info.get("found") and not os.path.exists(info["path"]):  # this is another machine
-            info, buffers = self.fetch("share bytes", name)
-        if not info.get("found"):
-            raise errors.StateError("the shared object %s cannot be had: it was dropped" % name)
-        functions.prepare(info.get("needs", ""))
-        self._shared[name] = shares.rebuilt(buffers) if buffers else shares.load(info)
-        return self._shared[name]
-
-    def _use_code(self, job: int) -> None:
-        with self._place.loading:
-            super()._use_code(job)
-
-    def _function(self, job: int) -> Callable[[Any], object]:
-        with self._place.loading:
-            if job not in self._functions:
-                self._definitions[job] = _with_this_main(self._definitions[job])
-            return super()._function(job)
-
-    def _send(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the task forked and came back twice: only the first of them speaks
         if self.lacking is not None:
