@@ -258,7 +258,8 @@ class ClusterExecutor(Executor):
         self._core.check()
         deadline = None if timeout is None else monotonic() + timeout
         options = self._options._replace(chunksize=chunksize)
-        job = MapJob(self._core, fn, iterables, options, buffersize, own_thread=own_thread)
+        apart = chunksize is None or chunksize == 1
+        job = MapJob(self._core, fn, iterables, options, buffersize, own_thread=own_thread, apart=apart)
         return MapResults(job, deadline, ordered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

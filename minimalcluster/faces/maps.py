@@ -12,7 +12,7 @@ from ..brain.options import FINISH, STOP, Options
 from ..compat import Mailbox, monotonic
 from ..master import job as jobs
 from ..master.job import Job, target_digest
-from ..payload import values
+from ..payload import functions, values
 from ..payload.fingerprints import of_definition
 from . import inputs
 from .core import AFTER_SHUTDOWN, Core
@@ -33,10 +33,12 @@ class MapJob(Job):
     def __init__(
         self, core: "Core", function: Callable[..., Any], iterables: Tuple[Iterable[Any], ...], options: Options,
         window: Optional[int] = None, star: Optional[bool] = None, lazy: bool = True, own_thread: bool = False,
+        apart: bool = True,
     ) -> None:  # fmt: skip
         """lazy=False, as multiprocessing: all of a finite input is run, even if the results are dropped.
 
         own_thread: an input that is not in memory is read in a thread of its own.
+        apart: each call has the function as it is now, and sees nothing that another one changes in it.
         """
         super().__init__()
         self._core = core
@@ -56,7 +58,7 @@ class MapJob(Job):
         self.function_name = getattr(function, "__name__", None) or type(function).__name__
         self.name = "map of %s" % self.function_name
         self._read_first()
-        self._define(function, star)
+        self._define(function, star, apart)
         if options.journal is not None:
             self._go_on(iterables)
 
@@ -81,11 +83,13 @@ class MapJob(Job):
             self.close_journal()
             raise
 
-    def _define(self, function: Callable[..., Any], star: bool) -> None:
+    def _define(self, function: Callable[..., Any], star: bool, apart: bool) -> None:
         """If the function cannot be pickled, the first result is that error."""
         try:
             packed = self._core.pack(function)
             info, buffers = self._core.definition("function", packed.needs, self.options.timeout)
+            if apart and functions.has_state(function):
+                info["state"] = True
             self._definition = dict(info, star=star), buffers + [packed.data]
         except Exception as error:
             self._definition = {}, []

@@ -443,10 +443,11 @@ class Pool(multiprocessing.pool.Pool):
         count = len(iterable)  # OverflowError if a range is too long for a list of results, as in multiprocessing
         if chunksize is not None and chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
+        apart = chunksize == 1
         if chunksize is None and self._maxtasksperchild is not None:
             chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
             chunksize = max(1, -(-count // chunks))
-        results = self._mapped(func, iterable, chunksize, star, True, True)
+        results = self._mapped(func, iterable, chunksize, star, True, True, apart)
         results.expected = count
         return results
 
@@ -458,14 +459,15 @@ class Pool(multiprocessing.pool.Pool):
         if chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
         measured = chunksize == 1 and self._maxtasksperchild is None
-        return self._mapped(func, iterable, None if measured else chunksize, False, ordered, False)
+        return self._mapped(func, iterable, None if measured else chunksize, False, ordered, False, chunksize == 1)
 
     def _mapped(
         self, func: Callable[..., T], iterable: Iterable[Any], chunksize: Optional[int], star: bool, ordered: bool,
-        keeps: bool,
+        keeps: bool, apart: bool,
     ) -> "MapResults[T]":  # fmt: skip
+        """apart: multiprocessing would send the function with each item; with longer chunks calls share it."""
         options = self._executor._options._replace(chunksize=chunksize)
-        job = MapJob(self._core, func, (iterable,), options, star=star, lazy=False, own_thread=True)
+        job = MapJob(self._core, func, (iterable,), options, star=star, lazy=False, own_thread=True, apart=apart)
         return MapResults(job, None, ordered, keeps)
 
     def _collect(

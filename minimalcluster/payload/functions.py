@@ -9,6 +9,7 @@ brings its function and arguments).
 """
 from __future__ import absolute_import, division, print_function
 
+import functools
 import re
 import sys
 import types
@@ -236,10 +237,41 @@ def target(info, payload, fetch=None):
         _initialize(info["initializer"], buffers.pop(0))
     if info["kind"] == "calls":
         return _call
-    function = values.loads(buffers.pop(0))
+    data = buffers.pop(0)
+    function = values.loads(data)
+    if info.get("state"):
+        function = _unchanged(function, data)
     if info["star"]:
         return lambda arguments: function(*arguments)
     return function
+
+
+def _unchanged(function, data):
+    # type: (Callable[..., object], memoryview) -> Callable[..., object]
+    """The function whose pickle this is, loaded anew for each call: no call sees what another one has changed in it."""
+    loaded = [function]
+
+    def call(*arguments):
+        # type: (*object) -> object
+        own = loaded.pop() if loaded else values.loads(data)
+        return own(*arguments)
+
+    return call
+
+
+def has_state(function):
+    # type: (object) -> bool
+    """Whether calls may change the function itself: a method's object, a partial's arguments, an instance's
+    attributes."""
+    if isinstance(function, functools.partial):
+        given = list(function.args) + list((function.keywords or {}).values())
+        return has_state(function.func) or not values.all_scalars(given)
+    if isinstance(function, (types.FunctionType, type)) or hasattr(type(function), "cache_info"):  # lru_cache's
+        return False
+    if isinstance(function, (types.MethodType, types.BuiltinFunctionType)):
+        owner = getattr(function, "__self__", None)
+        return not (owner is None or isinstance(owner, (type, types.ModuleType)))
+    return True
 
 
 def _call(call):

@@ -1,6 +1,7 @@
 """``map``: its input, its results and what ends it; beside the documentation of ``concurrent.futures``."""
 from __future__ import absolute_import, division, print_function
 
+import functools
 import gc
 import itertools
 import os
@@ -12,14 +13,14 @@ import weakref
 from tests import support
 from tests.sent import (
     PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail, fail_on, faces, interrupting, length, long_text,
-    make_thing, mul, note_and_fail_on, note_and_return, touch, touch_and_wait,
+    make_thing, mul, note_and_count, note_and_fail_on, note_and_return, touch, touch_and_wait,
 )
 
 if PYTHON_3:
     from concurrent.futures import CancelledError
     from concurrent.futures import TimeoutError as FutureTimeoutError
 
-    from minimalcluster import ClusterExecutor, Interrupted, JournalError, TaskError
+    from minimalcluster import ClusterExecutor, Interrupted, JournalError, Pool, TaskError
     from minimalcluster.master import job as jobs
     from minimalcluster.faces.executor import DeadlineExceededError, WorkerDiedError
 
@@ -46,6 +47,16 @@ class Map(Running):
                 self.executor.map(pow, range(4), range(4), chunksize=wrong)
             self.assertEqual("chunksize must be >= 1.", str(caught.exception))
         self.assertRaises(ValueError, self.executor.map, abs, [1], buffersize=0)
+
+    def test_what_a_call_changes_in_the_function_no_other_sees(self):
+        grow = functools.partial(note_and_count, [])
+        with ClusterExecutor(1) as executor:
+            for results in (executor.map(grow, range(3)), executor.map(grow, range(3), chunksize=1), executor.map_unordered(grow, range(3))):
+                self.assertEqual([1, 1, 1], list(results))
+            self.assertEqual(6, sum(executor.map(grow, range(3), chunksize=3)))
+        with Pool(1) as pool:
+            for results in (pool.imap(grow, range(3)), pool.imap_unordered(grow, range(3)), pool.map(grow, range(3), 1)):
+                self.assertEqual([1, 1, 1], list(results))
 
     def test_every_kind_of_input(self):
         self.assertEqual(list(range(0, 1000, 7)), list(self.executor.map(abs, range(0, 1000, 7))))

@@ -1,6 +1,8 @@
 """The ways a function travels: what ``pack`` makes of a value, and what ``target`` makes of a definition."""
 from __future__ import absolute_import, division, print_function
 
+import functools as standard
+import math
 import os
 import sys
 import threading
@@ -39,6 +41,18 @@ def leave():
 class Holder(object):
     def __init__(self, **attributes):
         self.__dict__.update(attributes)
+
+    def count(self, *more):
+        return len(self.__dict__) + len(more)
+
+    @classmethod
+    def made(cls):
+        return cls()
+
+
+def pop(stack):
+    """As many as were left."""
+    return len([stack.pop() for _ in stack[:]])
 
 
 class Stubborn(object):
@@ -245,6 +259,21 @@ class Target(WithoutCloudpickle):
         info = {"kind": "function", "star": False}
         self.assertEqual(8, functions.target(info, views(packed(double)))(4))
         self.assertEqual(5, functions.target(dict(info, star=True), views(packed(add)))((2, 3)))
+
+    def test_a_function_with_state_is_new_for_each_call(self):
+        stack = [1]
+        for state, found in ((True, [1, 1, 1]), (False, [1, 0, 0])):
+            call = functions.target({"kind": "function", "star": True, "state": state}, views(packed(standard.partial(pop, stack))))
+            self.assertEqual(found, [call(()) for _ in range(3)])
+        self.assertEqual([1], stack)
+
+    def test_which_functions_have_state(self):
+        holder = Holder(x=[])
+        partial = standard.partial
+        for function in (holder, holder.count, [1].append, partial(add, [1]), partial(add, b={}), partial(partial(add, [1]), 2)):
+            self.assertTrue(functions.has_state(function), function)
+        for function in (double, lambda: 1, len, Holder, Holder.made, dict.fromkeys, math.sqrt, partial(add, 1, b="b")):
+            self.assertFalse(functions.has_state(function), function)
 
     def test_calls(self):
         run = functions.target({"kind": "calls"}, [])
