@@ -266,6 +266,13 @@ class ClusterExecutor(Executor):
         """Take no more calls. With ``wait``, return when all work is done and the worker processes have ended."""
         self._core.shutdown(wait, cancel_futures)
 
+    def __exit__(self, exc_type: Optional[type], *exc_info: object) -> None:
+        """Wait for the calls; but after Ctrl-C cancel and end them. (With the standard's, Ctrl-C at a terminal reaches
+        the worker processes, too.)"""
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._core.terminate("Ctrl-C has ended the with block of the executor")
+        self.shutdown()
+
     # -- asyncio ----------------------------------------------------------------------------------
 
     async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:

@@ -355,6 +355,16 @@ def at_exit_touch(path):
 
 @faces
 class Shutdown(unittest.TestCase):
+    def test_ctrl_c_ends_the_with_block_at_once(self):
+        with support.directory() as folder:
+            path, gate = os.path.join(folder, "path"), os.path.join(folder, "gate")
+            with self.assertRaises(KeyboardInterrupt), ClusterExecutor(1) as executor:
+                calls = [executor.submit(touch_and_wait, path, gate), executor.submit(abs, -1)]
+                support.wait_until(lambda: os.path.exists(path))
+                raise KeyboardInterrupt
+            for call in calls:
+                self.assertIn("Ctrl-C has ended the with block", str(call.exception(0)))
+
     def test_submit_afterwards(self):
         # [test_run_after_shutdown]
         executor = ClusterExecutor(1)
