@@ -118,7 +118,7 @@ def job_end(nodes):
     brain = cluster(nodes, 2)
     submit(brain, 2 * nodes, idempotent=True, chunksize=1)
     queue = grants(a_pass(brain, 100.0))
-    few = max(1, min(len(queue) // 2, 200))
+    few = max(1, min(len(queue) // 2, 2000))
 
     def work():
         for grant in queue[:few]:

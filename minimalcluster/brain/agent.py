@@ -8,16 +8,16 @@
 
 Rules:
 
-* What the master must not miss (a report) has a number and is kept until it is acknowledged; after
+* A message that the master must not miss (a report) has a number and is kept until the master acknowledges it; after
   a reconnection the master hears first which attempts are held, then all kept reports, in order.
 * A worker process that dies is reported with the first task it had not finished, and replaced.
 * Without a master the work goes on for ``ALONE_SECONDS``; then everything held is dropped.
-* What a worker process asks the master for (a module, a shared object) is asked again after a
-  reconnection; a shared object is kept in a file and asked for once per node.
-* A time limit is for the task's own code: it counts from the moment when the worker process says that this begins.
-  What it needs to get that far (imports, an initializer, unpickling) has a limit of its own, ``READY_SECONDS``.
-* Any byte of the master's is a sign of life, and both sides beat unasked: what is slow is not taken for dead.
-* Draining: what has not started is given back, what runs ends; then the node is finished.
+* A worker process's request to the master (for a module, a shared object) is sent again after a
+  reconnection; a shared object is kept in a file and requested once per node.
+* A time limit is for the task's own code: it counts from the moment when the worker process says that this code
+  begins. The steps before it (imports, an initializer, unpickling) have a limit of their own, ``READY_SECONDS``.
+* Any byte from the master is a sign of life, and both sides send heartbeats: a slow connection is not taken for dead.
+* Draining: tasks that have not started are given back, running tasks end; then the node is finished.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -28,7 +28,7 @@ from ..wire import protocol
 from .history import WithHistory
 
 HEARTBEAT_SECONDS = 2.0
-#: The master beats as often; of five beats not one byte has come: it is gone (FAULTS.md 16, 28).
+#: The master's heartbeats come as often. When no byte of five of them has come, the master is gone (FAULTS.md 16, 28).
 MASTER_LOST_SECONDS = 10.0
 ALONE_SECONDS = 60.0
 #: A revoked task that does not end by itself within this time is ended with its process.
@@ -39,14 +39,15 @@ START_SECONDS = 60.0
 #: time limit; or as long as that is, if it is longer. Imports from a slow disk and initializers take minutes.
 READY_SECONDS = 600.0
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.1, 10.0
-#: While none is there and none can start, what is held goes back. Where none has ever started the master waits so long
-#: for a change before it gives up what only such nodes could run; where one has, or the system is short of something:
+#: While a node has no worker process and none can start, it gives back the attempts that it holds. The master then
+#: gives up jobs that only such nodes could run, STUCK_SECONDS later if none has ever started there, else SHORT_SECONDS
+#: later: the system may be short of something for a while.
 STUCK_SECONDS, SHORT_SECONDS = 8.0, 60.0
 #: How long a worker process that leaves may take for its exit handlers.
 LEAVE_SECONDS = 10.0
-#: What tasks print while the master is away: more is counted.
+#: Characters that tasks print while the master is away and that are kept; more are only counted.
 UNSAID_CHARACTERS_MAX = 1 << 20
-#: Letters of why a worker process does not start.
+#: Characters of the reason why a worker process does not start.
 TROUBLE_MAX = 300
 HISTORY_LENGTH = 500
 #: Sources of modules, of some 10 KiB each.
@@ -61,7 +62,7 @@ _NOT_READY = (
 LinkUp = namedtuple("LinkUp", "")
 LinkDown = namedtuple("LinkDown", "")
 MasterSaid = namedtuple("MasterSaid", "message")
-MasterHeard = namedtuple("MasterHeard", "")  # a part of a message, perhaps
+MasterHeard = namedtuple("MasterHeard", "")  # some bytes of the master have come: a part of a message, perhaps
 ChildReady = namedtuple("ChildReady", "slot")
 ChildSaid = namedtuple("ChildSaid", "slot message")
 ChildExited = namedtuple("ChildExited", "slot info")
@@ -104,7 +105,7 @@ class _Slot(object):
         self.kill_at = None  # type: float | None
         self.last = False  # its process leaves when this attempt ends
         self.timeout = None  # type: float | None # seconds a task of its attempt may take
-        self.has_begun = False  # the task's own code, which that is for
+        self.has_begun = False  # the task's own code has begun: the time limit is for that
         self.timeout_at = None  # type: float | None
 
 
@@ -120,7 +121,7 @@ class _Held(object):
 
     def fits(self, message):
         # type: (tuple) -> bool
-        """Outcomes come in order, and none for other tasks."""
+        """Outcomes come in the order of the tasks, and only for tasks of this attempt."""
         first = message.first  # type: ignore[attr-defined]
         if isinstance(message, protocol.Released):
             return self.next <= first <= self.end
@@ -153,10 +154,10 @@ class Agent(WithHistory):
         self._trouble = ""  # why a worker process did not start, until one does
         self._stuck = None  # type: float | None # none is there, none starts: so long it may be waited for
         self._patience = STUCK_SECONDS
-        self._files = {}  # type: dict # shared object -> where it lies, told by the shell
+        self._files = {}  # type: dict # shared object -> where it lies, as the shell reported
         self._modules = OrderedDict()  # type: OrderedDict # code and module -> (info, payload), as the master has answered
         self._linked = False  # a connection is there
-        self._joined = False  # and the master has taken us in
+        self._joined = False  # and the master has admitted this node
         self._heard_at = 0.0
         self._beat_at = 0.0
         self._due = None  # type: float | None # when time was to pass next
@@ -186,7 +187,7 @@ class Agent(WithHistory):
         """All changes go through here. Send ``TimePassed`` once after each batch of events."""
         self._effects = []
         self._now = now
-        # What a worker process printed may wait behind the Farewell that finished us.
+        # Output of a worker process may still follow the Farewell that finished this node.
         if not self._finished or isinstance(getattr(event, "message", None), protocol.Output):
             self._handlers[type(event)](event)
         else:
@@ -211,8 +212,8 @@ class Agent(WithHistory):
 
     def _file(self):
         # type: () -> None
-        """A machine may have hundreds of slots, an engine thousands: a pass looks at those alone that something is due
-        for, and this puts the others aside."""
+        """The slots for which something may be due. A machine may have hundreds of slots, an engine thousands: a pass
+        looks at these alone."""
         for slot in self._touched:
             if slot.kill_at is not None or slot.timeout_at is not None or slot.state == EMPTY:
                 self._timed.add(slot.number)
@@ -234,13 +235,13 @@ class Agent(WithHistory):
         self._alone_at = None
         self._heard_at = self._now
         self._beat_at = self._now + HEARTBEAT_SECONDS
-        self._over = set(self._definitions)  # until it says otherwise: they may have ended meanwhile
+        self._over = set(self._definitions)  # until the master defines them again: these jobs may have ended meanwhile
         about = dict(self._about, slots=len(self._slots), held=self._all_held(), shared=sorted(self._files))
         self._do(ToMaster(protocol.Join(about)))
 
     def _all_held(self):
         # type: () -> list
-        """What the master may expect to hear of. A process that is being killed will say nothing more."""
+        """The attempts of which the master may expect a report. A process that is being killed reports nothing more."""
         reported = {message.attempt for message in self._reports.values()}
         dying = {slot.attempt for slot in self._timed_slots() if slot.kill_at is not None}
         return sorted(reported.union(self._held) - dying)
@@ -287,7 +288,7 @@ class Agent(WithHistory):
 
     def _after_the_end(self, event):
         # type: (tuple) -> None
-        """Worker processes leave. What their exit handlers ask for is not to be had; who is late is ended."""
+        """Worker processes leave. Requests of their exit handlers are not answered; a process that is late is ended."""
         if isinstance(event, ChildExited):
             slot = self._slots[event.slot]
             self._held.pop(slot.attempt, None)
@@ -333,11 +334,11 @@ class Agent(WithHistory):
     def _master_said(self, event):
         # type: (MasterSaid) -> None
         self._heard_at = self._now
-        said = self._said.get(type(event.message))
-        if said is None:
+        take = self._said.get(type(event.message))
+        if take is None:
             self._do(DropLink("%s is nothing a master says" % type(event.message).__name__))
         else:
-            said(event.message)
+            take(event.message)
 
     def _on_define(self, message):
         # type: (protocol.DefineJob) -> None
@@ -382,7 +383,7 @@ class Agent(WithHistory):
 
     def _forget_what_is_over(self):
         # type: () -> None
-        """But for jobs that attempts still wait with: the worker process that gets one is told what it is."""
+        """Jobs that are over, but for those with waiting attempts, which need the definition."""
         waiting = {held.grant.job for held in self._waiting.values() if held.grant is not None}
         for job in sorted(self._over - waiting):
             self._over.discard(job)
@@ -395,7 +396,7 @@ class Agent(WithHistory):
 
     def _left_behind(self, event):
         # type: (LeftBehind) -> None
-        """Of a job that is over, processes are left: they end with their worker process, unless it works again."""
+        """A job that is over has left processes behind: they end with their worker process, unless it works again."""
         slot = self._slots[event.slot]
         if slot.state == IDLE:
             self._remember("slot", "slot %d" % slot.number, "has children without a job")
@@ -413,7 +414,7 @@ class Agent(WithHistory):
 
     def _goes_on(self, attempt, acknowledged):
         # type: (int, int) -> bool
-        """More of this attempt is to come: the next master, if it adopts it, must hear what was given back."""
+        """More reports of this attempt will come: the next master, if it adopts it, must hear what was given back."""
         later = (report.attempt for number, report in self._reports.items() if number > acknowledged)
         return attempt in self._held or attempt in later
 
@@ -434,7 +435,7 @@ class Agent(WithHistory):
         if slot.state != STARTING:
             return
         slot.state, slot.failures, slot.jobs = IDLE, 0, set()
-        if not slot.last:  # else it was too late, and its end is on the way
+        if not slot.last:  # else it became ready too late, and is being ended
             slot.kill_at = None
         self._touched.append(slot)
         heapq.heappush(self._idle, slot.number)
@@ -444,7 +445,7 @@ class Agent(WithHistory):
 
     def _fill(self):
         # type: () -> None
-        """Give what waits to idle slots, oldest first."""
+        """Give waiting attempts to idle slots, the oldest first."""
         while self._waiting and self._idle:
             slot = self._slots[heapq.heappop(self._idle)]
             if slot.state != IDLE:
@@ -464,7 +465,7 @@ class Agent(WithHistory):
 
     def _limit(self, slot, has_begun):
         # type: (_Slot, bool) -> None
-        """From now on the slot's time limit counts: that of the task's own code, or of what comes before it."""
+        """From now on the slot's time limit counts: that of the task's own code, or of the steps before it."""
         self._touched.append(slot)
         slot.has_begun = has_begun
         slot.timeout_at = None if slot.timeout is None else self._now + self._limit_of(slot)
@@ -480,7 +481,7 @@ class Agent(WithHistory):
             self._printed(message)
             return
         if isinstance(message, protocol.Helpers):
-            return  # for the shell, which knows processes
+            return  # the shell takes it, since it knows processes
         slot = self._slots[event.slot]
         if isinstance(message, protocol.Fetch):
             self._fetch(slot, message)
@@ -498,9 +499,9 @@ class Agent(WithHistory):
 
     def _outcome(self, slot, held, message):
         # type: (_Slot, _Held, tuple) -> None
-        """What a worker process has done of its attempt, given back, or cannot do."""
+        """A worker process reports what of its attempt it has done, gives back, or cannot do."""
         if not held.fits(message):
-            self._do(KillChild(slot.number))  # it tells of other tasks than it has: nothing it says can be taken
+            self._do(KillChild(slot.number))  # it reports other tasks than it has: nothing of it can be trusted
             return
         revoked = slot.kill_at is not None
         ended = False
@@ -519,7 +520,7 @@ class Agent(WithHistory):
 
     def _printed(self, message):
         # type: (protocol.Output) -> None
-        """While the master is away, what tasks print waits for it, so much of it."""
+        """While the master is away, the output of tasks is kept for it, up to a limit."""
         size = len(message.info["text"])
         if self._joined:
             self._do(ToMaster(message))
@@ -553,7 +554,7 @@ class Agent(WithHistory):
 
     def _time_out(self, slot):
         # type: (_Slot) -> None
-        """The task has had its time (such jobs come in chunks of one): it ends with its process, nobody is blamed."""
+        """The task has had its time (such jobs come in chunks of one): ending its process does not count as a death."""
         held, seconds = self._held[slot.attempt], self._limit_of(slot)
         info = {"type": "TaskTimeout", "text": (_TOO_LONG if slot.has_begun else _NOT_READY) % seconds}
         slot.last = True
@@ -588,7 +589,7 @@ class Agent(WithHistory):
 
     def _notice_whether_stuck(self):
         # type: () -> None
-        """Nothing can run here for now: what is held goes back, so that others run it, or it can be cancelled."""
+        """Nothing can run here for now: held attempts go back, so that others run them, or they can be cancelled."""
         stuck = None  # type: float | None
         if self._trouble and not any(slot.state in (IDLE, RUNNING) for slot in self._slots):
             stuck = self._patience
@@ -670,7 +671,7 @@ class Agent(WithHistory):
         # type: () -> None
         for slot in self._timed_slots():
             if slot.kill_at is not None and self._now >= slot.kill_at:
-                slot.last = True  # its last words may still be on their way; it gets nothing more
+                slot.last = True  # its last messages may still be on their way; it gets nothing more
                 self._do(KillChild(slot.number))
                 slot.kill_at = self._now + KILL_SECONDS
 
@@ -679,7 +680,7 @@ class Agent(WithHistory):
         late = 0.0 if self._due is None else max(0.0, self._now - self._due)
         for slot in self._timed_slots():
             if slot.state == STARTING:
-                slot.kill_at = (slot.kill_at or 0.0) + late  # this process was held up, not the one that starts
+                slot.kill_at = (slot.kill_at or 0.0) + late  # this process was suspended, not the one that starts
             if slot.timeout_at is not None and self._now >= slot.timeout_at:
                 self._time_out(slot)
         self._kill_who_is_late()
@@ -713,7 +714,7 @@ class Agent(WithHistory):
 
     def _starting(self):
         # type: () -> dict
-        """What the master may tell its user when nothing goes on here."""
+        """For the heartbeat: what the master may tell its user when nothing goes on here."""
         starting = sum(slot.state in (EMPTY, STARTING) for slot in self._timed_slots())
         if self._stuck is not None:
             return {"starting": starting, "trouble": self._trouble, "stuck": self._stuck}
@@ -784,7 +785,7 @@ class Agent(WithHistory):
 
     def _validate_indexes(self):
         # type: () -> None
-        """What spares a pass to look at all slots and attempts."""
+        """The indexes that spare a pass to look at all slots and attempts."""
         for slot in self._slots:
             is_timed = slot.kill_at is not None or slot.timeout_at is not None or slot.state == EMPTY
             if is_timed != (slot.number in self._timed):

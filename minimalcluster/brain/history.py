@@ -6,12 +6,12 @@ from collections import deque
 from ..compat import raise_from
 from ..errors import InternalError
 
-#: Of what has happened so many lines are told where no key says which.
+#: So many of the last lines are put into an error that has no key.
 LAST_LINES = 30
 
 
 class WithHistory(object):
-    """Its subclasses keep ``_now``, and put into the words what somebody may ask for by ``story``."""
+    """Its subclasses keep ``_now``. The words that they remember contain the keys that ``story`` is asked for."""
 
     _now = 0.0
 
@@ -30,7 +30,7 @@ class WithHistory(object):
 
     def effects_of(self, event, now):
         # type: (tuple, float) -> list
-        """As ``handle``. Whatever goes wrong there is a broken invariant, told with what has happened before."""
+        """As ``handle``. Any error there is a broken invariant: it is raised with what has happened before."""
         try:
             return self.handle(event, now)  # type: ignore[attr-defined]
         except InternalError:

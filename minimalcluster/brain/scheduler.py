@@ -365,7 +365,7 @@ class Scheduler(WithHistory):
             self._ledger.may_be_asked(lease)  # the last question may have been lost with the connection
             if job.stopped:
                 self._do(Revoke(node.id, attempt, False))
-            # It is to be told when that job ends; and after a restart of the master the job has a new number.
+            # The node must hear when that job ends; and after a restart of the master the job has a new number.
             if not self._ledger.knows(node, job):
                 self._do(Define(node.id, job.id))
 
@@ -543,7 +543,7 @@ class Scheduler(WithHistory):
         if job.stopped:
             return
         self.requeued += 1
-        if event.first != lo:  # another attempt has overtaken it: nobody here is known to have been running
+        if event.first != lo:  # another attempt has overtaken it: the task that ran here is not known
             self._ledger.enqueue(Piece(job, lo, hi, piece.deaths))
             return
         deaths = list(piece.deaths) + [Death(node.name, event.info)]

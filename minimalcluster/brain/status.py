@@ -4,10 +4,10 @@
 
     no node can take its tasks        none is connected, all are leaving, none can run them
     a former master's nodes           may come back with what they run
-    who has its tasks is in trouble   silent, cannot start worker processes, is starting them
+    nodes with its tasks in trouble   silent, cannot start worker processes, are starting them
     a slow link                       what its tasks need, or a result, is on its way
-    it was killed for its memory      perhaps; now it waits for a node of its own
-    others have all worker processes
+    a task killed for its memory      perhaps; now it waits for a node of its own
+    other jobs' tasks run everywhere
     its tasks run                     for long
 """
 from __future__ import absolute_import, division, print_function
@@ -111,7 +111,7 @@ def status_of(job, cluster, now, wait):
 def wait_of(job, cluster, now, lost_seconds):
     # type: (leases.Job, Overview, float, float) -> Wait | None
     """Why this job of the scheduler's makes no progress; None while there is nothing it could do."""
-    if job.paused:  # whoever paused it knows why
+    if job.paused:  # the shell paused it and knows why
         return None
     found, held = None, _tasks_by_node(job)
     for look in _REASONS:
@@ -141,8 +141,8 @@ def _for_nodes(job, cluster, held, now, lost_seconds):
     if not job.queued or job.leases or any(node.id not in job.ineligible for node in cluster.serving):
         return None
     if cluster.serving:
-        said = ["%s: %s" % (node.name, job.ineligible[node.id].get("text")) for node in cluster.serving]
-        why = "no node that can run them (%s)" % _listed(said, "; ")
+        reasons = ["%s: %s" % (node.name, job.ineligible[node.id].get("text")) for node in cluster.serving]
+        why = "no node that can run them (%s)" % _listed(reasons, "; ")
     elif cluster.stuck:
         seconds = max([0.0] + [node.stuck_until - now for node in cluster.stuck])
         text = "%d tasks wait: %s; given up in %.0f s" % (job.queued, why_stuck(cluster.stuck), seconds)
@@ -199,23 +199,23 @@ def _for_starting(job, cluster, held, now, lost_seconds):
 def _for_link(job, cluster, held, now, lost_seconds):
     # type: (leases.Job, Overview, list, float, float) -> Wait | None
     """Large arguments, results, definitions and shared objects: bytes move, and so far that is all that does."""
-    said, count = [], 0
+    transfers, count = [], 0
     for node, tasks in held:
         moving = [each for each in node.sending if _concerns(each, job, node)]
         if moving:
             sent, size = sum(each[2] for each in moving), sum(each[3] for each in moving)
-            said.append("%s of %s sent to node %s" % (_in_megabytes(sent), _in_megabytes(size), node.name))
+            transfers.append("%s of %s sent to node %s" % (_in_megabytes(sent), _in_megabytes(size), node.name))
         elif node.received:
-            said.append("%s of a result have come from node %s" % (_in_megabytes(node.received), node.name))
+            transfers.append("%s of a result have come from node %s" % (_in_megabytes(node.received), node.name))
         count += tasks if moving or node.received else 0
-    if not said:
+    if not transfers:
         return None
-    return Wait(LINK, "%d tasks wait for what is on its way: %s" % (count, _listed(said)), job.moved_at)
+    return Wait(LINK, "%d tasks wait for what is on its way: %s" % (count, _listed(transfers)), job.moved_at)
 
 
 def _concerns(moving, job, node):
     # type: (tuple, leases.Job, leases.Node) -> bool
-    """A shared object or a module is for whoever works there."""
+    """Is this transfer for the job? A shared object or a module is for any job of the node."""
     kind, number = moving[:2]
     if kind == "attempt":
         return number in node.leases and node.leases[number].piece.job is job
