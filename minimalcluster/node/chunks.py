@@ -302,6 +302,8 @@ class ChunkRunner(object):
             failure = _apply(function, arguments, attempt.results)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task forked, and its child came back here: only the worker process itself may report
+            if failure is None and load:
+                failure = _failed_load(load, attempt.items, len(attempt.results) - attempt.before)
             with self._lock:
                 done = len(attempt.results) - attempt.before + (failure is not None)
                 attempt.items, attempt.before = attempt.items[done:], len(attempt.results)
@@ -390,6 +392,16 @@ class _Caught(object):
             script.explain(error)
             self.failure = values.encode_exception(error, self._skip)
         return True
+
+
+def _failed_load(load, items, done):
+    # type: (Callable[[Any], object], list, int) -> Failure | None
+    """The failure of a StopIteration that unpickling the item behind those done raised: the iteration over the
+    arguments took it for its end."""
+    with _Caught(0) as caught:
+        for item in items[done : done + 1]:
+            load(item)
+    return caught.failure
 
 
 def _apply(function, arguments, results):

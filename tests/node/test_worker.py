@@ -24,6 +24,17 @@ def fail_to_load():
     raise ValueError("made to fail")
 
 
+def stop_loading():
+    raise StopIteration("made to stop")
+
+
+class Stopping(object):
+    """An argument whose unpickling raises what ends an iteration."""
+
+    def __reduce__(self):
+        return stop_loading, ()
+
+
 class Unloadable(object):
     """An argument that can be pickled and not unpickled."""
 
@@ -294,6 +305,14 @@ class Failures(Base):
         for at in (1, 3):
             self.assertIsInstance(got[at], ValueError)
             self.assertIn("made to fail", str(got[at]))
+
+    def test_an_argument_whose_unpickling_raises_stop_iteration(self):
+        self.child.define("def f(x):\n    return x")
+        got = self.child.run([(0,), Stopping(), (2,), Stopping()])
+        self.assertEqual([(0,), (2,)], [got[0], got[2]])
+        for at in (1, 3):
+            self.assertIsInstance(got[at], StopIteration)
+            self.assertEqual(("made to stop",), got[at].args)
 
     def test_an_exception_that_cannot_be_rebuilt(self):
         self.child.define(
