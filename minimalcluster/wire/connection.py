@@ -230,8 +230,8 @@ class Connection(Handler):
             self._loop.write_soon(self)
             self.patience += TLS_SECONDS
             self.expires_at += TLS_SECONDS
-        elif self._stream.stands:  # type: ignore[attr-defined]
-            shown = self._stream.certificate_hash  # type: ignore[attr-defined]
+        elif self._stream.stands:
+            shown = self._stream.certificate_hash
             self._send_raw(self._handshake.secured(shown))
 
     def _feed(self, data):

@@ -34,10 +34,12 @@ def drop_front(buffers, count):
 class SocketStream(object):
     """A non-blocking socket, connected or connecting. Every method may raise OSError (2.7: socket.error).
 
-    ``has_unsent``: it holds bytes that have to be sent, although the last ``send`` did not return 0.
+    ``has_unsent``: it holds bytes that have to be sent, although the last ``send`` did not return 0. ``encrypts``,
+    ``stands`` and ``certificate_hash``: see ``TlsStream``.
     """
 
-    encrypts = has_unsent = False
+    encrypts = stands = has_unsent = False
+    certificate_hash = None  # type: bytes | None
 
     def __init__(self, sock, connecting=False):
         # type: (socket.socket, bool) -> None

@@ -162,7 +162,7 @@ class TlsStream(SocketStream):
         finally:
             self._take_encrypted()
         shown = tls.getpeercert(True)
-        self.certificate_hash = hashlib.sha256(shown).digest() if shown else None  # type: ignore[assignment]
+        self.certificate_hash = hashlib.sha256(shown).digest() if shown else None
         self.stands = True
 
     def _tell_why(self):
