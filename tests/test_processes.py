@@ -316,18 +316,23 @@ class TerminalTest(unittest.TestCase):
                 self.assertIn("usable again: 5", script.output())
                 support.wait_for_death(workers)
 
+    #: It says "got the first" when the main thread waits for the next one: from then on SIGTERM acts as Ctrl-C.
     ITERATING = (
-        "import os\n"
+        "import os, signal, threading, time\n"
         "from minimalcluster import ClusterExecutor, Interrupted, MasterNode\n"
         "from tests.sent import touch_and_wait\n"
         "tasks = [(os.path.join(%(folder)r, name), os.path.join(%(folder)r, gate)) for name, gate in ('a.', 'b-')]\n"
+        "def say_when_it_waits():\n"
+        "    while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:\n"
+        "        time.sleep(0.001)\n"
+        "    print('got the first')\n"
         "%(calls)s"
     )
     EXECUTOR = (
         "with ClusterExecutor(2) as executor:\n"
         "    try:\n"
         "        for _ in executor.options(on_error='finish').map(touch_and_wait, *zip(*tasks), chunksize=1):\n"
-        "            print('got the first')\n"
+        "            threading.Thread(target=say_when_it_waits, daemon=True).start()\n"
         "    except Interrupted as error:\n"
         "        print('partial results: %r' % error.results[0])\n"
         "    print('usable again: %d' % executor.submit(abs, -5).result())\n"
@@ -340,7 +345,7 @@ class TerminalTest(unittest.TestCase):
         "    master.load_args(tasks)\n"
         "    try:\n"
         "        for _ in master.imap(chunksize=1):\n"
-        "            print('got the first')\n"
+        "            threading.Thread(target=say_when_it_waits, daemon=True).start()\n"
         "    except Interrupted as error:\n"
         "        print('partial results: %r' % error.results)\n"
         "    print('usable again: %d' % master.map(abs, [-5])[0])\n"
