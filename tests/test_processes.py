@@ -269,6 +269,20 @@ class TerminalTest(unittest.TestCase):
         self.assertIn("Interrupted", script.output())
         support.wait_for_death(workers)
 
+    @unittest.skipIf(sys.version_info < (3,), "the faces are for Python 3")
+    def test_row_36_uncaught_while_a_future_is_waited_for(self):
+        """In a with block of the executor or without one: the script does not wait for what runs."""
+        for before, after in (("with ClusterExecutor(1) as executor:", "executor"), ("if True:", "ClusterExecutor(1)")):
+            text = "import time\nfrom minimalcluster import ClusterExecutor\n%s\n    future = %s.submit(time.sleep, 1000)\n"
+            text += "    while not future.running(): time.sleep(0.01)\n    print('it runs')\n    future.result()\n"
+            script = self.begun(["-c", text % (before, after)])
+            script.wait_for_output("it runs")
+            workers = support.descendants(script.pid)
+            script.ctrl_c()
+            self.assertNotEqual(script.wait(), 0)
+            self.assertIn("KeyboardInterrupt", script.output())
+            support.wait_for_death(workers)
+
     def test_row_36_again_and_again_in_a_script(self):
         """Whoever presses on gets out, whatever it is at."""
         script = self.begun(["-c", self.SCRIPT.replace("except Interrupted", "except ZeroDivisionError")])

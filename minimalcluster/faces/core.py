@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
@@ -12,7 +13,7 @@ from ..brain.status import ClusterStatus
 from ..compat import hexadecimal, monotonic
 from ..master.cluster import Cluster
 from ..master.job import Job
-from ..payload import functions, shares, sources, values
+from ..payload import functions, script, shares, sources, values
 from .call_journal import CallJournal
 from .calls import Calls, Given, Waiting
 from .futures import BrokenClusterExecutor
@@ -286,9 +287,12 @@ _open_cores: "weakref.WeakSet[Core]" = weakref.WeakSet()
 
 
 def finish_all() -> None:
-    """At the interpreter's exit: finish submitted work, as concurrent.futures does."""
+    """At the interpreter's exit: finish submitted work, as concurrent.futures does, unless Ctrl-C has ended the script.
+    (With concurrent.futures, Ctrl-C at a terminal ends the worker processes, too.)"""
+    uncaught = getattr(sys, "last_type", None)  # set before this runs; at the prompt, by any earlier statement
+    interrupted = uncaught is not None and issubclass(uncaught, KeyboardInterrupt) and not script.is_interactive()
     for core in list(_open_cores):
-        if core.ends_at_exit:
+        if core.ends_at_exit or interrupted:
             core.terminate("the interpreter ends")
         core.shutdown(True, False)
 
