@@ -55,7 +55,7 @@ class MapJob(Job):
             self._reader = core.packing
         elif own_thread:
             self._reader = Turns("minimalcluster-input")
-        self.function_name = getattr(function, "__name__", None) or type(function).__name__
+        self.function_name = values.name_of(function)
         self.name = "map of %s" % self.function_name
         self._read_first()
         self._define(function, star, apart)

@@ -266,7 +266,7 @@ class MasterNode(object):
         # type: (object) -> Target
         packed = self._pack(function)
         info, buffers = functions.requirements(packed.needs, with_script=self._engine is None), [packed.data]
-        name = getattr(function, "__name__", None) or type(function).__name__
+        name = values.name_of(function)
         info.update(kind="function", star=False)
         return Target(name, info, buffers, lambda: of_definition(buffers))
 

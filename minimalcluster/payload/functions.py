@@ -300,6 +300,6 @@ def _initialize(token, buffer):
     try:
         initializer(*arguments)
     except BaseException as error:  # SystemExit, too. Without its initializer no call may run here
-        name = getattr(initializer, "__name__", values.shortened(initializer))
+        name = values.name_of(initializer)
         raise_from(InitializerError("the initializer %s raised %s" % (name, values.in_words(error))), error)
     _initialized.add(token)

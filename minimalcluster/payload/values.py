@@ -473,6 +473,16 @@ def _rebuilt(info, buffers):
     return error
 
 
+def name_of(function):
+    # type: (object) -> str
+    """What people call it; its type's name where it has none, or its class's own code raises for it."""
+    try:
+        name = function.__name__  # type: ignore[attr-defined]
+    except Exception:
+        name = None
+    return name if name and isinstance(name, str) else type(function).__name__
+
+
 def shortened(value, characters=80):
     # type: (object, int) -> str
     """The beginning of a value's repr, for an error's text. Works for a ``__repr__`` that raises, too."""

@@ -1,6 +1,7 @@
 """User data: every form of arguments, results that will not travel, exceptions that will not come back."""
 from __future__ import absolute_import, division, print_function
 
+import functools
 import json
 import sys
 import threading
@@ -402,6 +403,14 @@ class Exceptions(unittest.TestCase):
 
 
 class Shortened(unittest.TestCase):
+    def test_the_name_of_a_function(self):
+        class Proxy(object):
+            def __getattr__(self, name):
+                raise RuntimeError("nothing is here yet")
+
+        for function, name in ((throw, "throw"), (len, "len"), (functools.partial(len), "partial"), (Proxy(), "Proxy")):
+            self.assertEqual(name, values.name_of(function))
+
     def test_it_is_the_repr_or_what_there_is_instead(self):
         self.assertEqual("[1, 2]", values.shortened([1, 2]))
         self.assertEqual(80, len(values.shortened("x" * 1000)))
