@@ -443,10 +443,11 @@ class Pool(multiprocessing.pool.Pool):
         count = len(iterable)  # OverflowError if a range is too long for a list of results, as in multiprocessing
         if chunksize is not None and chunksize < 1:
             raise ValueError("Chunksize must be 1+, not %r" % (chunksize,))
-        apart = chunksize == 1
-        if chunksize is None and self._maxtasksperchild is not None:
-            chunks = CHUNKS_PER_PROCESS * max(1, self._core.slots())
-            chunksize = max(1, -(-count // chunks))
+        chunks = CHUNKS_PER_PROCESS * self._core.size()
+        standard = max(1, -(-count // chunks)) if chunksize is None else chunksize  # multiprocessing's
+        if self._maxtasksperchild is not None:
+            chunksize = standard
+        apart = standard == 1
         results = self._mapped(func, iterable, chunksize, star, True, True, apart)
         results.expected = count
         return results

@@ -55,8 +55,9 @@ class Map(Running):
                 self.assertEqual([1, 1, 1], list(results))
             self.assertEqual(6, sum(executor.map(grow, range(3), chunksize=3)))
         with Pool(1) as pool:
-            for results in (pool.imap(grow, range(3)), pool.imap_unordered(grow, range(3)), pool.map(grow, range(3), 1)):
+            for results in (pool.imap(grow, range(3)), pool.imap_unordered(grow, range(3)), pool.map(grow, range(3), 1), pool.map(grow, range(3))):
                 self.assertEqual([1, 1, 1], list(results))
+            self.assertLess(5, sum(pool.map(grow, range(5))))
 
     def test_every_kind_of_input(self):
         self.assertEqual(list(range(0, 1000, 7)), list(self.executor.map(abs, range(0, 1000, 7))))
