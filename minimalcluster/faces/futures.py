@@ -83,6 +83,9 @@ class ClusterFuture(_Future[T]):
     _decided = False  # ``resolve`` is setting the outcome
     place: Optional[Tuple[Any, int]] = None  # (its job, its task there)
 
+    #: The exception that this future has, for one that a node sent.
+    _shown = staticmethod(standard)
+
     def __init__(self) -> None:
         super().__init__()
         self._pid = os.getpid()
@@ -155,7 +158,7 @@ class ClusterFuture(_Future[T]):
         if not self._decided:
             return  # cancelled
         if isinstance(outcome, Failure):
-            self.set_exception(standard(outcome.error))
+            self.set_exception(self._shown(outcome.error))
         else:
             self.set_result(outcome)
 
@@ -164,7 +167,4 @@ class AwaitedFuture(ClusterFuture[T]):
     """For asyncio.wrap_future. Before Python 3.12 an ``await`` that raises StopIteration never ends; a TaskGroup
     ignores a task that raises CancelledError."""
 
-    def resolve(self, outcome: object) -> None:
-        if isinstance(outcome, Failure):
-            outcome = Failure(raisable(outcome.error, AWAITED), outcome.node)
-        super().resolve(outcome)
+    _shown = staticmethod(lambda error: standard(raisable(error, AWAITED)))

@@ -40,6 +40,24 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 CHUNKS_PER_PROCESS = 4
 
 
+class _Text:
+    """For MaybeEncodingError, which takes the repr of its arguments: this repr was taken in the worker process."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _pool_error(error: BaseException) -> BaseException:
+    if isinstance(error, errors.ResultError):
+        encoding = MaybeEncodingError(error.__context__, _Text(error.value))
+        encoding.__cause__ = error.__cause__
+        return encoding
+    return standard(error)
+
+
 class _Outcome(ClusterFuture[T]):
     """The future of an AsyncResult. The callback is called before ``get`` returns, as in multiprocessing."""
 
@@ -49,28 +67,26 @@ class _Outcome(ClusterFuture[T]):
         super().__init__()
         self._callback, self._error_callback = callback, error_callback
 
-    def resolve(self, outcome: Any) -> None:
-        if type(outcome) is Failure:
-            outcome = Failure(_pool_error(outcome.error), outcome.node)
-        super().resolve(outcome)
+    _shown = staticmethod(_pool_error)
 
     def set_result(self, result: T) -> None:
         try:
-            self._call(self._callback, result)
+            if self._callback is not None:
+                self._call(self._callback, result)
         finally:
             super().set_result(result)
 
     def set_exception(self, exception: Optional[BaseException]) -> None:
         try:
-            self._call(self._error_callback, exception)
+            if self._error_callback is not None:
+                self._call(self._error_callback, exception)
         finally:
             super().set_exception(exception)
 
-    def _call(self, callback: Optional[Callable[[Any], object]], value: Any) -> None:
+    def _call(self, callback: Callable[[Any], object], value: Any) -> None:
         self._callback = self._error_callback = None  # free what they refer to
         try:
-            if callback is not None:
-                callback(value)
+            callback(value)
         except Exception:
             log.exception("the callback of %r raised", self)
 
@@ -98,10 +114,12 @@ class AsyncResult(Generic[T], multiprocessing.pool.AsyncResult):
             pass
 
     def get(self, timeout: Optional[float] = None) -> T:
-        self.wait(timeout)
-        if not self.ready():
-            raise multiprocessing.TimeoutError
-        return self._future.result()
+        try:
+            return self._future.result(timeout)
+        except FutureTimeoutError:
+            if not self.ready():
+                raise multiprocessing.TimeoutError from None
+        return self._future.result()  # it has just come; or the task has raised this
 
     def _error(self) -> Optional[BaseException]:
         return CancelledError() if self._future.cancelled() else self._future.exception()
@@ -542,21 +560,3 @@ def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List
     if Failure in set(map(type, found)):
         raise _pool_error(next(each.error for each in found if type(each) is Failure))
     return found
-
-
-class _Text:
-    """For MaybeEncodingError, which takes the repr of its arguments: this repr was taken in the worker process."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _pool_error(error: BaseException) -> BaseException:
-    if isinstance(error, errors.ResultError):
-        encoding = MaybeEncodingError(error.__context__, _Text(error.value))
-        encoding.__cause__ = error.__cause__
-        return encoding
-    return standard(error)
