@@ -45,11 +45,12 @@ attack: ## strangers, people in the path, and hostile members against real maste
 soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
 	$(PYTHON) tools/soak.py
 
-bench: ## idle cost, throughput, round trips and the brain alone, beside multiprocessing and concurrent.futures
+bench: ## idle cost, throughput, round trips, the brain alone and the wire, beside multiprocessing and concurrent.futures
 	$(PYTHON) bench/idle.py
 	$(PYTHON) bench/throughput.py
 	$(PYTHON) bench/executor.py
 	$(PYTHON) bench/brain.py
+	$(PYTHON) bench/wire.py
 
 size: ## lines of code per file and folder
 	@$(PYTHON) tools/size.py $(sort $(wildcard minimalcluster/*.py minimalcluster/*/*.py))

@@ -1,8 +1,10 @@
-"""What users say of encryption: ``encrypt=`` and ``ssl_context=`` of masters and nodes.
+"""What users say of encryption (``encrypt=`` and ``ssl_context=`` of masters and nodes), and what holds by default.
 
 ``tls.py``, and with it the module ``ssl``, is imported only when something is to be encrypted.
 """
 from __future__ import absolute_import, division, print_function
+
+from .addresses import is_loopback
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -28,8 +30,11 @@ def check(encrypt, ssl_context):
 
 def server(host, encrypt, ssl_context):
     # type: (str, bool | None, ssl.SSLContext | None) -> tls.Server | None
-    """The encryption of a port on this host; None if it has none."""
-    if not _asked_for(encrypt, ssl_context):
+    """The encryption of a port on this host; None if it has none. By default it has one if other machines can reach it.
+
+    Raises EncryptionError if this Python has none, also by default: messages are sent in plain text on demand only.
+    """
+    if encrypt is False or not (_asked_for(encrypt, ssl_context) or not is_loopback(host)):
         return None
     from .tls import Server
 

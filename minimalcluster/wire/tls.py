@@ -27,8 +27,8 @@ try:
 except ImportError:  # a Python that was built without OpenSSL
     ssl = None  # type: ignore[assignment]
 
-#: How much is encrypted at once. The next bytes follow when these have gone: so it is noticed if the peer takes none.
-ENCRYPT_BYTES = 64 << 10
+#: How much is encrypted at once. The next bytes follow when these have gone.
+ENCRYPT_BYTES = 256 << 10
 #: The largest record of TLS (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 << 10
 #: What TLS begins with: the type of a record of its handshake, and the first byte of the version.
@@ -130,16 +130,15 @@ class TlsStream(SocketStream):
 
     def send(self, buffers):
         # type: (deque) -> int
-        """As of a socket, but several system calls. What was encrypted counts as written when all of it has gone; until
-        then the same bytes must stay in front of the buffers."""
-        if not self._flush():
-            return 0
-        if not self._under_way and self.stands and buffers:
+        """As of a socket, with several system calls. A byte counts as written when as many encrypted bytes have gone;
+        until then it must stay in front of the buffers."""
+        gone = self._flush()
+        if not self._unsent and not self._under_way and self.stands and buffers:
             self._encrypt(buffers)
-            if not self._flush():
-                return 0
-        sent, self._under_way = self._under_way, 0
-        return sent
+            gone = self._flush()
+        written = min(gone, self._under_way) if self._unsent else self._under_way
+        self._under_way -= written
+        return written
 
     def close(self):
         # type: () -> None
@@ -189,17 +188,27 @@ class TlsStream(SocketStream):
 
     def _encrypt(self, buffers):
         # type: (deque) -> None
-        taken, left = [], ENCRYPT_BYTES
+        """The first bytes: large buffers one by one, small ones together."""
+        small, left = [], ENCRYPT_BYTES  # type: list, int
         for buffer in buffers:
-            taken.append(buffer if len(buffer) <= left else memoryview(buffer)[:left])
-            left -= len(taken[-1])
+            part = buffer if len(buffer) <= left else memoryview(buffer)[:left]
+            left -= len(part)
+            small.append(part)
+            if len(part) >= _RECORD_BYTES:
+                self._write(joined(small[:-1]))
+                self._write(part)
+                small = []
             if not left:
                 break
-        data = memoryview(joined(taken))
-        while self._under_way < len(data):
-            record = data[self._under_way : self._under_way + _RECORD_BYTES]
-            self._under_way += self._pipe.tls.write(record)
+        self._write(joined(small))
+
+    def _write(self, data):
+        # type: (Any) -> None
+        view, at = memoryview(data), 0
+        while at < len(data):
+            at += self._pipe.tls.write(view[at : at + _RECORD_BYTES])
             self._take_encrypted()
+        self._under_way += at
 
     def _take_encrypted(self):
         # type: () -> None
@@ -208,14 +217,16 @@ class TlsStream(SocketStream):
             self._unsent.append(data)
 
     def _flush(self):
-        # type: () -> bool
-        """Whether all has gone that was encrypted."""
+        # type: () -> int
+        """The number of encrypted bytes that have gone now."""
+        gone = 0
         while self._unsent:
             count = super(TlsStream, self).send(self._unsent)
             if not count:
-                return False
+                break
             drop_front(self._unsent, count)
-        return True
+            gone += count
+        return gone
 
 
 class _Memory(object):

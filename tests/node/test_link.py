@@ -122,9 +122,9 @@ class JoinTest(unittest.TestCase):
 class EncryptedTest(unittest.TestCase):
     """``encrypt=`` and ``ssl_context=`` on both sides."""
 
-    def works(self, encrypt, node, python=None):
-        """A master that encrypts, or not, and a node: a job that brings more than a record of TLS holds."""
-        with MasterNode(PORT=0, encrypt=encrypt) as master:
+    def works(self, encrypt, node, host="127.0.0.1"):
+        """Whether it is encrypted: a job of a master and a node, with more than a record of TLS holds."""
+        with MasterNode(host, PORT=0, encrypt=encrypt) as master:
             master.start_master_server(if_join_as_worker=False)
             with node(master):
                 source = "def f(x):\n    return (b'x' * x, x)\n"
@@ -136,7 +136,10 @@ class EncryptedTest(unittest.TestCase):
     def test_a_node_follows_its_master(self):
         self.assertTrue(self.works(True, support.node_of))
         self.assertFalse(self.works(False, support.node_of))
-        self.assertFalse(self.works(None, support.node_of))  # nobody else can reach 127.0.0.1
+
+    def test_by_default_it_is_encrypted_if_other_machines_can_reach_it(self):
+        self.assertFalse(self.works(None, support.node_of))
+        self.assertTrue(self.works(None, support.node_of, host=""))
 
     def test_any_python_on_any_other(self):
         # All pickles of these are the same but for 2.7's, which has a cluster of its own.

@@ -20,7 +20,12 @@ class Encryption(unittest.TestCase):
             self.assertIsInstance(encryption.server(host, True, None), tls.Server)
             self.assertIsInstance(encryption.server(host, None, context), tls.Server)
             self.assertIsNone(encryption.server(host, False, None))
-        self.assertIsNone(encryption.server(LOOPBACK, None, None))
+
+    def test_by_default_a_port_encrypts_if_other_machines_can_reach_it(self):
+        for host in (LOOPBACK, "::1", "localhost", "127.0.0.7"):
+            self.assertIsNone(encryption.server(host, None, None))
+        for host in (BEYOND, "", "0.0.0.0", "::", "master.example"):
+            self.assertIsInstance(encryption.server(host, None, None), tls.Server)
 
     def test_each_start_has_a_certificate_of_its_own(self):
         self.assertNotEqual(*[encryption.server(BEYOND, True, None).certificate_hash for _ in range(2)])
@@ -35,7 +40,8 @@ class Encryption(unittest.TestCase):
     def test_what_was_asked_for_and_cannot_be_had_is_an_error(self):
         with patched(tls, "ssl", None):
             self.assertRaises(EncryptionError, encryption.check, True, None)
-            self.assertRaises(EncryptionError, encryption.server, BEYOND, True, None)
+            for wish in (True, None):
+                self.assertRaises(EncryptionError, encryption.server, BEYOND, wish, None)
             encryption.check(None, None)
             encryption.check(False, None)
 
