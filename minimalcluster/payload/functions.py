@@ -14,7 +14,7 @@ import re
 import sys
 import types
 
-from ..compat import native, pickle, raise_from
+from ..compat import PY2, native, pickle, raise_from
 from ..errors import InitializerError, UsageError
 from . import by_value, environment, script, values
 from .values import NOTHING, SAME_MINOR, SCRIPT, Packed
@@ -53,7 +53,7 @@ def _pack(value, with_script, buffers):
     try:
         data = by_value.plain(value, buffers)
     except Exception as error:
-        cloudpickle = _cloudpickle()
+        cloudpickle = None if isinstance(error, _TOO_DEEP) else _cloudpickle()  # which gets no deeper
         if cloudpickle is None:
             hint = _HINT if _BY_VALUE.search(str(error)) else ""
             raise _explained(error, value, by_value.plain, hint)
@@ -104,6 +104,7 @@ def _expect_classes_of_script():
     sys.modules[script.MAIN_NAME] = sys.modules["__main__"]
 
 
+_TOO_DEEP = RuntimeError if PY2 else RecursionError # novm
 #: Found in the texts of pickle's errors if cloudpickle could help.
 _BY_VALUE = re.compile("lambda|local|attribute lookup|not the same object|not found as")
 _HINT = "; pip install cloudpickle here, or put it into a module, at its top level"

@@ -232,6 +232,17 @@ class PackByValue(WithoutCloudpickle):
                 functions.pack(main.f)
             self.assertIn("in line 3, outside of  if __name__ == '__main__':", str(caught.exception))
 
+    def test_what_is_too_deep_is_not_tried_again(self):
+        deep = []
+        for _ in range(100000):
+            deep = [deep]
+        try:
+            self.assertRaises(RuntimeError, functions.pack, deep)
+        finally:
+            while deep:  # step by step: the interpreter's own way would be too deep, too
+                deep = deep.pop()
+        self.assertEqual([], self.fake.sent)
+
     def test_its_own_failure_is_the_error_and_the_place_is_told(self):
         lock = threading.Lock()
 
