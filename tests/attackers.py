@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import socket
+import ssl
 import struct
 import time
 
@@ -25,6 +26,17 @@ PROTOCOLS = (
     (b"\x00\x00\x00\x1f#CHALLENGE#" + b"r" * 20, "multiprocessing"),
     (b"\x00\x00\x00\x10" + b"r" * 16, "another protocol"),  # 2017's answer to a challenge
 )
+
+
+def tls_hello():
+    """What a client of TLS says first: the master does all its work of a TLS handshake for it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
 
 
 class Canary(object):
@@ -221,8 +233,9 @@ def answer(port, data):
         sock.close()
 
 
-def crowd(port, count, slow_ones):
-    """Connections that say nothing, or one byte now and then, for ever. Prints the number of those that are open."""
+def crowd(port, count, slow_ones, first=b""):
+    """Connections that say nothing after ``first``, or one byte now and then, for ever. Prints the number of those that
+    are open."""
     socks = []
     while True:
         for sock in list(socks):
@@ -239,6 +252,7 @@ def crowd(port, count, slow_ones):
         while len(socks) < count:
             try:
                 sock = socket.create_connection(("127.0.0.1", port), 1)
+                sock.sendall(first)
             except (OSError, socket.error):
                 break
             socks.append(sock)

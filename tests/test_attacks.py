@@ -13,6 +13,7 @@ import threading
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
+from minimalcluster.compat import PY2
 from minimalcluster.errors import ProtocolError
 from minimalcluster.node.boot import KEY_VARIABLE
 from minimalcluster.wire import handshakes, keys, protocol
@@ -242,8 +243,15 @@ class Strangers(unittest.TestCase):
     @PROC
     def test_row_40_silent_and_slow_ones_take_nothing_from_a_node(self):
         """200 of them hang on when the node has joined, and no thread is theirs. (1,000 in tools/attack.py.)"""
+        self._row_40("")
+
+    def _row_40(self, first):
+        """first: an expression, what each of them says first."""
         threads, before = our_threads(), resident_bytes()
-        code = "import json, sys; told = json.loads(sys.stdin.readline()); from tests.attackers import crowd; crowd(told, 200, 0.1)"
+        code = (
+            "import json, sys; told = json.loads(sys.stdin.readline()); from tests.attackers import *;"
+            "crowd(told, 200, 0.1, %s)" % (first or "b''")
+        )
         with support.Process(code, self.master.PORT) as strangers:
             strangers.wait_for_output("200\n")
             self.assertEqual(threads, our_threads())
@@ -252,6 +260,16 @@ class Strangers(unittest.TestCase):
                 self.assertNotIn("next try", node.output())  # it got in at once
             self.assertLess(resident_bytes() - before, 10 << 20)
             self.assertGreater(int(strangers.output().split()[-1]), 100)
+
+    @PROC
+    @unittest.skipIf(PY2, "ssl.MemoryBIO is of Python 3")
+    def test_row_40_nor_do_those_that_begin_tls(self):
+        self.master.shutdown()
+        self.master = MasterNode(PORT=0, encrypt=True)
+        self.addCleanup(self.master.shutdown)
+        self.master.start_master_server(if_join_as_worker=False)
+        self._row_40("")
+        self._row_40("tls_hello()")
 
     def test_row_47_other_protocols_are_closed_and_named_in_a_line(self):
         for said, name in attackers.PROTOCOLS:

@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import socket
+import ssl
 import struct
 import sys
 
@@ -74,10 +75,12 @@ class Client(object):
         self.hello = self._take(62)
         assert self.hello[:8] == MAGIC, self.hello
         version, flags, salt, rounds = struct.unpack(">BB16sI", self.hello[8:30])
-        assert (version, flags) == (VERSION, 0), (version, flags)
+        assert version == VERSION and flags in (0, 2), (version, flags)
+        self.tls = flags == 2
+        certificate_hash = self._begin_tls() if self.tls else b"\0" * 32
         secret = stretched(key, salt, rounds)
         fields = MAGIC + struct.pack(">B32sB16sBBB", VERSION, os.urandom(32), 1, self.node_id, pickle_protocol, *python)
-        transcript = sha(self.hello + fields + b"\0" * 32)
+        transcript = sha(self.hello + fields + certificate_hash)
         proof = mac(secret, b"client" + transcript)
         self.auth = fields + proof
         self._socket.sendall(self.auth)
@@ -92,6 +95,13 @@ class Client(object):
         self._keys = [hkdf(secret, transcript, b"minimalcluster frames " + side) for side in (b"client", b"server")]
         self._counts = [0, 0]
         self._parts = b""
+
+    def _begin_tls(self):
+        assert not self._data
+        context = ssl.SSLContext(getattr(ssl, "PROTOCOL_TLS_CLIENT", ssl.PROTOCOL_SSLv23))
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self._socket = context.wrap_socket(self._socket)
+        return sha(self._socket.getpeercert(True))
 
     def _take(self, size):
         while len(self._data) < size:
@@ -109,7 +119,7 @@ class Client(object):
     def framed(self, kind, body):
         head = struct.pack(">BQ", kind, len(body))
         framed = head + struct.pack(">I", binascii.crc32(head) & 0xFFFFFFFF) + body
-        return framed + self._tag(0, framed)
+        return framed if self.tls else framed + self._tag(0, framed)
 
     def message(self, name, *integers, **more):
         """The frame of a message. info: the JSON object. buffers: a list."""
@@ -133,7 +143,7 @@ class Client(object):
             kind, size, check = struct.unpack(">BQI", head)
             assert check == binascii.crc32(head[:9]) & 0xFFFFFFFF
             body = self._take(size)
-            assert hmac.compare_digest(self._take(16), self._tag(1, head + body))
+            assert self.tls or hmac.compare_digest(self._take(16), self._tag(1, head + body))
             if 0 < kind < 128:
                 return self._read(kind, body)
             self._parts += body

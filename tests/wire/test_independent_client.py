@@ -23,12 +23,13 @@ def page():
 
 
 class RealMaster(unittest.TestCase):
-    def served(self, key, given, arguments):
+    def served(self, key, given, arguments, encrypt=None):
         """What execute() returns when only the independent client works; and how many tasks that did."""
-        with MasterNode(PORT=0, AUTHKEY=key) as master:
+        with MasterNode(PORT=0, AUTHKEY=key, encrypt=encrypt) as master:
             master.start_master_server(if_join_as_worker=False)
             client = Client(master.PORT, given)
             self.addCleanup(client.close)
+            self.assertIs(client.tls, bool(encrypt))
             client.join()
             node = support.Background(client.serve)
             results = support.run(master, SOURCE, "f", arguments)
@@ -45,6 +46,11 @@ class RealMaster(unittest.TestCase):
     def test_large_messages_travel_in_parts(self):
         results, _ = self.served(KEY, KEY.encode("ascii"), ["x" * (1 << 20)])
         self.assertEqual([1 << 20], [len(x) for x in results])
+
+    def test_in_tls(self):
+        results, done = self.served(KEY, KEY.encode("ascii"), ["x" * (1 << 20), "y", "z"], encrypt=True)
+        self.assertEqual([1 << 20, 1, 1], [len(x) for x in results])
+        self.assertEqual(3, done)
 
     def test_passphrases(self):
         phrase = u"a phr\u00e4se of some length"
