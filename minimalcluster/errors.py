@@ -13,6 +13,7 @@
     │   └── StateError          the call came too early or too late (no function, shut down)
     ├── TaskError               your function raised; .results and .errors hold every outcome
     ├── ResultError             your function's result cannot be pickled; its cause is the error of pickling
+    ├── UnsafeResult            a result that ``results="safe"`` refuses; its text names what it asked for
     ├── TaskTimeout             your function took longer than ``timeout=``
     ├── DeadlineExceeded        the job took longer than ``deadline=``; .results and .errors have what was done
     ├── JournalError            the journal is of another job, changed or in use; its text says which
@@ -101,6 +102,10 @@ class ResultError(ClusterError, TypeError):
     def __str__(self):
         # type: () -> str
         return str(self.args[0])
+
+
+class UnsafeResult(ClusterError):
+    """The result consists of more than plain values, and was not unpickled, because of ``results="safe"``."""
 
 
 class TaskTimeout(ClusterError):

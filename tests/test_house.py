@@ -29,7 +29,7 @@ FOR_ALL = {"errors", "compat", "cgroups", "logs"}
 PURE = ("wire.protocol", "wire.checks", "wire.frames", "wire.keys", "wire.handshakes", "wire.limits", "brain")
 IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "random", "logging"}
 #: Who reads and writes user data; the rest passes it on unopened.
-PICKLERS = ("compat", "payload.by_value", "payload.script", "payload.values", "payload.functions", "payload.shares", "master.journal")
+PICKLERS = ("compat", "payload.by_value", "payload.script", "payload.values", "payload.functions", "payload.safe", "payload.shares", "master.journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count", "in_main_thread"}
 #: For Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.

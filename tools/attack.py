@@ -65,7 +65,11 @@ SUITE = {
         ("strangers who fill the log", "master.test_cluster.ClusterTest.test_strangers_fill_no_log"),
     ],
     48: [("looking for open ports", _END + "48_only_loopback_by_default")],
-    49: [("a node that asks for what is not served", "master.test_serving")],
+    49: [
+        ("a node that asks for what is not served", "master.test_serving"),
+        ("results that run code, with results='safe'", "master.test_masternode.SafeResultsTest"),
+        ("the same, and arrays that lie", "payload.test_safe"),
+    ],
     50: [
         ("a member that floods", _MEMBER + "50_a_member_that_floods_holds_up_no_other"),
         ("a member with endless questions", _MEMBER + "50_no_endless_queue_of_questions"),

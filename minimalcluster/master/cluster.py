@@ -64,6 +64,7 @@ FAREWELL_SECONDS = 2.0
 #: The scheduler is told the size of a chunk's arguments only above this.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
+NO_JOURNAL = "a master with results='safe' keeps no journal"
 FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
 #: A node in ``list_workers``. busy: 1 while it has tasks. address: "" for the node in this process.
@@ -105,8 +106,17 @@ class Cluster(Runner, Sessions):
     encrypt, ssl_context: of the port (``encryption.py``).
     """
 
-    def __init__(self, host, port, authkey, workplace=None, encrypt=None, ssl_context=None):
-        # type: (str | None, int, object, Workplace | None, bool | None, Any) -> None
+    def __init__(
+        self,
+        host,  # type: str | None
+        port,  # type: int
+        authkey,  # type: object
+        workplace=None,  # type: Workplace | None
+        encrypt=None,  # type: bool | None
+        ssl_context=None,  # type: Any
+        load=values.loads,  # type: Callable[[Any], Any]
+    ):
+        # type: (...) -> None
         forbid_patched_threads()
         self._host, self.port, self._authkey = host, port, authkey
         self._workplace = workplace or ThisMachine()
@@ -115,7 +125,7 @@ class Cluster(Runner, Sessions):
         epoch = int(hexadecimal(os.urandom(3)), 16) >> 1
         Sessions.__init__(self, epoch, self._loop.call, self._disk.do)
         self._scheduler = scheduler.Scheduler(epoch)
-        self._encrypt, self._ssl_context = encrypt, ssl_context
+        self._encrypt, self._ssl_context, self._load = encrypt, ssl_context, load
         self._listener = None  # type: Listener | None
         self._thread = None  # type: threading.Thread | None
         self._proved = set()  # type: set # sessions that have not joined yet
@@ -202,6 +212,10 @@ class Cluster(Runner, Sessions):
         """
         self.check_process()
         self._workplace.check_job(job)
+        if self._load is not values.loads:
+            if job.journal is not None:  # the next run would take from it what this one refuses
+                raise errors.UsageError(NO_JOURNAL)
+            job.load = self._load
         job.code = sources.loaded.current()
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)

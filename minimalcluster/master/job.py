@@ -121,6 +121,8 @@ class Job(object):
     options = DEFAULTS
     #: The sources of the project's modules that its tasks run; the cluster sets it at ``submit``.
     code = sources.Code(0, {})
+    #: What unpickles results and exceptions; the cluster sets it at ``submit``.
+    load = staticmethod(values.loads)  # type: Callable[[Any], Any]
     #: The cluster has been told that ``total`` or ``closed`` changed, and has not looked at them since.
     announced = False
     #: The cluster hands out nothing more until enough results have been taken (see ``crowded``).
@@ -204,7 +206,7 @@ class Job(object):
             self.journal.done(first, count, buffers)
         if self.unread_max is not None:
             self._bytes_in += sum(map(len, buffers))
-        self.arrive(_results, first, count, skip, buffers)
+        self.arrive(_results, self.load, first, count, skip, buffers)
 
     def deliver_failure(self, first, node, info, buffers):
         # type: (int, str, dict[str, Any], list[Any]) -> None
@@ -213,7 +215,7 @@ class Job(object):
         self._failures_count += 1
         if self.journal is not None:
             self.journal.failed(first, info, buffers)
-        self.arrive(_failure, first, node, info, buffers)
+        self.arrive(_failure, self.load, first, node, info, buffers)
 
     def deliver_poison(self, first, deaths):
         # type: (int, Sequence[scheduler.Death]) -> None
@@ -388,9 +390,9 @@ class Job(object):
         return arrival[0](*arrival[1:])
 
 
-def _results(first, count, skip, buffers):
-    # type: (int, int, int, list) -> Outcomes
-    return Outcomes(first + skip, with_failures(values.decode_results(buffers, count, skip), "this machine"))
+def _results(load, first, count, skip, buffers):
+    # type: (Callable[[Any], Any], int, int, int, list) -> Outcomes
+    return Outcomes(first + skip, with_failures(values.decode_results(buffers, count, skip, load), "this machine"))
 
 
 def with_failures(results, node):
@@ -417,9 +419,9 @@ def _from_journal(known, items, path):
     return found
 
 
-def _failure(first, node, info, buffers):
-    # type: (int, str, dict, list) -> Outcomes
-    return Outcomes(first, [Failure(values.decode_exception(info, buffers), node)])
+def _failure(load, first, node, info, buffers):
+    # type: (Callable[[Any], Any], int, str, dict, list) -> Outcomes
+    return Outcomes(first, [Failure(values.decode_exception(info, buffers, load), node)])
 
 
 def _worker_died(deaths):

@@ -9,10 +9,10 @@ from .. import errors
 from ..brain.options import FINISH, Options, checked_chunksize
 from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
 from ..compat import PY2, as_text, forbid_patched_threads, integer_types, native, text_type
-from ..payload import environment, functions, script, values
+from ..payload import environment, functions, safe, script, values
 from ..payload.fingerprints import code_imported, of_definition
 from ..wire import addresses, encryption
-from .cluster import Cluster
+from .cluster import NO_JOURNAL, Cluster
 from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
 from .master_keys import master_key
 from .progress import progress_for
@@ -32,14 +32,15 @@ class MasterNode(object):
     cluster measure. engine: work on Dask, Ray or an Executor instead (``minimalcluster.engines``,
     Python 3); no port is opened then. key_file: in place of AUTHKEY, the path of a file that holds it; if there is no
     such file, it is made with a new key. encrypt: True for TLS, False for none. ssl_context: for TLS with a certificate
-    of your own. A context manager: leaving it shuts down.
+    of your own. results: "safe" unpickles plain values only, so that no node can run code here. A context manager:
+    leaving it shuts down.
     """
 
     def __init__(
         self, HOST="127.0.0.1", PORT=8888, AUTHKEY=None, chunksize=None, engine=None, key_file=None, encrypt=None,
-        ssl_context=None,
+        ssl_context=None, results="any",
     ):  # fmt: skip
-        # type: (str, int, object, int | None, object, str | None, bool | None, object) -> None
+        # type: (str, int, object, int | None, object, str | None, bool | None, object, str) -> None
         forbid_patched_threads()
         if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
             raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
@@ -52,6 +53,9 @@ class MasterNode(object):
         if engine is not None and not hasattr(engine, "cluster"):
             raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
         self._engine = engine
+        if results not in ("any", "safe") or (results == "safe" and engine is not None):
+            raise ValueError("results must be 'any', or 'safe' without an engine, not %r" % (results,))
+        self._load = safe.loads if results == "safe" else values.loads
         self._cluster = None  # type: Cluster | None
         self._source = None  # type: environment.Source | None
         self._module = None  # type: environment.types.ModuleType | None
@@ -84,7 +88,7 @@ class MasterNode(object):
     def _own_cluster(self):
         # type: () -> Cluster
         return Cluster(
-            self.HOST, self.PORT, self.AUTHKEY, encrypt=self._encrypt, ssl_context=self._ssl_context
+            self.HOST, self.PORT, self.AUTHKEY, encrypt=self._encrypt, ssl_context=self._ssl_context, load=self._load,
         )
 
     @property
@@ -272,7 +276,10 @@ class MasterNode(object):
 
     def _options(self, on_error, chunksize, options):
         # type: (str, int | None, dict) -> Options
-        return Options(on_error, self.chunksize if chunksize is None else chunksize, **options)
+        chosen = Options(on_error, self.chunksize if chunksize is None else chunksize, **options)
+        if chosen.journal is not None and self._load is not values.loads:
+            raise errors.UsageError(NO_JOURNAL)  # before there is a file
+        return chosen
 
     def _job(self, options):
         # type: (Options) -> ListedJob

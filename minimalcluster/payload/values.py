@@ -18,7 +18,7 @@ import types  # noqa: F401 # for type comments
 from collections import namedtuple
 
 from ..compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, in_main_thread, native, pickle, range_type, text_type
-from ..errors import ArgumentsError, RemoteError, RemoteTraceback, ResultError, TaskTimeout
+from ..errors import ArgumentsError, RemoteError, RemoteTraceback, ResultError, TaskTimeout, UnsafeResult
 
 if PY2:  # py2
     from itertools import imap as lazy_map
@@ -269,15 +269,15 @@ def encode_results(results):
     return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
 
 
-def decode_results(buffers, count, skip=0):
-    # type: (list, int, int) -> list
+def decode_results(buffers, count, skip=0, load=loads):
+    # type: (list, int, int, Callable[[Buffer], Any]) -> list
     """``count`` results without the first ``skip``. Raises nothing: a result that cannot be decoded is a ``Misfit``."""
     if buffers and _raw(buffers[0]) == b"P":
-        results = _load_result(buffers[1]) if len(buffers) > 1 else None
+        results = _load_result(buffers[1], load) if len(buffers) > 1 else None
         if not isinstance(results, list):
             results = [results] * count if isinstance(results, Misfit) else []
     else:
-        results = [_load_result(buffer) for buffer in buffers[1 : 1 + count]]
+        results = [_load_result(buffer, load) for buffer in buffers[1 : 1 + count]]
     if len(results) < count:
         text = "the worker process sent %d results of %d" % (len(results), count)
         results += [Misfit(RemoteError(text))] * (count - len(results))
@@ -294,10 +294,12 @@ class Misfit(object):
         self.error = error
 
 
-def _load_result(buffer):
-    # type: (Buffer) -> object
+def _load_result(buffer, load):
+    # type: (Buffer, Callable[[Buffer], Any]) -> object
     try:
-        return loads(buffer)
+        return load(buffer)
+    except UnsafeResult as error:
+        return Misfit(error)
     except BaseException as error:  # unpickling runs the class's own code, which may raise anything
         _let_ctrl_c_pass(error)
         misfit = RemoteError(
@@ -421,27 +423,27 @@ def _json_safe(text):
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
 
 
-def decode_exception(info, buffers):
-    # type: (dict, list) -> BaseException
+def decode_exception(info, buffers, load=loads):
+    # type: (dict, list, Callable[[Buffer], Any]) -> BaseException
     """The remote exception, of its own class if it can be rebuilt. Its cause is the text of the remote traceback.
 
     So the exception that it was raised from is its ``__context__`` here. Raises nothing, whatever the class does.
     """
     try:
-        return _decoded(info, buffers)
+        return _decoded(info, buffers, load)
     except BaseException as error:  # the class's own code runs here, and the description may be malformed
         _let_ctrl_c_pass(error)
         return RemoteError("%s: %s" % (info.get("type"), info.get("text")), "%s" % (info.get("type"),))
 
 
-def _decoded(info, buffers):
-    # type: (dict, list) -> BaseException
+def _decoded(info, buffers, load):
+    # type: (dict, list, Callable[[Buffer], Any]) -> BaseException
     if info.get("type") == "TaskTimeout" and not buffers:
         return TaskTimeout(native(info.get("text", "")))  # the node made it, not a task
     buffers = list(buffers)
-    error = last = _rebuilt(info, buffers)
+    error = last = _rebuilt(info, buffers, load)
     for link in info.get("chain", ()):
-        cause = _rebuilt(link, buffers)
+        cause = _rebuilt(link, buffers, load)
         if last is not error and link.get("how") == "cause":
             last.__cause__ = cause
         else:
@@ -454,13 +456,13 @@ def _decoded(info, buffers):
     return error
 
 
-def _rebuilt(info, buffers):
-    # type: (dict, list) -> BaseException
+def _rebuilt(info, buffers, load):
+    # type: (dict, list, Callable[[Buffer], Any]) -> BaseException
     """One exception. Its pickle, if there is one, is the first of the buffers, and is removed from them."""
     error = None
     if buffers and info.get("pickled", True):
         try:
-            error = loads(buffers.pop(0))
+            error = load(buffers.pop(0))
             error.__context__ = None  # raises for some classes, such as frozen dataclasses
             error.__class__  # noqa: B018 # a property that raises would do so in every isinstance() from here on
         except BaseException as failed:

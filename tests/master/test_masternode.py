@@ -12,8 +12,8 @@ import traceback
 import unittest
 
 from minimalcluster import (
-    ArgumentsError, DeadlineExceeded, Interrupted, MasterNode, RemoteTraceback, SourceError, StateError, TargetError,
-    TaskError, TaskTimeout, WorkerDied,
+    ArgumentsError, DeadlineExceeded, Interrupted, MasterNode, RemoteError, RemoteTraceback, SourceError, StateError, TargetError,
+    TaskError, TaskTimeout, UnsafeResult, UsageError, WorkerDied,
 )
 from minimalcluster.master import job as jobs
 from tests import commands, support
@@ -749,6 +749,73 @@ class NodesTest(unittest.TestCase):
                 self.assertEqual(support.run(master, DOUBLE, "f", [1]), {1: 2})
                 self.assertNotIn("for the cluster", node.output())
         self.assertEqual(log.having("for the cluster"), [])
+
+
+#: An environment whose results and exceptions run code where they are unpickled.
+EVIL = """
+import os
+class Point(object):
+    def __init__(self, x):
+        self.x = x
+    def __eq__(self, other):
+        return self.x == other.x
+def mark(path):  # where it is loaded; a worker process loads its exceptions, to see whether that works
+    os.mkdir("%s-%d" % (path, os.getpid()))
+class Evil(object):
+    def __init__(self, path):
+        self.path = path
+    def __reduce__(self):
+        return mark, (self.path,)
+class EvilError(Exception):
+    def __reduce__(self):
+        return mark, self.args
+def f(x):
+    if x == "raise":
+        raise ValueError(x)
+    if x.startswith("error:"):
+        raise EvilError(x[6:])
+    return {"point": Point, "evil": Evil}.get(x[:5].strip(), Evil)(x) if x[:1] in "p/" else [x, 1.5, {"a": x}]
+"""
+
+
+class SafeResultsTest(unittest.TestCase):
+    """Row 49: a node whose user has changed it sends a pickle that runs a command on the master."""
+
+    def test_row_49_nothing_that_a_result_names_runs(self):
+        path = os.path.join(support.directory_for(self), "canary")
+        with MasterNode(PORT=0, results="safe") as master:
+            master.start_master_server()
+            arguments = ["a", "point", path, "error:" + path, "raise"]
+            results = support.run(master, EVIL, "f", arguments, on_error="return")
+            self.assertEqual(["a", 1.5, {"a": "a"}], results["a"])
+            self.assertEqual(master.environment.Point("point"), results["point"])
+            self.assertIsInstance(results[path], UnsafeResult)
+            self.assertIn("mark", str(results[path]))
+            self.assertIsInstance(results["error:" + path], RemoteError)  # its text, and nothing rebuilt
+            self.assertIsInstance(results["raise"], ValueError)
+            self.assertFalse(os.path.exists("%s-%d" % (path, os.getpid())))
+            self.assertIsInstance(mistake(master.execute, journal=path), UsageError)
+            self.assertFalse(os.path.exists(path))
+
+    def test_by_default_results_are_any(self):
+        path = os.path.join(support.directory_for(self), "canary")
+        with MasterNode(PORT=0) as master:
+            master.start_master_server()
+            support.run(master, EVIL, "f", [path])
+        self.assertTrue(os.path.exists("%s-%d" % (path, os.getpid())))
+
+    def test_row_49_executors_on_such_a_master_too(self):
+        if sys.version_info < (3, 6):
+            raise unittest.SkipTest("the executor is for Python 3")
+        with MasterNode(PORT=0, results="safe") as master:
+            master.start_master_server()
+            with master.executor() as executor:
+                self.assertEqual(8, executor.submit(pow, 2, 3).result(support.SECONDS))
+                self.assertIsInstance(executor.submit(eval, "__import__('types').SimpleNamespace(a=1)").exception(support.SECONDS), UnsafeResult)
+                self.assertEqual([1, 2], list(executor.map(abs, [-1, -2])))
+
+    def test_what_it_may_be(self):
+        self.assertIsInstance(mistake(MasterNode, results="unsafe"), ValueError)
 
 
 class EndTest(unittest.TestCase):

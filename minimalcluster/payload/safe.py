@@ -1,0 +1,196 @@
+"""Results that cannot run code where they are unpickled: ``results="safe"``.
+
+An unpickler calls whatever a pickle names. This one knows a list of names, and refuses all others: plain values, dates,
+decimals, containers, NumPy's arrays of plain types, exceptions, and the classes that an environment defines. (Those run
+their own code, as the user wrote it, with data that a node may have chosen.) It does not keep a node from sending a
+result that is wrong, or very large.
+
+Most results need only ``_PLAIN``, whose types nobody can change: the C unpickler loads them. For all others it is the
+one that is written in Python, since that can be told which objects may get a state, and which not.
+"""
+from __future__ import absolute_import, division, print_function
+
+import collections
+import datetime
+import decimal
+import fractions
+import io
+import pickle as python_pickle
+import re
+import sys
+import uuid
+
+from .. import errors
+from ..compat import PY2, pickle, range_type, text_type
+from .environment import PREFIX
+from .imports import variables
+from .values import _raw
+
+if PY2:  # py2
+    import __builtin__ as builtins  # type: ignore[import-not-found] # novm
+else:
+    import builtins  # novm
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
+
+def _module(name):
+    # type: (str) -> str
+    return "builtins" if name in ("__builtin__", "exceptions") else name  # 2.7's names
+
+
+_EXCEPTIONS = [each for each in vars(builtins).values() if isinstance(each, type) and issubclass(each, BaseException)]
+_KINDS = [
+    complex, set, frozenset, slice, range_type, datetime.date, datetime.datetime, datetime.time, datetime.timedelta,
+    decimal.Decimal, fractions.Fraction, uuid.UUID, collections.deque, collections.OrderedDict, collections.defaultdict,
+    collections.Counter,
+] + _EXCEPTIONS  # type: list # fmt: skip
+if not PY2:
+    _KINDS.append(datetime.timezone)  # novm
+
+
+def _is_fixed(kind):
+    # type: (type) -> bool
+    """Whether nobody can change the type: Py_TPFLAGS_HEAPTYPE is 1 << 9, and Py_TPFLAGS_IMMUTABLETYPE 1 << 8."""
+    flags = kind.__flags__
+    return not flags & 1 << 9 or bool(flags & 1 << 8)
+
+
+_ALLOWED = {(_module(kind.__module__), kind.__name__): kind for kind in _KINDS}
+#: Types of C, of which a pickle can make instances and change nothing else.
+_PLAIN = {name: kind for name, kind in _ALLOWED.items() if _is_fixed(kind)}
+_ARRAY = "numpy.ndarray"  # in the place of the class: nobody may call that
+_NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
+#: Plain types of NumPy: no records, whose fields could lie outside of the array.
+_DTYPE = re.compile(r"[<>=|]?[?biufcSUmMO][0-9]*\Z")
+_BUILD = python_pickle.BUILD if PY2 else python_pickle.BUILD[0]  # the key of its handler
+
+
+class _NotPlainError(Exception):
+    """The slower unpickler is needed."""
+
+
+def loads(buffer):
+    # type: (Any) -> Any
+    """As ``values.loads``, but raises UnsafeResult for a pickle that names what is not on the list."""
+    data = bytes(_raw(buffer))
+    if PY2:  # py2: cPickle's class cannot be derived from
+        return _Careful(io.BytesIO(data)).load()
+    try:
+        return _Fast(io.BytesIO(data)).load()
+    except _NotPlainError:
+        return _Careful(io.BytesIO(data)).load()
+
+
+class _Fast(pickle.Unpickler if not PY2 else object):  # type: ignore[misc]
+    def find_class(self, module, name):
+        # type: (str, str) -> Any
+        found = _PLAIN.get((_module(module), name))
+        if found is None:
+            raise _NotPlainError
+        return found
+
+
+_InPython = python_pickle.Unpickler if PY2 else python_pickle._Unpickler  # type: Any
+
+
+class _Careful(_InPython):
+    dispatch = dict(_InPython.dispatch)  # noqa: RUF012 # opcode -> its handler
+
+    def find_class(self, module, name):
+        # type: (str, str) -> Any
+        key = _module(module), name
+        for known in (_ALLOWED, _numpy_names()):
+            if key in known:
+                return known[key]
+        found = variables(sys.modules.get(module)).get(name)
+        own = module.startswith(PREFIX) or module == errors.__name__
+        if own and isinstance(found, type) and found.__module__ == module:
+            return found
+        raise errors.UnsafeResult("results='safe' refuses %s.%s; a result may consist of plain values" % (module, name))
+
+    def load_build(self):
+        # type: () -> None
+        """Give an object its state. A class or function of the list never gets one: that would change it for all."""
+        state, obj = self.stack[-1], self.stack[-2]
+        if _is_dtype(obj):
+            _check_dtype(obj, state)
+        elif type(obj) is not _numpy_type("ndarray") and not _may_have_state(obj):
+            raise errors.UnsafeResult("results='safe' refuses a state for %.80r" % (obj,))
+        _InPython.load_build(self)
+
+    dispatch[_BUILD] = load_build
+
+
+def _may_have_state(obj):
+    # type: (object) -> bool
+    kind = type(obj)
+    return (
+        isinstance(obj, BaseException)
+        or kind in _KINDS
+        or kind.__module__.startswith(PREFIX)
+    )
+
+
+# -- NumPy ----------------------------------------------------------------------------------------
+
+
+def _numpy_names():
+    # type: () -> dict
+    """What a pickle of an array names. Nothing of NumPy itself: some of it reads memory where a pickle tells it to."""
+    names = {("numpy", "ndarray"): _ARRAY, ("numpy", "dtype"): _dtype}  # type: dict
+    for core in _NUMPY_CORES:
+        names.update({(core, "_reconstruct"): _empty_array, (core, "scalar"): _scalar})
+    return names
+
+
+def _numpy_type(name):
+    # type: (str) -> Any
+    return variables(sys.modules.get("numpy")).get(name)
+
+
+def _is_dtype(obj):
+    # type: (object) -> bool
+    dtype = _numpy_type("dtype")
+    return dtype is not None and isinstance(obj, dtype)
+
+
+def _numpy():
+    # type: () -> Any
+    import numpy
+
+    return numpy
+
+
+def _empty_array(kind, shape, code):
+    # type: (object, object, object) -> Any
+    if kind is not _ARRAY or shape != (0,):
+        raise errors.UnsafeResult("results='safe' refuses an array of another class")
+    return _numpy().ndarray((0,), "b")
+
+
+def _dtype(code, *rest):
+    # type: (Any, *object) -> Any
+    code = code.decode("ascii") if isinstance(code, bytes) else code
+    if not isinstance(code, (str, text_type)) or not _DTYPE.match(code):
+        raise errors.UnsafeResult("results='safe' refuses arrays of %.80r" % (code,))
+    return _numpy().dtype(str(code), False, True)  # a copy: its state is set next
+
+
+def _check_dtype(dtype, state):
+    # type: (Any, Any) -> None
+    """Nothing but the byte order, and the unit of a date, may be said: sizes and flags that lie would be followed."""
+    plain = isinstance(state, tuple) and 8 <= len(state) <= 9 and state[2:5] == (None, None, None)
+    sizes = [(-1, -1)] + [(dtype.itemsize, alignment) for alignment in (1, 4, dtype.alignment)]
+    if not plain or state[5:7] not in sizes or state[7] != dtype.flags:
+        raise errors.UnsafeResult("results='safe' refuses arrays of records")
+
+
+def _scalar(dtype, data=None):
+    # type: (Any, Any) -> Any
+    if not _is_dtype(dtype) or dtype.hasobject or not isinstance(data, bytes):
+        raise errors.UnsafeResult("results='safe' refuses this scalar of NumPy")
+    if len(data) != dtype.itemsize:
+        raise errors.UnsafeResult("results='safe' refuses a scalar of NumPy with a wrong size")
+    return _numpy().frombuffer(data, dtype)[0]

@@ -1,0 +1,152 @@
+"""``results="safe"``: plain values arrive, and nothing that a pickle can name runs."""
+from __future__ import absolute_import, division, print_function
+
+import collections
+import datetime
+import decimal
+import fractions
+import os
+import pickle
+import sys
+import types
+import unittest
+import uuid
+
+from minimalcluster import errors
+from minimalcluster.compat import PY2
+from minimalcluster.payload import safe
+from minimalcluster.payload.environment import PREFIX
+from tests import support
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+WITH_NUMPY = unittest.skipIf(numpy is None, "NumPy is not installed")
+PROTOCOLS = (2,) if PY2 else (2, 3, 4)
+
+
+class Named(object):
+    """A pickle that calls this with these arguments, and then may give the result a state."""
+
+    def __init__(self, function, *arguments):
+        self._reduced = function, arguments
+
+    def __reduce__(self):
+        return self._reduced
+
+
+class Values(unittest.TestCase):
+    def test_plain_values_arrive(self):
+        counter = collections.Counter("abca")
+        ordered = collections.OrderedDict([("b", 1), ("a", 2)])
+        many = collections.defaultdict(set)
+        many["x"].add(1)
+        for value in (
+            None, True, 10**40, -1.5, 2 + 3j, b"bytes", u"t\u00e4xt", (1, [2, {"a": set([3]), "b": frozenset([4])}]),
+            datetime.datetime(2020, 1, 2, 3, 4, 5, 6), datetime.date(2020, 1, 2), datetime.time(1, 2), datetime.timedelta(5, 6),
+            decimal.Decimal("1.50"), fractions.Fraction(1, 3), uuid.UUID(int=5), collections.deque([1, 2], 5), counter, ordered, many,
+        ):  # fmt: skip
+            for protocol in PROTOCOLS[-1:]:
+                again = safe.loads(memoryview(pickle.dumps([value, value], protocol)))
+                self.assertEqual([value, value], again)
+                self.assertIs(type(value), type(again[0]))
+
+    def test_exceptions_arrive(self):
+        for error in (ValueError("x", 1), KeyError(u"k"), OSError(2, "no such file"), errors.ResultError("text", "value")):
+            again = safe.loads(pickle.dumps(error, 2))
+            self.assertIs(type(error), type(again))
+            self.assertEqual(str(error), str(again))
+
+    def test_classes_of_an_environment_arrive_and_no_other_names_of_it(self):
+        module = types.ModuleType(PREFIX + "test")
+        sys.modules[module.__name__] = module
+        self.addCleanup(sys.modules.pop, module.__name__)
+        exec("import os\nclass Point(object):\n    pass\ndef f(): pass\nfrom decimal import Context as Other", module.__dict__)
+        point = module.Point()
+        point.x = 5
+        self.assertEqual(5, safe.loads(pickle.dumps(point, 2)).x)
+        for name in ("os", "f", "Other", "nothing", "os.system", "Point.__init__"):
+            self.refused(b"c" + module.__name__.encode("ascii") + b"\n" + name.encode("ascii") + b"\n.")
+
+    def refused(self, data):
+        error = support.mistake(safe.loads, data)
+        self.assertIsInstance(error, errors.UnsafeResult, repr(error))
+        self.assertIn("results='safe' refuses", str(error))
+
+    def test_row_49_nothing_else_is_called(self):
+        with support.directory() as folder:
+            path = os.path.join(folder, "canary")
+            names = [
+                Named(os.mkdir, path), Named(eval, "1"), Named(getattr, "", "join"), Named(__import__, "this"), Named(open, path, "w"),
+                Named(type, "X", (), {}), Named(os.system, "true"), Named(pickle.loads, b"N."), Named(super, object), Named(object),
+                Named(sys.exit), Named(map, len, ()), Named(bytearray, 5), Named(str, "x"),
+            ]  # fmt: skip
+            for named in names:
+                for protocol in PROTOCOLS:
+                    self.refused(pickle.dumps(named, protocol))
+                    self.refused(pickle.dumps([1, {"a": named}, decimal.Decimal(1)], protocol))
+            self.assertFalse(os.path.exists(path))
+            for name in (b"posix\nsystem", b"nt\nsystem", b"subprocess\nPopen", b"builtins\nexec", b"__builtin__\neval", b"numpy\nload",
+                         b"numpy.core.multiarray\nfromfile", b"copyreg\n_reconstructor", b"minimalcluster.errors\nClusterError.__init__",
+                         b"functools\npartial", b"operator\nattrgetter", b"collections\nnamedtuple", b"uuid\nos", b"datetime\nsys"):  # fmt: skip
+                self.refused(b"c" + name + b"\n.")
+                self.refused(b"(i" + name + b"\n.")
+
+    def test_no_class_on_the_list_can_be_changed(self):
+        for name in (b"collections\nCounter", b"fractions\nFraction", b"uuid\nUUID", b"minimalcluster.errors\nTaskError"):
+            # BUILD with (None, {"update": None}): setattr(class, "update", None)
+            self.refused(b"c" + name + b"\nN}U\x06updateNs\x86b.")
+        self.assertTrue(callable(collections.Counter.update))
+        for name in (b"datetime\ndate", b"collections\ndeque", b"builtins\nValueError", b"builtins\nset"):
+            error = support.mistake(safe.loads, b"c" + name + b"\nN}X\x06\x00\x00\x00appendNs\x86b.")
+            self.assertIsInstance(error, (TypeError, AttributeError, errors.UnsafeResult), repr(error))
+
+
+@WITH_NUMPY
+class Arrays(unittest.TestCase):
+    def test_arrays_of_plain_types_arrive(self):
+        for array in (
+            numpy.arange(6).reshape(2, 3), numpy.arange(6, dtype=">i2"), numpy.array(1.5), numpy.zeros((0, 3)), numpy.array([True, False]),
+            numpy.array(["a", u"\u00e4bc"]), numpy.array([b"a", b"abc"]), numpy.array(["2020-01-02"], "M8[D]"), numpy.array([1, 2], "m8[ns]"),
+            numpy.array([1j, 2]), numpy.asfortranarray(numpy.arange(6).reshape(2, 3)), numpy.arange(6)[::2], numpy.array([{"a": 1}, None], object),
+        ):  # fmt: skip
+            data = pickle.dumps([array, array], PROTOCOLS[-1])
+            array = pickle.loads(data)[0]  # which may have this machine's byte order then
+            for each in safe.loads(data):
+                self.assertEqual((array.dtype, array.shape), (each.dtype, each.shape))
+                self.assertTrue((array == each).all())
+        for scalar in (numpy.float64(1.5), numpy.int8(3), numpy.bool_(True), numpy.datetime64("2020-01-02"), numpy.str_("abc")):
+            again = safe.loads(pickle.dumps(scalar, PROTOCOLS[-1]))
+            self.assertEqual((scalar, type(scalar)), (again, type(again)))
+
+    def test_row_49_arrays_that_lie_are_refused(self):
+        good = numpy.arange(3)
+        dtype = numpy.dtype("V8").__reduce__()
+        for named in (
+            numpy.zeros(2, [("a", int), ("b", object)]), Named(numpy.ndarray, (5,)), Named(numpy.dtype, "i4,i4"), Named(numpy.load, "x"),
+            numpy.matrix([1]), Named(numpy.frombuffer, b"x"), numpy.ma.masked_array([1]), Named(dtype[0], *dtype[1]),
+        ):  # fmt: skip
+            error = support.mistake(safe.loads, pickle.dumps(named, PROTOCOLS[-1]))
+            self.assertIsInstance(error, (errors.UnsafeResult, TypeError), repr(error))
+
+        class Lying(object):
+            def __init__(self, code, state):
+                self._code, self._state = code, state
+
+            def __reduce__(self):
+                return numpy.dtype, (self._code, False, True), self._state
+
+        honest = numpy.dtype("O").__reduce__()[2]
+        self.assertEqual(63, honest[7])
+        for lying in (
+            Lying("O8", honest[:7] + (0,)), Lying("f8", (3, "<", None, None, None, 1 << 40, 1, 0)), Lying("f8", (3, "<", (numpy.dtype("f8"), (9,)), None, None, 72, 8, 0)),
+            Lying("f8", (3, "<", None, ("a",), {"a": (numpy.dtype("f8"), 1 << 30)}, 8, 1, 0)), Lying("f8", {"a": 1}),
+        ):  # fmt: skip
+            error = support.mistake(safe.loads, pickle.dumps([good, lying], PROTOCOLS[-1]))
+            self.assertIsInstance(error, (errors.UnsafeResult, TypeError), repr(error))
+
+
+if __name__ == "__main__":
+    unittest.main()
