@@ -31,7 +31,7 @@ ODD = {
     protocol.Helpers: [("pids", 5), ("pids", [-1]), ("pids", ["x"])],
     protocol.Farewell: [("refused", 5), ("left", 1), ("draining", "x")],
     protocol.DefineJob: [("job", -1), ("timeout", -1), ("timeout", 0), ("timeout", "x"), ("timeout", float("nan")), ("leave_after", 0)],
-    protocol.Grant: [("attempt", -1), ("job", -1), ("first", -1), ("count", 0), ("count", -1), ("careful", 2), ("payload", [])],
+    protocol.Grant: [("attempt", -1), ("job", -1), ("first", -1), ("count", 0), ("count", -1), ("careful", 3), ("payload", [])],
     protocol.Revoke: [("attempt", -1), ("kill", 2), ("kill", -1)],
     protocol.ForgetJob: [("job", -1)],
     protocol.Acknowledge: [("report", -1)],
@@ -58,7 +58,7 @@ def looks_odd(message):
         or any(isinstance(field, int) and field < 0 for field in message)
         or fields.get("count", 1) < 1
         or fields.get("kill", 0) > 1
-        or fields.get("careful", 0) > 1
+        or fields.get("careful", 0) > 2
         or type(message) is protocol.Done and len(fields["payload"]) < 2
         or type(message) is protocol.Grant and not fields["payload"]
     )

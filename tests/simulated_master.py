@@ -286,15 +286,15 @@ class Master(sessions.Sessions):
         node = self.scheduler._nodes[effect.node]
         if len(node.leases) > 2 * node.slots:
             world.fail("a grant to a node that has no credit: %r" % (effect,))
-        piece = node.leases[effect.attempt].piece
-        if piece.exclusive and len(node.leases) > 1 or node.reserved not in (None, piece):
+        before = [lease for lease in node.leases.values() if lease.attempt < effect.attempt]  # the pass may have given more
+        if any(lease.piece.exclusive for lease in before):
             world.fail("a grant beside a task that wants its node alone: %r" % (effect,))
         if job.journal is not None:
             job.journal.grant(effect.attempt, effect.first, effect.count)
         self.send(
             self.sessions[effect.node],
             protocol.Grant(
-                effect.attempt, effect.job, effect.first, effect.count, int(effect.one_by_one),
+                effect.attempt, effect.job, effect.first, effect.count, sessions.careful(effect),
                 job.arguments(effect.first, effect.count),
             ),
         )  # fmt: skip

@@ -17,6 +17,7 @@ Rules:
 * A time limit is for the task's own code: it counts from the moment when the worker process says that this code
   begins. The steps before it (imports, an initializer, unpickling) have a limit of their own, ``READY_SECONDS``.
 * Any byte from the master is a sign of life, and both sides send heartbeats: a slow connection is not taken for dead.
+* An exclusive attempt (a task that was killed when the machine was short of memory) runs when nothing else does.
 * Draining: tasks that have not started are given back, running tasks end; then the node is finished.
 """
 from __future__ import absolute_import, division, print_function
@@ -110,13 +111,14 @@ class _Slot(object):
 
 
 class _Held(object):
-    __slots__ = ("end", "grant", "next", "slot")
+    __slots__ = ("end", "grant", "is_exclusive", "next", "slot")
 
     def __init__(self, grant):
         # type: (protocol.Grant) -> None
         self.grant = grant  # type: protocol.Grant | None # None once a worker process has it
         self.next = grant.first  # the first task without an outcome
         self.end = grant.first + grant.count
+        self.is_exclusive = grant.careful == protocol.EXCLUSIVE
         self.slot = None  # type: _Slot | None
 
     def fits(self, message):
@@ -144,6 +146,7 @@ class Agent(WithHistory):
         self._about = about
         self._held = OrderedDict()  # type: OrderedDict # attempt -> _Held
         self._waiting = OrderedDict()  # type: OrderedDict # those of them that no slot has
+        self._exclusive = None  # type: int | None # the attempt that began last, if nothing may run beside it
         self._reports = OrderedDict()  # type: OrderedDict # number -> message, not acknowledged
         self._definitions = {}  # type: dict # job -> DefineJob
         self._over = set()  # type: set # of those, what the master does not want any more
@@ -369,6 +372,7 @@ class Agent(WithHistory):
             del self._held[message.attempt], self._waiting[message.attempt]
             if not message.kill:
                 self._report(protocol.Released(0, message.attempt, held.next))
+            self._fill()  # attempts behind an exclusive one may begin
         else:
             self._do(ToChild(held.slot.number, message))
             if message.kill:
@@ -446,13 +450,14 @@ class Agent(WithHistory):
     def _fill(self):
         # type: () -> None
         """Give waiting attempts to idle slots, the oldest first."""
-        while self._waiting and self._idle:
+        while self._waiting and self._idle and not self._must_wait(next(iter(self._waiting.values()))):
             slot = self._slots[heapq.heappop(self._idle)]
             if slot.state != IDLE:
                 continue
             _, held = self._waiting.popitem(last=False)
             grant = held.grant
             held.slot, held.grant = slot, None
+            self._exclusive = grant.attempt if held.is_exclusive else None
             slot.state, slot.attempt = RUNNING, grant.attempt
             self._remember("attempt", grant.attempt, "begun", "slot %d" % slot.number)
             definition = self._definitions[grant.job]
@@ -462,6 +467,12 @@ class Agent(WithHistory):
             self._do(ToChild(slot.number, grant))
             slot.timeout = definition.info.get("timeout")
             self._limit(slot, False)
+
+    def _must_wait(self, held):
+        # type: (_Held) -> bool
+        """An exclusive attempt begins when nothing runs, and nothing begins beside it."""
+        is_running = len(self._held) > len(self._waiting)
+        return is_running and (held.is_exclusive or self._exclusive is not None)
 
     def _limit(self, slot, has_begun):
         # type: (_Slot, bool) -> None
@@ -584,6 +595,7 @@ class Agent(WithHistory):
         self._touched.append(slot)
         for _, askers in self._fetches.values():
             askers[:] = [asker for asker in askers if asker[0] != slot.number]
+        self._fill()  # other slots may have waited for this one's exclusive attempt
         self._notice_whether_stuck()
         self._finish_if_drained()
 
@@ -785,7 +797,10 @@ class Agent(WithHistory):
 
     def _validate_indexes(self):
         # type: () -> None
-        """The indexes that spare a pass to look at all slots and attempts."""
+        """The indexes that spare a pass to look at all slots and attempts; what may run together."""
+        running = [held for held in self._held.values() if held.slot is not None]
+        if len(running) > 1 and any(held.is_exclusive for held in running):
+            self._broken("an exclusive attempt runs beside others", None)
         for slot in self._slots:
             is_timed = slot.kill_at is not None or slot.timeout_at is not None or slot.state == EMPTY
             if is_timed != (slot.number in self._timed):

@@ -50,7 +50,7 @@ class Piece(object):
         # Deaths of worker processes that one of these tasks is suspected of. Pieces that were divided share the list:
         # the first task that is caught takes all of it, and the other pieces are cleared.
         self.deaths = deaths
-        # One task that was caught when its machine was short of memory: nothing else may run on its node meanwhile.
+        # One task that was caught when its machine was short of memory: its node runs it when nothing else runs there.
         self.exclusive = exclusive
         self.copied = False  # it had its second copy; there is no third
         self.shortened = False  # an attempt may have been granted more tasks, and go on beyond ``hi``
@@ -118,8 +118,8 @@ class Speed(object):
 
 class Node(object):
     __slots__ = (
-        "busy_seconds", "connected", "draining", "filed", "gone_at", "heard_at", "id", "ineligible", "jobs", "leases",
-        "measured", "name", "open_slots", "rank", "received", "reserved", "ripe_at", "sending", "serving_slots",
+        "busy_seconds", "connected", "draining", "exclusive", "filed", "gone_at", "heard_at", "id", "ineligible",
+        "jobs", "leases", "measured", "name", "open_slots", "rank", "received", "ripe_at", "sending", "serving_slots",
         "session", "short", "slots", "starting", "stuck_until", "tasks_done", "trouble",
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ class Node(object):
         self.connected, self.draining = True, False
         self.leases = OrderedDict()  # type: OrderedDict # attempt -> Lease
         self.ripe_at = None  # type: float | None # when one more of them may be taken back
-        self.reserved = None  # type: Piece # type: ignore[assignment] # an exclusive one: it gets no other
+        self.exclusive = 0  # how many of them are of exclusive pieces: meanwhile it gets no other
         self.jobs = set()  # type: set # defined there in this session
         # Jobs (their ids) that were measured here in this session, whose tasks are short here, that cannot run here.
         self.measured, self.short, self.ineligible = set(), set(), set()  # type: set, set, set
@@ -153,12 +153,12 @@ class Node(object):
     @property
     def idle(self):
         # type: () -> bool
-        return self.serving and self.reserved is None and len(self.leases) < self.slots
+        return self.serving and not self.exclusive and len(self.leases) < self.slots
 
 
 class Job(object):
     __slots__ = (
-        "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "exclusive", "explain_at",
+        "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at",
         "explained", "failed", "failures", "id", "ineligible", "leases", "lined_up", "measured", "moved_at", "nodes",
         "options", "paused", "pieces", "places", "proven", "queued", "short", "speeds", "stopped", "total", "turn",
         "unrunnable",
@@ -178,7 +178,6 @@ class Job(object):
         self.cursor = 0
         self.awaited = OrderedDict()  # type: OrderedDict # pieces of a former master's attempts -> until when
         self.pieces = OrderedDict()  # type: OrderedDict # queued pieces, before the cursor's turn; the last one first
-        self.exclusive = OrderedDict()  # type: OrderedDict # queued pieces that want a node alone, in the same way
         self.places = Places(DONE)  # all its pieces that are not done
         self.queued = self.total  # tasks waiting for a grant
         self.leases = {}  # type: dict # attempt -> Lease, live
@@ -210,8 +209,10 @@ class Job(object):
     @property
     def ready(self):
         # type: () -> bool
-        return self.queued > len(self.exclusive) and not self.paused
+        return self.queued > 0 and not self.paused
 
-    def queue_of(self, piece):
-        # type: (Piece) -> OrderedDict
-        return self.exclusive if piece.exclusive else self.pieces
+    @property
+    def next_is_exclusive(self):
+        # type: () -> bool
+        """Will its next piece run alone on its node?"""
+        return bool(self.pieces) and next(reversed(self.pieces)).exclusive

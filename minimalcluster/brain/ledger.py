@@ -6,7 +6,6 @@ Each change of a job, a piece, a lease or a node is a method here. It keeps the 
     which nodes have an idle slot, or room       ``idle``, ``roomy``
     which node gives something back first        ``givers``; ``asked``: its leases that have not answered
     which jobs may get second copies             ``copyable``
-    which tasks want a node alone, and where     ``exclusive``, ``reserved``
     which piece of a job has a task              ``Job.places``
     which job an attempt is for                  ``attempts``, ``Piece.attempts``
     what an event has touched                    ``touched``, then ``done``: the jobs at their end
@@ -65,13 +64,12 @@ class Ledger(object):
         self.slots = self.serving = 0  # of the nodes that take work: their worker processes, and how many they are
         self.draining = set()  # type: set # nodes
         self.overview = None  # type: Any # the scheduler's survey of the nodes, until a connection changes
-        self.idle, self.roomy, self.reserved = Ranked(), Ranked(), Ranked()
+        self.idle, self.roomy = Ranked(), Ranked()
         self.idle_slots = 0  # of the idle nodes
         self.givers = Best(self._giving_key)  # the nodes of which a lease may be taken back
         self._ripe_at = Agenda(_ripe_at)  # nodes that have a lease which is too young for that
         self.asked = OrderedDict()  # type: OrderedDict # leases that are ASKED, in the order of their questions
-        #: Jobs that may get second copies, that have exclusive tasks queued, that some node cannot run.
-        self.copyable, self.exclusive, self.choosy = set(), set(), set()  # type: set, set, set
+        self.copyable, self.choosy = set(), set()  # type: set, set # jobs that may get copies, that some node cannot run
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -151,8 +149,8 @@ class Ledger(object):
             self.nodes[node_id].ineligible.discard(job.id)
         for node_id in job.nodes:
             self.nodes[node_id].jobs.discard(job.id)
-        for jobs in (self.copyable, self.exclusive, self.choosy):
-            jobs.discard(job)
+        self.copyable.discard(job)
+        self.choosy.discard(job)
 
     def file_touched(self):
         # type: () -> None
@@ -167,8 +165,6 @@ class Ledger(object):
                 heapq.heappush(self._line, (job.turn, job))
             if job.options.idempotent:
                 _file(self.copyable, job, _may_be_copied(job))
-            if job.exclusive or job in self.exclusive:
-                _file(self.exclusive, job, bool(job.exclusive))
 
     def take_done(self):
         # type: () -> list
@@ -228,8 +224,7 @@ class Ledger(object):
             job = self.jobs[job_id]
             del job.ineligible[node.id]
             _file(self.choosy, job, bool(job.ineligible))
-        node.connected, node.draining, node.reserved = False, False, None  # type: ignore[assignment]
-        self.reserved.file(node, False)
+        node.connected = node.draining = False
         self.file_connection(node)
         self.givers.drop(node)
         self._ripe_at.drop(node)
@@ -248,12 +243,12 @@ class Ledger(object):
 
     def file_connection(self, node):
         # type: (Node) -> None
-        """Count it, and put it where it belongs: after each change of its connection, its slots or its reservation."""
+        """Count it, and put it where it belongs: after each change of its connection, slots or exclusive leases."""
         slots = node.slots if node.serving else 0
         self.serving += (slots > 0) - (node.serving_slots > 0)
         self.slots += slots - node.serving_slots
         node.serving_slots = slots
-        node.open_slots = slots if node.reserved is None else 0
+        node.open_slots = 0 if node.exclusive else slots
         _file(self.draining, node, node.draining)
         self.overview = None
         self.file(node)
@@ -269,13 +264,6 @@ class Ledger(object):
             self.roomy.file(node, filed[1])
             node.filed = filed
         self.givers.note(node)
-
-    def reserve(self, node, piece):
-        # type: (Node, Piece | None) -> None
-        """For this piece alone, or no longer."""
-        node.reserved = piece  # type: ignore[assignment]
-        self.reserved.file(node, piece is not None)
-        self.file_connection(node)
 
     def knows(self, node, job):
         # type: (Node, Job) -> bool
@@ -345,14 +333,14 @@ class Ledger(object):
         # type: (Piece) -> None
         job = piece.job
         piece.state = PIECE_TRANSITIONS[piece.state]["queue"]
-        job.queue_of(piece)[piece] = None
+        job.pieces[piece] = None
         job.queued += piece.hi - piece.lo
         self.touched.add(job)
 
     def _dequeue(self, piece):
         # type: (Piece) -> None
         job = piece.job
-        del job.queue_of(piece)[piece]
+        del job.pieces[piece]
         job.queued -= piece.hi - piece.lo
 
     def _await(self, piece, until):
@@ -433,7 +421,7 @@ class Ledger(object):
         """Its node has not started the tasks from ``first`` on. They are queued as a piece, which is returned."""
         if first >= piece.hi:
             return None
-        rest = Piece(piece.job, first, piece.hi, piece.deaths)
+        rest = Piece(piece.job, first, piece.hi, piece.deaths, piece.exclusive)
         self.move(piece, piece.lo, first)
         piece.shortened = piece.shortened or len(piece.attempts) > 1
         if piece.job.stopped:
@@ -509,7 +497,8 @@ class Ledger(object):
         node.leases[attempt] = piece.job.leases[attempt] = lease
         piece.held += 1
         if piece.exclusive:
-            self.reserve(node, piece)
+            node.exclusive += 1
+            self.file_connection(node)
         self.file(node)
         self.touched.add(piece.job)
 
@@ -545,6 +534,9 @@ class Ledger(object):
             self._note_givers(piece)
         if lease.state is ASKED:
             del self.asked[lease]
+        if piece.exclusive:
+            node.exclusive -= 1
+            self.file_connection(node)
         self.file(node)
         self.touched.add(piece.job)
 
@@ -631,7 +623,7 @@ class Ledger(object):
         if job.finished:
             broken("job %d is finished and still here" % job.id, job.id)  # type: ignore[operator]
         leased = {lease.piece for lease in job.leases.values()}
-        by_state = {QUEUED: list(job.pieces) + list(job.exclusive), AWAITED: list(job.awaited), LEASED: list(leased)}
+        by_state = {QUEUED: list(job.pieces), AWAITED: list(job.awaited), LEASED: list(leased)}
         for state, pieces in by_state.items():
             if any(piece.state is not state for piece in pieces):
                 broken("job %d has a piece that is not %s" % (job.id, state), job.id)  # type: ignore[operator]
@@ -671,7 +663,6 @@ class Ledger(object):
             ("where it cannot run", set(job.ineligible) == {node.id for node in nodes if job.id in node.ineligible}),
             ("where it is known", job.nodes == {node.id for node in nodes if job.id in node.jobs}),
             ("among those that may be copied", not is_filed or (job in self.copyable) == _may_be_copied(job)),
-            ("among those with exclusive tasks", not is_filed or (job in self.exclusive) == bool(job.exclusive)),
         ):
             if not is_so:
                 self._broken("job %d is not %s" % (job.id, what), job.id)  # type: ignore[operator]
@@ -692,11 +683,12 @@ class Ledger(object):
             held = sum(1 for lease in node.leases.values() if lease.granted_at > node.heard_at)
             if held > 2 * node.slots:
                 self._broken("node %s holds %d leases for %d slots" % (node.id, held, node.slots), node.id)  # type: ignore[operator]
-        is_open = node.serving and node.reserved is None
+        is_open = node.serving and not node.exclusive
+        if node.exclusive != sum(lease.piece.exclusive for lease in node.leases.values()):
+            self._broken("node %s does not know its exclusive leases" % node.id, node.id)  # type: ignore[operator]
         for what, index, belongs in (
             ("idle", self.idle, node.idle),
             ("roomy", self.roomy, is_open and len(node.leases) < 2 * node.slots and bool(node.short)),
-            ("reserved", self.reserved, node.reserved is not None),
         ):
             if (node in index) != belongs:
                 self._broken("node %s is %s%s" % (node.id, "" if belongs else "not ", what), node.id)  # type: ignore[operator]
@@ -708,13 +700,13 @@ class Ledger(object):
         here = {lease for node in nodes for lease in node.leases.values()}
         idle = sum(node.slots - len(node.leases) for node in nodes if node.idle)
         serving = [node.slots for node in nodes if node.serving]
-        indexed = set(self.idle).union(self.roomy, self.reserved)
+        indexed = set(self.idle).union(self.roomy)
         for what, is_so in (
             ("a lease of no node", sum(len(job.leases) for job in self.jobs.values()) == leases),
             ("a lease that has ended and is asked for", here.issuperset(self.asked)),
             ("idle slots that it does not count", self.idle_slots == idle),
             ("slots of nodes that are gone", (self.slots, self.serving) == (sum(serving), len(serving))),
-            ("a job that is gone", (self.copyable | self.exclusive | self.choosy).issubset(self.jobs.values())),
+            ("a job that is gone", (self.copyable | self.choosy).issubset(self.jobs.values())),
             ("a draining node too many", self.draining == {node for node in nodes if node.draining}),
             ("a choosy job too many", self.choosy == {job for job in self.jobs.values() if job.ineligible}),
             ("a node that is gone", indexed.issubset(nodes)),

@@ -67,31 +67,14 @@ def is_worth_prefetching(node, job):
     return speed is not None and speed.seconds is not None and speed.seconds <= PREFETCH_TASK_SECONDS
 
 
-# -- tasks that want a node alone ------------------------------------------------------------------
+# -- tasks that run alone on their node --------------------------------------------------------------
 
 
-def may_reserve(reserved, serving):
-    # type: (int, int) -> bool
-    """So many of so many nodes are reserved: may one more? Half of the nodes stay for other work."""
-    return reserved < max(1, serving // 2)
-
-
-def to_reserve(piece, nodes):
-    # type: (leases.Piece, list) -> leases.Node | None
-    """The node that will have this piece alone: the one with the least to do."""
-    able = [node for node in nodes if node.serving and node.reserved is None and node.id not in piece.job.ineligible]
-    return min(able, key=lambda node: len(node.leases)) if able else None
-
-
-def stays_reserved(node, piece):
-    # type: (leases.Node, leases.Piece) -> bool
-    """Does the piece run there, or will it?"""
-    job = piece.job
-    if any(lease.node is node for lease in piece.leases):
-        return True
-    if piece.state != leases.QUEUED or job.paused or job.stopped:
-        return False
-    return node.serving and node.id not in job.ineligible
+def emptiest(nodes, job):
+    # type: (Iterable[leases.Node], leases.Job) -> leases.Node
+    """Of these nodes, one of which at least can run the job, that with the least to do."""
+    able = [node for node in nodes if node.id not in job.ineligible]
+    return min(able, key=lambda node: (len(node.leases), node.rank))
 
 
 # -- taking back ----------------------------------------------------------------------------------
@@ -109,7 +92,7 @@ def to_take_back(givers, idle, slots, now):
         node = givers.first(now)
         if node is None:
             break
-        lease = to_give(node, now, lambda job: _can_run(job, idle, runs))[0]
+        lease = to_give(node, now, lambda lease: _is_wanted(lease, idle, runs))[0]
         if lease is None:
             givers.drop(node)
             passed.append(node)
@@ -120,9 +103,12 @@ def to_take_back(givers, idle, slots, now):
         givers.note(node)
 
 
-def _can_run(job, nodes, known):
-    # type: (leases.Job, indexes.Ranked, dict) -> bool
-    """Can one of these nodes? known: answers so far."""
+def _is_wanted(lease, nodes, known):
+    # type: (leases.Lease, indexes.Ranked, dict) -> bool
+    """Can one of these nodes run it? known: answers for jobs so far."""
+    job = lease.piece.job
+    if lease.piece.exclusive:  # it goes on waiting in any other place
+        return any(not node.leases and node.id not in job.ineligible for node in nodes)
     if job not in known:
         known[job] = not job.ineligible or any(node.id not in job.ineligible for node in nodes)
     return known[job]
@@ -132,14 +118,14 @@ def to_give(node, now, is_wanted=None):
     # type: (leases.Node, float, Any) -> tuple[leases.Lease | None, tuple, float | None]
     """(the lease of which this node gives back first, its place among those of all nodes, when one more may be).
 
-    What waits for a slot goes before the rest of what runs, then what takes longest. is_wanted: for which jobs.
+    What waits for a slot goes before the rest of what runs, then what takes longest. is_wanted: which leases may go.
     """
     best, key, ripe_at = None, (), None  # type: leases.Lease | None, tuple, float | None
     waiting = len(node.leases) - node.slots
     for lease in reversed(list(node.leases.values())):
-        is_waiting = waiting > 0
+        is_waiting = waiting > 0 or (lease.piece.exclusive and len(node.leases) > 1)
         waiting -= 1
-        if not _may_give_back(lease, is_waiting) or not (is_wanted is None or is_wanted(lease.piece.job)):
+        if not _may_give_back(lease, is_waiting) or not (is_wanted is None or is_wanted(lease)):
             continue
         if now < lease.granted_at + TAKE_BACK_SECONDS:
             ripe_at = earlier(ripe_at, lease.granted_at + TAKE_BACK_SECONDS)

@@ -20,7 +20,7 @@ Rules:
   results count. The first result wins; the other attempts are revoked.
 * A task that raises has an outcome. Only a task that was running when its worker process died is
   suspected: it runs next alone, and after ``attempts_max`` deaths it is reported as poison. Deaths by a SIGKILL that
-  is not ours (the system was out of memory, perhaps) are counted by themselves: the task is reserved a node of its own.
+  is not ours (the system was out of memory, perhaps) are counted by themselves: the task's next node runs it alone.
 * A master that has just started awaits its script's job (JobAwaited). Until then a node that brings a former master's
   attempts is parked: it is not admitted yet, since only the job's journal tells which of these attempts still count.
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
@@ -36,7 +36,7 @@ from collections import OrderedDict, namedtuple
 from . import policy, status
 from .history import WithHistory
 from .indexes import Agenda, Ranked  # noqa: F401 # one in type comments
-from .leases import QUEUED, Job, Lease, Node, Piece  # noqa: F401 # some in type comments
+from .leases import Job, Lease, Node, Piece  # noqa: F401 # some in type comments
 from .ledger import Ledger
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -97,7 +97,8 @@ TimePassed = namedtuple("TimePassed", "")
 # -- effects: what to do --------------------------------------------------------------------------
 Admit = namedtuple("Admit", "node session")  # tell the node that it has joined
 Define = namedtuple("Define", "node job")
-Grant = namedtuple("Grant", "node job attempt first count one_by_one")
+Grant = namedtuple("Grant", "node job attempt first count one_by_one exclusive")
+Grant.__new__.__defaults__ = (False,)  # exclusive: nothing else may run on the node meanwhile
 Revoke = namedtuple("Revoke", "node attempt kill")
 Forget = namedtuple("Forget", "node job")
 Deliver = namedtuple("Deliver", "job first count skip payload")
@@ -611,7 +612,6 @@ class Scheduler(WithHistory):
         self._admit_parked()
         self._expire()
         self._give_up_stuck()
-        self._grant_exclusive()
         self._grant_all(self._ledger.idle, False)
         self._grant_all(self._ledger.roomy, True)
         look_at = policy.earlier(self._take_back_at, self._copy_at)
@@ -652,34 +652,6 @@ class Scheduler(WithHistory):
                     job.unrunnable = {"type": "StartError", "text": why}
                     self._stop(job, kill=True)
 
-    def _grant_exclusive(self):
-        # type: () -> None
-        """Tasks that were killed, perhaps for want of memory: each gets a node of its own."""
-        ledger = self._ledger
-        if ledger.touched:
-            ledger.file_touched()
-        if not ledger.exclusive and not ledger.reserved:
-            return
-        for node in ledger.reserved:
-            if not policy.stays_reserved(node, node.reserved):
-                ledger.reserve(node, None)
-        having = {node.reserved for node in ledger.reserved}
-        for job in sorted(ledger.exclusive, key=lambda job: job.turn):
-            for piece in reversed(job.exclusive) if not job.paused else ():
-                if piece not in having and policy.may_reserve(len(ledger.reserved), ledger.serving):
-                    self._reserve_for(piece)
-        for node in ledger.reserved:
-            if node.reserved.state is QUEUED and not node.leases:
-                self._lease_out(node.reserved, node)
-
-    def _reserve_for(self, piece):
-        # type: (Piece) -> None
-        chosen = policy.to_reserve(piece, list(self._nodes.values()))
-        if chosen is not None:
-            self._ledger.reserve(chosen, piece)
-            for lease in chosen.leases.values():
-                self._ask_back(lease)
-
     def _grant_all(self, nodes, prefetch):
         # type: (Ranked, bool) -> None
         """A chunk for each of these nodes in turn, again and again, while they have room and anything is to be done."""
@@ -706,12 +678,14 @@ class Scheduler(WithHistory):
         # type: (bool) -> bool
         """Is anything to be handed out, and is there a node that may take it?"""
         front = self._ledger.front()
-        return front is not None and bool(not prefetch or front.short or front.ineligible)
+        if front is None or (prefetch and front.next_is_exclusive):
+            return False
+        return bool(not prefetch or front.short or front.ineligible)
 
     def _job_for(self, node, prefetch):
         # type: (Node, bool) -> Job | None
         job = self._ledger.next_job(node)
-        if job is None or (prefetch and not policy.is_worth_prefetching(node, job)):
+        if job is None or (prefetch and (job.next_is_exclusive or not policy.is_worth_prefetching(node, job))):
             # Do not prefetch other jobs' tasks either, or every slot always has a next chunk and this job never gets an
             # idle one.
             return None
@@ -720,7 +694,12 @@ class Scheduler(WithHistory):
 
     def _grant(self, node, job):
         # type: (Node, Job) -> None
-        self._lease_out(self._ledger.cut(job, policy.chunk_size(node, job, self._ledger.slots)), node)
+        piece = self._ledger.cut(job, policy.chunk_size(node, job, self._ledger.slots))
+        if piece.exclusive:
+            node = policy.emptiest(self._ledger.idle, job)
+            for lease in node.leases.values():  # what it has not started does not keep the piece waiting
+                self._ask_back(lease)
+        self._lease_out(piece, node)
 
     def _lease_out(self, piece, node):
         # type: (Piece, Node) -> None
@@ -732,7 +711,7 @@ class Scheduler(WithHistory):
         if not self._ledger.knows(node, job):
             self._do(Define(node.id, job.id))
         self._remember("attempt", attempt, "granted", node.id, job.id, piece.lo, piece.hi)
-        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, lease.one_by_one))
+        self._do(Grant(node.id, job.id, attempt, piece.lo, piece.size, lease.one_by_one, piece.exclusive))
 
     def _take_back(self):
         # type: () -> None

@@ -84,7 +84,7 @@ def overview(nodes):
     return Overview(
         serving, sum(node.slots for node in serving), any(node.connected for node in nodes),
         [node for node in nodes if node.connected and not node.draining and node.stuck_until is not None],
-        any(node.reserved for node in nodes),
+        any(node.exclusive for node in nodes),
     )  # fmt: skip
 
 
@@ -229,10 +229,11 @@ def _in_megabytes(size):
 
 def _for_exclusive(job, cluster, held, now, lost_seconds):
     # type: (leases.Job, Overview, list, float, float) -> Wait | None
-    if not job.exclusive or job.leases or job.queued > len(job.exclusive):
+    waiting = [lease for lease in job.leases.values() if lease.piece.exclusive and len(lease.node.leases) > 1]
+    if not waiting or job.queued or len(waiting) < len(job.leases):
         return None
     text = "%d tasks that were killed, perhaps for want of memory, wait for a node that does nothing else"
-    return Wait(EXCLUSIVE, text % len(job.exclusive), job.moved_at)
+    return Wait(EXCLUSIVE, text % len(waiting), job.moved_at)
 
 
 def _for_busy(job, cluster, held, now, lost_seconds):

@@ -42,7 +42,7 @@ from .disk import Disk
 from .job import Job, Runner  # noqa: F401 # in type comments
 from .printer import Printer
 from .serving import Library
-from .sessions import Session, Sessions, sync
+from .sessions import Session, Sessions, careful, sync
 from .workplace import ThisMachine, Workplace  # noqa: F401 # the latter in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -545,7 +545,7 @@ class Cluster(Runner, Sessions):
         if size <= protocol.OBJECT_BYTES_MAX:
             if session.address:  # not this machine's node: it ends with the master, so no attempt of it comes back
                 job.granted(effect.attempt, effect.first, count)
-            grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, int(effect.one_by_one), buffers)
+            grant = protocol.Grant(effect.attempt, effect.job, effect.first, count, careful(effect), buffers)
             session.send(grant)
             if size > WEIGHED_BYTES_MIN:
                 self._soon(scheduler.AttemptSized(effect.node, session.number, effect.attempt, size))

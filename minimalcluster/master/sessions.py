@@ -318,6 +318,12 @@ def sync(journals, then, argument):
         then(argument)
 
 
+def careful(effect):
+    # type: (scheduler.Grant) -> int
+    """How the node runs these tasks, as protocol.Grant says it."""
+    return protocol.EXCLUSIVE if effect.exclusive else protocol.ONE_BY_ONE if effect.one_by_one else 0
+
+
 def _busy(sending, received):
     # type: (list, int) -> tuple
     """What is on its way, as the scheduler knows it."""

@@ -176,7 +176,7 @@ _ROWS = {
     protocol.DefineJob: _row((MASTER,), ("job",), {
         "kind": _NAME, "timeout": _none_or(_SECONDS), "leave_after": _none_or(_whole(1)), "served": _none_or(_whole()),
     }),
-    protocol.Grant: _row((MASTER,), ("attempt", "job", "first", _COUNT, ("careful", 0, 1)), payload=_has_buffers),
+    protocol.Grant: _row((MASTER,), ("attempt", "job", "first", _COUNT, ("careful", 0, 2)), payload=_has_buffers),
     protocol.Revoke: _row((MASTER,), ("attempt", ("kill", 0, 1))),
     protocol.ForgetJob: _row((MASTER,), ("job",)),
     protocol.Acknowledge: _row((MASTER,), ("report",)),

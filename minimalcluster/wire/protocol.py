@@ -23,6 +23,9 @@ _COUNT = struct.Struct(">I")
 # master -> node (and on to its worker processes)
 
 DefineJob = namedtuple("DefineJob", "job info payload")
+#: Grant's ``careful``, if it is not 0: the tasks run one by one, so that a death blames one of them; and nothing else
+#: runs on the node meanwhile.
+ONE_BY_ONE, EXCLUSIVE = 1, 2
 Grant = namedtuple("Grant", "attempt job first count careful payload")
 Revoke = namedtuple("Revoke", "attempt kill")
 ForgetJob = namedtuple("ForgetJob", "job")

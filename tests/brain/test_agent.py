@@ -91,6 +91,34 @@ class AgentTest(unittest.TestCase):
         return Node(slots).ready()
 
 
+class ExclusiveTest(AgentTest):
+    def exclusive(self, node, attempt):
+        return node.master(p.Grant(attempt, JOB, 0, 1, p.EXCLUSIVE, [b"arguments"]))
+
+    def begun(self, effects):
+        return [effect.message.attempt for effect in only(a.ToChild, effects) if isinstance(effect.message, p.Grant)]
+
+    def test_it_begins_when_nothing_runs_and_nothing_begins_beside_it(self):
+        node = self.node(3)
+        self.assertEqual([1], self.begun(node.grant(1)))
+        self.assertEqual([], self.begun(self.exclusive(node, 2)))
+        self.assertEqual([], self.begun(node.grant(3)))
+        self.assertEqual([2], self.begun(node.done(1, 0, 4)))
+        self.assertEqual([], self.begun(node.grant(4)))
+        self.assertEqual([3, 4], self.begun(node.done(2, 0, 1, slot=node.brain._held[2].slot.number)))
+
+    def test_others_begin_when_it_dies_or_is_taken_back(self):
+        node = self.node(2)
+        self.exclusive(node, 1)
+        node.grant(2)
+        self.assertEqual([2], self.begun(node.do(a.ChildExited(0, {"exit": "signal 9"}))))
+        self.exclusive(node, 3)
+        node.tick()
+        node.do(a.ChildReady(0))
+        node.grant(4)
+        self.assertEqual([4], self.begun(node.master(p.Revoke(3, 0))))
+
+
 class LinkTest(AgentTest):
     def test_joining_tells_slots_and_what_is_held(self):
         node = Node(2)

@@ -62,15 +62,12 @@ class JobTest(unittest.TestCase):
         self.assertFalse(job.ready)
         self.assertFalse(Job(1, 0, DEFAULTS, 0.0).ready)
 
-    def test_what_is_exclusive_waits_by_itself(self):
+    def test_whether_its_next_piece_is_exclusive(self):
         job = Job(1, 10, DEFAULTS, 0.0)
-        plain, exclusive = Piece(job, 0, 4), Piece(job, 5, 6, exclusive=True)
-        self.assertIs(job.queue_of(plain), job.pieces)
-        self.assertIs(job.queue_of(exclusive), job.exclusive)
-        job.exclusive[exclusive], job.queued = None, 1
-        self.assertFalse(job.ready)
-        job.queued += 4
-        self.assertTrue(job.ready)
+        self.assertFalse(job.next_is_exclusive)
+        for exclusive in (True, False):  # the last one comes first
+            job.pieces[Piece(job, 5, 6, exclusive=exclusive)] = None
+            self.assertEqual(exclusive, job.next_is_exclusive)
 
     def test_pieces_and_nodes(self):
         self.assertEqual(Piece(Job(1, 9, DEFAULTS, 0.0), 3, 7).size, 4)

@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster.brain import indexes, policy
-from minimalcluster.brain.leases import ASKED, DEFAULTS, HELD, KEPT, LEASED, QUEUED, Job, Lease, Node, Piece, Speed
+from minimalcluster.brain.leases import ASKED, DEFAULTS, HELD, KEPT, LEASED, Job, Lease, Node, Piece, Speed
 
 
 def new_node(name, slots=1, job=None, seconds=None, size=0, count=1):
@@ -70,41 +70,26 @@ class ChunkSizeTest(unittest.TestCase):
             self.assertEqual(policy.is_worth_prefetching(new_node("a", job=self.job, seconds=seconds), self.job), worth)
 
 
-class ReserveTest(unittest.TestCase):
-    def setUp(self):
-        self.job = Job(1, 100, DEFAULTS, 0.0)
-        self.piece = Piece(self.job, 5, 6, exclusive=True)
-        self.nodes = [new_node(name) for name in "abcd"]
+class ExclusiveTest(unittest.TestCase):
+    def test_the_node_with_the_least_to_do_runs_it(self):
+        job = Job(1, 100, DEFAULTS, 0.0)
+        nodes = [new_node(name) for name in "abcd"]
+        for number, node in enumerate(nodes[:2]):
+            leased(job, node, number, number + 1, attempt=number)
+        self.assertIs(policy.emptiest(nodes[:3], job), nodes[2])
+        job.ineligible["c"] = {}
+        self.assertIs(policy.emptiest(nodes[:3], job).leases, nodes[0].leases)
 
-    def test_the_node_with_the_least_to_do(self):
-        for number, node in enumerate(self.nodes[:2]):
-            leased(self.job, node, number, number + 1, attempt=number)
-        self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[2])
-        self.nodes[2].draining = True
-        self.job.ineligible["d"] = {}
-        self.assertIs(policy.to_reserve(self.piece, self.nodes), self.nodes[0])
-
-    def test_one_that_is_not_reserved_and_not_more_than_half_of_them(self):
-        self.nodes[0].reserved = self.piece
-        other = Piece(self.job, 6, 7)
-        self.assertIs(policy.to_reserve(other, self.nodes), self.nodes[1])
-        self.assertIsNone(policy.to_reserve(other, self.nodes[:1]))
-        for reserved, serving, may in ((0, 1, True), (1, 1, False), (1, 4, True), (2, 4, False), (2, 5, False), (0, 0, True)):
-            self.assertEqual(policy.may_reserve(reserved, serving), may, (reserved, serving))
-
-    def test_until_it_is_done(self):
-        node = self.nodes[0]
-        self.piece.state = QUEUED
-        self.assertTrue(policy.stays_reserved(node, self.piece))
-        for name in ("paused", "stopped"):
-            setattr(self.job, name, True)
-            self.assertFalse(policy.stays_reserved(node, self.piece))
-            setattr(self.job, name, False)
-        self.piece.state = LEASED
-        self.assertFalse(policy.stays_reserved(node, self.piece))
-        held(self.piece, node, 1)
-        self.assertTrue(policy.stays_reserved(node, self.piece))
-        self.assertFalse(policy.stays_reserved(self.nodes[1], self.piece))
+    def test_what_waits_to_be_alone_goes_where_nothing_runs(self):
+        job = Job(1, 100, DEFAULTS, 0.0)
+        busy, idle = new_node("busy", slots=4), new_node("idle", slots=2)
+        leased(job, busy, 0, 1, attempt=1)
+        alone = leased(job, busy, 1, 2, attempt=2)
+        alone.piece.exclusive = True
+        self.assertIs(policy.to_give(busy, 1.0)[0], alone)
+        self.assertTrue(policy._is_wanted(alone, [idle], {}))
+        leased(job, idle, 2, 3, attempt=3)
+        self.assertFalse(policy._is_wanted(alone, [idle], {}))
 
 
 class TakeBackTest(unittest.TestCase):

@@ -98,7 +98,7 @@ class JobsTest(SchedulerTest):
         effects = self.master.tick()
         self.assertEqual([type(effect) for effect in effects], [s.Define, s.Grant])
         grant = effects[1]
-        self.assertEqual(grant[:2] + grant[3:], ("a", JOB, 0, 1, False))
+        self.assertEqual(grant[:2] + grant[3:], ("a", JOB, 0, 1, False, False))
         effects = self.master.done(grant)
         self.assertEqual(effects, [s.Deliver(JOB, 0, 1, 0, [b"x"]), s.Forget("a", JOB), s.Finish(JOB, None)])
         self.assertEqual(self.master.brain.snapshot()["jobs"], [])
@@ -253,11 +253,12 @@ class OutcomesTest(SchedulerTest):
     def test_a_task_killed_for_its_memory_is_tried_again_alone(self):
         killed, other = self.start(9, nodes=("a",), slots=2)
         self.master.say(s.AttemptDied, "a", killed.attempt, 0, {"memory": True})
-        self.assertEqual(self.master.tick(), [s.Revoke("a", other.attempt, False)])  # what has not begun makes room
+        effects = self.master.tick()
+        self.assertEqual(effects[0], s.Revoke("a", other.attempt, False))  # what has not begun makes room
+        alone, = only(s.Grant, effects)  # the node begins it when nothing else runs: see test_agent.py
+        self.assertEqual((spans([alone]), alone.one_by_one, alone.exclusive), ([(0, 1)], True, True))
         self.assertEqual(self.master.grants(9.0), [])
         self.master.done(other, seconds=1.0)
-        alone, = self.master.grants()
-        self.assertEqual((spans([alone]), alone.one_by_one), ([(0, 1)], True))
         self.master.say(s.NodeHeard, "a")
         self.assertEqual(self.master.grants(9.0), [])
         self.master.done(alone, seconds=1.0)
@@ -268,7 +269,7 @@ class OutcomesTest(SchedulerTest):
         self.master.say(s.AttemptDied, "a", grant.attempt, 0, {"memory": True})
         one_by_one, = self.master.grants()
         self.assertEqual(self.master.released(one_by_one, 1), [s.TakenBack(JOB, 1, 2)])  # the other task is as likely innocent
-        self.assertEqual(len(self.master.brain._jobs[JOB].exclusive), 0)
+        self.assertFalse(self.master.brain._jobs[JOB].next_is_exclusive)
         self.master.say(s.AttemptDied, "a", one_by_one.attempt, 0, {"memory": True})
         self.master.join("b", slots=2)
         self.assertEqual([(g.node, g.first, g.one_by_one) for g in self.master.grants()], [("a", 0, True), ("b", 1, False)])
@@ -298,6 +299,29 @@ class OutcomesTest(SchedulerTest):
         self.assertEqual(self.master.grants(), [])  # now b is to run it
         self.master.done(third, seconds=1.0)
         self.assertEqual(spans(self.master.grants()), [(0, 1)])
+
+    def test_it_goes_to_the_node_with_the_least_to_do_and_from_there_to_one_with_nothing(self):
+        grants = self.start(9, nodes=("a", "b"), slots=3)
+        for node in "ab":
+            for grant in [grant for grant in grants if grant.node == node][: 1 if node == "a" else 2]:
+                self.master.done(grant, seconds=1.0)
+        self.master.submit(0, job=JOB + 1)
+        left = self.master.grants()
+        self.assertEqual(3, len(left))
+        self.master.do(s.JobPaused(JOB, True))
+        killed, others = left[0], [each for each in grants + left if each.attempt in self.master.brain._attempts]
+        self.master.say(s.AttemptDied, killed.node, killed.attempt, killed.first, {"memory": True})
+        busy = [grant for grant in others if grant.node == "b" and grant is not killed]
+        for grant in busy[1:]:
+            self.master.done(grant, seconds=1.0)
+        self.master.do(s.JobPaused(JOB, False))
+        alone, = self.master.grants()
+        self.assertEqual((alone.node, alone.exclusive), ("b", True))
+        self.master.join("c")
+        self.assertIn(s.Revoke("b", alone.attempt, False), self.master.tick(policy.TAKE_BACK_SECONDS))
+        self.master.released(alone, alone.first)
+        again, = self.master.grants()
+        self.assertEqual((again.node, again.first, again.exclusive), ("c", alone.first, True))
 
     def test_a_retry_does_not_clear_a_task_of_its_deaths(self):
         grant, = self.start(1, ONE._replace(retries=1, attempts_max=2))

@@ -90,6 +90,7 @@ class WaitTest(unittest.TestCase):
         self.master.done(grants[1])
         self.master.tick()
         self.master.say(s.AttemptDied, "a", grants[0].attempt, 0, {"memory": True})
+        self.master.tick()
         self.assertIn("wait for a node that does nothing else", self.said_and_told())
 
     def test_no_node_can_run_them(self):
