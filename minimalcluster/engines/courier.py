@@ -145,5 +145,8 @@ class Courier:
         self._ended = True
         self._brought.clear()
         self._kept.clear()
-        self._backend.close()
+        try:
+            self._backend.close()
+        except Exception as error:  # the master's end goes on
+            log.warning("%s cannot be closed: %s", self._backend.name, error)
         self._call(closed)

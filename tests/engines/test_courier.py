@@ -93,6 +93,13 @@ class CourierTest(unittest.TestCase):
         self.submit()
         self.assertIsInstance(self.answers.get(True, support.SECONDS)[3], TypeError)
 
+    def test_an_engine_that_cannot_be_closed_says_so_and_the_end_goes_on(self):
+        self.backend.close = None
+        with support.Log() as log:
+            self.courier.put(self.courier.end, lambda: self.answers.put("closed"))
+            self.assertEqual("closed", self.answers.get(True, support.SECONDS))
+            support.wait_until(lambda: log.having("cannot be closed"))
+
     def test_an_engine_that_cannot_cancel_or_count_does_not_end_it(self):
         _, flight = self.submit()
         self.courier.put(self.courier.cancel, flight, True)
