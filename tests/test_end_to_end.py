@@ -272,8 +272,8 @@ class NodeFaults(unittest.TestCase):
     )
 
     @contextlib.contextmanager
-    def cluster(self, **named):
-        with support.directory() as path, MasterNode(PORT=0) as master:
+    def cluster(self, **options):
+        with support.directory() as path, MasterNode(PORT=0, **options) as master:
             master.start_master_server(if_join_as_worker=False)
             yield master, support.Gates(path)
 
@@ -442,14 +442,20 @@ class NodeFaults(unittest.TestCase):
                 self.assertEqual(proxy.accepted, 1)
 
     def test_row_31_bit_flip(self):
-        with self.cluster() as (master, gates), support.Proxy(master.PORT) as proxy, support.Log() as log:
+        self.bits_flip(False, "tag")
+
+    def test_row_31_bit_flip_in_tls(self):
+        self.bits_flip(True, "SSL")
+
+    def bits_flip(self, encrypt, noticed_by):
+        with self.cluster(encrypt=encrypt) as (master, gates), support.Proxy(master.PORT) as proxy, support.Log() as log:
             with self.node_behind(proxy, master) as far:
                 for number, direction in enumerate(("up", "down", "up", "down"), 1):
                     proxy.flip = direction
                     self.assertEqual(support.run(master, DOUBLE, "f", range(1000)), doubled(1000))
                     support.wait_until(lambda: proxy.flipped == number, what="a flipped bit")
                     support.wait_until(lambda: far.output().count("connected to the master") > number)
-                self.assertTrue(log.having("tag") or "tag" in far.output())
+                self.assertTrue(log.having(noticed_by) or noticed_by in far.output())
 
     def test_row_37_addresses_that_cannot_be_had(self):
         with MasterNode(PORT=0) as master:
