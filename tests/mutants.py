@@ -69,7 +69,6 @@ MUTANTS = [
     ("what one of two holders gives back is queued while the other runs it", _S, "_attempt_released", "self._ledger.end(lease)", "self._ledger.end(lease); self._ledger.enqueue(piece)"),
     ("a node that runs a task alone is given more", _L, "file_connection", "0 if node.exclusive else slots", "slots"),
     ("what is to run alone joins others", _A, "_must_wait", "held.is_exclusive or ", ""),
-    ("others begin beside what runs alone", _A, "_must_wait", " or self._exclusive is not None", ""),
     ("a node that ran a task alone is given nothing any more", _L, "_leave", "node.exclusive -= 1", "pass"),
     ("a paused job is handed out", _L, "pause", "job.paused = paused", "pass"),
     ("an attempt's number is used again after a restart of the master", _S, "__init__", "epoch << EPOCH_SHIFT", "1 << EPOCH_SHIFT"),

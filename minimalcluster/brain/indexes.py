@@ -15,6 +15,8 @@ if MYPY:
 
 #: So many pieces of a job may be done and still in its ``places``.
 PLACES_MIN = 64
+#: So many former keys may be in the heap of ``Best``, or twice as many as there are things.
+STALE_MIN = 64
 
 
 class Ranked(object):
@@ -86,6 +88,9 @@ class Best(object):
             elif key != self._keys.get(thing):
                 self._keys[thing] = key
                 heapq.heappush(self._heap, (key, thing))
+        if len(self._heap) > STALE_MIN + 2 * len(self._keys):  # former keys, which are not the least, stay in the heap
+            self._heap = [(key, thing) for thing, key in self._keys.items()]
+            heapq.heapify(self._heap)
         while self._heap:
             key, thing = self._heap[0]
             if self._keys.get(thing) == key:

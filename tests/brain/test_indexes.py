@@ -18,6 +18,44 @@ class RankedTest(unittest.TestCase):
         self.assertEqual((len(ranked), nodes[3] in ranked, nodes[4] in ranked), (2, False, True))
 
 
+class BestTest(unittest.TestCase):
+    def setUp(self):
+        self.keys = {"a": 3, "b": 1, "c": None}
+        self.best = indexes.Best(lambda thing, now: self.keys[thing])
+        for thing in self.keys:
+            self.best.note(thing)
+
+    def change(self, thing, key):
+        self.keys[thing] = key
+        self.best.note(thing)
+
+    def test_the_least_key(self):
+        self.assertEqual("b", self.best.first(0.0))
+        self.change("c", 0)
+        self.assertEqual("c", self.best.first(0.0))
+        self.change("c", 9)
+        self.change("b", None)
+        self.assertEqual("a", self.best.first(0.0))
+        self.best.drop("a")
+        self.assertEqual("c", self.best.first(0.0))
+        self.change("c", None)
+        self.assertIsNone(self.best.first(0.0))
+
+    def test_whether_it_is_looked_at(self):
+        self.best.first(0.0)
+        self.assertEqual([True, True, False], [self.best.knows(thing) for thing in "abc"])
+        self.best.note("c")
+        self.assertTrue(self.best.knows("c"))
+        self.best.drop("c")
+        self.assertFalse(self.best.knows("c"))
+
+    def test_former_keys_are_dropped_sooner_or_later(self):
+        for key in range(10 * indexes.STALE_MIN):
+            self.change("a", 10 + key)
+            self.assertEqual("b", self.best.first(0.0))
+        self.assertLess(len(self.best._heap), 2 * indexes.STALE_MIN)
+
+
 class AgendaTest(unittest.TestCase):
     def setUp(self):
         self.moments = {"a": 3.0, "b": 1.0, "c": None}
