@@ -1,4 +1,4 @@
-"""The same attacks against a manager of multiprocessing, of this Python: the second column of the table in docs/security.md.
+"""The same attacks against a manager of multiprocessing, of this Python: a column of the table in docs/security.md.
 
     python3 tools/attack_others.py
 
@@ -76,7 +76,8 @@ def told_about_a_failure(process, port):
             said += more
     except OSError:
         pass
-    return "a wrong key: %s; bytes to a stranger: %d%s" % (heard, len(said), ", a traceback with paths" if b"Traceback" in said else "")
+    what = ", a traceback with paths" if b"Traceback" in said else ""
+    return "a wrong key: %s; bytes to a stranger: %d%s" % (heard, len(said), what)
 
 
 def injection(process, port):
