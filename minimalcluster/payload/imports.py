@@ -67,6 +67,19 @@ def _installed_names(folder):
     return _installed[folder]
 
 
+def source_from(loader, name):
+    # type: (Any, str) -> bytes | None
+    """The source of a module that lies in no file of its own, from its loader. None if it has none: the loader may be
+    anybody's, and raise anything."""
+    try:
+        text = loader.get_source(name)
+    except Exception:
+        return None
+    if isinstance(text, bytes):  # 2.7
+        return text
+    return text.encode("utf-8") if isinstance(text, type(u"")) else None
+
+
 def variables(module):
     # type: (object) -> dict
     """A module's variables; {} if it is not a module. Calls no code of the module: a lazy one may raise anything."""

@@ -19,7 +19,7 @@ import types
 
 from ..compat import PY2, as_text, native
 from ..errors import SourceError, UsageError
-from .imports import is_own_path
+from .imports import is_own_path, source_from
 from .values import in_words
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -249,12 +249,9 @@ def _content(path, loader, module):
         with open(path, "rb") as file:
             return file.read()
     for name in (module, "__main__"):  # in a zip file, for example of zipapp
-        try:
-            text = loader.get_source(name)
-        except Exception:  # a loader of the user's, which may raise anything  # noqa: S112
-            continue
-        if text is not None:
-            return text.encode("utf-8") if isinstance(text, type(u"")) else text
+        data = source_from(loader, name)
+        if data is not None:
+            return data
     return None
 
 

@@ -22,7 +22,7 @@ from collections import namedtuple
 
 from ..compat import PY2, hexadecimal, native
 from .environment import PREFIX as ENVIRONMENT_PREFIX
-from .imports import is_own_path, plain_folders, variables
+from .imports import is_own_path, plain_folders, source_from, variables
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -108,7 +108,7 @@ def _as_module(filename, folders, loader, name):
     if not isinstance(filename, str):
         if folders:
             return Module(FOLDER, "", True, folders, loader)
-        if _text_of(loader, name) is None:
+        if not _has_source(loader, name):
             return None
         return Module(SOURCE, "<%s>" % name, package, folders or [], loader)
     if PY2 and filename.endswith((".pyc", ".pyo")) and _exists(filename[:-1], loader):  # py2
@@ -127,16 +127,12 @@ def _exists(filename, loader):
         return False
 
 
-def _text_of(loader, name):
-    # type: (Any, str) -> str | None
-    """The source of a module without a file, from its loader; None for a built-in or a frozen module."""
+def _has_source(loader, name):
+    # type: (Any, str) -> bool
+    """Whether the loader of a module without a file has its source. False for a built-in or a frozen module."""
     if loader is None or type(loader) is type or getattr(type(loader), "__module__", "").startswith("_frozen"):
-        return None
-    try:
-        text = loader.get_source(name)
-    except Exception:  # a loader of the user's, which may raise anything
-        return None
-    return text if isinstance(text, str) else None
+        return False
+    return source_from(loader, name) is not None
 
 
 def _searched(name, own):
@@ -409,8 +405,10 @@ def read(module, name):
     if modified is not None:
         with open(module.filename, "rb") as file:
             return file.read(), modified
-    text = module.loader.get_source(name)
-    return (text if PY2 else text.encode("utf-8")), None
+    data = source_from(module.loader, name)
+    if data is None:
+        raise IOError("the loader of %s has no source of it any more" % name)
+    return data, None
 
 
 def _last(modules):
