@@ -1,7 +1,8 @@
 """Small structures that find something without a look at all there is. Pure: they know no rule.
 
 ``Ranked`` keeps some of the nodes in their order, ``Best`` knows the first of many things by keys that change,
-``Agenda`` when each of many things is due, ``Places`` finds the piece of a job that has a task.
+``Agenda`` when each of many things is due, ``Places`` finds the piece of a job that has a task, ``Gaps`` the part of a
+job that is not done.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -15,6 +16,8 @@ if MYPY:
 
 #: So many pieces of a job may be done and still in its ``places``.
 PLACES_MIN = 64
+#: ``Gaps`` moves so many at a time, whatever their number.
+GAPS_BLOCK = 500
 #: So many former keys may be in the heap of ``Best``, or twice as many as there are things.
 STALE_MIN = 64
 
@@ -225,11 +228,37 @@ def gaps_between(spans, total):
     return gaps + [(at, total)] if at < total else gaps
 
 
-def taken_from(gaps, first, end):
-    # type: (list, int, int) -> tuple | None
-    """The last part of these gaps that lies in [first, end): (lo, hi), no longer a gap; None if there is none."""
-    at = bisect_left(gaps, (end,)) - 1
-    if at < 0 or gaps[at][1] <= first:
+class Gaps(object):
+    """Gaps (lo, hi), in order, of which parts are taken. They lie in blocks, so that taking moves few of them."""
+
+    def __init__(self, gaps):
+        # type: (list) -> None
+        self._blocks = [gaps[at : at + GAPS_BLOCK] for at in range(0, len(gaps), GAPS_BLOCK)]
+        self._begins = [block[0][0] for block in self._blocks]  # a block's gaps lie between this and the next begin
+
+    def take(self, first, end):
+        # type: (int, int) -> tuple | None
+        """The last part of a gap that lies in [first, end): (lo, hi), no longer a gap; None if there is none."""
+        at = bisect_left(self._begins, end) - 1
+        while at >= 0:
+            gaps = self._blocks[at]
+            last = bisect_left(gaps, (end,)) - 1
+            if last >= 0:
+                return _taken(gaps, last, first, end)
+            if self._begins[at] <= first:
+                return None
+            at -= 1
+        return None
+
+    def __iter__(self):
+        # type: () -> Iterator[tuple]
+        return (gap for block in self._blocks for gap in block)
+
+
+def _taken(gaps, at, first, end):
+    # type: (list, int, int, int) -> tuple | None
+    """Of this gap the part that lies in [first, end), as ``Gaps.take`` returns it."""
+    if gaps[at][1] <= first:
         return None
     lo, hi = max(gaps[at][0], first), min(gaps[at][1], end)
     gaps[at : at + 1] = [gap for gap in ((gaps[at][0], lo), (hi, gaps[at][1])) if gap[0] < gap[1]]

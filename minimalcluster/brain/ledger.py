@@ -21,7 +21,7 @@ from collections import OrderedDict
 from itertools import count
 
 from . import policy
-from .indexes import Agenda, Best, Ranked, gaps_between, taken_from
+from .indexes import Agenda, Best, Gaps, Ranked, gaps_between
 from .leases import (  # fmt: skip
     ASKED,
     AWAITED,
@@ -97,12 +97,12 @@ class Ledger(object):
         """A former master's job: the spans (first, end) are delivered, the attempts (number, first, end), the newest
         last, may still be under way: they are awaited ``until`` then."""
         job.cursor, job.queued = job.total, 0
-        gaps = gaps_between(spans, job.total)
+        gaps = Gaps(gaps_between(spans, job.total))
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
         one_by_one = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
         same, adopted = {}, []  # type: dict, list # (first, end) -> the piece of the newest attempt of just these
         for attempt, first, end in reversed(attempts):
-            found = None if attempt in self.attempts else taken_from(gaps, first, end)
+            found = None if attempt in self.attempts else gaps.take(first, end)
             if found is not None:  # a part that is not the last gap is a task that raised, and is to be tried again
                 piece = Piece(job, *found)
                 piece.shortened = piece.hi < end

@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import unittest
 
 from minimalcluster.brain import indexes, leases
+from tests.support import patched
 
 class RankedTest(unittest.TestCase):
     def test_in_the_nodes_order_whatever_the_order_of_filing(self):
@@ -122,8 +123,17 @@ class GapsTest(unittest.TestCase):
             (3, 5, None, [(0, 3), (5, 7), (8, 10)]),
             (10, 12, None, [(0, 3), (5, 7), (8, 10)]),
         ):
-            gaps = [(0, 3), (5, 7), (8, 10)]
-            self.assertEqual((indexes.taken_from(gaps, first, end), gaps), (found, left), (first, end))
+            for block in (1, 2, 500):
+                with patched(indexes, "GAPS_BLOCK", block):
+                    gaps = indexes.Gaps([(0, 3), (5, 7), (8, 10)])
+                    self.assertEqual((gaps.take(first, end), list(gaps)), (found, left), (first, end))
+
+    def test_what_was_taken_is_not_found_again(self):
+        for block in (1, 2, 500):
+            with patched(indexes, "GAPS_BLOCK", block):
+                gaps = indexes.Gaps([(0, 3), (5, 7), (8, 10)])
+                taken = [gaps.take(0, 10) for _ in range(4)]
+                self.assertEqual(([(8, 10), (5, 7), (0, 3), None], []), (taken, list(gaps)))
 
 
 class PlacesTest(unittest.TestCase):
