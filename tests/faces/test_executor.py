@@ -51,6 +51,7 @@ from tests.sent import (
     PYTHON_3, SECONDS, die, die_at, faces, fail_to_initialize, initialize, leave, length, mul, pid_after, status,
     touch, touch_and_wait,
 )
+from tests.wire.independent_client import Client
 
 if PYTHON_3:
     import asyncio
@@ -58,6 +59,7 @@ if PYTHON_3:
     from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor  # noqa: F401 # in the coroutines
 
     from minimalcluster import ClusterError, ClusterExecutor, MasterNode, StartError, errors
+    from minimalcluster.compat import as_bytes
     from minimalcluster.payload import shares
     from minimalcluster.brain import agent
     from minimalcluster.faces import executor as executors
@@ -77,6 +79,18 @@ class Construction(unittest.TestCase):
                 with self.assertRaises(ValueError) as caught:
                     ClusterExecutor(*arguments, **({} if arguments else {"max_workers": number}))
                 self.assertEqual("max_workers must be greater than 0", str(caught.exception))
+
+    def test_encryption_is_as_a_masters(self):
+        for encrypt in (None, True):
+            with ClusterExecutor(1, encrypt=encrypt) as executor:
+                client = Client(executor.address[1], as_bytes(executor.authkey))
+                self.assertIs(bool(encrypt), client.tls)
+                client.close()
+        self.assertRaises(TypeError, ClusterExecutor, 1, encrypt="yes")
+        with MasterNode(PORT=0) as master:
+            master.start_master_server(if_join_as_worker=False)
+            for wish in ({"encrypt": False}, {"encrypt": True}):  # what is the master's is not changed unnoticed
+                self.assertRaises(ValueError, ClusterExecutor, master=master, **wish)
 
     def test_an_initializer_must_be_callable(self):
         self.assertRaises(TypeError, ClusterExecutor, 1, initializer=3)

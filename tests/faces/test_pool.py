@@ -44,6 +44,7 @@ import unittest
 import warnings
 
 from tests import support
+from tests.wire.independent_client import Client
 from tests.sent import (
     CannotLoad, CannotPickle, Journaled, PYTHON_3, SECONDS, Two, capture, die, die_at, fail, fail_to_initialize, faces,
     initialize, instance_of, interrupting, length, mul, note_and_return, noted_and_fails_once, pid_of, status, touch_and_wait, touch,
@@ -153,6 +154,15 @@ class Construction(unittest.TestCase):
             with Pool(master=master) as pool:
                 self.assertEqual([1, 4], pool.map(square, [1, 2]))
             self.assertEqual(1, len(master.list_workers()))
+
+    def test_encryption_is_as_a_masters(self):
+        with Pool(0, join=False, encrypt=True) as pool:
+            client = Client(pool.address[1], pool.authkey.encode())
+            self.assertTrue(client.tls)
+            client.close()
+            with support.start_node(pool.address[1], pool.authkey):
+                self.assertEqual([1, 4], pool.map(square, [1, 2]))
+        self.assertRaises(TypeError, Pool, 1, encrypt="yes")
 
     def test_on_another_engine(self):
         from concurrent.futures import ProcessPoolExecutor
