@@ -785,6 +785,12 @@ class Scheduler(WithHistory):
             self._ledger.overview = status.overview(self._nodes.values())
         return self._ledger.overview
 
+    @property
+    def slots(self):
+        # type: () -> int
+        """How many worker processes the nodes have that take work."""
+        return self._ledger.slots
+
     def status(self, now, numbers=None):
         # type: (float, Iterable[int] | None) -> list[tuple[int, status.JobStatus]]
         """(id, JobStatus without its name) of each job, or of those with these numbers."""

@@ -20,13 +20,19 @@ from ..logs import log
 from ..master.job import End, Failure, Job, Outcomes, seconds_until
 from ..payload import values
 from .call_journal import CallJournal, CallsLog
+from .order import Run
 
 #: When the heap has so many deadlines more than twice the waiting calls, those of finished calls are removed.
 _STALE_MAX = 64
 
+#: While calls wait for earlier ones, it is looked so often whether more worker processes have come.
+ORDER_SECONDS = 1.0
+
 #: What the job's thread gets beside outcomes: a call's deadline, and the outcome of a call from a journal.
 _Until = namedtuple("_Until", "moment index")
 _Known = namedtuple("_Known", "waiting given outcome")
+#: A call waits for earlier ones: from now on the thread wakes every ORDER_SECONDS.
+_Held = namedtuple("_Held", "")
 
 #: The arguments as the user gave them: (arguments, keywords). Errors name these, since unpickling may kill a process.
 Given = Tuple[Any, Any]
@@ -36,14 +42,13 @@ Waiting = Any
 
 #: Sent in place of a cancelled call: it does nothing and cannot fail, so it is not retried.
 _NOTHING = values.dumps((bool, (), {}))
-_NOBODY: Tuple[Waiting, values.Packed, Given] = (None, values.Packed(b"", values.NOTHING), ((), {}))
+_NOBODY: Tuple[Waiting, values.Packed, Given, None] = (None, values.Packed(b"", values.NOTHING), ((), {}), None)
 
 
 class Calls(Job):
     """Calls submitted one by one; each task is a pickled (function, arguments, keywords)."""
 
-    total = 0
-    closed = False
+    total = 0  # tasks that the scheduler may hand out: see order.py
     name = "calls"
 
     def __init__(self, core: Any, needs: str, options: Options, kept: Optional[CallJournal]) -> None:
@@ -54,7 +59,9 @@ class Calls(Job):
         self._kept = None if kept is None else CallsLog(kept, self._definition)
         self.journal = self._kept
         self._deadlines: List[Tuple[float, int]] = []  # a heap
-        self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given]] = {}
+        self._waiting: Dict[int, Tuple[Waiting, values.Packed, Given, Optional[Run]]] = {}
+        self._count = 0  # tasks
+        self._closing = False  # no call is added any more
         self._handed_out = 0  # tasks before this number have been sent to a node
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
@@ -71,19 +78,33 @@ class Calls(Job):
             if known:
                 self._arrivals.put((_Known, waiting, given, known[0]))
                 return
-            self._kept.keys[self.total] = key
-        waiting.place = self, self.total
-        self._waiting[self.total] = waiting, packed, given
+            self._kept.keys[self._count] = key
+        index, self._count = self._count, self._count + 1
+        waiting.place = self, index
+        run = self._core.run_of(self, index)
+        self._waiting[index] = waiting, packed, given, run
         if until is not None:
-            self._arrivals.put((_Until, until, self.total))
-        self.total += 1
+            self._arrivals.put((_Until, until, index))
+        if run is None or self._core.is_first(run):
+            self.release(self._count)
+        else:
+            self._arrivals.put((_Held,))
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``total`` is final."""
+        return self._closing and self.total == self._count
+
+    def release(self, end: int) -> None:
+        """The tasks before this number may be handed out."""
+        self.total = max(self.total, end)
         self._core.cluster.grew(self.number, self)
 
     def encode(self, first: int, count: int) -> List[bytes]:
         self._handed_out = max(self._handed_out, first + count)  # before ``hand_out``: ``cancel_running`` reads it
         buffers = [b"E"]
         for index in range(first, first + count):
-            waiting, packed, _ = self._waiting.get(index, _NOBODY)
+            waiting, packed, _, _ = self._waiting.get(index, _NOBODY)
             buffers.append(packed.data if waiting is not None and waiting.hand_out() else _NOTHING)
         return buffers
 
@@ -98,7 +119,7 @@ class Calls(Job):
         return not self._waiting
 
     def close(self) -> None:
-        self.closed = True
+        self._closing = True
         self._core.cluster.grew(self.number, self)
         self._end_if_nobody_waits()
 
@@ -109,17 +130,17 @@ class Calls(Job):
 
     def _drop(self, index: int) -> None:
         """Forget the call: its outcome is not wanted."""
-        self._waiting.pop(index, None)
+        self._pop(index)
         if self._kept is not None:
             self._kept.keys.pop(index, None)
 
     def _end_if_nobody_waits(self) -> None:
         """The scheduler ends a closed job when its tasks are done. Cancelled ones never are if there is no node."""
-        if self.closed and not self._waiting:
+        if self._closing and not self._waiting:
             self._core.cluster.cancel(self.number)
 
     def cancel_waiting(self) -> None:
-        for waiting, _, _ in list(self._waiting.values()):
+        for waiting, _, _, _ in list(self._waiting.values()):
             waiting.cancel()
 
     def cancel_running(self, index: int) -> None:
@@ -142,6 +163,7 @@ class Calls(Job):
                 _tell(arrival.waiting, arrival.outcome, arrival.given)
             arrival = None  # do not hold the result while waiting for the next one
             self._expire()
+            self._core.look_at_order()
         error = self._core.ended(self, arrival.error) or CancelledError()  # after ``ended`` no call is added
         for index in sorted(self._waiting):
             self._resolve(index, Failure(error, ""))
@@ -151,7 +173,8 @@ class Calls(Job):
         self._core.delivering.discard(self)
 
     def _seconds_left(self) -> Optional[float]:
-        return seconds_until(self._deadlines[0][0]) if self._deadlines else None
+        seconds = [ORDER_SECONDS] if self._core.holds_calls() else []
+        return min([seconds_until(self._deadlines[0][0]), *seconds]) if self._deadlines else min(seconds, default=None)
 
     def _watch(self, arrival: _Until) -> None:
         heapq.heappush(self._deadlines, tuple(arrival))
@@ -175,9 +198,15 @@ class Calls(Job):
             index += 1
 
     def _resolve(self, index: int, outcome: object) -> None:
-        waiting, _, given = self._waiting.pop(index, _NOBODY)
+        waiting, given = self._pop(index)
         if waiting is not None:
             _tell(waiting, outcome, given)
+
+    def _pop(self, index: int) -> Tuple[Waiting, Given]:
+        waiting, _, given, run = self._waiting.pop(index, _NOBODY)
+        if run is not None:
+            self._core.is_done(run)
+        return waiting, given
 
 
 def _tell(waiting: Waiting, outcome: object, given: Given) -> None:

@@ -17,6 +17,7 @@ from ..payload import functions, script, shares, sources, values
 from .call_journal import CallJournal
 from .calls import Calls, Given, Waiting
 from .futures import BrokenClusterExecutor
+from .order import Order, Run
 from .turns import Turns
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
@@ -42,6 +43,7 @@ class Core:
         self.cluster, self._owned = cluster, owned
         self._lock = threading.RLock()  # reentrant: a garbage collection while it is held may drop the face
         self._calls: Dict[Tuple[str, Options], Calls] = {}
+        self._order = Order()
         self._journals: Dict[str, CallJournal] = {}
         self.delivering: Set[Calls] = set()  # also closed ones, until their last outcome
         self.maps: Set[Any] = set()  # of MapJob, whose file imports this one
@@ -156,6 +158,28 @@ class Core:
                 calls = self._calls[key] = Calls(self, packed.needs, options, kept)
                 self.delivering.add(calls)
             calls.add(waiting, packed, until, given)
+
+    def run_of(self, calls: Calls, task: int) -> Optional[Run]:
+        """The run that a new call belongs to; None where calls need not begin in order. Called with the lock held."""
+        if self.cluster.slots <= 1:
+            return self._order.add(calls, task)
+        self._order.release_all()
+        return None
+
+    def is_first(self, run: Run) -> bool:
+        return self._order.is_first(run)
+
+    def is_done(self, run: Run) -> None:
+        with self._lock:
+            self._order.done(run)
+
+    def holds_calls(self) -> bool:
+        return len(self._order) > 1
+
+    def look_at_order(self) -> None:
+        if self.holds_calls() and self.cluster.slots > 1:
+            with self._lock:
+                self._order.release_all()
 
     def _close_idle(self) -> None:
         """Each job has a thread, so a program that uses new options all the time would have more and more threads."""

@@ -264,6 +264,12 @@ class Cluster(Runner, Sessions):
         """Deliver nothing for this task; kill the worker process that runs it."""
         self._loop.call(self._event, scheduler.TaskCancelled(number, task))
 
+    @property
+    def slots(self):
+        # type: () -> int
+        """How many worker processes the nodes have that take work now. From any thread."""
+        return self._scheduler.slots
+
     def settle(self):
         # type: () -> None
         """Return when the tasks submitted before have been handed out, as far as worker processes are free."""
