@@ -41,8 +41,8 @@ def master_key(host, authkey, key_file):
     # type: (str, object, str | None) -> object
     """A master's key: authkey, or that of the file, which is made if it is not there, or a new one.
 
-    Raises KeyFileError, and ValueError if both are given or the key is too weak for this host. On loopback a weak key
-    is only warned of.
+    Raises KeyFileError, and ValueError if both are given or the key is too weak for this host. On loopback there is
+    only a warning, as everywhere for a key that looks weak ("k" * 32).
     """
     key_files.check_one(authkey, key_file)
     if key_file is not None:
@@ -52,6 +52,7 @@ def master_key(host, authkey, key_file):
     weak = "is empty" if not keys.as_key(authkey) else weakness(authkey)
     if weak and not (keys.as_key(authkey) and is_loopback(host)):
         raise ValueError("AUTHKEY %s; %s (HOST is %r)" % (weak, _REMEDY, host))
+    weak = weak or pattern(authkey)
     if weak:
         log.warning("AUTHKEY %s; %s", weak, _REMEDY)
     keys.warn_if_odd(authkey, log.warning)
@@ -60,18 +61,25 @@ def master_key(host, authkey, key_file):
 
 def weakness(authkey):
     # type: (object) -> str
-    """Why a key can be guessed, in words; "" if nothing is known against it."""
+    """Why a key is guessed soon, in words; "" if it is not."""
     key = keys.as_key(authkey)
     if keys.is_generated(key):
         return ""
     if len(key) < KEY_BYTES_MIN:
         return "has %d bytes, at least %d are needed" % (len(key), KEY_BYTES_MIN)
+    if re.sub(br"[^0-9a-z]", b"", key.lower()) in WELL_KNOWN:
+        return "is one of those that attackers try first"
+    return ""
+
+
+def pattern(authkey):
+    # type: (object) -> str
+    """Why a key of enough bytes is easier to guess than others, in words; "" if nothing is seen."""
+    key = keys.as_key(authkey)
     if len(set(key)) < DIFFERENT_BYTES_MIN:
         return "has only %d different characters" % len(set(key))
     if any(key[:-size] == key[size:] for size in range(1, min(KEY_BYTES_MIN, len(key) // 2 + 1))):
         return "repeats a short text"
-    if re.sub(br"[^0-9a-z]", b"", key.lower()) in WELL_KNOWN:
-        return "is one of those that attackers try first"
     return ""
 
 

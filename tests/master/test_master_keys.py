@@ -106,8 +106,7 @@ class Sides(unittest.TestCase):
 
     def test_row_46_weak_keys_are_for_this_machine_alone(self):
         for weak, why in (
-            ("short", "has 5 bytes"), ("x" * 32, "only 1 different"), ("abc123" * 4, "repeats"),
-            ("passwordpassword", "repeats"), ("0123456789abcdef", "attackers"), ("Correct Horse Battery Staple", "attackers"),
+            ("short", "has 5 bytes"), ("passwordpassword", "attackers"), ("0123456789abcdef", "attackers"), ("Correct Horse Battery Staple", "attackers"),
             ("<the authkey for your cluster>", "attackers"), (b"short\n" + b" " * 20, "has 5 bytes"),
         ):  # fmt: skip
             error = mistake(MasterNode, "0.0.0.0", 8888, weak)
@@ -119,6 +118,13 @@ class Sides(unittest.TestCase):
                 MasterNode("127.0.0.1", 8888, weak)
             self.assertEqual(1, len(log.having("WARNING AUTHKEY ")), log.messages)
             self.assertEqual(1, len(log.having(why)), log.messages)
+
+    def test_keys_with_a_pattern_are_warned_of_everywhere(self):
+        for key, why in (("x" * 32, "only 1 different"), ("abc123" * 4, "repeats")):
+            for host in ("127.0.0.1", "0.0.0.0"):
+                with support.Log() as log:
+                    MasterNode(host, 0, key)
+                self.assertEqual(1, len(log.having(why)), log.messages)
 
     def test_good_keys_are_for_all(self):
         for good in (KEY, PHRASE, os.urandom(8) + b"-\xe9\xff-" + os.urandom(8), "17 Zwerge, 3 Riesen und 1 Hut"):
