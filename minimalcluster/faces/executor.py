@@ -38,7 +38,7 @@ from ..master.job import Failure
 from ..master.master_keys import master_key
 from ..master.masternode import MasterNode
 from ..master.reader import NotYetError
-from ..payload import functions, script
+from ..payload import functions, safe, script
 from ..wire import addresses, encryption
 from .core import Core, until
 from .futures import (
@@ -88,7 +88,7 @@ class ClusterExecutor(Executor):
     this machine. engine: work on Dask, Ray or another Executor (``minimalcluster.engines``) instead of
     worker processes of ours. initializer(*initargs) runs once in every worker process before its first call.
     max_tasks_per_child: chunks (a submitted call is one) after which a worker process is replaced.
-    encrypt, ssl_context: as MasterNode's.
+    encrypt, ssl_context, results: as MasterNode's.
 
     Raises ValueError for max_workers <= 0, TypeError for an initializer that cannot be called.
     """
@@ -111,6 +111,7 @@ class ClusterExecutor(Executor):
         key_file: Optional[str] = None,
         encrypt: Optional[bool] = None,
         ssl_context: Any = None,
+        results: str = "any",
     ) -> None:
         if max_workers is not None and max_workers <= 0 and not (max_workers == 0 and not join):
             raise ValueError("max_workers must be greater than 0")
@@ -126,7 +127,10 @@ class ClusterExecutor(Executor):
                 "globals of their own and do not see that; put it and them into a module",
                 functions.globals_set(initializer),
             )  # fmt: skip
+        load = safe.loader(results, engine)
         encryption.check(encrypt, ssl_context)
+        if master is not None and results != "any":
+            raise ValueError("results is the master's: MasterNode(results='safe')")
         if (encrypt is not None or ssl_context is not None) and (master is not None or engine is not None):
             raise ValueError("encrypt and ssl_context are the master's; here there is no port of the executor's own")
         self.authkey: object
@@ -140,7 +144,7 @@ class ClusterExecutor(Executor):
             cluster.start()
         else:
             self.authkey = master_key(host, authkey, key_file)
-            cluster = Cluster(host, port, self.authkey, encrypt=encrypt, ssl_context=ssl_context)
+            cluster = Cluster(host, port, self.authkey, encrypt=encrypt, ssl_context=ssl_context, load=load)
             cluster.start()
             if join:
                 _join_or_stop(cluster, max_workers or cpu_count())
@@ -182,6 +186,7 @@ class ClusterExecutor(Executor):
             on_error=on_error, retries=retries, attempts_max=attempts_max, timeout=timeout, deadline=deadline,
             journal=journal, idempotent=idempotent,
         )  # fmt: skip
+        self._core.cluster.check_options(view._options)
         view._viewed = self  # while the view lives, its executor is not collected
         return view
 

@@ -283,7 +283,7 @@ class Pool(multiprocessing.pool.Pool):
 
     processes, initializer, initargs, maxtasksperchild: as multiprocessing's. context is ignored:
     worker processes are fresh interpreters. host, port, authkey, key_file, master, engine, join,
-    encrypt, ssl_context: as ClusterExecutor's; other nodes join at ``address`` with ``authkey``.
+    encrypt, ssl_context, results: as ClusterExecutor's; other nodes join at ``address`` with ``authkey``.
 
     chunksize: where it is not said the cluster measures; imap's default of 1 is taken for that too.
     """
@@ -308,6 +308,7 @@ class Pool(multiprocessing.pool.Pool):
         key_file: Optional[str] = None,
         encrypt: Optional[bool] = None,
         ssl_context: Any = None,
+        results: str = "any",
     ) -> None:
         if processes is None and join and master is None and engine is None:
             processes = cpu_count()
@@ -321,7 +322,7 @@ class Pool(multiprocessing.pool.Pool):
         self._executor = ClusterExecutor(
             processes, host, port, authkey, master=master, engine=engine, initializer=initializer,
             initargs=initargs, join=join, max_tasks_per_child=maxtasksperchild, key_file=key_file,
-            encrypt=encrypt, ssl_context=ssl_context,
+            encrypt=encrypt, ssl_context=ssl_context, results=results,
         )  # fmt: skip
         self._core = self._executor._core
         self._core.ends_at_exit = True

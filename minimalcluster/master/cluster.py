@@ -19,6 +19,7 @@ from collections import deque, namedtuple
 
 from .. import errors
 from ..brain import agent, scheduler
+from ..brain.options import Options  # noqa: F401 # in a type comment
 from ..brain.status import ClusterStatus, JobStatus  # noqa: F401 # in a type comment
 from ..compat import (  # fmt: skip
     PICKLE_PROTOCOL,
@@ -64,7 +65,6 @@ FAREWELL_SECONDS = 2.0
 #: The scheduler is told the size of a chunk's arguments only above this.
 WEIGHED_BYTES_MIN = 64 << 10
 JOB_SHIFT = 24
-NO_JOURNAL = "a master with results='safe' keeps no journal"
 FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
 #: A node in ``list_workers``. busy: 1 while it has tasks. address: "" for the node in this process.
@@ -212,16 +212,21 @@ class Cluster(Runner, Sessions):
         """
         self.check_process()
         self._workplace.check_job(job)
-        if self._load is not values.loads:
-            if job.journal is not None:  # the next run would take from it what this one refuses
-                raise errors.UsageError(NO_JOURNAL)
-            job.load = self._load
+        self.check_options(job.options)
+        job.load = self._load
         job.code = sources.loaded.current()
         number = next(self._job_numbers)
         self._loop.call(self._submit, number, job)
         if self._is_over:
             job.crashed(self._why_over())
         return number
+
+    def check_options(self, options):
+        # type: (Options) -> None
+        """Raises UsageError for options that cannot be fulfilled here."""
+        if options.journal is not None and self._load is not values.loads:
+            # The next run would take from it what this one refuses.
+            raise errors.UsageError("a master with results='safe' keeps no journal")
 
     def grew(self, number, job):
         # type: (int, Job) -> None

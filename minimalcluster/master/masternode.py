@@ -12,7 +12,7 @@ from ..compat import PY2, as_text, forbid_patched_threads, integer_types, native
 from ..payload import environment, functions, safe, script, values
 from ..payload.fingerprints import code_imported, of_definition
 from ..wire import addresses, encryption
-from .cluster import NO_JOURNAL, Cluster
+from .cluster import Cluster
 from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
 from .master_keys import master_key
 from .progress import progress_for
@@ -53,9 +53,7 @@ class MasterNode(object):
         if engine is not None and not hasattr(engine, "cluster"):
             raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
         self._engine = engine
-        if results not in ("any", "safe") or (results == "safe" and engine is not None):
-            raise ValueError("results must be 'any', or 'safe' without an engine, not %r" % (results,))
-        self._load = safe.loads if results == "safe" else values.loads
+        self._load = safe.loader(results, engine)
         self._cluster = None  # type: Cluster | None
         self._source = None  # type: environment.Source | None
         self._module = None  # type: environment.types.ModuleType | None
@@ -277,8 +275,8 @@ class MasterNode(object):
     def _options(self, on_error, chunksize, options):
         # type: (str, int | None, dict) -> Options
         chosen = Options(on_error, self.chunksize if chunksize is None else chunksize, **options)
-        if chosen.journal is not None and self._load is not values.loads:
-            raise errors.UsageError(NO_JOURNAL)  # before there is a file
+        if self._cluster is not None:
+            self._cluster.check_options(chosen)  # before there is a journal
         return chosen
 
     def _job(self, options):

@@ -22,9 +22,9 @@ import uuid
 
 from .. import errors
 from ..compat import PY2, pickle, range_type, text_type
+from . import values
 from .environment import PREFIX
 from .imports import variables
-from .values import _raw
 
 if PY2:  # py2
     import __builtin__ as builtins  # type: ignore[import-not-found] # novm
@@ -33,7 +33,7 @@ else:
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any  # noqa: F401 # novm
+    from typing import Any, Callable  # noqa: F401 # novm
 
 def _module(name):
     # type: (str) -> str
@@ -71,10 +71,18 @@ class _NotPlainError(Exception):
     """The slower unpickler is needed."""
 
 
+def loader(results, engine=None):
+    # type: (str, object) -> Callable[[Any], Any]
+    """What unpickles results, by the argument of the faces. An engine unpickles them itself, so none can be safe."""
+    if results not in ("any", "safe") or (results == "safe" and engine is not None):
+        raise ValueError("results must be 'any', or 'safe' without an engine, not %r" % (results,))
+    return loads if results == "safe" else values.loads
+
+
 def loads(buffer):
     # type: (Any) -> Any
     """As ``values.loads``, but raises UnsafeResult for a pickle that names what is not on the list."""
-    data = bytes(_raw(buffer))
+    data = bytes(values._raw(buffer))
     if PY2:  # py2: cPickle's class cannot be derived from
         return _Careful(io.BytesIO(data)).load()
     try:

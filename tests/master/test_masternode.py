@@ -814,6 +814,21 @@ class SafeResultsTest(unittest.TestCase):
                 self.assertIsInstance(executor.submit(eval, "__import__('types').SimpleNamespace(a=1)").exception(support.SECONDS), UnsafeResult)
                 self.assertEqual([1, 2], list(executor.map(abs, [-1, -2])))
 
+    def test_row_49_executors_and_pools_of_their_own(self):
+        if sys.version_info < (3, 6):
+            raise unittest.SkipTest("the executor is for Python 3")
+        from minimalcluster import ClusterExecutor, Pool
+
+        odd = "__import__('types').SimpleNamespace(a=1)"
+        with ClusterExecutor(1, results="safe") as executor:
+            self.assertIsInstance(executor.submit(eval, odd).exception(support.SECONDS), UnsafeResult)
+            self.assertEqual([1], list(executor.map(abs, [-1])))
+            self.assertIsInstance(mistake(executor.options, journal="never made"), UsageError)
+        with Pool(1, results="safe") as pool:
+            self.assertEqual([1, 4], pool.map(abs, [-1, 4]))
+            self.assertIsInstance(mistake(pool.apply, eval, (odd,)), UnsafeResult)
+        self.assertFalse(os.path.exists("never made"))
+
     def test_what_it_may_be(self):
         self.assertIsInstance(mistake(MasterNode, results="unsafe"), ValueError)
 
