@@ -83,16 +83,21 @@ class Worker(object):
                 if not data:
                     break
                 for message in self._channel.feed(data):
-                    checks.check(message, checks.MASTER)
-                    name = READ.get(type(message))
-                    if name is None:
-                        self._inbox.put(message)
-                    else:
-                        getattr(self, name)(message)
+                    self.take(message)
         finally:
             # The node is gone, or sends malformed messages: no result can be delivered any more.
             if not self.is_leaving:
                 os._exit(0)
+
+    def take(self, message):
+        # type: (tuple) -> None
+        """Also of the messages that came with the end of the handshake, before this thread began."""
+        checks.check(message, checks.MASTER)
+        name = READ.get(type(message))
+        if name is None:
+            self._inbox.put(message)
+        else:
+            getattr(self, name)(message)
 
     def _fetched(self, message):
         # type: (protocol.Fetched) -> None
@@ -337,7 +342,7 @@ def main():
     connection, handshake = _connect(settings)
     worker = Worker(connection, handshake.channel)
     for message in handshake.channel.feed(handshake.leftover()):
-        worker._inbox.put(message)
+        worker.take(message)
     read(worker.read)
     watch(worker.runner.watch)
     worker.serve()

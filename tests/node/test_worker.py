@@ -13,7 +13,7 @@ import unittest
 
 from minimalcluster.wire import handshakes, keys, protocol
 from minimalcluster.payload import environment, values
-from minimalcluster.node import boot
+from minimalcluster.node import boot, worker
 from minimalcluster.compat import PY2, joined
 from tests import support
 
@@ -578,6 +578,16 @@ class End(Gated):
         self.run_forever("collections.deque(itertools.repeat(None), maxlen=0)")
         self.child.process.stdin.close()
         self.assertEqual(-signal.SIGIO, self.child.ended())
+
+
+class Taken(unittest.TestCase):
+    def test_what_comes_with_the_end_of_the_handshake_is_taken_as_later(self):
+        """A question for the first chunk may come in the same bytes: the main thread does not know it."""
+        made, given_back = worker.Worker(None, None), []
+        made.runner.give_back = given_back.append
+        for message in (protocol.ForgetJob(1), protocol.Revoke(7, 0)):
+            made.take(message)
+        self.assertEqual(([7], protocol.ForgetJob(1)), (given_back, made._inbox.get()))
 
 
 class Beginning(unittest.TestCase):
