@@ -4,7 +4,7 @@
 
 A master in this process; an idle node with two worker processes as a process of its own, which
 has run a small job before; then the same with this machine joined to the master itself.
-The 2017 minimalcluster took 1.4 % of a core; DESIGN.md 9 asks for less than 0.2 %.
+The 2017 minimalcluster took 1.4 % of a core; the aim is less than 0.2 %.
 """
 
 import glob

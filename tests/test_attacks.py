@@ -1,4 +1,4 @@
-"""FAULTS.md E, against a real master and real nodes: attackers who have no key, and where the key can be seen.
+"""Rows 39-50 (docs/security.md), against a real master and real nodes: attackers who have no key, and where the key can be seen.
 
 What needs many connections or minutes is in tools/attack.py; what needs no process is in tests/wire.
 """

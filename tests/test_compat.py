@@ -132,7 +132,7 @@ class Numbers(unittest.TestCase):
             subprocess.check_call([sys.executable, "-c", program, moment], cwd=support.ROOT)
 
     def test_the_monotonic_clock_is_not_the_wall_clock(self):
-        # Which jumps, by hand or by a time server (FAULTS.md 20).
+        # Which jumps, by hand or by a time server (row 20).
         self.assertNotIn(getattr(compat.monotonic, "__name__", ""), ("time", "perf_counter"))
 
     def test_there_is_a_processor(self):

@@ -1,4 +1,4 @@
-"""Real processes, real sockets, real kill -9: the rows of FAULTS.md by their numbers, and clusters of mixed Pythons."""
+"""Real processes, real sockets, real kill -9: the rows of docs/reliability.md by their numbers, and clusters of mixed Pythons."""
 from __future__ import absolute_import, division, print_function
 
 import contextlib

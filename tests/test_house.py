@@ -1,4 +1,4 @@
-"""The house rules of DESIGN.md 3 and 4, read from the source with ``ast``: nothing is imported here but to look."""
+"""The rules of ARCHITECTURE.md and docs/inside.md, read from the source with ``ast``: nothing is imported here but to look."""
 from __future__ import absolute_import, division, print_function
 
 import ast
@@ -32,7 +32,7 @@ IMPURE_MODULES = {"socket", "select", "time", "threading", "subprocess", "os", "
 PICKLERS = ("compat", "payload.by_value", "payload.script", "payload.values", "payload.functions", "payload.safe", "payload.shares", "master.journal")
 #: Impure by the back door.
 IMPURE_OF_COMPAT = {"monotonic", "perf_counter", "socketpair", "queue", "cpu_count", "in_main_thread"}
-#: For Python 3 alone (DESIGN.md 3); everything else is core and runs on 2.7.
+#: For Python 3 alone; everything else is core and runs on 2.7.
 PYTHON_3_FOLDERS = {"faces", "engines"}
 FUTURE = "from __future__ import absolute_import, division, print_function"
 CLOCKS = {"time", "monotonic", "perf_counter"}

@@ -19,7 +19,7 @@ from minimalcluster.command import cli
 from minimalcluster.compat import PY2
 from tests import commands, support, test_house
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/decisions.md", "docs/executor.md", "docs/joblib.md", "docs/outgrow.md", "docs/protocol.md", "docs/reliability.md", "docs/security.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/decisions.md", "docs/executor.md", "docs/inside.md", "docs/joblib.md", "docs/outgrow.md", "docs/protocol.md", "docs/reliability.md", "docs/security.md"]
 KEY = MasterNode(PORT=0).AUTHKEY
 faces = unittest.skipIf(PY2, "this block needs Python 3.6 or later")
 asyncio_run = unittest.skipIf(sys.version_info < (3, 7), "this block needs asyncio.run, of Python 3.7")
@@ -317,7 +317,7 @@ class LinksTest(unittest.TestCase):
         self.assertIn("(docs/cluster.svg)", document("README.md"))
 
     def test_files_of_the_architecture(self):
-        text = document("ARCHITECTURE.md").split("## Which file is for what")[1]
+        text = document("docs/inside.md").split("## Which file is for what")[1]
         files = [row[0].strip("`") for row in table(text)[1:]]
         for name in files:
             self.assertTrue(os.path.exists(os.path.join(support.ROOT, "minimalcluster", name)), name)
@@ -325,7 +325,7 @@ class LinksTest(unittest.TestCase):
         modules = [name for name in there if name not in test_house.FLOORS or name == "engines"]
         rows = {os.path.join(support.ROOT, "minimalcluster", *name.split("/")) for name in files}
         missing = [name for name in modules if test_house.path_of(name) not in rows]
-        self.assertEqual([], missing, "ARCHITECTURE.md does not name them")
+        self.assertEqual([], missing, "docs/inside.md does not name them")
 
     def test_names_of_the_architecture(self):
         """A place that the text names is there: `file.py:name` or `file.py:Class.method`."""

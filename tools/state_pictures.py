@@ -1,4 +1,4 @@
-"""Make the pictures of ARCHITECTURE.md from the tables of states, so that they cannot differ from the code.
+"""Make the pictures of docs/inside.md from the tables of states, so that they cannot differ from the code.
 
     python3 tools/state_pictures.py
 
@@ -16,7 +16,7 @@ sys.path.insert(0, ROOT)
 
 from minimalcluster.brain import leases  # noqa: E402
 
-DOCUMENT = os.path.join(ROOT, "ARCHITECTURE.md")
+DOCUMENT = os.path.join(ROOT, "docs", "inside.md")
 TABLES = (("piece", leases.NEW, leases.PIECE_TRANSITIONS), ("lease", leases.NEW, leases.LEASE_TRANSITIONS))
 
 

@@ -1,4 +1,4 @@
-"""What a brain remembers of what happened to it, bounded, for its own errors (DESIGN.md 4)."""
+"""What a brain remembers of what happened to it, bounded, for its own errors."""
 from __future__ import absolute_import, division, print_function
 
 from collections import deque

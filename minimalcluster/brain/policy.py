@@ -33,7 +33,7 @@ TAKE_BACK_SECONDS = 0.05
 COPY_FACTOR = 1.5
 #: What a copy may save must be worth the end and the start of a worker process, about 0.1 s each.
 COPY_SECONDS_MIN = 0.2
-#: One task in so many may get a second copy, and one in any case (FAULTS.md 17: 10 % more work).
+#: One task in so many may get a second copy, and one in any case (docs/reliability.md, row 17: 10 % more work).
 COPY_SHARE = 10
 
 

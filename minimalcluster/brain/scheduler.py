@@ -45,9 +45,9 @@ if MYPY:
 
 #: A node that was asked for what it has not started has answered by then, or is stuck.
 ANSWER_SECONDS = 0.2
-#: Heartbeats come every 2 s; five in a row must be missed (FAULTS.md 16).
+#: Heartbeats come every 2 s; five in a row must be missed (docs/reliability.md, row 16).
 NODE_LOST_SECONDS = 10.0
-#: How long a node may reconnect after its connection broke before its tasks run elsewhere (FAULTS.md 14, 25).
+#: How long a node may reconnect after its connection broke before its tasks run elsewhere (its rows 14, 25).
 RECONNECT_SECONDS = 0.8
 #: How long nodes of a killed master have to come back with what they run; their longest pause is 10 s.
 ADOPT_SECONDS = 12.0

@@ -19,7 +19,7 @@ HALF_OPEN_MAX = 256
 HALF_OPEN_SHARE = 4
 #: New connections per cycle, so that endless connections of strangers do not keep the loop from its other work.
 ACCEPTS_PER_CYCLE = 64
-#: How long a listener pauses when the process has no descriptor or memory left (FAULTS.md 22).
+#: How long a listener pauses when the process has no descriptor or memory left (docs/reliability.md, row 22).
 PAUSE_SECONDS = 1.0
 #: Of refused connections, so many are logged one by one in so many seconds; the others are counted in one line.
 STRANGERS_LOGGED_MAX, STRANGERS_SECONDS = 20, 60.0

@@ -953,7 +953,7 @@ class TakeBackTest(SchedulerTest):
 
 
 class CopiesTest(SchedulerTest):
-    """FAULTS.md row 17: second copies at a job's end, for jobs that are declared idempotent."""
+    """Row 17: second copies at a job's end, for jobs that are declared idempotent."""
 
     OPTIONS = ONE._replace(idempotent=True)
 
