@@ -29,7 +29,8 @@ from ..wire import protocol
 from .history import WithHistory
 
 HEARTBEAT_SECONDS = 2.0
-#: The master's heartbeats come as often. When no byte of five of them has come, the master is gone (docs/reliability.md, rows 16, 28).
+#: The master's heartbeats come as often. When no byte of five of them has come, the master is gone
+#: (docs/reliability.md, rows 16, 28).
 MASTER_LOST_SECONDS = 10.0
 ALONE_SECONDS = 60.0
 #: A revoked task that does not end by itself within this time is ended with its process.

@@ -12,7 +12,7 @@ from .options import DEFAULTS, Options  # noqa: F401 # in a type comment; for te
 
 #: States of a piece; a lease begins as NEW, too.
 NEW, QUEUED, AWAITED, LEASED, DONE = "new", "queued", "awaited", "leased", "done"
-#: What may become of a piece: state -> what happens -> next state. The picture in docs/inside.md is made from this table.
+#: What may become of a piece: state -> what happens -> next state; docs/inside.md has its picture.
 PIECE_TRANSITIONS = {
     NEW: {"queue": QUEUED, "lease": LEASED, "await": AWAITED},  # await: a former master had leased it
     QUEUED: {"lease": LEASED, "return": LEASED, "finish": DONE},  # return: a lost lease's node is back with it
