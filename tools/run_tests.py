@@ -29,9 +29,9 @@ FIRST = ["3.13", "3.6", "2.7", "3.11"]
 #: Every test runs under these; the minors between them leave out what takes longest (``--all`` does not).
 FULL = ["2.7", "3.6", "3.11", "3.13", "3.14"]
 LONG = [
-    "test_calls", "test_cli", "test_fingerprints", "test_demo", "test_examples", "test_futures", "test_joblib_backend",
-    "test_journal", "test_maps", "test_notebook", "test_orphans", "test_packaging", "test_pool", "test_processes",
-    "test_readme", "test_script", "test_simulation",
+    "test_attacks", "test_call_journal", "test_cli", "test_core", "test_fingerprints", "test_demo", "test_examples",
+    "test_futures", "test_independent_client", "test_joblib_backend", "test_journal", "test_maps", "test_notebook",
+    "test_orphans", "test_packaging", "test_pool", "test_processes", "test_readme", "test_script", "test_simulation",
 ]  # fmt: skip
 MARKER = "MINIMALCLUSTER_TEST_RUN"
 #: Tests mostly wait for processes to start and for limits to pass.
