@@ -121,12 +121,16 @@ class Background(object):
 
 @contextlib.contextmanager
 def patched(module, name, value):
-    before = getattr(module, name)
+    own = name in vars(module)
+    before = vars(module).get(name)  # not getattr: of a class, 2.7 gives an unbound method
     setattr(module, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        if own:
+            setattr(module, name, before)
+        else:
+            delattr(module, name)
 
 
 def keep_main(test):

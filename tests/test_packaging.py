@@ -25,9 +25,9 @@ BUILDERS = [
     os.path.join(support.ROOT, ".venv", "Scripts", "python.exe"),
 ]
 #: May be imported where it is installed, never needed (the extras of pyproject.toml, and cryptography).
-OPTIONAL = {"cloudpickle", "cryptography", "joblib", "distributed", "dask", "ray"}
-#: The standard library's names for queue and pickle there, and what finds modules.
-ONLY_ON_2 = {"Queue", "cPickle", "imp"}
+OPTIONAL = {"cloudpickle", "cryptography", "joblib", "numpy", "distributed", "dask", "ray"}
+#: The standard library's names for queue, pickle and builtins there, and what finds modules.
+ONLY_ON_2 = {"Queue", "cPickle", "__builtin__", "imp"}
 
 
 def text_of(*names):

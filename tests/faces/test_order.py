@@ -1,15 +1,19 @@
 """Calls of several jobs begin in the order of their submission, where one worker process runs them."""
+from __future__ import absolute_import, division, print_function
 
 import os
 import unittest
 
-from minimalcluster import ClusterExecutor, errors
-from minimalcluster.faces.order import Order
+from minimalcluster import errors
 from tests import support
-from tests.sent import touch_and_wait
+from tests.sent import PYTHON_3, touch_and_wait
+
+if PYTHON_3:
+    from minimalcluster import ClusterExecutor
+    from minimalcluster.faces.order import Order
 
 
-class Job:
+class Job(object):
     def __init__(self):
         self.released = 0
 
@@ -17,6 +21,7 @@ class Job:
         self.released = end
 
 
+@unittest.skipUnless(PYTHON_3, "the faces are for Python 3")
 class OrderTest(unittest.TestCase):
     def setUp(self):
         self.order, self.jobs = Order(), {"a": Job(), "b": Job()}
@@ -67,6 +72,7 @@ class OrderTest(unittest.TestCase):
         self.assertEqual((1, 1), self.released())
 
 
+@unittest.skipUnless(PYTHON_3, "the faces are for Python 3")
 class InAnExecutor(unittest.TestCase):
     def test_what_one_call_writes_the_next_one_removes(self):
         with support.directory() as folder, ClusterExecutor(1) as executor:
