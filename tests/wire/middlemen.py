@@ -1,6 +1,7 @@
 """Somebody in the middle who can read, change and answer, but does not know the key."""
 from __future__ import absolute_import, division, print_function
 
+import select
 import socket
 import ssl
 
@@ -47,17 +48,31 @@ class MiddleMan(object):
         except (OSError, socket.error):
             self.close()
             return
-        support.Background(self._pump, caller, target, self.said)
-        support.Background(self._pump, target, caller, [])
+        support.Background(self._pump, caller, target)
 
-    def _pump(self, source, sink, said):
+    def _pump(self, caller, target):
+        """Both directions in one thread: OpenSSL's connections are not for two at a time."""
+        sides = {caller: target, target: caller}
         try:
-            for data in iter(lambda: source.recv(1 << 16), b""):
-                said.append(data)
-                sink.sendall(data)
-        except (OSError, socket.error, ssl.SSLError):
-            pass
-        self.close()
+            while True:
+                ready = [side for side in sides if getattr(side, "pending", int)()]
+                for source in ready or select.select(list(sides), [], [])[0]:
+                    source.settimeout(0.0)
+                    try:
+                        data = source.recv(1 << 16)
+                    except ssl.SSLWantReadError:
+                        continue  # a record of TLS that says nothing to us, or a part of one
+                    finally:
+                        source.settimeout(None)
+                    if not data:
+                        return
+                    if source is caller:
+                        self.said.append(data)
+                    sides[source].sendall(data)
+        except (OSError, ValueError, select.error, socket.error):
+            pass  # somebody has closed
+        finally:
+            self.close()
 
     def close(self):
         for sock in self._socks:
