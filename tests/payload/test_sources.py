@@ -287,7 +287,13 @@ class Jobs(ProjectTest):
     def test_the_names_that_are_the_projects(self):
         self.write("secrets.py", "x = 1\n")  # also where a node has something of that name
         former = sys.modules.pop("secrets", None)
-        self.addCleanup(lambda: former and sys.modules.__setitem__("secrets", former))
+
+        def restore():
+            sys.modules.pop("secrets", None)  # worker processes of later tests must have Python's own
+            if former is not None:
+                sys.modules["secrets"] = former
+
+        self.addCleanup(restore)
         __import__("secrets")
         code = sources.loaded.current()
         self.assertIn("secrets", code.tops())
