@@ -289,7 +289,9 @@ class Jobs(ProjectTest):
         former = sys.modules.pop("secrets", None)
 
         def restore():
-            sys.modules.pop("secrets", None)  # worker processes of later tests must have Python's own
+            # Worker processes of later tests must have Python's own.
+            sys.modules.pop("secrets", None)
+            sources.loaded._code.known.pop("secrets", None)
             if former is not None:
                 sys.modules["secrets"] = former
 
