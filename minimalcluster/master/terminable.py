@@ -12,6 +12,14 @@ import os
 import signal
 import threading
 
+try:
+    # What module signal is made of. On 3.7 signal.getsignal raises and catches an error that refers to itself: all its
+    # callers' frames, and so a map's results, would live until the next garbage collection.
+    from _signal import getsignal, signal as set_handler  # type: ignore[import-not-found]
+except ImportError:  # 2.7
+    from signal import getsignal, signal as set_handler
+
+_DEFAULT = int(signal.SIG_DFL)  # module _signal takes the number alone
 _active = []  # type: list # the Terminable whose handler is set
 _has_fork_hooks = []  # type: list # [True] when the hooks are registered
 _forking = threading.local()
@@ -30,10 +38,10 @@ class Terminable(object):
         if not _has_fork_hooks:
             os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)  # novm
             _has_fork_hooks.append(True)
-        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        if getsignal(signal.SIGTERM) == _DEFAULT:
             _active.append(self)  # before setting the handler, so that no fork comes between
             try:
-                signal.signal(signal.SIGTERM, self._terminated)
+                set_handler(signal.SIGTERM, self._terminated)
             except ValueError:
                 _active.remove(self)  # not the main thread
         return self
@@ -41,13 +49,13 @@ class Terminable(object):
     def __exit__(self, *exc_info):
         # type: (object) -> None
         if self in _active:
-            if signal.getsignal(signal.SIGTERM) == self._terminated:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if getsignal(signal.SIGTERM) == self._terminated:
+                set_handler(signal.SIGTERM, _DEFAULT)
             _active.remove(self)
 
     def _terminated(self, number, frame):
         # type: (int, object) -> None
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        set_handler(signal.SIGTERM, _DEFAULT)
         raise KeyboardInterrupt
 
 
@@ -68,6 +76,6 @@ def _in_child():
     # type: () -> None
     mask = _forking.__dict__.pop("mask", None)
     if mask is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        set_handler(signal.SIGTERM, _DEFAULT)
         del _active[:]
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # novm
