@@ -80,6 +80,11 @@ def told_about_a_failure(process, port):
     return "a wrong key: %s; bytes to a stranger: %d%s" % (heard, len(said), what)
 
 
+def pass_on(source, sink):
+    for data in iter(lambda: source.recv(4096), b""):
+        sink.sendall(data)
+
+
 def injection(process, port):
     """A relay without the key passes the handshake on, and then sends a pickle of its own."""
     path = os.path.join(tempfile.mkdtemp(), "canary")
@@ -88,20 +93,8 @@ def injection(process, port):
 
     def relay():
         near = listener.accept()[0]
-
-        def down():
-            while True:
-                data = far.recv(4096)
-                if not data:
-                    return
-                near.sendall(data)
-
-        threading.Thread(target=down, daemon=True).start()
-        while True:
-            data = near.recv(4096)
-            if not data:
-                return
-            far.sendall(data)
+        threading.Thread(target=pass_on, args=(far, near), daemon=True).start()
+        pass_on(near, far)
 
     threading.Thread(target=relay, daemon=True).start()
     multiprocessing.connection.Client(("127.0.0.1", listener.getsockname()[1]), authkey=KEY)  # a good client, proved

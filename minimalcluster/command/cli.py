@@ -87,31 +87,38 @@ def _parser():
         help="make a key file, or compare two",
         description="Make the file that a master takes as key_file= and a node as --key-file, or compare two of them.",
     )
-    actions = key.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    actions.required = True  # 2.7 always requires one
-    for name, function, text in (
+    for action in _actions(
+        key, "",
         ("new", _key_new, "make a file with a new key that only you can read"),
         ("fingerprint", _key_fingerprint, "print what tells two generated keys apart and betrays neither"),
-    ):
-        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+    ):  # fmt: skip
         action.add_argument("file", metavar="FILE", nargs="?", help="default: the file key in ~/.minimalcluster")
-        action.set_defaults(run=function, quiet=True)
 
     journal = commands.add_parser(
         "journal",
         help="see what is in the file of journal=FILE",
         description="See what is in a journal, also while a run writes it. The file is not changed.",
     )
-    actions = journal.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    actions.required = True  # 2.7 always requires one
-    for name, function, text in (
+    for action in _actions(
+        journal, "print ",
         ("show", _journal_show, "one line for each run in it, and one for the submitted calls"),
         ("export", _journal_export, "one line of JSON for each outcome in it; if a result is not JSON, its repr"),
-    ):
-        action = actions.add_parser(name, help=text, description="Print " + text + ".")
+    ):  # fmt: skip
         action.add_argument("file", metavar="FILE", help="the journal")
-        action.set_defaults(run=function, quiet=True)
     return parser
+
+
+def _actions(command, verb, *rows):
+    # type: (argparse.ArgumentParser, str, *tuple) -> list[argparse.ArgumentParser]
+    """The parsers of a command's actions. rows: (name, function, its help); verb: what the description begins with."""
+    group = command.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    group.required = True  # 2.7 always requires one
+    parsers = []
+    for name, function, text in rows:
+        described = verb + text + "."
+        parsers.append(group.add_parser(name, help=text, description=described[0].upper() + described[1:]))
+        parsers[-1].set_defaults(run=function, quiet=True)
+    return parsers
 
 
 def _address(text):

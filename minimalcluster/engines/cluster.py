@@ -21,7 +21,7 @@ Rules:
 
 import os
 from concurrent.futures import CancelledError
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from .. import errors
 from ..brain import agent
@@ -38,6 +38,9 @@ from ..wire.loop import Loop
 from .courier import ATTACH_BYTES_MAX, Backend, Courier
 from .flights import Flight, Flights
 from .worker import Need, plain
+
+if TYPE_CHECKING:
+    from ..node.hands import Drop, End, Send
 
 #: The scheduler gives a node up to twice as many chunks as it has workers. All of them stand in the engine's queue, so
 #: that the next chunk is there when a worker is free.
@@ -83,14 +86,7 @@ class OnEngine(Workplace):
     def check_leave(self) -> None:
         raise errors.StateError("this master works on %s: no worker here to stop" % self._backend.name)
 
-    def node(
-        self,
-        loop: Loop,
-        slots: int,
-        send: Callable[[Tuple[Any, ...]], object],
-        drop: Callable[[str], object],
-        end: Callable[[str, Optional[str]], object],
-    ) -> "EngineNode":
+    def node(self, loop: Loop, slots: int, send: "Send", drop: "Drop", end: "End") -> "EngineNode":
         return EngineNode(self._backend, loop, slots, send, drop, end)
 
 
@@ -98,13 +94,7 @@ class EngineNode(Hands):
     """The workers of an engine, as one node. workers: how many they are now. The others: as for Hands."""
 
     def __init__(
-        self,
-        backend: Backend,
-        loop: Loop,
-        workers: int,
-        send: Callable[[Tuple[Any, ...]], object],
-        drop: Callable[[str], object],
-        end: Callable[[str, Optional[str]], object],
+        self, backend: Backend, loop: Loop, workers: int, send: "Send", drop: "Drop", end: "End"
     ) -> None:
         token = os.urandom(16).hex()
         about = dict(describe(), hostname=backend.name, id=token)

@@ -163,7 +163,7 @@ class Core:
         """The run that a new call belongs to; None where calls need not begin in order. Called with the lock held."""
         if self.cluster.slots <= 1:
             return self._order.add(calls, task)
-        self._order.release_all()
+        self.look_at_order()
         return None
 
     def is_first(self, run: Run) -> bool:

@@ -9,7 +9,7 @@ from .job import Job  # noqa: F401 # in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Callable  # noqa: F401 # novm
+    from ..node.hands import Drop, End, Send  # noqa: F401
 
 
 class Workplace(object):
@@ -34,15 +34,8 @@ class Workplace(object):
         # type: () -> None
         """Raises StateError if the user may not ask for it."""
 
-    def node(
-        self,
-        loop,  # type: Loop
-        slots,  # type: int
-        send,  # type: Callable[[tuple], object]
-        drop,  # type: Callable[[str], object]
-        end,  # type: Callable[[str, str | None], object]
-    ):
-        # type: (...) -> Hands
+    def node(self, loop, slots, send, drop, end):
+        # type: (Loop, int, Send, Drop, End) -> Hands
         """The node, with arguments as for Hands. Called in the cluster's thread."""
         raise NotImplementedError
 
@@ -54,13 +47,6 @@ class ThisMachine(Workplace):
         # type: () -> None
         boot.executable()
 
-    def node(
-        self,
-        loop,  # type: Loop
-        slots,  # type: int
-        send,  # type: Callable[[tuple], object]
-        drop,  # type: Callable[[str], object]
-        end,  # type: Callable[[str, str | None], object]
-    ):
-        # type: (...) -> Hands
+    def node(self, loop, slots, send, drop, end):
+        # type: (Loop, int, Send, Drop, End) -> Hands
         return Node(loop, slots, send, drop, end)

@@ -17,7 +17,12 @@ from ..wire.loop import Loop  # noqa: F401 # in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Callable  # noqa: F401 # novm
+    from typing import Callable, Optional  # novm
+
+    # What a node calls: see Hands.
+    Send = Callable[[tuple], object]
+    Drop = Callable[[str], object]
+    End = Callable[[str, Optional[str]], object]
 
 #: The method that carries out each effect.
 EFFECTS = {
@@ -42,16 +47,8 @@ class Hands(object):
     processes have ended; ``refused`` is the master's sentence if it refused this node, or None.
     """
 
-    def __init__(
-        self,
-        loop,  # type: Loop
-        slots,  # type: int
-        about,  # type: dict
-        send,  # type: Callable[[tuple], object]
-        drop,  # type: Callable[[str], object]
-        end,  # type: Callable[[str, str | None], object]
-    ):
-        # type: (...) -> None
+    def __init__(self, loop, slots, about, send, drop, end):
+        # type: (Loop, int, dict, Send, Drop, End) -> None
         self._loop, self._send, self._drop, self._end = loop, send, drop, end
         self._agent = brain.Agent(slots, about)
         self._events = deque()  # type: deque[tuple]

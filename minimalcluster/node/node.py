@@ -40,6 +40,8 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Callable  # noqa: F401 # novm
 
+    from .hands import Drop, End, Send  # noqa: F401
+
 #: These set the number of threads of BLAS and OpenMP. A worker process gets its share of the processors, since several
 #: run beside each other. Values that the user has set are kept.
 THREAD_VARIABLES = (
@@ -94,15 +96,8 @@ class _Child(object):
 class Node(Hands):
     """The worker processes of this machine. loop, slots, send, drop, end: as for Hands."""
 
-    def __init__(
-        self,
-        loop,  # type: Loop
-        slots,  # type: int
-        send,  # type: Callable[[tuple], object]
-        drop,  # type: Callable[[str], object]
-        end,  # type: Callable[[str, str | None], object]
-    ):
-        # type: (...) -> None
+    def __init__(self, loop, slots, send, drop, end):
+        # type: (Loop, int, Send, Drop, End) -> None
         self.id = os.urandom(16)
         super(Node, self).__init__(loop, slots, dict(describe(), id=hexadecimal(self.id)), send, drop, end)
         self._slots = slots

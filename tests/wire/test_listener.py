@@ -18,15 +18,7 @@ from tests.support import patched, wait_until
 from tests.wire.links import KEY, OTHER_KEY, Owner, connect, connected, heard, in_loop, running, serve, silent
 
 
-class Strangers(unittest.TestCase):
-    def test_nobody_listens(self):
-        client = Owner()
-        with running() as loop:
-            connect(loop, support.free_port(), client)
-            self.assertIsInstance(client.end(), ConnectionFailed)
-            self.assertIn("cannot connect to the master: ", str(client.end()))
-            self.assertIn("refused", str(client.end()))
-
+class WrongKey(unittest.TestCase):
     def test_a_wrong_key_is_told_on_both_sides(self):
         server, client = Owner(), Owner()
         with running() as loop:
@@ -35,6 +27,16 @@ class Strangers(unittest.TestCase):
             self.assertIsInstance(client.end(), AuthenticationError)
             self.assertIn("AUTHKEY", str(client.end()))
         self.assertEqual([], server.connections + client.connections)
+
+
+class Strangers(unittest.TestCase):
+    def test_nobody_listens(self):
+        client = Owner()
+        with running() as loop:
+            connect(loop, support.free_port(), client)
+            self.assertIsInstance(client.end(), ConnectionFailed)
+            self.assertIn("cannot connect to the master: ", str(client.end()))
+            self.assertIn("refused", str(client.end()))
 
     def test_another_protocol_is_closed_and_named(self):
         server = Owner()
