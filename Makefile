@@ -55,9 +55,8 @@ bench: ## idle cost, throughput, round trips, the brain alone and the wire, besi
 size: ## lines of code per file and folder
 	@$(PYTHON) tools/size.py $(sort $(wildcard minimalcluster/*.py minimalcluster/*/*.py))
 
-wheel: $(VENV)/ready ## one wheel for 2.7 and 3.x, in dist/
-	rm -rf build/lib build/bdist.*
-	$(IN_VENV) -m build --wheel
+wheel: $(VENV)/ready ## the sdist, and one wheel for 2.7 and 3.x, in dist/: the same bytes from every checkout
+	$(IN_VENV) -m build
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache

@@ -1,9 +1,11 @@
-"""What is shipped: no dependencies, one wheel for every Python, a version that the change log knows."""
+"""What is shipped: no dependencies, one wheel for every Python that is the same wherever it is built, a version that the
+change log knows."""
 from __future__ import absolute_import, division, print_function
 
 import ast
 import contextlib
 import glob
+import hashlib
 import io
 import os
 import re
@@ -114,6 +116,14 @@ class Version(unittest.TestCase):
         self.assertIn("\ndependencies = []\n", text_of("pyproject.toml"))
 
 
+class Workflows(unittest.TestCase):
+    def test_actions_are_pinned_by_commit(self):
+        """A tag can be moved to other code; the comment says which release the commit is."""
+        for path in glob.glob(os.path.join(support.ROOT, ".github", "workflows", "*")):
+            for used in re.findall(r"uses: *(.*)", text_of(path)):
+                self.assertTrue(re.match(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", used), used)
+
+
 class Wheel(unittest.TestCase):
     """One wheel, built once per run, installed with this interpreter's own pip."""
 
@@ -123,22 +133,24 @@ class Wheel(unittest.TestCase):
         if not builders:
             raise unittest.SkipTest("no Python here has the package 'build' (`make wheel` installs it into .venv)")
         cls.folder = tempfile.mkdtemp(prefix="minimalcluster-wheel-")
+        cls.builder = builders[0]
         try:
-            cls.path = cls.build(builders[0])
+            cls.source = cls.copy_source("source")
+            output_of([cls.builder, "-m", "build", "--no-isolation", cls.source], cwd=cls.folder)
+            (cls.path,), (cls.sdist,) = [find(cls.source, ending) for ending in (".whl", ".tar.gz")]
         except BaseException:
             cls.tearDownClass()
             raise
 
     @classmethod
-    def build(cls, builder):
-        source, out = os.path.join(cls.folder, "source"), os.path.join(cls.folder, "dist")
+    def copy_source(cls, name):
+        source = os.path.join(cls.folder, name)
         compiled = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(PACKAGE, os.path.join(source, "minimalcluster"), ignore=compiled)
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(os.path.join(support.ROOT, name), source)
-        output_of([builder, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source], cwd=cls.folder)
-        (path,) = glob.glob(os.path.join(out, "*.whl"))
-        return path
+        os.mkdir(os.path.join(source, "tools"))
+        for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", os.path.join("tools", "backend.py")):
+            shutil.copy(os.path.join(support.ROOT, name), os.path.join(source, name))
+        return source
 
     @classmethod
     def tearDownClass(cls):
@@ -159,6 +171,22 @@ class Wheel(unittest.TestCase):
         modules = {os.path.relpath(path, support.ROOT).replace(os.sep, "/") for path in sources()}
         self.assertEqual(modules - names, set())
 
+    def test_it_is_the_same_wherever_and_whenever_it_is_built(self):
+        """The wheel comes from the sdist here. There both come from a checkout: with another user's rights, at another
+        time and place, beside what an older build has left."""
+        there = self.copy_source(os.path.join("another", "place"))
+        os.makedirs(os.path.join(there, "build", "lib", "minimalcluster"))
+        support.write(os.path.join(there, "build", "lib", "minimalcluster", "removed.py"), "x = 1")
+        for path in find(there, ""):
+            os.utime(path, (10**9, 10**9))
+            os.chmod(path, 0o600)
+        hooks = "import os; os.umask(0o077); import backend; backend.build_sdist('dist'); backend.build_wheel('dist')"
+        variables = dict(os.environ, PYTHONPATH="tools", TZ="Asia/Tokyo", SOURCE_DATE_EPOCH="1500000000")
+        output_of([self.builder, "-c", hooks], cwd=there, env=variables)
+        names = [os.path.join("dist", os.path.basename(path)) for path in (self.path, self.sdist)]
+        for name in names:
+            self.assertEqual(digest(os.path.join(self.source, name)), digest(os.path.join(there, name)), name)
+
     def test_this_pythons_pip_installs_it_and_the_command_runs(self):
         if not has_module(sys.executable, "pip"):
             self.skipTest("this Python has no pip")
@@ -167,8 +195,8 @@ class Wheel(unittest.TestCase):
                 sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-index", "--no-deps",
                 "--no-cache-dir", "--ignore-installed", "--prefix", prefix, self.path,
             ], cwd=prefix)  # fmt: skip
-            (package,) = find(prefix, os.path.join("minimalcluster", "__init__.py"))
-            (script,) = find(prefix, "minimalcluster" + (".exe" if os.name == "nt" else ""))
+            (package,) = find(prefix, os.sep + os.path.join("minimalcluster", "__init__.py"))
+            (script,) = find(prefix, os.sep + "minimalcluster" + (".exe" if os.name == "nt" else ""))
             variables = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(package)))
             self.assertIn(minimalcluster.__version__, output_of([script, "--version"], cwd=prefix, env=variables))
             where = output_of([sys.executable, "-c", "import minimalcluster as m; print(m.__file__); m.MasterNode"],
@@ -179,7 +207,12 @@ class Wheel(unittest.TestCase):
 def find(top, ending):
     """Files below top whose path ends so."""
     paths = [os.path.join(folder_, name) for folder_, _, names in os.walk(top) for name in names]
-    return [path for path in paths if path.endswith(os.sep + ending)]
+    return [path for path in paths if path.endswith(ending)]
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 if __name__ == "__main__":
