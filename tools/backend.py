@@ -5,6 +5,7 @@ was built, which rights new files got there (umask), and what an earlier build h
 """
 
 import gzip
+import io
 import os
 import tarfile
 import tempfile
@@ -56,10 +57,12 @@ def _rewrite_zip(path, new):
 
 
 def _rewrite_tar(path, new):
-    with tarfile.open(path) as old, open(new, "wb") as file, gzip.GzipFile("", "wb", 9, file, EPOCH) as packed:
-        with tarfile.open(mode="w", fileobj=packed, format=tarfile.USTAR_FORMAT) as archive:
-            for each in sorted(old.getmembers(), key=lambda member: member.name):
-                info = tarfile.TarInfo(each.name)
-                info.type, info.size, info.mtime = each.type, each.size, EPOCH
-                info.mode = 0o755 if each.isdir() else 0o644
-                archive.addfile(info, old.extractfile(each) if each.isfile() else None)
+    plain = io.BytesIO()
+    with tarfile.open(path) as old, tarfile.open(mode="w", fileobj=plain, format=tarfile.USTAR_FORMAT) as archive:
+        for each in sorted(old.getmembers(), key=lambda member: member.name):
+            info = tarfile.TarInfo(each.name)
+            info.type, info.size, info.mtime = each.type, each.size, EPOCH
+            info.mode = 0o755 if each.isdir() else 0o644
+            archive.addfile(info, old.extractfile(each) if each.isfile() else None)
+    with open(new, "wb") as file, gzip.GzipFile("", "wb", 9, file, EPOCH) as packed:
+        packed.write(plain.getvalue())

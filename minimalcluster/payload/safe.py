@@ -18,7 +18,6 @@ import io
 import pickle as python_pickle
 import re
 import sys
-import uuid
 
 from .. import errors
 from ..compat import PY2, pickle, range_type, text_type
@@ -43,7 +42,7 @@ def _module(name):
 _EXCEPTIONS = [each for each in vars(builtins).values() if isinstance(each, type) and issubclass(each, BaseException)]
 _KINDS = [
     complex, set, frozenset, slice, range_type, datetime.date, datetime.datetime, datetime.time, datetime.timedelta,
-    decimal.Decimal, fractions.Fraction, uuid.UUID, collections.deque, collections.OrderedDict, collections.defaultdict,
+    decimal.Decimal, fractions.Fraction, collections.deque, collections.OrderedDict, collections.defaultdict,
     collections.Counter,
 ] + _EXCEPTIONS  # type: list # fmt: skip
 if not PY2:
@@ -58,6 +57,7 @@ def _is_fixed(kind):
 
 
 _ALLOWED = {(_module(kind.__module__), kind.__name__): kind for kind in _KINDS}
+_UUID = "uuid", "UUID"  # joins the list when a result names it: before 3.9 an import of uuid starts a process
 #: Types of C, of which a pickle can make instances and change nothing else.
 _PLAIN = {name: kind for name, kind in _ALLOWED.items() if _is_fixed(kind)}
 _ARRAY = "numpy.ndarray"  # in the place of the class: nobody may call that
@@ -109,6 +109,10 @@ class _Careful(_InPython):
     def find_class(self, module, name):
         # type: (str, str) -> Any
         key = _module(module), name
+        if key == _UUID:
+            import uuid
+
+            _ALLOWED[_UUID] = uuid.UUID
         for known in (_ALLOWED, _numpy_names()):
             if key in known:
                 return known[key]
@@ -136,7 +140,7 @@ def _may_have_state(obj):
     kind = type(obj)
     return (
         isinstance(obj, BaseException)
-        or kind in _KINDS
+        or kind in _ALLOWED.values()
         or kind.__module__.startswith(PREFIX)
     )
 
