@@ -28,6 +28,7 @@ from ..compat import PICKLE_PROTOCOL, monotonic
 from ..master.job import Failure
 from ..master.masternode import MasterNode
 from ..payload import by_value, functions, shares, values
+from ..wire import encryption
 from .calls import argument_of
 from .core import until
 from .executor import ClusterExecutor
@@ -61,8 +62,9 @@ def register_joblib_backend(name: str = NAME, make_default: bool = False) -> Non
 
     Its options, all of them optional: executor, a ClusterExecutor to work on; master, a running
     MasterNode; address ("host:port" or a pair) with authkey or key_file, where a cluster of this process lets
-    other nodes join; max_workers, that cluster's worker processes on this machine. With none of
-    them there is one cluster of this machine's processors, shared by all and ended at exit.
+    other nodes join, and encrypt, ssl_context, results, as MasterNode's; max_workers, that cluster's worker processes
+    on this machine. With none of them there is one cluster of this machine's processors, which all share and which ends
+    at exit.
     on_error, retries, attempts_max, timeout, deadline, journal, idempotent: as ``ClusterExecutor.options``, where
     a call is a task and a map is a call of Parallel. on_error is "return", or nothing for joblib's own way.
     """
@@ -94,6 +96,9 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         address: Union[str, Tuple[str, int], None] = None,
         authkey: Union[str, bytes, None] = None,
         key_file: Optional[str] = None,
+        encrypt: Optional[bool] = None,
+        ssl_context: Any = None,
+        results: str = "any",
         max_workers: Optional[int] = None,
         wait_for_workers_timeout: float = 30.0,
         on_error: Optional[str] = None,
@@ -118,10 +123,18 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             raise ValueError("executor, master and address are three ways to name one cluster: give one of them")
         if (address is None) != (authkey is None and key_file is None):
             raise ValueError("address and authkey (or key_file) go together: other nodes join there with that key")
-        self._options: Dict[str, Any] = {
-            "executor": executor, "master": master, "address": address, "authkey": authkey, "key_file": key_file,
-            "max_workers": max_workers, "wait_for_workers_timeout": wait_for_workers_timeout,
+        encryption.check(encrypt, ssl_context)
+        secured = encrypt is not None or ssl_context is not None or results != "any"
+        if secured and (executor is not None or master is not None):
+            raise ValueError("encrypt, ssl_context and results are the executor's or the master's: give them there")
+        self._cluster_terms: Dict[str, Any] = {
+            "max_workers": max_workers, "address": address, "authkey": authkey, "key_file": key_file,
+            "encrypt": encrypt, "ssl_context": ssl_context, "results": results,
         }  # fmt: skip
+        self._options: Dict[str, Any] = {
+            "executor": executor, "master": master, "wait_for_workers_timeout": wait_for_workers_timeout,
+        }  # fmt: skip
+        self._options.update(self._cluster_terms)
         self._options.update(self._changes)
         self._executor: Optional[ClusterExecutor] = None
         self._lock = threading.RLock()  # reentrant: the garbage collector may run callbacks anywhere
@@ -203,7 +216,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
             if executor is None and options["master"] is not None:
                 executor = _on_master(options["master"])
             if executor is None:
-                executor = _own(*[options[name] for name in ("max_workers", "address", "authkey", "key_file")])
+                executor = _own(**self._cluster_terms)
             self._executor = executor.options(**self._changes)
         return self._executor
 
@@ -434,15 +447,10 @@ _own_executors = {}  # type: Dict[object, ClusterExecutor] # options -> the exec
 _masters = weakref.WeakKeyDictionary()  # type: weakref.WeakKeyDictionary[MasterNode, ClusterExecutor]
 
 
-def _own(
-    max_workers: Optional[int],
-    address: Union[str, Tuple[str, int], None],
-    authkey: Union[str, bytes, None],
-    key_file: Optional[str],
-) -> ClusterExecutor:
+def _own(max_workers: Optional[int], address: Union[str, Tuple[str, int], None], **terms: Any) -> ClusterExecutor:
     """The executor of this process with these options. It is made at the first call and ended at exit."""
     host, port = _split(address)
-    key = (os.getpid(), max_workers, host, port, authkey, key_file)
+    key = (os.getpid(), max_workers, host, port) + tuple(sorted(terms.items()))
     with _lock:
         executor = _own_executors.get(key)
         if executor is not None:
@@ -451,7 +459,7 @@ def _own(
             except RuntimeError:
                 executor = None  # it was shut down
         if executor is None:
-            executor = _own_executors[key] = ClusterExecutor(max_workers, host, port, authkey, key_file=key_file)
+            executor = _own_executors[key] = ClusterExecutor(max_workers, host, port, **terms)
             executor._core.ends_at_exit = True
         return executor
 

@@ -9,7 +9,7 @@ import time
 import unittest
 import warnings
 
-from minimalcluster import ClusterError, MasterNode, WorkerDied
+from minimalcluster import ClusterError, MasterNode, UnsafeResult, WorkerDied
 from tests import commands, support
 
 try:
@@ -25,6 +25,7 @@ try:
     from minimalcluster.faces.executor import CallTimeoutError, DeadlineExceededError
     from minimalcluster.master.job import Failure
     from minimalcluster.faces.joblib_backend import ClusterBackend, _BatchFuture
+    from tests.wire.independent_client import Client
 except ImportError:
     joblib = None
     VERSION = (0, 0)
@@ -48,6 +49,10 @@ ON = "minimalcluster"
 
 def square(x):
     return x * x
+
+
+class Plain(object):
+    pass
 
 
 def pid(_=None):
@@ -182,10 +187,14 @@ class Register(unittest.TestCase):
                 ({"nonsense": 3}, TypeError),
                 ({"retries": -1}, ValueError),
                 ({"on_error": "finish"}, ValueError),
+                ({"encrypt": "yes"}, TypeError),
+                ({"encrypt": True, "executor": executor}, ValueError),
+                ({"results": "safe", "master": master}, ValueError),
             ]:
                 self.assertRaises(error, ClusterBackend, **options)
-            backend = ClusterBackend(address="no port", authkey="k" * 20)
-            self.assertRaises(ValueError, backend.effective_n_jobs, -1)
+            for wrong in ({"address": "no port"}, {"address": "127.0.0.1:0", "results": "any kind"}):
+                backend = ClusterBackend(authkey="k" * 20, **wrong)
+                self.assertRaises(ValueError, backend.effective_n_jobs, -1)
 
 
 class Without(unittest.TestCase):
@@ -530,7 +539,19 @@ class Clusters(unittest.TestCase):
                 support.wait_until(lambda: joblib.effective_n_jobs(-1) == 3, what="three worker processes")
                 pids = set(Parallel()(delayed(slow_pid)(x) for x in range(30)))
                 self.assertEqual(len(pids), 3)
-        joblib_backend._own(1, "127.0.0.1:%d" % port, key, None).shutdown()
+        cluster = dict(encrypt=None, ssl_context=None, results="any", key_file=None)
+        joblib_backend._own(1, "127.0.0.1:%d" % port, authkey=key, **cluster).shutdown()
+
+    def test_encrypted_and_with_safe_results(self):
+        port, key = support.free_port(), "a key of enough letters"
+        with use(backend=ON, address=("127.0.0.1", port), authkey=key, encrypt=True, results="safe"):
+            self.assertEqual(Parallel()(delayed(square)(x) for x in range(9)), [x * x for x in range(9)])
+            client = Client(port, key.encode())
+            self.assertTrue(client.tls)
+            client.close()
+            self.assertRaises(UnsafeResult, Parallel(), [delayed(square)(1), delayed(Plain)()])
+        cluster = dict(encrypt=True, ssl_context=None, results="safe", key_file=None)
+        joblib_backend._own(None, ("127.0.0.1", port), authkey=key, **cluster).shutdown()
 
     def test_on_an_engine_of_this_process(self):
         with ThreadPoolExecutor(2) as pool, ClusterExecutor(engine=ExecutorEngine(pool)) as executor:
