@@ -66,6 +66,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Any)
 
 log = logging.getLogger("minimalcluster")
 
@@ -76,6 +77,16 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     P = ParamSpec("P")
+
+
+def _positional_only(function: F) -> F:
+    """Make the first two parameters what ``def f(self, fn, /, ...)`` makes them, which 3.6 and 3.7 cannot parse: so a
+    call may have keywords of these names, and an error names them as the standard library's does."""
+    code = function.__code__
+    if hasattr(code, "co_posonlyargcount"):
+        names = ("self", "fn") + code.co_varnames[2:]
+        function.__code__ = code.replace(co_posonlyargcount=2, co_varnames=names)
+    return function
 
 
 class ClusterExecutor(Executor):
@@ -134,7 +145,7 @@ class ClusterExecutor(Executor):
         if (encrypt is not None or ssl_context is not None) and (master is not None or engine is not None):
             raise ValueError("encrypt and ssl_context are the master's; here there is no port of the executor's own")
         self.authkey: object
-        host = addresses.checked_host(host, "host", everywhere=True)
+        host, port = addresses.checked_host(host, "host", everywhere=True), addresses.checked_port(port, "port")
         if master is not None:
             cluster, self.authkey, host = master._running(), master.AUTHKEY, master.HOST
         elif engine is not None:
@@ -204,6 +215,7 @@ class ClusterExecutor(Executor):
         """The progress of this executor's calls and maps, and what they wait for. From any thread."""
         return self._core.status()
 
+    @_positional_only
     def submit(
         __self,
         __fn: "Callable[P, T]",
@@ -280,6 +292,7 @@ class ClusterExecutor(Executor):
 
     # -- asyncio ----------------------------------------------------------------------------------
 
+    @_positional_only
     async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:
         """``await ex.run(fn, ...)`` gives the call's result. Cancelling it ends the call, even while it runs."""
         future = __self._submit(AwaitedFuture(), __fn, args, kwargs)

@@ -20,7 +20,7 @@ from tests.sent import (
 )
 
 if PYTHON_3:
-    from concurrent.futures import TimeoutError as FutureTimeoutError
+    from concurrent.futures import ThreadPoolExecutor, TimeoutError as FutureTimeoutError
 
     from minimalcluster import ClusterExecutor, errors
     from minimalcluster.faces.executor import CallTimeoutError
@@ -38,6 +38,15 @@ class Submit(Running):
         self.assertRaises(TypeError, lambda: self.executor.submit(fn=capture, arg=1))
         self.assertRaises(TypeError, lambda: self.executor.submit(arg=1))
         self.assertRaises(TypeError, lambda: self.executor.submit())
+
+    @unittest.skipIf(sys.version_info < (3, 9), "before, the standard library has another sentence")
+    def test_a_missing_function_is_named_as_by_the_standard_library(self):
+        for keywords in ({}, {"fn": capture}):
+            theirs = str(support.mistake(ThreadPoolExecutor(1).submit, **keywords))
+            self.assertIn("'fn'", theirs)
+            ours = str(support.mistake(self.executor.submit, **keywords))
+            self.assertEqual(theirs.replace("ThreadPool", "Cluster"), ours)
+        self.assertEqual(((), {"_ClusterExecutor__fn": 1}), self.executor.submit(capture, _ClusterExecutor__fn=1).result(SECONDS))
 
     def test_bound_methods_and_classes(self):
         self.assertEqual("called", self.executor.submit(Thing().method).result(SECONDS))
