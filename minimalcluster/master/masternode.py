@@ -8,7 +8,7 @@ import weakref
 from .. import errors
 from ..brain.options import FINISH, Options, checked_chunksize
 from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
-from ..compat import PY2, as_text, forbid_patched_threads, integer_types, native, text_type
+from ..compat import PY2, as_text, forbid_patched_threads, native, text_type
 from ..payload import environment, functions, safe, script, values
 from ..payload.fingerprints import code_imported, of_definition
 from ..wire import addresses, encryption
@@ -42,10 +42,9 @@ class MasterNode(object):
     ):  # fmt: skip
         # type: (str, int, object, int | None, object, str | None, bool | None, object, str) -> None
         forbid_patched_threads()
-        if not isinstance(PORT, integer_types) or not 0 <= PORT < 65536:
-            raise ValueError("PORT must be 0 (any free one) to 65535, not %r" % (PORT,))
+        self.PORT = addresses.checked_port(PORT, "PORT")
         script.starts_a_cluster()
-        self.HOST, self.PORT = addresses.checked_host(HOST, "HOST", everywhere=True), PORT
+        self.HOST = addresses.checked_host(HOST, "HOST", everywhere=True)
         self.AUTHKEY = master_key(self.HOST, AUTHKEY, key_file)
         encryption.check(encrypt, ssl_context)
         self._encrypt, self._ssl_context = encrypt, ssl_context

@@ -13,7 +13,7 @@ from ..brain import agent as brain
 from ..compat import PICKLE_PROTOCOL, cpu_count, forbid_patched_threads, integer_types, monotonic, native
 from ..logs import log
 from ..wire import checks, encryption, handshakes, key_files, keys, protocol
-from ..wire.addresses import checked_host, dial, in_words, resolve
+from ..wire.addresses import checked_host, checked_port, dial, in_words, resolve
 from ..wire.connection import Connection
 from ..wire.loop import Loop
 from . import boot
@@ -50,13 +50,12 @@ class WorkerNode(object):
     ):
         # type: (str, int, object, int | None, bool, str | None, bool | None, Any) -> None
         forbid_patched_threads()
-        if not isinstance(PORT, integer_types) or not 0 < PORT < 65536:
-            raise ValueError("PORT must be a port of the master (1 to 65535), not %r" % (PORT,))
+        self.PORT = checked_port(PORT, "PORT", least=1)
         processors = cpu_count()
         nprocs = processors if nprocs is None else nprocs
-        if not isinstance(nprocs, integer_types):
+        if not isinstance(nprocs, integer_types) or isinstance(nprocs, bool):
             raise TypeError("nprocs must be a whole number, not %r" % (nprocs,))
-        self.IP, self.PORT, self.quiet = checked_host(IP, "IP"), PORT, quiet
+        self.IP, self.quiet = checked_host(IP, "IP"), quiet
         encryption.check(encrypt, ssl_context)
         self._encrypt, self._ssl_context = encryption.of_client(encrypt, ssl_context), ssl_context
         key_files.check_one(AUTHKEY, key_file)

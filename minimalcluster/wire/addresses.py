@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 
-from ..compat import native, text_type
+from ..compat import as_text, integer_types, native, text_type
 from ..errors import ConnectionFailed
 
 BACKLOG = 128
@@ -28,6 +28,9 @@ if hasattr(socket, "AF_INET6"):
 _TRIES = 10
 #: Errors that say: this machine lacks the network of that address.
 _NOT_HERE = tuple(getattr(errno, name) for name in ("EAFNOSUPPORT", "EADDRNOTAVAIL", "EPROTONOSUPPORT", "EINVAL"))
+
+#: The length of a name and of a part of it between two dots (RFC 1035, 2.3.4), and how much of a name an error shows.
+NAME_CHARACTERS_MAX, LABEL_CHARACTERS_MAX, SHOWN_CHARACTERS_MAX = 253 + 1, 63, 80
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", -1))
 
@@ -59,7 +62,44 @@ def checked_host(value, name, everywhere=False):
         raise ValueError("%s=%r has a port in it; give %r, and the port as PORT=%s" % (name, host, before, port))
     if "[" in host or "]" in host:
         raise ValueError("%s=%r is no name or address" % (name, host))
+    why = _why_no_name(as_text(host))
+    if why:
+        raise ValueError("%s=%s can be no host's name: %s" % (name, _shortened(host), why))
     return host
+
+
+def _why_no_name(host):
+    # type: (str) -> str
+    """Why no resolver can find this name (RFC 1035, RFC 3490), in words; "" if one may."""
+    labels = host.split(".")
+    if any(len(label) > LABEL_CHARACTERS_MAX for label in labels):
+        return "a part of it is longer than %d characters" % LABEL_CHARACTERS_MAX
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in host):
+        return "it has a control character"
+    if not all(labels[: len(labels) - host.endswith(".")]):
+        return "nothing stands before a dot"
+    try:
+        encoded = host.encode("idna")  # as socket.getaddrinfo does; some letters become dots
+    except UnicodeError as error:
+        return "%s" % error
+    if b".." in encoded or encoded.startswith(b"."):
+        return "nothing stands before a dot"
+    return "it is longer than %d characters" % NAME_CHARACTERS_MAX if len(encoded) > NAME_CHARACTERS_MAX else ""
+
+
+def _shortened(host):
+    # type: (str) -> str
+    shown = repr(host)
+    return shown if len(shown) <= SHOWN_CHARACTERS_MAX else shown[: SHOWN_CHARACTERS_MAX - 3] + "..."
+
+
+def checked_port(value, name, least=0):
+    # type: (object, str, int) -> int
+    """A port's number. Raises ValueError that names the argument. least: 0 if it may be 0, any free port."""
+    if not isinstance(value, integer_types) or isinstance(value, bool) or not least <= value < 65536:
+        meant = "a port (1 to 65535)" if least else "0 (any free one) to 65535"
+        raise ValueError("%s must be %s, not %r" % (name, meant, value))
+    return int(value)
 
 
 def is_loopback(host):
@@ -225,6 +265,6 @@ def prepare(sock):
 
 
 __all__ = [
-    "BACKLOG", "EVERYWHERE", "WOULD_BLOCK", "checked_host", "dial", "in_words", "is_loopback", "listen", "prepare",
-    "reachable", "resolve",
+    "BACKLOG", "EVERYWHERE", "WOULD_BLOCK", "checked_host", "checked_port", "dial", "in_words", "is_loopback", "listen",
+    "prepare", "reachable", "resolve",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 
-from ..compat import WINDOWS, monotonic, native
+from ..compat import WINDOWS, monotonic, native, text_type
 from ..errors import KeyFileError
 from . import keys
 
@@ -37,6 +37,9 @@ def read(path):
 
 def check_one(authkey, key_file):
     # type: (object, object) -> None
+    """Raises ValueError for two keys, TypeError for what is no key. No error shows the value, which may be the key."""
+    if not (authkey is None or isinstance(authkey, (bytes, bytearray, text_type))):
+        raise TypeError("AUTHKEY must be text or bytes, not %s" % type(authkey).__name__)
     if authkey is not None and key_file is not None:
         raise ValueError("AUTHKEY and key_file are two keys: give one of them")
 

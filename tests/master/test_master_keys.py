@@ -95,6 +95,14 @@ class Sides(unittest.TestCase):
         self.assertIsInstance(mistake(WorkerNode, "127.0.0.1", 8888, KEY, 1, key_file=self.path), ValueError)
         self.assertFalse(os.path.exists(self.path))
 
+    def test_what_is_no_key_is_named_and_not_shown(self):
+        for make in (lambda key: MasterNode(AUTHKEY=key), lambda key: WorkerNode("127.0.0.1", 8888, key, 1)):
+            for key in (5012, [u"5012"], True):
+                error = mistake(make, key)
+                self.assertIsInstance(error, TypeError)
+                self.assertIn("AUTHKEY must be text or bytes, not %s" % type(key).__name__, str(error))
+                self.assertNotIn("5012", str(error))
+
     @unittest.skipIf(sys.version_info < (3, 6), "the faces are for Python 3")
     def test_faces(self):
         from minimalcluster import ClusterExecutor, Pool

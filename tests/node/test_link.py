@@ -59,7 +59,8 @@ class ArgumentsTest(unittest.TestCase):
             self.assertRaises(ValueError, WorkerNode, "127.0.0.1", port, "key", 1)
         for key in (None, "", b"", " \n"):
             self.assertRaises(ValueError, WorkerNode, "127.0.0.1", 8888, key, 1)
-        self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", 1.5)
+        for nprocs in (1.5, True):
+            self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", nprocs)
         self.assertRaises(TypeError, WorkerNode, "127.0.0.1", 8888, "key", "2")
 
 

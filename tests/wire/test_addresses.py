@@ -5,10 +5,11 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
-from minimalcluster.compat import as_text
+from minimalcluster.compat import as_text, native
 from minimalcluster.wire import addresses, keys
 from minimalcluster.errors import AuthenticationError, ConnectionFailed
 from tests import support
@@ -73,16 +74,35 @@ class Checked(unittest.TestCase):
         for given, part in (
             (" 127.0.0.1", "'127.0.0.1'"), ("127.0.0.1\n", "'127.0.0.1'"), ("127.0.0.1:8888", "PORT=8888"),
             ("[::1]:8888", "PORT=8888"), ("a.example:80", "PORT=80"), ("http://a.example", "'//'"), ("", "empty"),
-            ("a b", "white space"), ("[::1", "no name"),
+            ("a b", "white space"), ("[::1", "no name"), ("a..b", "'a..b'"), (".a", "before a dot"), (".", "'.'"),
+            ("a." + "x" * 64 + ".b", "63 characters"), ("a.\0", "control"), (".".join(["x" * 50] * 6), "254 characters"),
         ):  # fmt: skip
             text = self.refused(ValueError, addresses.checked_host, given, "HOST")
             self.assertIn("HOST", text)
             self.assertIn(part, text)
+        for given in (u"x.\xe9" + u"y" * 60, u"a\u2024.b"):  # two that IDNA refuses: too long, and a dot that makes two
+            self.assertIn("HOST", self.refused(ValueError, addresses.checked_host, given, "HOST"))
         for given in (5, None, b"127.0.0.1" if str is not bytes else 5, ("127.0.0.1", 8888)):
             self.assertIn(repr(given), self.refused(TypeError, addresses.checked_host, given, "IP"))
 
+    def test_names_that_a_resolver_may_find(self):
+        for given in ("a.example.", "a_b", "xn--a", "fe80::1%lo", u"m\xfcnchen.example", "x" * 63, ".".join(["x" * 49] * 5)):
+            self.assertEqual(native(given), addresses.checked_host(given, "HOST"))
+
+    def test_what_is_no_port_is_named_on_every_face(self):
+        faces = [("PORT", lambda port: MasterNode(PORT=port)), ("PORT", lambda port: WorkerNode("::1", port, KEY, 1))]
+        if sys.version_info[0] > 2:
+            from minimalcluster import ClusterExecutor
+
+            faces.append(("port", lambda port: ClusterExecutor(1, port=port)))
+        for name, make in faces:
+            for port in (True, 8888.0, "8888", None, -1, 65536):
+                text = self.refused(ValueError, make, port)
+                self.assertIn(name, text)
+                self.assertIn(repr(port), text)
+
     def test_both_sides_say_it_at_once(self):
-        for value in (" 127.0.0.1", "127.0.0.1:8888"):
+        for value in (" 127.0.0.1", "127.0.0.1:8888", "a..b"):
             self.assertIn("HOST", self.refused(ValueError, MasterNode, HOST=value))
             self.assertIn("IP", self.refused(ValueError, WorkerNode, value, 8888, KEY, 1))
         self.assertIn("empty", self.refused(ValueError, WorkerNode, "", 8888, KEY, 1))
