@@ -15,7 +15,7 @@ import os
 import socket  # noqa: F401 # in a type comment
 import sys
 import threading
-from collections import deque, namedtuple
+from collections import Counter, deque, namedtuple
 
 from .. import errors
 from ..brain import agent, scheduler
@@ -34,9 +34,9 @@ from ..logs import log
 from ..node.hands import Hands  # noqa: F401 # in a type comment
 from ..payload import functions, sources, values
 from ..payload.shares import Shared, Unasked
-from ..wire import checks, encryption, handshakes, keys, protocol
+from ..wire import checks, encryption, frames, handshakes, keys, protocol
 from ..wire.connection import Connection
-from ..wire.limits import STRANGERS_LOGGED_MAX, STRANGERS_SECONDS
+from ..wire.limits import ODD_MESSAGES_MAX, ODD_NODES_MAX, STRANGERS_LOGGED_MAX, STRANGERS_SECONDS
 from ..wire.listener import Listener
 from ..wire.loop import Loop
 from .disk import Disk
@@ -141,6 +141,7 @@ class Cluster(Runner, Sessions):
         self._library = Library(self._loop.call)
         self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
         self._crashed = None  # type: BaseException | None
+        self._odd = Counter()  # type: Counter # node id -> its messages that no node sends
         self._strangers = 0  # refused connections in the current STRANGERS_SECONDS
         self._stopped = self._is_over = False  # ``stop`` was called; the thread has ended
         self._ending = threading.RLock()
@@ -517,12 +518,20 @@ class Cluster(Runner, Sessions):
                 "the master runs Python %s and this node Python %s: 2 and 3 do not mix in one cluster; "
                 "start the node with Python %s" % (ours, theirs, ours.split(".")[0])
             )
-            log.warning("node %s is refused: %s", message.info.get("hostname"), text)
-            session.send(protocol.Farewell({"refused": text}))
+            self._turn_away(session, message, text)
+            return
+        if self._odd[self._id_of(message.info)] >= ODD_MESSAGES_MAX:
+            text = "it has sent %d messages that no node sends, so it gets no more tasks" % ODD_MESSAGES_MAX
+            self._turn_away(session, message, text, odd=True)
             return
         super(Cluster, self)._joined(session, message)
         if session.node is not None:
             self._proved.discard(session)
+
+    def _turn_away(self, session, message, text, **why):
+        # type: (Session, protocol.Join, str, bool) -> None
+        log.warning("node %s is refused: %s", message.info.get("hostname"), text)
+        session.send(protocol.Farewell(dict(why, refused=text)))
 
     # -- what the scheduler wants -----------------------------------------------------------------
 
@@ -683,6 +692,10 @@ class Cluster(Runner, Sessions):
             return
         # A node that breaks the protocol would do so again: do not wait for it to come back.
         event = scheduler.NodeLeft if isinstance(error, errors.ProtocolError) else scheduler.NodeDisconnected
+        if _is_its_own_fault(error):
+            if len(self._odd) >= ODD_NODES_MAX:
+                self._odd.clear()
+            self._odd[session.node] += 1
         self._event(event(session.node, session.number))
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
@@ -801,6 +814,13 @@ def _machine_of(node, session):
         "platform": native(info.get("platform", "?")),
         "tasks_per_second": node["tasks_done"] * node["slots"] / seconds if seconds else 0.0,
     }  # fmt: skip
+
+
+def _is_its_own_fault(error):
+    # type: (BaseException | None) -> bool
+    """Whether this node itself has said what no node says. What was refused before its tag may come from the path."""
+    before_the_tag = frames.ChangedOnTheWay, errors.FrameTooLarge
+    return isinstance(error, errors.ProtocolError) and not isinstance(error, before_the_tag)
 
 
 def _face_of(number, told, job):

@@ -103,6 +103,7 @@ class _Member(object):
         self._unanswered = 0  # tries without an answer
         self._ending = False  # the master has sent Farewell: the end of the connection is not a loss
         self._error = None  # type: BaseException | None
+        self._refusal = errors.VersionMismatch  # type: type # the error, if the master refuses us
 
     def run(self):
         # type: () -> None
@@ -217,7 +218,9 @@ class _Member(object):
         self._node.tell(brain.MasterHeard())
         for message in messages:
             checks.check(message, checks.MASTER)
-            self._ending = self._ending or isinstance(message, protocol.Farewell)
+            if isinstance(message, protocol.Farewell):
+                self._ending = True
+                self._refusal = errors.ProtocolError if message.info.get("odd") else errors.VersionMismatch
             self._node.tell(brain.MasterSaid(message))
 
     def closed(self, connection, error):
@@ -277,7 +280,7 @@ class _Member(object):
     def _on_finished(self, reason, refused):
         # type: (str, str | None) -> None
         if refused:
-            self._error = errors.VersionMismatch(native(refused))
+            self._error = self._refusal(native(refused))
         self._stop_when_sent(monotonic() + SEND_SECONDS)
 
     def _stop_when_sent(self, until):

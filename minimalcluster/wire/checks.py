@@ -182,7 +182,7 @@ _ROWS = {
     protocol.Acknowledge: _row((MASTER,), ("report",)),
     protocol.Joined: _row((MASTER,), (), {"epoch": _whole()}),
     protocol.Farewell: _row((MASTER, NODE), (), {
-        "refused": _text(), "left": _FLAG, "draining": _FLAG, "at_once": _FLAG,
+        "refused": _text(), "odd": _FLAG, "left": _FLAG, "draining": _FLAG, "at_once": _FLAG,
     }),
     protocol.Fetched: _row((MASTER,), ("request",), {
         "found": _FLAG, "error": _text(), "name": _NAME, "filename": _none_or(_NAME), "path": _NAME,

@@ -39,6 +39,10 @@ _SEQUENCE = struct.Struct(">Q")
 _TAG_BYTES = 16
 
 
+class ChangedOnTheWay(errors.ProtocolError):
+    """Not what the peer has sent: it is not the peer's fault."""
+
+
 class _Outgoing(object):
     """A message that waits for its turn. ``buffers`` is the rest of it, ``sent`` the number of bytes that have gone.
 
@@ -193,7 +197,7 @@ class Channel(object):
         while len(buffer) - start >= _HEAD_BYTES:
             number, size = _FRAME.unpack_from(buffer, start)
             if buffer[start : start + _HEAD_BYTES] != head(number, size):
-                raise errors.ProtocolError("the head of frame %d was changed on the way" % self._received)
+                raise ChangedOnTheWay("the head of frame %d was changed on the way" % self._received)
             whole = size if PIECE < number < LAST else size + len(self._parts)
             if whole > self._frame_bytes_max:
                 text = "a message of %d bytes is announced, limit %d" % (whole, self._frame_bytes_max)
@@ -227,7 +231,7 @@ class Channel(object):
         # type: (memoryview, int, int) -> None
         expected = _tag(self._receive_tag, self._received, [view[start:body_end]])
         if not hmac.compare_digest(expected, view[body_end : body_end + _TAG_BYTES].tobytes()):
-            raise errors.ProtocolError("frame %d has a wrong tag: changed, replayed or cut on the way" % self._received)
+            raise ChangedOnTheWay("frame %d has a wrong tag: changed, replayed or cut on the way" % self._received)
         self._received += 1
 
 

@@ -21,5 +21,10 @@ HALF_OPEN_SHARE = 4
 ACCEPTS_PER_CYCLE = 64
 #: How long a listener pauses when the process has no descriptor or memory left (docs/reliability.md, row 22).
 PAUSE_SECONDS = 1.0
+#: A node loses its connection with each message that no node sends. With so many it is not let in again: it would take
+#: tasks, lose them and come back for ever. One may be a flipped bit in its memory; three are a faulty node.
+ODD_MESSAGES_MAX = 3
+#: So many nodes are remembered for that.
+ODD_NODES_MAX = 1000
 #: Of refused connections, so many are logged one by one in so many seconds; the others are counted in one line.
 STRANGERS_LOGGED_MAX, STRANGERS_SECONDS = 20, 60.0

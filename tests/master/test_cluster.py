@@ -14,6 +14,7 @@ import unittest
 
 from minimalcluster import FrameTooLarge, MasterNode, StateError, TaskError, logs
 from minimalcluster.wire import handshakes, keys, protocol
+from minimalcluster.wire.limits import ODD_MESSAGES_MAX
 from minimalcluster.payload import sources, values
 from minimalcluster.brain import agent, leases, scheduler
 from minimalcluster.master import sessions
@@ -21,7 +22,7 @@ from minimalcluster.master.cluster import Cluster
 from minimalcluster.errors import InternalError, RemoteError
 from minimalcluster.master.job import End, Job, Outcomes
 from minimalcluster.node.node import Node
-from tests import odd_messages, support
+from tests import attackers, odd_messages, support
 from tests.support import mistake
 
 IDENTITY = "f = lambda x: x"
@@ -241,6 +242,29 @@ class NodeMessagesTest(unittest.TestCase):
             message = good.receive(protocol.Grant)
             good.send(done(message, [message.first], number))
         self.assertEqual(dict((100 + index, index) for index in range(40)), job.result())
+
+    def test_row_49_a_node_that_sends_odd_messages_again_and_again_is_not_let_in_again(self):
+        first = self.node()
+        for number in range(ODD_MESSAGES_MAX):
+            node = self.node(node_id=first.id).join() if number else first.join()
+            node.receive(protocol.Joined)
+            node.send((protocol.Heartbeat({"starting": -1}), protocol.Revoke(1, 0), protocol.Done(1, 1, 0, 1, 0, [b"X"]))[number % 3])
+            self.closed(node)
+        refused = self.node(node_id=first.id).join().receive(protocol.Farewell).info
+        self.assertIn("3 messages that no node sends", refused["refused"])
+        self.assertEqual([], self.master.list_workers())
+        self.assertEqual(1, len(self.log.having("node raw is refused: it has sent 3")))
+        self.node().join().receive(protocol.Joined)  # another node of the same machine
+
+    def test_what_was_changed_on_the_way_is_not_the_nodes_fault(self):
+        first = self.node()
+        for number in range(ODD_MESSAGES_MAX + 1):
+            node = self.node(node_id=first.id).join() if number else first.join()
+            node.receive(protocol.Joined)
+            frame = bytearray(b"".join(node._channel.frame(protocol.Heartbeat({}))))
+            frame[-1] ^= 1
+            node.socket.sendall(bytes(frame) if number % 2 else attackers.head(17, 2**50))
+            self.closed(node)
 
     def test_an_odd_answer_is_that_tasks_error(self):
         node, job = self.node().join(), self.execute([10, 20, 30], chunksize=1, on_error="return")

@@ -9,6 +9,7 @@ import sys
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
+from minimalcluster.master import cluster as cluster_module
 from minimalcluster.node import link
 from minimalcluster.wire import connection as connection_module, handshakes, keys
 from minimalcluster.compat import cpu_count
@@ -230,6 +231,11 @@ class RefusalTest(unittest.TestCase):
             self.refused(node, "VersionMismatch", "Python 2", "Python 3", "do not mix")
             self.assertEqual(master.list_workers(), [])
             self.assertEqual(len(log.having("do not mix")), 1)
+
+    def test_a_node_that_sends_what_no_node_sends_ends_when_the_master_has_had_enough(self):
+        with MasterNode(PORT=0) as master, support.patched(cluster_module, "ODD_MESSAGES_MAX", 0):
+            master.start_master_server(if_join_as_worker=False)
+            self.refused(support.start_node(master.PORT, master.AUTHKEY), "ProtocolError", "no more tasks")
 
     def test_server_that_speaks_something_else(self):
         for greeting, name in (

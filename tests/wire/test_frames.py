@@ -74,26 +74,26 @@ class Frames(Refused):
         ours, theirs = channels()
         data = bytes_of(ours, protocol.ForgetJob(1))
         theirs.feed(data)
-        self.assertIn("replayed", str(self.refused(errors.ProtocolError, theirs.feed, data)))
+        self.assertIn("replayed", str(self.refused(frames.ChangedOnTheWay, theirs.feed, data)))
 
     def test_another_order_is_refused(self):
         ours, theirs = channels()
         bytes_of(ours, protocol.ForgetJob(1))
-        self.refused(errors.ProtocolError, theirs.feed, bytes_of(ours, protocol.ForgetJob(2)))
+        self.refused(frames.ChangedOnTheWay, theirs.feed, bytes_of(ours, protocol.ForgetJob(2)))
 
     def test_reflection_is_refused(self):
         server, client = server_with(), client_with()
         shaken(server, client)
         for side in (server, client):
             data = bytes_of(side.channel, protocol.ForgetJob(1))
-            self.refused(errors.ProtocolError, side.channel.feed, data)
+            self.refused(frames.ChangedOnTheWay, side.channel.feed, data)
 
     def test_frames_of_another_session_are_refused(self):
         server, client = server_with(), client_with()
         shaken(server, client)
         later = handshakes.ServerHandshake(KEY, SALT, b"N" * 32, 8, 11), client_with()
         shaken(*later)
-        self.refused(errors.ProtocolError, later[0].channel.feed, bytes_of(client.channel, protocol.ForgetJob(1)))
+        self.refused(frames.ChangedOnTheWay, later[0].channel.feed, bytes_of(client.channel, protocol.ForgetJob(1)))
 
     def test_a_frame_too_large_to_send(self):
         ours, theirs = channels(frame_bytes_max=100)
@@ -180,7 +180,7 @@ class Pieces(Refused):
             receiver = channels()[1]
             for before in taken[:number]:
                 receiver.feed(before)
-            self.refused(errors.ProtocolError, receiver.feed, bytes(changed))
+            self.refused(frames.ChangedOnTheWay, receiver.feed, bytes(changed))
 
     def test_row_51_nothing_is_copied_to_be_sent(self):
         large = b"x" * 10**6
@@ -239,7 +239,7 @@ class Pieces(Refused):
         # Bytes are a sign of life: without a check the connection would live on and say nothing more.
         data = bytes_of(channels()[0], protocol.ForgetJob(1))
         for at, wrong in flips(data[: len(frames.head(1, 1))]):
-            self.refused(errors.ProtocolError, channels()[1].feed, wrong)
+            self.refused(frames.ChangedOnTheWay, channels()[1].feed, wrong)
 
     def test_within_one_machine_nothing_is_cut(self):
         ours, theirs = channels(tagged=False)
