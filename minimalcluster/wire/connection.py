@@ -132,6 +132,9 @@ class Connection(Handler):
                 if not count:
                     break
                 self._sent(count)
+        except ConnectionFailed as error:
+            self.close(error)
+            return
         except (OSError, socket.error) as error:
             self.close(ConnectionFailed("the connection to %s broke: %s" % (self.where, error)))
             return

@@ -29,6 +29,10 @@ except ImportError:  # a Python that was built without OpenSSL
 
 #: How much is encrypted at once. The next bytes follow when these have gone.
 ENCRYPT_BYTES = 256 << 10
+#: With AES-GCM one key is good for 2**24.5 full records in one direction, 388 GB (RFC 8446, section 5.5), which a gigabit
+#: a second reaches in an hour. OpenSSL neither counts nor changes keys by itself (its issue 23566), and ``ssl`` has no
+#: call for it. So the connection ends before that, and the node's next one has new keys.
+ONE_KEY_BYTES_MAX = 1 << 38
 #: The largest record of TLS (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 << 10
 #: What TLS begins with: the type of a record of its handshake, and the first byte of the version.
@@ -94,6 +98,7 @@ class TlsStream(SocketStream):
         self._make_pipe, self._where = make_pipe, where
         self._pipe = None  # type: Any # until the first bytes come: strangers that are silent get none
         self._unsent = deque([plain] if plain else [])  # type: deque # encrypted, but for the plain bytes before it
+        self._encrypted = 0  # the number of bytes that were ever in ``_unsent``
         self._under_way = 0  # the number of the user's bytes that are in ``_unsent``
         self.stands = False
         self.certificate_hash = None
@@ -189,6 +194,8 @@ class TlsStream(SocketStream):
     def _encrypt(self, buffers):
         # type: (deque) -> None
         """The first bytes: large buffers one by one, small ones together."""
+        if self._encrypted >= ONE_KEY_BYTES_MAX:
+            raise errors.ConnectionFailed("%s gets a new connection: one key has encrypted enough" % self._where)
         small, left = [], ENCRYPT_BYTES  # type: list, int
         for buffer in buffers:
             part = buffer if len(buffer) <= left else memoryview(buffer)[:left]
@@ -214,6 +221,7 @@ class TlsStream(SocketStream):
         # type: () -> None
         data = self._pipe.get()
         if data:
+            self._encrypted += len(data)
             self._unsent.append(data)
 
     def _flush(self):

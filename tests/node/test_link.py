@@ -14,7 +14,7 @@ from minimalcluster.node import link
 from minimalcluster.wire import connection as connection_module, handshakes, keys
 from minimalcluster.compat import cpu_count
 from minimalcluster.errors import AuthenticationError, EncryptionError, HandshakeTimeout
-from minimalcluster.wire import certificates
+from minimalcluster.wire import certificates, tls
 from tests import support
 from tests.wire import test_tls
 
@@ -148,6 +148,15 @@ class EncryptedTest(unittest.TestCase):
         for version, python in sorted(support.interpreters().items()):
             if (version[0] == 2) == (sys.version_info[0] == 2):
                 self.assertTrue(self.works(True, lambda master: support.node_of(master, python=python)), version)
+
+    def test_a_connection_ends_before_its_keys_have_encrypted_too_much_and_nothing_is_lost(self):
+        with MasterNode(PORT=0, encrypt=True) as master, support.patched(tls, "ONE_KEY_BYTES_MAX", 20000), support.Log() as log:
+            master.start_master_server(if_join_as_worker=False)
+            with support.node_of(master):
+                results = support.run(master, "def f(x):\n    return 2 * x", "f", ["%d " % n * 1000 for n in range(30)], chunksize=1)
+            self.assertEqual(results, dict((each, 2 * each) for each in results))
+            self.assertEqual(30, len(results))
+            self.assertGreater(len(log.having("one key has encrypted enough")), 1)
 
     def test_it_comes_back_to_another_master(self):
         key, port = MasterNode(PORT=0).AUTHKEY, support.free_port()
