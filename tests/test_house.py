@@ -163,6 +163,20 @@ class Imports(unittest.TestCase):
         packed = zlib.compress("".join(text_of(name) for name in names).encode("utf-8"), 9)
         self.assertLess(len(packed), NODE_BYTES_MAX)
 
+    def test_what_starts_imports_what_it_needs_then(self):
+        """Each of these takes as long as a tenth of this package or more, and a program may never need it."""
+        late = {"asyncio", "decimal", "multiprocessing", "ssl", "tempfile", "uuid"}
+        for name, later in (
+            ("master.masternode", late if sys.version_info[0] > 2 else set()),
+            # Before 3.7, concurrent.futures imports all of itself.
+            ("faces.executor" if sys.version_info >= (3, 7) else "node", late),
+            ("node.worker", late | {"logging", "subprocess"}),
+            ("node.orphans", late | {"logging", "subprocess", "socket", "minimalcluster.compat"}),
+        ):
+            code = "import json, sys; import minimalcluster.%s; print(json.dumps(sorted(sys.modules)))" % name
+            output = subprocess.check_output([sys.executable, "-S", "-c", code], cwd=support.ROOT)
+            self.assertEqual(set(), later.intersection(json.loads(output.decode())), name)
+
     def test_the_command_line_imports_lazily(self):
         # A machine that cannot import one face can still print the help.
         top = [node for node in parsed("command.cli").body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -13,7 +13,6 @@ Nothing below refers to the face (what the user holds), so the face is collected
 work is finished, and the worker processes end.
 """
 
-import asyncio
 import logging
 import weakref
 from concurrent.futures import Executor
@@ -37,20 +36,17 @@ from ..master.cluster import Cluster
 from ..master.job import Failure
 from ..master.master_keys import master_key
 from ..master.masternode import MasterNode
-from ..master.reader import NotYetError
-from ..payload import functions, safe, script
+from ..payload import functions, script
+from ..payload.loaders import loader
 from ..wire import addresses, encryption
 from .core import Core, until
 from .futures import (
-    AWAITED,
-    AwaitedFuture,
     BrokenClusterExecutor,
     BrokenExecutor,
     CallTimeoutError,
     ClusterFuture,
     DeadlineExceededError,
     WorkerDiedError,
-    raisable,
 )
 from .maps import MapJob
 from .results import MapResults
@@ -69,9 +65,6 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Any)
 
 log = logging.getLogger("minimalcluster")
-
-#: A loop over ``amap`` lets others of its event loop run after this time, however many results are there.
-HOLD_LOOP_SECONDS = 0.005
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -138,7 +131,7 @@ class ClusterExecutor(Executor):
                 "globals of their own and do not see that; put it and them into a module",
                 functions.globals_set(initializer),
             )  # fmt: skip
-        load = safe.loader(results, engine)
+        load = loader(results, engine)
         encryption.check(encrypt, ssl_context)
         if master is not None and results != "any":
             raise ValueError("results is the master's: MasterNode(results='safe')")
@@ -290,19 +283,17 @@ class ClusterExecutor(Executor):
             self._core.terminate("Ctrl-C has ended the with block of the executor")
         self.shutdown()
 
-    # -- asyncio ----------------------------------------------------------------------------------
+    # -- asyncio: its import takes as long as that of this package, so it waits until one of these is called ----------
 
     @_positional_only
     async def run(__self, __fn: "Callable[P, T]", *args: "P.args", **kwargs: "P.kwargs") -> T:
         """``await ex.run(fn, ...)`` gives the call's result. Cancelling it ends the call, even while it runs."""
-        future = __self._submit(AwaitedFuture(), __fn, args, kwargs)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            future.cancel_running()
-            raise
+        from .awaiting import AwaitedFuture, outcome_of
 
-    async def amap(
+        found: T = await outcome_of(__self._submit(AwaitedFuture(), __fn, args, kwargs))
+        return found
+
+    def amap(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -310,28 +301,17 @@ class ClusterExecutor(Executor):
         buffersize: Optional[int] = None,
     ) -> AsyncIterator[T]:
         """``async for result in ex.amap(fn, items)``, in order. Leaving the loop cancels the rest."""
-        results = self._map(fn, iterables, None, chunksize, buffersize, True, own_thread=True)
-        waiting = _Waiting(results, asyncio.get_event_loop())
-        results.watch(waiting)
-        try:
-            while await waiting.more():
-                try:
-                    result = results.next(0.0)
-                except NotYetError:
-                    continue  # it was a failure, which is raised at the end
-                except (GeneratorExit, *AWAITED) as error:
-                    raise raisable(error, (GeneratorExit, *AWAITED)) from error
-                yield result
-        finally:
-            waiting.over = True
-            results.close()
-            results.look(waiting)  # ``over`` makes this its last turn
+        from .awaiting import each_of
+
+        return each_of(lambda: self._map(fn, iterables, None, chunksize, buffersize, True, own_thread=True))
 
     async def __aenter__(self) -> "ClusterExecutor":
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await asyncio.get_event_loop().run_in_executor(None, self.shutdown)
+        from .awaiting import in_thread
+
+        await in_thread(self.shutdown)
 
 
 def _join_or_stop(cluster: Cluster, slots: int) -> None:
@@ -340,57 +320,6 @@ def _join_or_stop(cluster: Cluster, slots: int) -> None:
     except BaseException:
         cluster.stop()
         raise
-
-
-class _Waiting:
-    """Lets a coroutine wait for results without a thread: the executor's thread unpickles them and wakes it."""
-
-    over = False
-
-    def __init__(self, results: "MapResults[Any]", loop: asyncio.AbstractEventLoop) -> None:
-        self._results, self._loop = results, loop
-        self._waiter: "Optional[asyncio.Future[bool]]" = None
-        self._yield_at = monotonic() + HOLD_LOOP_SECONDS
-
-    async def more(self) -> bool:
-        """Wait for a result: True, or False at the end. Raises what ends the map early."""
-        if self._results.reader.current:
-            if monotonic() >= self._yield_at:  # a chunk may have a million results
-                await asyncio.sleep(0)
-                self._yield_at = monotonic() + HOLD_LOOP_SECONDS
-            return True
-        self._waiter = self._loop.create_future()
-        self._results.look(self)
-        found = await self._waiter
-        self._yield_at = monotonic() + HOLD_LOOP_SECONDS
-        return found
-
-    def turn(self) -> bool:
-        waiter = self._waiter
-        if waiter is None or self.over:
-            return self.over
-        error: Optional[BaseException] = None
-        try:
-            found = self._results.reader.fill(0.0)
-        except NotYetError:
-            return False
-        except BaseException as caught:
-            error, found = caught, False
-        self._waiter = None  # the next result waits until ``more`` is called
-        try:
-            self._loop.call_soon_threadsafe(_tell, waiter, found, error)
-        except RuntimeError:  # the loop is closed
-            return True
-        return not found
-
-
-def _tell(waiter: "asyncio.Future[bool]", found: bool, error: Optional[BaseException]) -> None:
-    if waiter.done():
-        return  # cancelled
-    if error is None:
-        waiter.set_result(found)
-    else:
-        waiter.set_exception(error)
 
 
 def _check_whole(name: str, value: Optional[int], least: int) -> None:

@@ -1,9 +1,8 @@
 """``ClusterFuture``, a concurrent.futures.Future whose call can be cancelled while it runs, and its exceptions."""
 
-import asyncio
 import os
 import sys
-from concurrent.futures import CancelledError, Future, TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Dict, Generic, Optional, Tuple, Type, TypeVar
 
 from .. import errors
@@ -59,11 +58,6 @@ def standard(error: BaseException) -> BaseException:
         cause.__cause__ = error.__cause__  # its text says which result
         return cause
     return error
-
-
-#: If an ``await`` raised these, they would look like its end, or like a cancellation of the waiting coroutine. (Before
-#: Python 3.8 the last two are one class.)
-AWAITED = (StopIteration, CancelledError, asyncio.CancelledError)
 
 
 def raisable(error: BaseException, signs: Tuple[Type[BaseException], ...] = (StopIteration,)) -> BaseException:
@@ -161,10 +155,3 @@ class ClusterFuture(_Future[T]):
             self.set_exception(self._shown(outcome.error))
         else:
             self.set_result(outcome)
-
-
-class AwaitedFuture(ClusterFuture[T]):
-    """For asyncio.wrap_future. Before Python 3.12 an ``await`` that raises StopIteration never ends; a TaskGroup
-    ignores a task that raises CancelledError."""
-
-    _shown = staticmethod(lambda error: standard(raisable(error, AWAITED)))

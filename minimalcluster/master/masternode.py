@@ -9,8 +9,9 @@ from .. import errors
 from ..brain.options import FINISH, Options, checked_chunksize
 from ..brain.status import ClusterStatus  # noqa: F401 # in a type comment
 from ..compat import PY2, as_text, forbid_patched_threads, native, text_type
-from ..payload import environment, functions, safe, script, values
+from ..payload import environment, functions, script, values
 from ..payload.fingerprints import code_imported, of_definition
+from ..payload.loaders import loader
 from ..wire import addresses, encryption
 from .cluster import Cluster
 from .listed import ListedJob, Pairs, Target  # noqa: F401 # in a type comment
@@ -52,7 +53,7 @@ class MasterNode(object):
         if engine is not None and not hasattr(engine, "cluster"):
             raise TypeError("engine must be an ExecutorEngine, DaskEngine or RayEngine, not %r" % (engine,))
         self._engine = engine
-        self._load = safe.loader(results, engine)
+        self._load = loader(results, engine)
         self._cluster = None  # type: Cluster | None
         self._source = None  # type: environment.Source | None
         self._module = None  # type: environment.types.ModuleType | None

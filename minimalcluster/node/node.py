@@ -29,7 +29,7 @@ from ..wire import checks, handshakes, keys, protocol
 from ..wire.connection import Connection
 from ..wire.listener import Listener
 from ..wire.loop import Loop  # noqa: F401 # in a type comment
-from . import boot, orphans
+from . import boot, guardian, orphans
 from .hands import Hands
 from .output import Reader
 
@@ -83,7 +83,7 @@ class _Child(object):
     """A worker process with its connection and its output."""
 
     def __init__(self, slot, process, family, printed):
-        # type: (int, subprocess.Popen, orphans.Family, Callable[[_Child, str, str], object]) -> None
+        # type: (int, subprocess.Popen, guardian.Family, Callable[[_Child, str, str], object]) -> None
         self.slot, self.process, self.family = slot, process, family
         self.output = Reader(boot.pipe(process.stdout), boot.pipe(process.stderr), partial(printed, self))
         self.waiter = None  # type: threading.Thread | None # ends with the process
@@ -163,7 +163,6 @@ class Node(Hands):
         # type: (brain.StartChild) -> None
         try:
             self.open()
-            self._watch_over()
             if self._listener is None:  # with PAIRS
                 ours, theirs = socketpair()
                 with theirs:
@@ -181,6 +180,7 @@ class Node(Hands):
             child = self._children[slot] = _Child(slot, process, family, partial(self._loop.call, self._printed))
             try:
                 self._accompany(child)
+                self._watch_over()
                 if ours is not None:
                     ours.setblocking(False)
                     child.pair = self._accepted(ours, "worker process %d" % process.pid)
@@ -196,30 +196,32 @@ class Node(Hands):
 
     def _watch_over(self):
         # type: () -> None
-        """Start the guardian, unless it runs: it ends all that is started from now on if this process is killed."""
+        """Start the guardian, unless it runs: it ends all that tasks start from now on if this process is killed. The
+        first worker process is started before it, and waits for its settings.
+        """
         if self._guardian is None:
-            self._guardian = guardian = orphans.start_guardian(self.id)
-            if guardian is not None:
+            self._guardian = started = guardian.start(self.id)
+            if started is not None:
                 try:
-                    self._start_short_thread("guardian", self._wait_for_guardian, guardian)
+                    self._start_short_thread("guardian", self._wait_for_guardian, started)
                 except threading.ThreadError:
-                    self._wait_for_guardian(guardian)  # short: this process forks the guardian and ends
+                    self._wait_for_guardian(started)  # short: this process forks the guardian and ends
 
     def _start_short_thread(self, name, function, *arguments):
         # type: (str, Callable[..., object], *object) -> None
         alive = [each for each in self._short_threads if each.is_alive()]
         self._short_threads = alive + [_thread(name, function, *arguments)]
 
-    def _wait_for_guardian(self, guardian):
+    def _wait_for_guardian(self, started):
         # type: (subprocess.Popen) -> None
-        if not orphans.has_forked(guardian):  # no process or memory left: the next worker process's start tries again
+        if not guardian.has_forked(started):  # no process or memory left: the next worker process's start tries again
             self._loop.call(setattr, self, "_guardian", None)
 
     def _new_process(self, inherited):
-        # type: (tuple) -> tuple[subprocess.Popen, orphans.Family]
+        # type: (tuple) -> tuple[subprocess.Popen, guardian.Family]
         self._started += 1
         inheriting = {"pass_fds": inherited} if inherited else {"close_fds": not (PY2 and WINDOWS)}  # type: dict
-        family = orphans.Family(self.id, self._started)
+        family = guardian.Family(self.id, self._started)
         process = subprocess.Popen(
             boot.command("node.worker", "main", boot.options()),
             stdin=subprocess.PIPE,
@@ -276,7 +278,7 @@ class Node(Hands):
         known: the pids of all worker processes. Most jobs leave nothing behind, which the first look shows.
         """
         try:
-            if set(orphans.marked(orphans.node_mark(self.id))) <= set(known):
+            if set(orphans.marked(guardian.node_mark(self.id))) <= set(known):
                 return
             for child in children:
                 others = set(orphans.marked(child.family.mark)) - {child.process.pid}
@@ -420,10 +422,8 @@ class Node(Hands):
 def child_environment(slots):
     # type: (int) -> dict
     """A worker process's environment variables: this process's, without the key, with limits for BLAS threads."""
-    variables = boot.variables()
-    for name in THREAD_VARIABLES:
-        variables.setdefault(name, str(max(1, cpu_count() // slots)))
-    return variables
+    share = str(max(1, cpu_count() // slots))
+    return dict(dict.fromkeys(THREAD_VARIABLES, share), **boot.variables())
 
 
 def exit_in_words(code):

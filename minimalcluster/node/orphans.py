@@ -17,13 +17,8 @@ from __future__ import absolute_import, division, print_function
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
-
-from ..compat import PY2, WINDOWS, hexadecimal, native
-from ..logs import log
-from . import boot
 
 VARIABLE = "MINIMALCLUSTER_PROCESS"
 _VARIABLE = VARIABLE.encode("ascii") + b"="
@@ -39,41 +34,6 @@ EXEC_LOOKS_MAX, EXEC_LOOK_SECONDS = 200, 0.005
 _KERNEL_OR_ENDING = 0x00200000 | 0x00000004  # PF_KTHREAD, PF_EXITING
 #: ``is_below`` follows so many parents of a process at most.
 ANCESTORS_MAX = 100
-
-
-def node_mark(node_id):
-    # type: (bytes) -> str
-    """The beginning of the marks of all worker processes of a node."""
-    return hexadecimal(node_id) + "."
-
-
-class Family(object):
-    """One worker process and all processes that its tasks start. number: counts the node's worker processes."""
-
-    def __init__(self, node_id, number):
-        # type: (bytes, int) -> None
-        self.mark = "%s%d." % (node_mark(node_id), number)
-        self._job = _Job() if WINDOWS else None
-
-    def variable(self):
-        # type: () -> dict
-        """The environment variable to start the worker process with. If this node itself runs inside a task, the outer
-        node's mark stays in it, too."""
-        return {VARIABLE: (os.environ.get(VARIABLE, "") + " " + self.mark).strip()}
-
-    def has(self, process):
-        # type: (subprocess.Popen) -> None
-        """The worker process has been started. On Windows, what it starts from now on belongs to its job object."""
-        if self._job is not None:
-            self._job.add(process)
-
-    def end(self):
-        # type: () -> None
-        """Kill all processes that are left. May take a moment. Raises EnvironmentError if they cannot be looked for."""
-        if self._job is not None:
-            self._job.close()
-        else:
-            sweep(self.mark)
 
 
 def sweep(mark):
@@ -138,8 +98,8 @@ def _is_in_exec(pid):
     that started it may have returned, and its ``env_end`` is 0 (proc(5), field 51). Kernel threads and processes that
     are ending have 0 there, too."""
     with open("%s/%s/stat" % (PROC, pid), "rb") as file:
-        fields = native(file.read()).rpartition(")")[2].split()
-    return len(fields) > 48 and fields[48] == "0" and fields[0] not in "ZX" and not int(fields[6]) & _KERNEL_OR_ENDING
+        fields = file.read().rpartition(b")")[2].split()
+    return len(fields) > 48 and fields[48] == b"0" and fields[0] not in b"ZX" and not int(fields[6]) & _KERNEL_OR_ENDING
 
 
 def looks_are_cheap():
@@ -151,6 +111,10 @@ def looks_are_cheap():
 def _marked_of_ps(wanted):
     # type: (bytes) -> list
     """``marked`` on macOS and BSD; untested."""
+    import subprocess
+
+    from . import boot
+
     try:
         command = ["/bin/ps", "-axww", "-E", "-o", "pid=,command="]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=boot.variables())
@@ -177,7 +141,7 @@ def is_below(pid, helpers):
             return True
         try:
             with open("%s/%d/stat" % (PROC, pid), "rb") as file:
-                pid = int(native(file.read()).rpartition(")")[2].split()[1])
+                pid = int(file.read().rpartition(b")")[2].split()[1])
         except (OSError, IOError):
             return False
         if pid <= 1:
@@ -185,37 +149,7 @@ def is_below(pid, helpers):
     return False
 
 
-# -- the guardian ---------------------------------------------------------------------------------
-
-
-def start_guardian(node_id):
-    # type: (bytes) -> subprocess.Popen | None
-    """Start the guardian: it ends all that the node has started when this process ends, or closes its standard input.
-
-    Returns a process that forks the guardian and ends at once; pass it to ``has_forked``. So the guardian is not a
-    child of this process. None on Windows, where job objects do the same.
-    """
-    if WINDOWS:
-        return None  # the handles of the job objects are closed with the process
-    with open(os.devnull, "r+b") as nothing:
-        return subprocess.Popen(
-            boot.command("node.orphans", "guard", ["-S"], node_mark(node_id), str(os.getpid())),
-            stdin=subprocess.PIPE, stdout=nothing, stderr=subprocess.PIPE, close_fds=True, cwd="/",
-            env=boot.variables(),
-            **({"preexec_fn": os.setsid} if PY2 else {"start_new_session": True})  # py2
-        )  # fmt: skip
-
-
-def has_forked(process):
-    # type: (subprocess.Popen) -> bool
-    """Wait for the process that ``start_guardian`` returned. False, with a line in the log: there is no guardian."""
-    with boot.pipe(process.stderr) as pipe:  # the guardian closes its end as soon as it has begun
-        words = native(pipe.read()).strip()
-    code = process.wait()
-    if code:
-        text = "if this process is killed, what its tasks have started stays: its guardian could not start: %s"
-        log.warning(text, words.splitlines()[-1] if words else "exit code %d" % code)
-    return not code
+# -- the guardian's process -----------------------------------------------------------------------
 
 
 def guard():
@@ -237,50 +171,14 @@ def guard():
 
 
 def _began(pid):
-    # type: (str) -> str | None
+    # type: (str) -> bytes | None
     """When a process was started: tells it from a later process with the same number.
 
     None if it has ended, or this system has no /proc.
     """
     try:
         with open("%s/%s/stat" % (PROC, pid), "rb") as file:
-            fields = native(file.read()).rpartition(")")[2].split()
+            fields = file.read().rpartition(b")")[2].split()
     except (OSError, IOError):
         return None
-    return None if fields[0] in ("Z", "X") else fields[19]
-
-
-# -- Windows --------------------------------------------------------------------------------------
-
-
-class _Job(object):
-    """A job object, which ends its members when its handle is closed. Untested. If Windows gives none, only the worker
-    process itself is ended."""
-
-    _EXTENDED_LIMITS, _KILL_ON_CLOSE = 9, 0x2000
-
-    def __init__(self):
-        # type: () -> None
-        import ctypes
-
-        self._kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 # only Windows has the name
-        self._kernel.CreateJobObjectW.restype = ctypes.c_void_p
-        self._handle = self._kernel.CreateJobObjectW(None, None)
-        # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: LimitFlags is at byte 16, behind two time limits of 8 bytes each.
-        limits = (ctypes.c_ubyte * (144 if ctypes.sizeof(ctypes.c_void_p) == 8 else 112))()
-        ctypes.c_uint32.from_buffer(limits, 16).value = self._KILL_ON_CLOSE
-        self._kernel.SetInformationJobObject(
-            ctypes.c_void_p(self._handle), self._EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits)
-        )
-        self._pointer = ctypes.c_void_p
-
-    def add(self, process):
-        # type: (subprocess.Popen) -> None
-        handle = int(getattr(process, "_handle"))  # noqa: B009 # only Windows has the name
-        self._kernel.AssignProcessToJobObject(self._pointer(self._handle), self._pointer(handle))
-
-    def close(self):
-        # type: () -> None
-        if self._handle:
-            self._kernel.CloseHandle(self._pointer(self._handle))
-            self._handle = None
+    return None if fields[0] in (b"Z", b"X") else fields[19]

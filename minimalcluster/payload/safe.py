@@ -32,7 +32,7 @@ else:
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any, Callable  # noqa: F401 # novm
+    from typing import Any  # noqa: F401 # novm
 
 def _module(name):
     # type: (str) -> str
@@ -69,14 +69,6 @@ _BUILD = python_pickle.BUILD if PY2 else python_pickle.BUILD[0]  # the key of it
 
 class _NotPlainError(Exception):
     """The slower unpickler is needed."""
-
-
-def loader(results, engine=None):
-    # type: (str, object) -> Callable[[Any], Any]
-    """What unpickles results, by the argument of the faces. An engine unpickles them itself, so none can be safe."""
-    if results not in ("any", "safe") or (results == "safe" and engine is not None):
-        raise ValueError("results must be 'any', or 'safe' without an engine, not %r" % (results,))
-    return loads if results == "safe" else values.loads
 
 
 def loads(buffer):

@@ -16,7 +16,6 @@ import io
 import os
 import socket
 import stat
-import tempfile
 
 from ..compat import LOCKED, WINDOWS, as_bytes, lock_file
 
@@ -42,6 +41,8 @@ class Scratch(object):
     def path(self):
         # type: () -> str
         """The folder's path. Raises OSError with the name of the file that cannot be written."""
+        import tempfile  # it imports compressors and random numbers: the start of a program need not wait for them
+
         path = self._path
         if path is None or not self.is_ours() or not os.path.isdir(path):  # a cleaner of old files removed it
             self._forget()
@@ -76,6 +77,8 @@ class Scratch(object):
 def remove_left_behind():
     # type: () -> None
     """Remove the folders whose owners were killed."""
+    import tempfile
+
     parent = tempfile.gettempdir()
     try:
         names = os.listdir(parent)

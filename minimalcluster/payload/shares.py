@@ -9,7 +9,6 @@ Large arguments that cannot be changed and are sent again are shared automatical
 from __future__ import absolute_import, division, print_function
 
 import errno
-import logging
 import mmap
 import os
 import sys
@@ -35,7 +34,6 @@ KEPT_BYTES_MAX = 64 << 20
 #: After sending one large object so many times, a log line tells the user of ``share``.
 SENT_MAX = 8
 
-log = logging.getLogger("minimalcluster")
 
 #: A function, name -> object. Set by a worker process, and by an engine's tasks, which may run in the master's process.
 resolver = None  # type: Callable[[str], object] | None
@@ -244,9 +242,11 @@ class Repeats(object):
     def _warn(self, value, size):
         # type: (object, int) -> None
         if size >= LARGE_BYTES:
+            import logging  # worker processes, which import this file, need not
+
             self._has_warned = True
             text = "the same %s of %.1f MB was sent %d times: with share(it) in its place it is sent once to each node"
-            log.warning(text, type(value).__name__, size / 1e6, SENT_MAX)
+            logging.getLogger("minimalcluster").warning(text, type(value).__name__, size / 1e6, SENT_MAX)
 
     def drop(self):
         # type: () -> None

@@ -11,7 +11,7 @@ import textwrap
 import unittest
 
 from minimalcluster import MasterNode, StartError, WorkerNode
-from minimalcluster.node import boot, orphans
+from minimalcluster.node import boot, guardian
 from minimalcluster.compat import PY2
 from tests import support
 
@@ -152,9 +152,9 @@ class Places(unittest.TestCase):
         before = os.environ.get("PYTHONPATH"), os.getcwd()
         os.environ["PYTHONPATH"] = self.folder
         try:
-            process = orphans.start_guardian(os.urandom(16))
+            process = guardian.start(os.urandom(16))
             self.addCleanup(process.stdin.close)
-            self.assertTrue(orphans.has_forked(process))  # it has forked: it is up
+            self.assertTrue(guardian.has_forked(process))  # it has forked: it is up
         finally:
             os.environ.pop("PYTHONPATH")
             os.environ.update({"PYTHONPATH": before[0]} if before[0] else {})

@@ -109,7 +109,7 @@ class ShortageTest(unittest.TestCase):
         self.check(node.subprocess, "Popen", OSError(errno.EAGAIN, "Resource temporarily unavailable"))
 
     def test_row_61_no_descriptor(self):
-        self.check(node.orphans, "start_guardian", OSError(errno.EMFILE, "Too many open files"))
+        self.check(node.guardian, "start", OSError(errno.EMFILE, "Too many open files"))
 
     def test_row_61_no_thread_for_its_end(self):
         real = node._thread

@@ -9,7 +9,7 @@ import threading
 import unittest
 
 from minimalcluster import MasterNode
-from minimalcluster.node import boot, node, orphans
+from minimalcluster.node import guardian, node, orphans
 from tests import support
 
 CODE = "import time; time.sleep(1000)"
@@ -207,53 +207,6 @@ class HelpersTest(unittest.TestCase):
                 support.wait_until(lambda: first[1] not in support.living(), what="the end of that one's helper")
 
 
-@unittest.skipIf(os.name == "nt", "job objects stand in for it")
-class GuardianTest(unittest.TestCase):
-    def start(self, **variables):
-        before = dict(os.environ)
-        os.environ.update(variables)
-        try:
-            process = orphans.start_guardian(self.node_id)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-        self.addCleanup(process.stdin.close)
-        return process
-
-    def setUp(self):
-        self.node_id = os.urandom(16)
-
-    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "this system has no /proc to find processes in")
-    def test_row_78_it_has_no_key(self):
-        process = self.start(**{boot.KEY_VARIABLE: "secret"})
-        with support.Log() as log:
-            self.assertTrue(orphans.has_forked(process))
-        mark = orphans.node_mark(self.node_id)
-        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in command(pid)]
-        self.assertEqual(1, len(found))
-        self.assertNotIn("secret", support.read("/proc/%d/environ" % found[0]))
-        self.assertEqual([], log.messages)
-
-    def test_row_78_one_that_cannot_start_is_no_secret(self):
-        real = boot.command
-        for code, words in (("raise OSError('no memory')", "no memory"), ("import os; os._exit(3)", "exit code 3")):
-            with support.patched(boot, "command", lambda *arguments: [sys.executable, "-c", code]):  # noqa: B023
-                process = self.start()
-            with support.Log() as log:
-                self.assertFalse(orphans.has_forked(process))
-                support.wait_until(lambda: log.having(words), what="a word of it")  # noqa: B023
-            self.assertTrue(log.having("what its tasks have started stays"))
-        self.assertIs(real, boot.command)
-
-    def test_row_78_it_starts_beside_a_backport_that_is_no_match_for_python(self):
-        folder = support.directory_for(self)
-        support.write(os.path.join(folder, "enum.py"), "class Enum(object):\n    pass\n")
-        support.write(os.path.join(folder, "socket.py"), "raise ImportError('an old one')\n")
-        with support.Log() as log:
-            self.assertTrue(orphans.has_forked(self.start(PYTHONPATH=folder)))
-        self.assertEqual([], log.messages)
-
-
 class MarkTest(unittest.TestCase):
     @unittest.skipUnless(os.path.exists("/proc/self/environ"), "this system has no /proc to find processes in")
     def test_a_process_is_found_from_its_first_moment(self):
@@ -270,16 +223,16 @@ class MarkTest(unittest.TestCase):
 
     def test_an_outer_mark_is_kept(self):
         """A task can be a master itself: what its nodes start goes with the outer worker process too."""
-        outer = orphans.Family(b"outer", 1).variable()[orphans.VARIABLE]
+        outer = guardian.Family(b"outer", 1).variable()[orphans.VARIABLE]
         before = dict(os.environ)
         os.environ[orphans.VARIABLE] = outer
         try:
-            both = orphans.Family(b"inner", 12).variable()[orphans.VARIABLE]
+            both = guardian.Family(b"inner", 12).variable()[orphans.VARIABLE]
         finally:
             os.environ.clear()
             os.environ.update(before)
         self.assertTrue(both.startswith(outer + " "))
-        self.assertNotIn(orphans.Family(b"inner", 1).variable()[orphans.VARIABLE], both)
+        self.assertNotIn(guardian.Family(b"inner", 1).variable()[orphans.VARIABLE], both)
 
 
 def command(pid):
