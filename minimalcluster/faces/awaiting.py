@@ -21,6 +21,8 @@ HOLD_LOOP_SECONDS = 0.005
 #: If an ``await`` raised these, they would look like its end, or like a cancellation of the waiting coroutine. (Before
 #: Python 3.8 the last two are one class.)
 AWAITED = (StopIteration, CancelledError, asyncio.CancelledError)
+#: What leaves an ``async with`` block that shall end at once.
+LEAVE_AT_ONCE = (asyncio.CancelledError, KeyboardInterrupt)
 
 
 class AwaitedFuture(ClusterFuture[T]):

@@ -308,9 +308,13 @@ class ClusterExecutor(Executor):
     async def __aenter__(self) -> "ClusterExecutor":
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        from .awaiting import in_thread
+    async def __aexit__(self, exc_type: Optional[type], *exc_info: object) -> None:
+        """Wait for the calls; but if the block was cancelled, end them, as a TaskGroup does. (Under ``asyncio.run``,
+        Ctrl-C cancels the block, and nothing tells it from another reason.)"""
+        from .awaiting import LEAVE_AT_ONCE, in_thread
 
+        if exc_type is not None and issubclass(exc_type, LEAVE_AT_ONCE):
+            self._core.terminate("the async with block of the executor was cancelled")
         await in_thread(self.shutdown)
 
 

@@ -117,6 +117,25 @@ async def cancel(ex, path, gate):
     # The only worker process is free, though nobody opened the gate.
     assert await ex.run(abs, -1) == 1
 
+async def cancelled_block(path, gate):
+    calls = []
+
+    async def block():
+        async with ClusterExecutor(1) as ex:
+            calls.append(ex.submit(touch_and_wait, path, gate))
+            await asyncio.wrap_future(calls[0])
+
+    task = asyncio.ensure_future(block())
+    while not os.path.exists(path):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        assert "block of the executor was cancelled" in str(calls[0].exception(0)), calls
+        return
+    raise AssertionError("not cancelled")
+
 async def context():
     async with ClusterExecutor(1) as ex:
         assert await ex.run(abs, -1) == 1
@@ -170,6 +189,10 @@ class Asyncio(unittest.TestCase):
 
     def test_async_with(self):
         self.run_it("context")
+
+    def test_what_cancels_the_async_with_block_ends_its_calls(self):
+        with support.directory() as folder:
+            self.run_it("cancelled_block", os.path.join(folder, "path"), os.path.join(folder, "gate"))
 
 
 if __name__ == "__main__":
