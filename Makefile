@@ -8,10 +8,10 @@ CORE := $(sort $(wildcard minimalcluster/*.py $(addprefix minimalcluster/,$(adds
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types compat extras sim mutants chaos attack soak bench size wheel clean
+.PHONY: help test lint types compat extras sim mutants chaos attack soak bench bench-check costs scale size wheel clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: lint types compat ## lint, types, compat, then every test under every Python found
 	$(IN_VENV) tools/run_tests.py $(TESTS)
@@ -45,12 +45,20 @@ attack: ## strangers, people in the path, and hostile members against real maste
 soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
 	$(PYTHON) tools/soak.py
 
-bench: ## idle cost, throughput, round trips, the brain alone and the wire, beside multiprocessing and concurrent.futures
+bench: ## this project beside its peers, in .bench/: 45 minutes on 2 cores, QUICK=1: 10; WRITE=1 writes docs/performance.md
+	$(PYTHON) bench/runner.py $(if $(QUICK),--quick) $(if $(WRITE),--write) $(BENCH)
+
+bench-check: ## what make bench has measured last, beside what is to be reached: status 1 if a row falls short
+	$(PYTHON) bench/report.py --check
+
+costs: ## what idle nodes, the brain alone, the wire and a journal cost
 	$(PYTHON) bench/idle.py
-	$(PYTHON) bench/throughput.py
-	$(PYTHON) bench/executor.py
 	$(PYTHON) bench/brain.py
 	$(PYTHON) bench/wire.py
+	$(PYTHON) bench/journal.py
+
+scale: ## a master with up to 1,000 simulated nodes of 8 slots (QUICK=1: up to 100)
+	$(PYTHON) bench/scale.py $(if $(QUICK),--quick)
 
 size: ## lines of code per file and folder
 	@$(PYTHON) tools/size.py $(sort $(wildcard minimalcluster/*.py minimalcluster/*/*.py))
