@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 
+from minimalcluster.wire import tls
 from minimalcluster.wire.addresses import WOULD_BLOCK
 from tests import support
 
@@ -30,13 +31,13 @@ PROTOCOLS = (
 
 def tls_hello():
     """What a client of TLS says first: the master does all its work of a TLS handshake for it."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    pipe = tls._pipe(tls._context_of_a_client(), False)
     try:
-        context.wrap_bio(incoming, outgoing).do_handshake()
+        pipe.tls.do_handshake()
     except ssl.SSLWantReadError:
-        return outgoing.read()
+        return pipe.get()
+    finally:
+        pipe.close()
 
 
 class Canary(object):

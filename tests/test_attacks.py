@@ -246,31 +246,31 @@ class Strangers(unittest.TestCase):
         """200 of them hang on when the node has joined, and no thread is theirs. (1,000 in tools/attack.py.)"""
         self._row_40("")
 
-    def _row_40(self, first):
+    def _row_40(self, first, count=200):
         """first: an expression, what each of them says first."""
         threads, before = our_threads(), resident_bytes()
         code = (
             "import json, sys; told = json.loads(sys.stdin.readline()); from tests.attackers import *;"
-            "crowd(told, 200, 0.1, %s)" % (first or "b''")
+            "crowd(told, %d, 0.1, %s)" % (count, first or "b''")
         )
         with support.Process(code, self.master.PORT) as strangers:
-            strangers.wait_for_output("200\n")
+            strangers.wait_for_output("%d\n" % count)
             self.assertEqual(threads, our_threads())
             with support.node_of(self.master) as node:
                 self.assertEqual(support.run(self.master, DOUBLE, "f", range(99)), doubled(99))
                 self.assertNotIn("next try", node.output())  # it got in at once
             self.assertLess(resident_bytes() - before, 10 << 20)
-            self.assertGreater(int(strangers.output().split()[-1]), 100)
+            self.assertGreater(int(strangers.output().split()[-1]), count // 2)
 
     @PROC
-    @unittest.skipIf(PY2, "ssl.MemoryBIO is of Python 3")
     def test_row_40_nor_do_those_that_begin_tls(self):
         self.master.shutdown()
         self.master = MasterNode(PORT=0, encrypt=True)
         self.addCleanup(self.master.shutdown)
         self.master.start_master_server(if_join_as_worker=False)
-        self._row_40("")
-        self._row_40("tls_hello()")
+        count = 60 if PY2 else 200  # each may take three descriptors there, so fewer are kept
+        self._row_40("", count)
+        self._row_40("tls_hello()", count)
 
     def test_row_47_other_protocols_are_closed_and_named_in_a_line(self):
         for said, name in attackers.PROTOCOLS:

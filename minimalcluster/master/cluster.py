@@ -177,7 +177,8 @@ class Cluster(Runner, Sessions):
         self._salt = os.urandom(16)
         self._proof_key = keys.proof_key(keys.as_key(self._authkey), self._salt, keys.KDF_ROUNDS)
         self._tls = encryption.server(host, self._encrypt, self._ssl_context)
-        self._listener = Listener(self._loop, host, self.port, self._accepted)
+        descriptors = 1 if self._tls is None else self._tls.descriptors
+        self._listener = Listener(self._loop, host, self.port, self._accepted, descriptors=descriptors)
         self.port = self._listener.port
         self._event(scheduler.JobAwaited())
 

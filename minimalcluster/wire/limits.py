@@ -15,7 +15,8 @@ HANDSHAKE_BYTES_MAX = 1024
 #: would be 0.06 s, and no good node from across the ocean would get in. There is no fixed number for one address: 100
 #: nodes of a batch job come from one machine, a whole laboratory from behind one router.
 HALF_OPEN_MAX = 256
-#: Nor does it keep more than this part (a quarter) of the descriptors that the process may have.
+#: Nor do they take more than this part (a quarter) of the descriptors that the process may have: with TLS on 2.7 each
+#: takes three.
 HALF_OPEN_SHARE = 4
 #: New connections per cycle, so that endless connections of strangers do not keep the loop from its other work.
 ACCEPTS_PER_CYCLE = 64

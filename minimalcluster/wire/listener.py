@@ -27,12 +27,12 @@ class Listener(Handler):
     """Accepts connections on one port.
 
     accepted: called as ``accepted(sock, where)``; it returns the new Connection, or None if it refuses. expected: how
-    many members may connect at once, beside strangers (default 0).
+    many members may connect at once, beside strangers (default 0). descriptors: how many each connection takes.
     """
 
-    def __init__(self, loop, host, port, accepted, expected=0):
-        # type: (Loop, str, int, Callable[[socket.socket, str], Connection | None], int) -> None
-        self._loop, self._accepted, self._expected = loop, accepted, expected
+    def __init__(self, loop, host, port, accepted, expected=0, descriptors=1):
+        # type: (Loop, str, int, Callable[[socket.socket, str], Connection | None], int, int) -> None
+        self._loop, self._accepted, self._expected, self._descriptors = loop, accepted, expected, descriptors
         self._open = True
         self._unproved = []  # type: list[Connection] # oldest first; some may have proved the key meanwhile
         self._sockets = listen(host, port, max(BACKLOG, 2 * expected))
@@ -76,7 +76,7 @@ class Listener(Handler):
         # type: () -> None
         """Close the oldest connections of the address that has the most: so strangers at one address cannot push out a
         member that comes from another."""
-        most = _half_open_max() + self._expected
+        most = _half_open_max(self._descriptors) + self._expected
         if len(self._unproved) <= most:
             return
         self._unproved = [each for each in self._unproved if each.unproved]
@@ -117,12 +117,12 @@ class Listener(Handler):
                 sock.close()
 
 
-def _half_open_max():
-    # type: () -> int
+def _half_open_max(descriptors):
+    # type: (int) -> int
     if sys.platform == "win32":
         return HALF_OPEN_MAX
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return min(HALF_OPEN_MAX, max(1, soft // HALF_OPEN_SHARE)) if soft > 0 else HALF_OPEN_MAX
+    return min(HALF_OPEN_MAX, max(1, soft // HALF_OPEN_SHARE // descriptors)) if soft > 0 else HALF_OPEN_MAX
 
 
 def _host_of(connection):

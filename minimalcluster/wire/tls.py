@@ -29,9 +29,9 @@ except ImportError:  # a Python that was built without OpenSSL
 
 #: How much is encrypted at once. The next bytes follow when these have gone.
 ENCRYPT_BYTES = 256 << 10
-#: With AES-GCM one key is good for 2**24.5 full records in one direction, 388 GB (RFC 8446, section 5.5), which a gigabit
-#: a second reaches in an hour. OpenSSL neither counts nor changes keys by itself (its issue 23566), and ``ssl`` has no
-#: call for it. So the connection ends before that, and the node's next one has new keys.
+#: With AES-GCM one key is good for 2**24.5 full records in one direction, 388 GB (RFC 8446, section 5.5): a gigabit a
+#: second reaches that in an hour. OpenSSL neither counts nor changes keys by itself (its issue 23566), and ``ssl`` has
+#: no call for it. So the connection ends before that, and the node's next one has new keys.
 ONE_KEY_BYTES_MAX = 1 << 38
 #: The largest record of TLS (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 << 10
@@ -52,7 +52,12 @@ def check_context(context):
 
 
 class Server(object):
-    """The accepting side of all connections of one port. context: the user's own, or None."""
+    """The accepting side of all connections of one port. context: the user's own, or None.
+
+    descriptors: how many a connection takes.
+    """
+
+    descriptors = 1 if hasattr(ssl, "MemoryBIO") else 3  # a ``_Pair`` has two
 
     def __init__(self, context=None):
         # type: (ssl.SSLContext | None) -> None

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 import time
 import unittest
 
@@ -127,6 +128,15 @@ class Strangers(unittest.TestCase):
                 self.addCleanup(silent(listener.port).close)
             wait_until(lambda: len(loop._unproved) == 24, what="24 peers")
             self.assertEqual([], server.ends)
+
+    @unittest.skipIf(sys.platform == "win32", "no limit of descriptors there")
+    def test_strangers_take_a_quarter_of_the_descriptors_and_no_more(self):
+        import resource
+
+        with patched(resource, "getrlimit", lambda _: (240, 240)):
+            self.assertEqual([60, 20], [listener_module._half_open_max(descriptors) for descriptors in (1, 3)])
+        with patched(resource, "getrlimit", lambda _: (10**6, 10**6)):
+            self.assertEqual([256, 256], [listener_module._half_open_max(descriptors) for descriptors in (1, 3)])
 
     def test_row_52_our_own_delay_is_not_the_peers(self):
         server, clients = Owner(), [Owner() for _ in range(60)]
