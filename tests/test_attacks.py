@@ -10,6 +10,7 @@ import re
 import socket
 import struct
 import threading
+import traceback
 import unittest
 
 from minimalcluster import MasterNode, WorkerNode
@@ -375,6 +376,29 @@ class KeySeen(unittest.TestCase):
         for output in (master.output(), node.output()):
             for secret in (key, key[4:], key[4:36]):
                 self.assertNotIn(secret, output)
+
+    @unittest.skipIf(PY2, "it shows no variables")
+    def test_row_46_nor_in_a_traceback_that_shows_all_variables(self):
+        """As pytest --showlocals and error trackers do it. The program itself gives the name of a file, and no key."""
+        folder = support.directory_for(self)
+        secrets = [keys.generate_key(os.urandom(32)) for _ in range(2)]
+        ours, other = [support.write_key(os.path.join(folder, each[4:9]), each) for each in secrets]
+        with MasterNode(PORT=0, key_file=ours) as master:
+            master.start_master_server(if_join_as_worker=False)
+            port = master.PORT
+            tries = [
+                lambda: WorkerNode("127.0.0.1", port, key_file=other, nprocs=1, quiet=True).join_cluster(),
+                lambda: WorkerNode("127.0.0.1", port, key_file=ours, nprocs=1, quiet=True, encrypt=True).join_cluster(),
+                lambda: WorkerNode("127.0.0.1", port, key_file=ours, nprocs="x"),
+                lambda: MasterNode(PORT=port, key_file=ours).start_master_server(),
+                lambda: MasterNode(PORT=0, key_file=ours, encrypt="x"),
+                master.execute,
+            ]
+            for each in tries:
+                error = support.mistake(each)
+                shown = "".join(traceback.TracebackException(type(error), error, error.__traceback__, capture_locals=True).format())  # novm
+                self.assertIn("self = ", shown)
+                self.assertFalse([secret for secret in secrets if secret[4:] in shown or secret[4:36] in shown], shown)
 
     def tasks_below(self, folder, pid):
         """The processes of two tasks of this node, when they run."""

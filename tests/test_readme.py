@@ -297,6 +297,13 @@ class SecurityTest(unittest.TestCase):
                 self.assertIn("@row(%s, " % number, document("tools/attack.py"))
 
 
+    def test_no_example_shows_a_key(self):
+        """People copy them, and then many have the same one."""
+        names = DOCUMENTS + ["examples/" + name for name in os.listdir(os.path.join(support.ROOT, "examples"))]
+        for name in [each for each in names if os.path.isfile(os.path.join(support.ROOT, each))]:
+            self.assertFalse(re.findall(r"mck-[0-9a-f]{8}", document(name)), name)
+
+
 class LinksTest(unittest.TestCase):
     def test_relative_links_exist(self):
         for name in DOCUMENTS:
