@@ -196,7 +196,8 @@ class Agent(WithHistory):
             self._handlers[type(event)](event)
         else:
             self._after_the_end(event)
-        self._file()
+        if self._touched:
+            self._file()
         return self._effects
 
     def deadline(self):
@@ -227,8 +228,9 @@ class Agent(WithHistory):
 
     def _timed_slots(self):
         # type: () -> list[_Slot]
-        self._file()
-        return [self._slots[number] for number in sorted(self._timed)]
+        if self._touched:
+            self._file()
+        return [self._slots[number] for number in sorted(self._timed)] if self._timed else []
 
     # -- the link ---------------------------------------------------------------------------------
 

@@ -433,6 +433,8 @@ class Cluster(Runner, Sessions):
 
     def step(self, now):
         # type: (float) -> None
+        if self._local is not None and self._local.has_news:  # first: then one pass is for what it says, too
+            self._local.step(now)
         while True:
             while self._inbox:
                 session, message = self._inbox.popleft()

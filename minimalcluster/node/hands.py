@@ -65,6 +65,12 @@ class Hands(object):
         """Queue an event for the agent; the next step handles it."""
         self._events.append(event)
 
+    @property
+    def has_news(self):
+        # type: () -> bool
+        """Whether events are queued for the next step."""
+        return bool(self._events)
+
     def step(self, now):
         # type: (float) -> None
         while self._events:
