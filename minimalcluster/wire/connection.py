@@ -38,7 +38,8 @@ if MYPY:
 RECEIVES_PER_CYCLE = 8
 #: A member may send small messages without end. So received bytes are read in slices, and no more slices in a cycle in
 #: which this many messages have come. One slice has 1,450 of the smallest messages: 0.1 s of work. (2 MiB of them would
-#: be 2 s, and no node could join beside such a member: its handshake takes some cycles.)
+#: be 2 s, and no node could join beside such a member: its handshake takes some cycles.) What a large frame still lacks
+#: is one slice: no message ends before.
 SLICE_BYTES, MESSAGES_PER_CYCLE = 64 << 10, 500
 #: How much the kernel may hold that it cannot send yet. An urgent message has to wait for these bytes.
 UNSENT_BYTES_MAX = 256 << 10
@@ -197,7 +198,8 @@ class Connection(Handler):
                         raise ConnectionFailed("%s closed the connection" % self.where)
                     self._unread = memoryview(data)
                 while self._unread and self._open:
-                    part, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
+                    size = SLICE_BYTES if self._channel is None else max(SLICE_BYTES, self._channel.lacking)
+                    part, self._unread = self._unread[:size], self._unread[size:]
                     count += self._feed(part)
                     if count > MESSAGES_PER_CYCLE:
                         return self._open

@@ -105,6 +105,7 @@ class Channel(object):
         self._sent = 0
         self._received = 0
         self._buffer = bytearray()
+        self.lacking = 0  # how many bytes the frame lacks that has begun to arrive: no message comes before these
         self._parts = bytearray()  # the received pieces of an incomplete message
         self._ready = deque()  # type: deque # (number, buffers) of small messages, which pass those that wait
         self._waiting = deque()  # type: deque # _Outgoing: large messages, and small ones that must not pass them
@@ -191,8 +192,11 @@ class Channel(object):
         Raises ProtocolError, FrameTooLarge among them; then the connection must be closed.
         """
         self._buffer += data
-        messages = []
-        start = 0
+        if len(data) < self.lacking:
+            self.lacking -= len(data)
+            return []
+        messages = []  # type: list
+        start = self.lacking = 0
         buffer = self._buffer
         while len(buffer) - start >= _HEAD_BYTES:
             number, size = _FRAME.unpack_from(buffer, start)
@@ -204,6 +208,7 @@ class Channel(object):
                 raise errors.FrameTooLarge(text)
             body_end = start + _HEAD_BYTES + size
             if len(buffer) < body_end + self._tag_bytes:
+                self.lacking = body_end + self._tag_bytes - len(buffer)
                 break
             view = memoryview(buffer)
             if self._tag_bytes:
