@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from .. import errors
 from ..node.chunks import ChunkRunner, Known
 from ..payload import functions, shares
+from ..pieces import Pieces
 from ..wire import protocol
 
 #: What a worker process remembers: masters, and jobs of each.
@@ -189,4 +190,8 @@ def _with_this_main(definition: protocol.DefineJob) -> protocol.DefineJob:
 
 def plain(buffers: List[Any]) -> List[bytes]:
     """What any engine's pickle can carry."""
-    return [buffer if isinstance(buffer, bytes) else bytes(buffer) for buffer in buffers]
+    return [buffer if isinstance(buffer, bytes) else _whole(buffer) for buffer in buffers]
+
+
+def _whole(buffer: Any) -> bytes:
+    return b"".join(buffer.pieces) if isinstance(buffer, Pieces) else bytes(buffer)

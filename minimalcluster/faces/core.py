@@ -13,7 +13,7 @@ from ..brain.status import ClusterStatus
 from ..compat import hexadecimal, monotonic
 from ..master.cluster import Cluster
 from ..master.job import Job
-from ..payload import functions, script, shares, sources, values
+from ..payload import functions, large, script, shares, sources, values
 from .call_journal import CallJournal
 from .calls import Calls, Given, Waiting
 from .futures import BrokenClusterExecutor
@@ -82,7 +82,8 @@ class Core:
 
     def _packed(self, arguments: Sequence[Any], call: Callable[[List[Any]], object]) -> functions.Packed:
         swapped, held = self.repeats.swapped(arguments)
-        packed = self.pack(call(swapped))
+        pack = large.pack if any(map(values.is_large, swapped)) else functions.pack
+        packed = pack(call(swapped), self.cluster.runs_scripts)
         if len(packed.data) >= shares.LARGE_BYTES:
             self.repeats.count(arguments, held, lambda value: len(self.pack(value).data))
         return packed._replace(held=held) if held else packed

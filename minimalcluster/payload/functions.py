@@ -77,7 +77,7 @@ def _packed_of_main(value, data, with_script, buffers):
             return _packed_by_value(cloudpickle, value, with_script, buffers)
         if not there:
             raise UsageError(script.why_not(names))
-    _expect_classes_of_script()
+    expect_classes_of_script()
     return Packed(data, SCRIPT)
 
 
@@ -87,7 +87,7 @@ def _packed_by_value(cloudpickle, value, with_script, buffers):
         made = by_value.dump(cloudpickle, value, with_script, buffers=buffers)
     except Exception as error:
         raise _explained(error, value, lambda part: by_value.dump(cloudpickle, part, with_script), "")
-    _expect_classes_of_script()
+    expect_classes_of_script()
     return packed(made)
 
 
@@ -97,7 +97,7 @@ def packed(made):
     return Packed(made.data, (SCRIPT if made.names_script else "") + (SAME_MINOR if made.by_value else ""))
 
 
-def _expect_classes_of_script():
+def expect_classes_of_script():
     # type: () -> None
     """Results may be of the script's classes. A worker process pickles these under the script's name there, so make
     that name stand for the script here."""

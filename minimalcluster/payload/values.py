@@ -19,6 +19,7 @@ from collections import namedtuple
 
 from ..compat import PICKLE_PROTOCOL, PY2, SCALARS, as_bytes, in_main_thread, native, pickle, range_type, text_type
 from ..errors import ArgumentsError, RemoteError, RemoteTraceback, ResultError, TaskTimeout, UnsafeResult
+from ..pieces import Pieces
 
 if PY2:  # py2
     from itertools import imap as lazy_map
@@ -37,6 +38,10 @@ TRACEBACK_CHARACTERS_MAX = 20000
 CHAIN_MAX = 10
 #: What a pickle needs in the process that loads it, as letters: the script; the same minor version of Python.
 NOTHING, SCRIPT, SAME_MINOR = "", "s", "v"
+#: From this size on the pickler writes bytes and texts by themselves (its _FRAME_SIZE_TARGET).
+LARGE_BYTES = 64 << 10
+IN_PIECES = sys.version_info >= (3, 8)
+_SIZED = frozenset([bytes, text_type, bytearray])
 #: In a worker process: the function that pickles by value (by_value.py), if the master has the same minor version.
 by_value = None  # type: Callable[[object], bytes] | None
 
@@ -47,13 +52,38 @@ class Packed(namedtuple("Packed", "data needs held")):
     __slots__ = ()
 
     def __new__(cls, data, needs, held=()):
-        # type: (bytes, str, object) -> Packed
+        # type: (bytes | Pieces, str, object) -> Packed
         return super(Packed, cls).__new__(cls, data, needs, held)
 
 
 def dumps(value):
     # type: (object) -> bytes
     return pickle.dumps(value, PICKLE_PROTOCOL)
+
+
+def dumps_in_pieces(value):
+    # type: (Any) -> bytes | Pieces
+    """As ``dumps``, but large bytes, texts and arrays in the value are not copied into the pickle."""
+    if not IN_PIECES:
+        return dumps(value)
+    file = _Written()
+    pickle.Pickler(file, PICKLE_PROTOCOL).dump(value)
+    return Pieces(file)
+
+
+class _Written(list):
+    """A file that keeps what is written to it as it is: from 3.8 on the pickler writes large contents by themselves."""
+
+    write = list.append
+
+
+def is_large(value):
+    # type: (Any) -> bool
+    """Whether to use ``dumps_in_pieces``."""
+    kind = type(value)
+    if kind in _SIZED:
+        return len(value) >= LARGE_BYTES
+    return kind.__name__ == "ndarray" and kind.__module__ == "numpy" and value.nbytes >= LARGE_BYTES
 
 
 def dumps_by_value(value):
@@ -65,6 +95,16 @@ def dumps_by_value(value):
         if by_value is None:
             raise
         return by_value(value)
+
+
+def _dumps_result(value):
+    # type: (object) -> bytes | Pieces
+    if is_large(value):
+        try:
+            return dumps_in_pieces(value)
+        except Exception:  # noqa: S110 # an array of objects, perhaps: tell its error below
+            pass
+    return dumps_by_value(value)
 
 
 def loads(buffer):
@@ -247,9 +287,9 @@ class Pickled(object):
 
     def __init__(self, result):
         # type: (object) -> None
-        self.data, self.failure = b"", None  # type: bytes, tuple | None
+        self.data, self.failure = b"", None  # type: bytes | Pieces, tuple | None
         try:
-            self.data = dumps_by_value(result)
+            self.data = _dumps_result(result)
         except BaseException as error:  # pickling runs the class's own code, which may raise anything
             text = shortened(result)
             unsendable = ResultError(
@@ -265,7 +305,7 @@ def encode_results(results):
     # type: (list) -> list
     """The buffers of results: scalars and ``Pickled`` ones. No code of the user runs here."""
     if all_scalars(results):
-        return [b"P", dumps(results)]
+        return [b"P", dumps_in_pieces(results) if any(map(is_large, results)) else dumps(results)]
     return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
 
 

@@ -12,6 +12,7 @@ import struct
 from collections import namedtuple
 
 from .. import errors
+from ..pieces import Pieces
 
 FRAME_BYTES_MAX = 2 << 30
 #: The limit of one argument or result. It is smaller than a frame, because a frame has other parts as well.
@@ -94,7 +95,13 @@ def encode(message):
         return layout.number, [b"".join(head)]
     payload = message[at]
     head.append(struct.pack(">I%dQ" % len(payload), len(payload), *map(len, payload)))
-    return layout.number, [b"".join(head)] + list(payload)
+    buffers = [b"".join(head)]
+    for buffer in payload:
+        if type(buffer) is Pieces:
+            buffers += buffer.pieces
+        else:
+            buffers.append(buffer)
+    return layout.number, buffers
 
 
 def decode(number, body):
