@@ -8,7 +8,7 @@ from minimalcluster.wire import checks, protocol
 from minimalcluster.brain import agent
 from minimalcluster.compat import native
 from minimalcluster.node import hands, worker
-from minimalcluster.node.chunks import BLOCK_GROWTH, FLUSH_SECONDS, block_size
+from minimalcluster.node.chunks import BLOCK_GROWTH, block_size, flush_seconds
 from minimalcluster.node.link import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN
 from minimalcluster.wire.connection import HANDSHAKE_SECONDS
 from tests.simulated_wire import Link, Timer
@@ -389,6 +389,7 @@ class Child(object):
         seconds = self.task_seconds.get(grant.job)
         self.block = 1 if seconds is None or self.careful else block_size(seconds)
         self.flushed_at = self.world.now
+        self.flush_seconds = flush_seconds(self.end - self.claimed, seconds)
         self.has_begun = False
         if self.job.timeout is not None and grant.job not in self.prepared and (grant.job + self.slot) % 2:
             # An initializer that takes longer than a task may, which is no business of the limit's.
@@ -481,7 +482,7 @@ class Child(object):
         now = self.world.now
         seconds = max(now - self.block_at, 1e-9) / (self.claimed - self.block_first)
         self.task_seconds[self.grant.job] = seconds
-        if self.careful or now - self.flushed_at >= FLUSH_SECONDS:
+        if self.careful or now - self.flushed_at >= self.flush_seconds:
             self.flush()
         if not self.careful:
             self.block = min(block_size(seconds), self.block * BLOCK_GROWTH)

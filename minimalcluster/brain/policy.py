@@ -1,6 +1,6 @@
 """How much a node is given at a time, what is taken back from it, what runs a second time. Pure: it only looks.
 
-Chunks size themselves: one task at first, then what takes ``CHUNK_SECONDS`` by the node's own measured
+Chunks size themselves: one task at first, then what takes ``chunk_seconds`` by the node's own measured
 speed, and near a job's end so little that slow and fast nodes finish together. The tail is kept short by
 taking back what has not started, and by second copies of what has.
 """
@@ -16,6 +16,9 @@ if MYPY:
 
 #: A chunk's aim: long against a round trip (0.1 ms here, some ms on a network), short against a job's tail.
 CHUNK_SECONDS = 0.05
+#: The chunks of all nodes together that a master serves in a second. Each costs it some 0.1 ms, with its results, so
+#: these keep it busy for a fifth of the time (docs/scale.md). With more than a hundred slots, chunks take longer.
+CHUNKS_PER_SECOND = 2000.0
 #: Not even near a job's end is a chunk smaller than this: handing it out costs a tenth of a millisecond.
 CHUNK_SECONDS_MIN = 0.001
 #: Growth from one chunk to the next, so that one unusual task cannot make a huge chunk.
@@ -51,13 +54,19 @@ def chunk_size(node, job, slots):
     else:
         share = job.queued / (OPEN_JOB_SHARES * slots)
     size = min(
-        CHUNK_SECONDS / seconds,
+        chunk_seconds(slots) / seconds,
         CHUNK_BYTES / max(speed.bytes, 1.0),
         share,
         speed.largest * CHUNK_GROWTH,
         CHUNK_TASKS_MAX,
     )
     return max(1, int(size))
+
+
+def chunk_seconds(slots):
+    # type: (int) -> float
+    """How long a chunk is to take, where the nodes have so many worker processes together."""
+    return max(CHUNK_SECONDS, slots / CHUNKS_PER_SECOND)
 
 
 def is_worth_prefetching(node, job):

@@ -40,9 +40,10 @@ if MYPY:
 #: How long the tasks of a block shall take together.
 BLOCK_SECONDS = 0.005
 BLOCK_GROWTH = 16
-#: How long the main thread collects results before it sends them.
-FLUSH_SECONDS = 0.02
-#: If a long task keeps the main thread from sending, another thread sends them after twice this time at most.
+#: How long the main thread collects results before it sends them: half of the chunk's time, within these limits. Chunks
+#: are long where a master has many nodes (policy.py), which would otherwise send it too many messages.
+FLUSH_SECONDS, FLUSH_SECONDS_MAX = 0.02, 2.0
+#: If a long task keeps the main thread from sending, another thread looks so often whether to send them.
 WATCH_SECONDS = 0.1
 
 
@@ -60,6 +61,7 @@ class Attempt(object):
         self.before = 0  # len(results) when the current block began
         self.sent = 0  # how many of the results have been sent
         self.flushed_at = 0.0
+        self.flush_seconds = FLUSH_SECONDS
 
     def take_away(self):
         # type: () -> int
@@ -221,7 +223,7 @@ class ChunkRunner(object):
             attempt = self._attempt
             if attempt is not None and (len(attempt.items) > 1 or attempt.sent < len(attempt.results)):
                 self._watched.set()
-                if perf_counter() - attempt.flushed_at >= WATCH_SECONDS:
+                if perf_counter() - attempt.flushed_at >= max(attempt.flush_seconds, WATCH_SECONDS):
                     self._flush(attempt)
 
     def end(self):
@@ -267,6 +269,7 @@ class ChunkRunner(object):
         seconds = self._known.task_seconds.get(attempt.job)
         block = 1 if seconds is None or attempt.one_by_one else block_size(seconds)
         attempt.flushed_at = perf_counter()
+        attempt.flush_seconds = flush_seconds(attempt.end - attempt.claimed, seconds)
         while True:
             count = self._claim(attempt, items, block)
             if not count:
@@ -275,7 +278,7 @@ class ChunkRunner(object):
             self._run_block(attempt, function, load)
             now = perf_counter()
             seconds = max(now - started_at, 1e-9) / count
-            if attempt.one_by_one or now - attempt.flushed_at >= FLUSH_SECONDS:
+            if attempt.one_by_one or now - attempt.flushed_at >= attempt.flush_seconds:
                 self._flush(attempt, True)
             if not attempt.one_by_one:
                 block = min(block_size(seconds), block * BLOCK_GROWTH)
@@ -368,6 +371,12 @@ def block_size(seconds):
     # type: (float) -> int
     """How many tasks a block has if each takes so long."""
     return max(1, int(BLOCK_SECONDS / seconds))
+
+
+def flush_seconds(count, seconds):
+    # type: (int, float | None) -> float
+    """How long results are collected, in a chunk of so many tasks. seconds: for each; None: that is not known."""
+    return min(max(FLUSH_SECONDS, count * (seconds or 0.0) / 2), FLUSH_SECONDS_MAX)
 
 
 class _Caught(object):

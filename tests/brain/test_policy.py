@@ -45,6 +45,12 @@ class ChunkSizeTest(unittest.TestCase):
     def test_it_does_not_grow_too_fast(self):
         self.assertEqual(self.size(seconds=1e-6, count=3), 3 * policy.CHUNK_GROWTH)
 
+    def test_longer_where_many_worker_processes_ask_one_master(self):
+        self.job.queued = 10 ** 9
+        for slots, seconds in ((100, policy.CHUNK_SECONDS), (8000, 4.0)):
+            self.assertEqual(self.size(slots=slots, seconds=0.01, count=1000), round(seconds / 0.01))
+            self.assertLessEqual(slots / policy.chunk_seconds(slots), policy.CHUNKS_PER_SECOND)
+
     def test_by_bytes(self):
         self.assertEqual(self.size(seconds=1e-6, count=1000, size=policy.CHUNK_BYTES // 7), 7)
 

@@ -37,6 +37,12 @@ class TakenAway(unittest.TestCase):
         self.assertEqual((0, "abcdef"), self.taken(Growing(["before"])))
 
 
+class Collected(unittest.TestCase):
+    def test_results_are_collected_for_half_of_the_chunk_within_limits(self):
+        for count, seconds, expected in ((1000, None, 0.02), (10, 0.001, 0.02), (400, 0.01, 2.0), (100, 0.01, 0.5), (99, 9.0, 2.0)):
+            self.assertEqual(expected, chunks.flush_seconds(count, seconds))
+
+
 class Runs(unittest.TestCase):
     def setUp(self):
         self.sent = []
