@@ -30,6 +30,8 @@ class Peer:
     slow = False
     #: 10^4 single calls take it less than some seconds.
     fast_submit = True
+    #: A call is under way while the caller goes on.
+    has_futures = True
     #: Its map chooses well by itself how many calls go out together.
     map_spreads = False
 
@@ -121,7 +123,7 @@ class Pool(Peer):
 class Execute(Peer):
     name = "MasterNode.execute"
     map_spreads = True
-    fast_submit = False
+    fast_submit = has_futures = False
 
     def start(self):
         from minimalcluster import MasterNode
@@ -257,7 +259,7 @@ class Loky(ProcessPool):
 class Joblib(Peer):
     name = "joblib"
     map_spreads = True
-    fast_submit = False
+    fast_submit = has_futures = False
     packages, module = ("joblib",), "joblib"
 
     def start(self):
@@ -314,27 +316,32 @@ class Mpire(Peer):
     name = "mpire"
     packages, module = ("mpire",), "mpire"
 
-    def start(self, **options):
-        import mpire
+    def start(self):
+        self.pools = {}
 
-        self.pool = mpire.WorkerPool(self.workers, keep_alive=True, **options)
+    def pool(self, use, **options):
+        """Of its own for each use: after apply_async, map passes its functions an argument too many (mpire 2.10)."""
+        if use not in self.pools:
+            import mpire
+
+            self.pools[use] = mpire.WorkerPool(self.workers, keep_alive=True, **options)
+        return self.pools[use]
 
     def submit(self, function, *arguments):
-        return self.pool.apply_async(function, arguments).get
+        return self.pool("submit").apply_async(function, arguments).get
 
     def map(self, function, items):
         from mpire.utils import make_single_arguments
 
         single = items if isinstance(items, range) else make_single_arguments(items, generator=False)
-        return self.pool.map(function, single)
+        return self.pool("map").map(function, single)
 
     def shared(self, function, array, items):
-        self.close()
-        self.start(shared_objects=array)
-        return self.pool.map(function, items)
+        return self.pool("shared", shared_objects=array).map(function, items)
 
     def close(self):
-        self.pool.stop_and_join()
+        for pool in self.pools.values():
+            pool.stop_and_join()
 
 
 # -- engines -------------------------------------------------------------------------------------------
@@ -495,7 +502,7 @@ class Of2017(Peer):
 
     name = "minimalcluster of 2017"
     map_spreads = True
-    fast_submit = False
+    fast_submit = has_futures = False
     packages, module = ("minimalcluster==0.1.0.dev13",), ""
     slow = True
 

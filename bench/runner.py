@@ -16,6 +16,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import measure
@@ -94,25 +95,31 @@ class Runs:
     def run(self, name, names, number):
         """The figures of one fresh process of a peer."""
         words = [*peers.ALL[name].command(self._python, self._workers), measure.__file__, name, str(self._workers)]
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [*words, "quick" if self._quick else "full", *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=self._variables(name), start_new_session=True, text=True,
-        )  # fmt: skip
-        try:
-            out, error = process.communicate(timeout=LIMIT_SECONDS[self._quick] + 10.0 * (len(names) - 1))
-        except subprocess.TimeoutExpired:
-            out, error = None, "hangs: ended after %.0f s" % (time.monotonic() - began)
-        ended = time.monotonic() - began
-        kill_group(process)
-        if out is None:
-            out = process.communicate()[0]
-        self._keep(name, names, number, out, error, began, ended)
+        limit = LIMIT_SECONDS[self._quick] + 10.0 * (len(names) - 1)
+        # Files, not pipes: a peer's worker processes may outlive it, and would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                [*words, "quick" if self._quick else "full", *names], stdout=out, stderr=errors,
+                env=self._variables(name), start_new_session=True,
+            )  # fmt: skip
+            try:
+                process.wait(limit)
+                error = ""
+            except subprocess.TimeoutExpired:
+                error = "hangs: ended after %.0f s" % (time.monotonic() - began)
+            ended = time.monotonic() - began
+            kill_group(process)
+            process.wait()
+            self._keep(name, names, number, read(out), error or read(errors), began, ended)
 
     def _variables(self, name):
         own = OLD if name == "Of2017" else peers.ROOT
         paths = [os.path.dirname(measure.__file__), own]
-        return dict(os.environ, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+        programs = os.pathsep.join([os.path.dirname(self._python), os.environ.get("PATH", "")])  # Parsl's, and MPI's
+        return dict(
+            os.environ, PATH=programs, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"
+        )
 
     def _keep(self, name, names, number, out, error, began, ended):
         said = [json.loads(line[len(measure.MARK) :]) for line in out.splitlines() if line.startswith(measure.MARK)]
@@ -128,6 +135,11 @@ class Runs:
                 else:
                     rounds = self.figures.setdefault(figure, {}).setdefault(name, {})
                     rounds[number] = value
+
+
+def read(file):
+    file.seek(0)
+    return file.read()
 
 
 def kill_group(process):

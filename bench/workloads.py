@@ -15,6 +15,7 @@ import threading
 import time
 from collections import namedtuple
 
+import peers
 import tasks
 
 #: quick, full: the sizes. engines: whether peers that take milliseconds for a task do it, too.
@@ -64,6 +65,8 @@ def trips(peer, count):
 @workload(10**4, 10**4, submits_rate=("10^4 single submits", "tasks/s", True))
 def submits(peer, count):
     """Many calls, each with a future of its own."""
+    if not peer.has_futures:
+        raise peers.CannotError
     results = []
 
     def run():
