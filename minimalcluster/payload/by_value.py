@@ -18,7 +18,6 @@ import weakref
 
 from ..compat import PICKLE_PROTOCOL, PICKLE_PROTOCOL_MAX, PY2, hexadecimal, pickle
 from . import script
-from .imports import is_own_path
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -333,8 +332,10 @@ def _home(function, with_script):
         return None
     if name == "__main__":
         return name if with_script and script.findable() is not None else None
-    path = about.get("__file__")
-    return name if about.get("__spec__") is not None and isinstance(path, str) and is_own_path(path) else None
+    from . import sources  # few worker processes need it
+
+    module = sources.find(name)
+    return name if module is not None and module.kind != sources.FOREIGN else None
 
 
 def _not_bound_there(module, used):

@@ -4,6 +4,7 @@ from __future__ import absolute_import, division, print_function
 import os
 import pickle
 import sys
+import types
 import unittest
 
 from minimalcluster.payload import by_value
@@ -203,6 +204,22 @@ class ByValue(unittest.TestCase):
         self.assertEqual([1, 2, 3], [other.call(call, 1), other.call(main.note, 1), other.call(call, 1)])
         self.assertEqual([], main.seen)
         self.assertIs(main.P, other.call(eval("lambda: P", main.__dict__)))
+
+    def test_it_uses_the_globals_of_the_projects_modules_wherever_these_lie(self):
+        class Loader(object):
+            def get_source(self, name):
+                return SOURCE
+
+        SOURCE = "kept = []\ndef adder():\n    return lambda value: kept.append(value)\n"
+        for name, about in (("bv_file", {"__file__": os.path.join(os.sep, "mine", "bv_file.py")}), ("bv_memory", {"__loader__": Loader()})):
+            module = types.ModuleType(name)
+            module.__dict__.update(about)
+            exec(SOURCE, module.__dict__)
+            sys.modules[name] = module
+            self.addCleanup(sys.modules.pop, name)
+            copy = pickle.loads(by_value.dump(cloudpickle, module.adder()).data)
+            copy(1)
+            self.assertEqual([1], module.kept)
 
     def test_what_stands_behind_the_guard_travels_as_it_is_now(self):
         text = "def f(x):\n    return x\nif __name__ == '__main__':\n    k = 1\n"
