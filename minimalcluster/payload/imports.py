@@ -106,6 +106,7 @@ class ClusterFinder(object):
         self._stamps = {}  # type: dict[str, tuple] # modules that were run here -> their stamps
         self._variables = {}  # type: dict[tuple, dict] # (module, stamp) -> its variables, while another stamp is used
         self._tables = {}  # type: dict[int | None, dict] # number of a code -> its modules' stamps
+        self._away = {}  # type: dict[str, tuple] # modules that the code in use has not -> (the module, its stamp)
         self.versions = {}  # type: dict[str, str] # packages installed on the master -> versions there
         self.places = {}  # type: dict[str, types.ModuleType] # module objects to run again
 
@@ -137,17 +138,23 @@ class ClusterFinder(object):
         self._tables = {code: self._tables[code] for code in self._tables if code in codes or code == self._code}
         needed = {each for table in self._tables.values() for each in table.items()}
         self._variables = {each: self._variables[each] for each in self._variables if each in needed}
+        self._away = {name: self._away[name] for name in self._away if (name, self._away[name][1]) in needed}
 
     def _change(self, former):
         # type: (int | None) -> bool
         """Change each module that was run here to its version in this code: restore its variables, or run it again."""
+        if former is not None and self._stamps:
+            self._tables.setdefault(former, {}).update(self._stamps)
+        while self._away:
+            name, (module, stamp) = self._away.popitem()
+            sys.modules[name], self._stamps[name] = module, stamp
         if not self._stamps:
             return False
-        if former is not None:
-            self._tables.setdefault(former, {}).update(self._stamps)
         info, _ = self._ask_master("code", ",".join(sorted(self._stamps)))
         stamps = {native(name): stamp for name, stamp in info.get("modules", {}).items()}  # with the order of the loads
         table = self._tables[self._code] = {name: tuple(stamps[name][:2]) for name in stamps}
+        if info.get("found"):
+            self._put_away([name for name in self._stamps if name not in table and name.split(".")[0] not in FALLBACKS])
         others = [name for name in table if table[name] != self._stamps[name]]
         fresh = sorted((name for name in others if not self._swap(name, table[name])), key=lambda name: stamps[name][2])
         # Modules that the master has only imported run together, as they import each other. Then those that it has
@@ -157,6 +164,14 @@ class ClusterFinder(object):
             if table[name][1]:
                 self._run_anew([name], True)
         return bool(fresh)
+
+    def _put_away(self, names):
+        # type: (list) -> None
+        """Let no import find modules that are not the project's any more in the code in use."""
+        for name in names:
+            stamp, module = self._stamps.pop(name), sys.modules.pop(name, None)
+            if module is not None:
+                self._away[name] = module, stamp
 
     def _run_anew(self, names, reloaded):
         # type: (list, bool) -> None

@@ -1,13 +1,27 @@
 """The project's modules on this machine: their names, their files, and their sources as this process loaded them.
 
 A job runs the sources that this process had loaded when the job was submitted, even if the files change later. So the
-source of a module is read when it is imported (``watch``), and each job has a ``Code``: the sources that were loaded
-then. A module that this process has not imported is read from its file when a node first asks for it.
+source of a module is read when it is imported (``watch``), and each job has a ``Code``: the versions of the modules
+that were loaded then. A module that this process has not imported is read when a node first asks for it.
 
 ::
 
     import, importlib.reload --_Watcher--> source, as it is loaded --+
     submit a job -----> Sources.current() ---> Code: name -> Loaded <-+-- Sources.of(code, name) <-- nodes, journals
+
+A job that is submitted looks which modules may have changed since the last look. Each of them is taken again, and one
+rule says whether it has a new version (``Sources._version``). If an earlier job has another one, there is a new Code.
+
+==========================================  ========================================================================
+a module                                    may have changed if
+==========================================  ========================================================================
+that is imported here                       ``sys.modules`` has another one of its name, or its variable _MARK is
+                                            another object: an import, a reload, IPython's autoreload
+that was imported here, and is no more      it is no more: its file counts now; if that cannot be found, it is gone
+that a node has asked for                   its file has another time
+that imports a changed one                  IPython's autoreload is there, which puts new functions into it instead
+                                            of running it again: a worker process must run it (``Sources._above``)
+==========================================  ========================================================================
 """
 from __future__ import absolute_import, division, print_function
 
@@ -261,12 +275,14 @@ class Sources(object):
         if not look and self._is_quiet():
             return self._code
         with self._lock:
-            news = self._reloaded()
-            news.update(self._edited() if look else {})
-            if any(name in self._code.known for name in news):
-                self._code = Code(self._code.number + 1, dict(self._code.known))
+            news, known = self._news(look), self._code.known
+            if any(name in known for name in news):
+                known = dict(known)
+                self._code = Code(self._code.number + 1, known)
                 self._codes[self._code.number] = self._code
-            self._code.known.update(news)
+            known.update(news)
+            for name in [name for name in news if news[name] is None]:
+                del known[name]
             return self._code
 
     def _is_quiet(self):
@@ -295,45 +311,57 @@ class Sources(object):
         with self._lock:
             return code.known.setdefault(name, self._code.known.setdefault(name, found))
 
-    def _reloaded(self):
-        # type: () -> dict[str, Loaded]
-        """Modules that were imported or reloaded since the last look, by name."""
+    def _news(self, look):
+        # type: (bool) -> dict[str, Loaded | None]
+        """The modules that have another version than at the last look, by name; None for one that is gone."""
         looked_at = dict(sys.modules)  # type: dict[str, object]
         changed = {name for name in looked_at if self._looked_at.get(name, self) is not looked_at[name]}
         for name, (module, about, mark) in self._imported.items():
             if looked_at.get(name) is not module or about.get(_MARK) is not mark:
                 changed.add(name)
+        if look:
+            changed.update(self._saved())
         order = {name: place for place, name in enumerate(list(self._begun))}
-        news, changed_before = {}, self._changed
+        news = {}  # type: dict[str, Loaded | None]
         for name in sorted(changed, key=lambda name: order.get(name, -1)):
-            loaded = self._noticed(name, looked_at.get(name))
-            if loaded is not None:
-                news[name] = loaded
-        if self._changed != changed_before and _AUTORELOAD in sys.modules:
-            news.update(self._above(set(news)))
+            news.update(self._version(name, looked_at.get(name)))
+        if _AUTORELOAD in sys.modules:
+            again = {name for name, each in news.items() if each is not None and each.loads and name in self._imported}
+            news.update(self._above(again))
         for name in set(self._begun).difference(looked_at):  # their imports have failed
             self._begun.pop(name, None)
         # At the end: if Ctrl-C interrupts this method, the next look finds the changes again.
         self._looked_at, self._last = looked_at, _last(looked_at)
         return news
 
-    def _noticed(self, name, module):
-        # type: (str, object) -> Loaded | None
-        """Note which module has this name now. Returns it if it is new or has changed, else None."""
-        about = variables(module)
-        before, was_imported = self._code.known.get(name), name in self._imported
-        loaded = self._take(name, before) if about else None
-        if loaded is None:
+    def _saved(self):
+        # type: () -> set[str]
+        """Modules that nodes have asked for, that are not imported here, and whose files have another time now."""
+        known = [(name, each) for name, each in list(self._code.known.items()) if name not in self._imported]
+        return {name for name, each in known if each.mtime not in (None, _modified(each.module.filename))}
+
+    def _version(self, name, module):
+        # type: (str, object) -> dict[str, Loaded | None]
+        """{name: the module's new version}, {name: None} if the project has it no more, or {} if nothing is new.
+
+        module: what has the name in ``sys.modules``, if anything.
+        """
+        about, before, was_imported = variables(module), self._code.known.get(name), name in self._imported
+        loaded = self._take(name, before) if about or before is not None else None
+        if about and loaded is not None:
+            self._imported[name] = (module, about, about.get(_MARK))
+        else:
             self._imported.pop(name, None)
-            return None
-        self._imported[name] = (module, about, about.get(_MARK))
+        if loaded is None:
+            return {} if before is None else {name: None}
         if before is None or loaded is before:
-            return loaded if before is None else None
+            return {name: loaded} if before is None else {}
         # With the same source, a reload matters only if a module that it imports may have changed since.
-        if loaded.digest == before.digest and (not was_imported or before.serial > self._changed):
-            return None
+        if loaded.digest == before.digest and not (about and was_imported and before.serial <= self._changed):
+            self._code.known[name] = before._replace(mtime=loaded.mtime)
+            return {}
         self._changed = loaded.serial
-        return loaded
+        return {name: loaded}
 
     def _above(self, changed):
         # type: (set) -> dict[str, Loaded]
@@ -360,20 +388,6 @@ class Sources(object):
             package = name if found.module.package else name.rpartition(".")[0]
             self._imports[found.digest] = _imported_names(found.data, package)
         return self._imports[found.digest]
-
-    def _edited(self):
-        # type: () -> dict[str, Loaded]
-        """Modules that nodes have asked for, that are not imported here, and whose files have changed; by name."""
-        news = {}
-        for name, before in list(self._code.known.items()):
-            if name in self._imported or before.mtime is None or _modified(before.module.filename) == before.mtime:
-                continue
-            loaded = self._take(name, before)
-            if loaded is not None and loaded.digest == before.digest:
-                self._code.known[name] = before._replace(mtime=loaded.mtime)
-            elif loaded is not None:
-                news[name], self._changed = loaded, loaded.serial
-        return news
 
     def _take(self, name, before=None):
         # type: (str, Loaded | None) -> Loaded | None

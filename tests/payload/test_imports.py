@@ -277,6 +277,31 @@ class Reloads(FinderTest):
         self.assertTrue(self.finder.use(2))
         self.assertEqual(5, served_other.kept)
 
+    def test_what_is_the_projects_no_more_is_not_found_and_comes_back_with_the_older_code(self):
+        import served_other
+
+        served_other.kept.append(1)
+        source = self.sources.pop("served_other")
+        for code in (2, 3):
+            self.finder.use(code)
+            with self.assertRaises(ImportError):
+                __import__("served_other")
+        self.sources["served_other"] = source
+        self.finder.use(1)
+        self.assertIs(served_other, sys.modules["served_other"])
+        self.assertEqual([1], served_other.kept)
+        del self.sources["served_other"]
+        self.finder.use(3)
+        self.finder.forget({3})
+        self.assertEqual({}, self.finder._away)
+
+    def test_a_master_that_cannot_say_takes_nothing_away(self):
+        import served_other
+
+        with support.patched(self.finder, "_fetch", lambda *asked: ({"found": False, "error": "no"}, [])):
+            self.finder.use(2)
+        self.assertIs(served_other, sys.modules["served_other"])
+
     def test_one_that_has_put_something_else_in_its_place(self):
         self.sources["served_odd"] = (False, "import sys\nsys.modules[__name__] = 1\n")
         self.assertEqual(1, __import__("served_odd"))

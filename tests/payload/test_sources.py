@@ -27,6 +27,7 @@ class ProjectTest(unittest.TestCase):
         self.addCleanup(sys.path.remove, self.folder)
         before = set(sys.modules)
         self.addCleanup(lambda: [sys.modules.pop(name) for name in set(sys.modules) - before])
+        self.addCleanup(lambda: [sys.path_importer_cache.pop(path) for path in list(sys.path_importer_cache) if path.startswith(self.folder)])
         self.time = 1000000000
 
     def write(self, name, text):
@@ -291,7 +292,6 @@ class Jobs(ProjectTest):
         def restore():
             # Worker processes of later tests must have Python's own.
             sys.modules.pop("secrets", None)
-            sources.loaded._code.known.pop("secrets", None)
             if former is not None:
                 sys.modules["secrets"] = former
 
@@ -300,6 +300,28 @@ class Jobs(ProjectTest):
         code = sources.loaded.current()
         self.assertIn("secrets", code.tops())
         self.assertNotIn("json", code.tops())
+
+    def test_what_was_removed_and_is_found_no_more_is_not_the_projects_in_later_jobs(self):
+        path = self.write("so_removed.py", "x = 1\n")
+        __import__("so_removed")
+        code = sources.loaded.current()
+        del sys.modules["so_removed"]
+        self.assertEqual(("x = 1", code.number), self.now("so_removed"))  # its file counts now
+        os.remove(path)
+        with support.patched(sys, "path", [each for each in sys.path if each != self.folder]):
+            self.assertEqual((None, code.number + 1), self.now("so_removed"))
+        self.assertNotIn("so_removed", sources.loaded.current().tops())
+        self.assertEqual(b"x = 1\n", sources.loaded.of(code, "so_removed").data)
+
+    def test_a_name_that_the_librarys_module_has_again(self):
+        self.write("sched.py", "x = 1\n")
+        former = sys.modules.pop("sched", None)
+        __import__("sched")
+        self.assertIn("sched", sources.loaded.current().tops())
+        del sys.modules["sched"]
+        with support.patched(sys, "path", [each for each in sys.path if each != self.folder]):
+            sys.modules["sched"] = former or __import__("sched")
+            self.assertNotIn("sched", sources.loaded.current().tops())
 
     @unittest.skipUnless(PYTHON_3, "2.7 has nothing that could watch")
     def test_the_watcher_harms_no_import(self):
