@@ -7,6 +7,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import OrderedDict
 
+from ..compat import ordered_dict
 from .indexes import Places
 from .options import DEFAULTS, Options  # noqa: F401 # in a type comment; for tests and tools
 
@@ -54,7 +55,7 @@ class Piece(object):
         self.exclusive = exclusive
         self.copied = False  # it had its second copy; there is no third
         self.shortened = False  # an attempt may have been granted more tasks, and go on beyond ``hi``
-        self.attempts = {}  # type: dict # attempt -> Lease, those that may still deliver
+        self.attempts = []  # type: list[Lease] # those that may still deliver; nearly always one
         self.held = 0  # how many of these leases are live: a node has them
 
     @property
@@ -66,7 +67,7 @@ class Piece(object):
     def leases(self):
         # type: () -> list
         """The live ones, in the order of their attempts."""
-        return [lease for _, lease in sorted(self.attempts.items()) if lease.node is not None]
+        return sorted((lease for lease in self.attempts if lease.node is not None), key=_attempt)
 
     def clear(self):
         # type: () -> None
@@ -118,21 +119,21 @@ class Speed(object):
 
 class Node(object):
     __slots__ = (
-        "busy_seconds", "connected", "draining", "exclusive", "filed", "gone_at", "heard_at", "id", "ineligible",
-        "jobs", "leases", "measured", "name", "open_slots", "rank", "received", "ripe_at", "sending", "serving_slots",
-        "session", "short", "slots", "starting", "stuck_until", "tasks_done", "trouble",
+        "busy_seconds", "connected", "draining", "exclusive", "gone_at", "heard_at", "id", "idle_slots", "ineligible",
+        "jobs", "leases", "measured", "name", "open_slots", "rank", "received", "ripe_at", "roomy", "sending",
+        "serving_slots", "session", "short", "slots", "starting", "stuck_until", "tasks_done", "trouble",
     )  # fmt: skip
 
     def __init__(self, node_id, session, slots, name, now, rank=0):
         # type: (object, int, int, str, float, int) -> None
         self.id, self.session, self.slots, self.name = node_id, session, slots, name
         self.rank = rank  # nodes are served in this order
-        self.filed = (0, False)  # its idle slots, and whether it is roomy, as the ledger knows it
+        self.idle_slots, self.roomy = 0, False  # as the ledger has filed it
         self.serving_slots = self.open_slots = 0  # its slots as the ledger counts them; those open to any piece
         self.heard_at = now
         self.gone_at = None  # type: float | None
         self.connected, self.draining = True, False
-        self.leases = OrderedDict()  # type: OrderedDict # attempt -> Lease
+        self.leases = ordered_dict()  # type: dict # attempt -> Lease, in the order of granting
         self.ripe_at = None  # type: float | None # when one more of them may be taken back
         self.exclusive = 0  # how many of them are of exclusive pieces: meanwhile it gets no other
         self.jobs = set()  # type: set # defined there in this session
@@ -216,3 +217,8 @@ class Job(object):
         # type: () -> bool
         """Will its next piece run alone on its node?"""
         return bool(self.pieces) and next(reversed(self.pieces)).exclusive
+
+
+def _attempt(lease):
+    # type: (Lease) -> int
+    return lease.attempt

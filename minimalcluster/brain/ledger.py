@@ -169,16 +169,12 @@ class Ledger(object):
     def take_done(self):
         # type: () -> list
         """The jobs that are finished, in turn, for the last time."""
-        if self.touched:
-            self.file_touched()
         done, self.done = self.done, []
         return sorted(done, key=_turn) if len(done) > 1 else done
 
     def front(self):
         # type: () -> Job | None
-        """The job whose turn it is, if anything can be handed out."""
-        if self.touched:
-            self.file_touched()
+        """The job whose turn it is, if anything can be handed out. Jobs that were touched are to be filed before."""
         while self._line:
             turn, job = self._line[0]
             if turn == job.turn and job.ready:
@@ -257,12 +253,15 @@ class Ledger(object):
         # type: (Node) -> None
         """Put it where it belongs: after each change of its leases."""
         held, slots = len(node.leases), node.open_slots
-        filed = (slots - held if held < slots else 0, held < 2 * slots and bool(node.short))
-        if filed != node.filed:
-            self.idle_slots += filed[0] - node.filed[0]
-            self.idle.file(node, filed[0] > 0)
-            self.roomy.file(node, filed[1])
-            node.filed = filed
+        idle_slots = slots - held if held < slots else 0
+        roomy = held < 2 * slots and bool(node.short)
+        if idle_slots != node.idle_slots:
+            self.idle_slots += idle_slots - node.idle_slots
+            node.idle_slots = idle_slots
+            self.idle.file(node, idle_slots > 0)
+        if roomy is not node.roomy:
+            node.roomy = roomy
+            self.roomy.file(node, roomy)
         self.givers.note(node)
 
     def knows(self, node, job):
@@ -277,10 +276,11 @@ class Ledger(object):
     def measure(self, node, job, tasks, seconds, size):
         # type: (Node, Job, int, float, int) -> None
         """This node has run so many tasks of the job in so many seconds; their results have so many bytes."""
-        job.proven.add(node.id)
         speed = job.speeds.get(node.id) or self._new_speed(node, job)
+        if speed.seconds is None:
+            job.proven.add(node.id)
         speed.measured(tasks, seconds, size)
-        short = policy.is_worth_prefetching(node, job)
+        short = policy.is_worth_prefetching(speed)
         if short is not (job.id in node.short):
             _file(node.short, job.id, short)
             _file(job.short, node.id, short)
@@ -440,9 +440,8 @@ class Ledger(object):
         piece.state = PIECE_TRANSITIONS[piece.state]["finish"]
         if lo is not None:
             piece.lo = lo
-        leases = piece.leases if piece.shortened or len(piece.attempts) > 1 else ()
-        going_on = [(lease.node, lease.attempt) for lease in leases]
-        for lease in list(piece.attempts.values()):
+        going_on = _held(piece) if piece.shortened or len(piece.attempts) > 1 else []
+        for lease in list(piece.attempts):
             self.end(lease)
         self.touched.add(piece.job)
         return going_on
@@ -450,7 +449,7 @@ class Ledger(object):
     def cancel(self, piece, task):
         # type: (Piece, int) -> list
         """No outcome is wanted for this task: the rest of its piece is queued. What ran it is returned."""
-        job, held = piece.job, [(lease.node, lease.attempt) for lease in piece.leases]
+        job, held = piece.job, _held(piece)
         self.finish(piece)
         job.delivered += 1
         job.failures.pop(task, None)
@@ -488,7 +487,8 @@ class Ledger(object):
         # type: (Lease, str) -> None
         """This attempt may deliver for its piece. what: see LEASE_TRANSITIONS."""
         lease.state = LEASE_TRANSITIONS[lease.state][what]
-        self.attempts[lease.attempt] = lease.piece.attempts[lease.attempt] = lease
+        self.attempts[lease.attempt] = lease
+        lease.piece.attempts.append(lease)
 
     def _begin(self, lease, node, now):
         # type: (Lease, Node, float) -> None
@@ -520,7 +520,7 @@ class Ledger(object):
             self._leave(lease)
         lease.state = LEASE_TRANSITIONS[lease.state]["end"]
         del self.attempts[lease.attempt]
-        del lease.piece.attempts[lease.attempt]
+        lease.piece.attempts.remove(lease)
 
     def _leave(self, lease):
         # type: (Lease) -> None
@@ -594,7 +594,7 @@ class Ledger(object):
 
     def _note_givers(self, piece):
         # type: (Piece) -> None
-        for lease in piece.attempts.values():
+        for lease in piece.attempts:
             if lease.node is not None:
                 self.givers.note(lease.node)
 
@@ -610,7 +610,8 @@ class Ledger(object):
             self._validate_node(node)
         for attempt, lease in self.attempts.items():
             piece = lease.piece
-            if piece.attempts.get(attempt) is not lease or piece.job.id not in self.jobs or piece.state in (NEW, DONE):
+            is_its_own = lease.attempt == attempt and lease in piece.attempts
+            if not is_its_own or piece.job.id not in self.jobs or piece.state in (NEW, DONE):
                 self._broken("attempt %d outlives its piece" % attempt, attempt)  # type: ignore[operator]
             is_live = lease.state is not LOST
             if is_live != (lease.node is not None) or is_live != (piece.job.leases.get(attempt) is lease):
@@ -655,7 +656,7 @@ class Ledger(object):
     def _validate_job_indexes(self, job):
         # type: (Job) -> None
         nodes, is_filed = list(self.nodes.values()), job not in self.touched
-        short = {node.id for node in nodes if policy.is_worth_prefetching(node, job)}
+        short = {node_id for node_id, speed in job.speeds.items() if policy.is_worth_prefetching(speed)}
         for what, is_so in (
             ("in line", not is_filed or not job.ready or (job.turn, job) in self._line),
             ("where its tasks are short", job.short == short),
@@ -722,6 +723,12 @@ def _file(where, thing, belongs):
         where.add(thing)
     else:
         where.discard(thing)
+
+
+def _held(piece):
+    # type: (Piece) -> list
+    """The (node, attempt) of its leases."""
+    return [(lease.node, lease.attempt) for lease in piece.leases]
 
 
 def _may_be_copied(job):

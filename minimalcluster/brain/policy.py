@@ -69,11 +69,10 @@ def chunk_seconds(slots):
     return max(CHUNK_SECONDS, slots / CHUNKS_PER_SECOND)
 
 
-def is_worth_prefetching(node, job):
-    # type: (leases.Node, leases.Job) -> bool
-    """Is the round trip long, beside this job's tasks on this node?"""
-    speed = job.speeds.get(node.id)
-    return speed is not None and speed.seconds is not None and speed.seconds <= PREFETCH_TASK_SECONDS
+def is_worth_prefetching(speed):
+    # type: (leases.Speed) -> bool
+    """Is the round trip long, beside one task at this speed?"""
+    return speed.seconds is not None and speed.seconds <= PREFETCH_TASK_SECONDS
 
 
 # -- tasks that run alone on their node --------------------------------------------------------------

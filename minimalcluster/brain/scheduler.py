@@ -113,7 +113,7 @@ Idle = namedtuple("Idle", "job")
 Death = namedtuple("Death", "node info")
 
 #: Events after which nothing else is to be taken back or copied than before.
-_SIGNS_OF_LIFE = (NodeHeard, LinkBusy, TimePassed)
+_SIGNS_OF_LIFE = frozenset([NodeHeard, LinkBusy, TimePassed])
 
 
 class Scheduler(WithHistory):
@@ -184,18 +184,20 @@ class Scheduler(WithHistory):
                 handler(node, event)
             elif event.node in self._parked:  # type: ignore[attr-defined]
                 self._parked_said(event)
-        if self._ledger.touched or self._ledger.done:
+        if self._ledger.touched:
+            self._ledger.file_touched()
+        if self._ledger.done:
             self._finish_what_is_done()
         return self._effects
 
     def deadline(self):
         # type: () -> float | None
         """When ``TimePassed`` is due next, whatever happens; None: only after another event. It may be too early."""
-        moments = [
+        moments = (
             self._lost_at.not_before(), self._queued_again_at.not_before(), self._explained_at.not_before(),
             self._given_up_at.not_before(), self._take_back_at, self._copy_at,
             self._park_until if self._parked else None,
-        ]  # fmt: skip
+        )  # fmt: skip
         due = [moment for moment in moments if moment is not None]  # type: list[float]
         return min(due) if due else None
 
@@ -493,7 +495,7 @@ class Scheduler(WithHistory):
             self._do(Revoke(node.id, event.attempt, True))
             if lease.node is not None:
                 self._lose(lease)
-            if event.attempt in piece.attempts:
+            if lease in piece.attempts:
                 self._ledger.end(lease)
             return None
         return piece
@@ -612,14 +614,19 @@ class Scheduler(WithHistory):
         self._admit_parked()
         self._expire()
         self._give_up_stuck()
+        self._ledger.file_touched()
         self._grant_all(self._ledger.idle, False)
         self._grant_all(self._ledger.roomy, True)
-        look_at = policy.earlier(self._take_back_at, self._copy_at)
-        if self._changed or (look_at is not None and self._now >= look_at):
+        if self._changed or self._is_due(self._take_back_at) or self._is_due(self._copy_at):
             self._changed = False
+            self._ledger.file_touched()
             self._take_back()
             self._copy_stragglers()
         self._explain()
+
+    def _is_due(self, moment):
+        # type: (float | None) -> bool
+        return moment is not None and self._now >= moment
 
     def _expire(self):
         # type: () -> None
@@ -685,7 +692,7 @@ class Scheduler(WithHistory):
     def _job_for(self, node, prefetch):
         # type: (Node, bool) -> Job | None
         job = self._ledger.next_job(node)
-        if job is None or (prefetch and (job.next_is_exclusive or not policy.is_worth_prefetching(node, job))):
+        if job is None or (prefetch and (job.id not in node.short or job.next_is_exclusive)):
             # Do not prefetch other jobs' tasks either, or every slot always has a next chunk and this job never gets an
             # idle one.
             return None

@@ -69,7 +69,7 @@ class ValidateTest(unittest.TestCase):
             ("known", lambda: b.jobs.clear()),
             ("over", lambda: a.short.add(99)),
             ("leases", lambda: job.leases.popitem()),
-            ("attempts", lambda: self.lease.piece.attempts.popitem()),
+            ("attempts", lambda: self.lease.piece.attempts.pop()),
             ("places", lambda: setattr(self.lease.piece, "state", DONE)),
             ("order of places", lambda: job.places._pieces.reverse()),
         )

@@ -22,7 +22,8 @@ def leased(job, node, lo, hi, attempt, now=0.0):
 
 def held(piece, node, attempt, now=0.0):
     """One more lease of the piece, live."""
-    node.leases[attempt] = piece.attempts[attempt] = piece.job.leases[attempt] = lease = Lease(attempt, piece, False)
+    node.leases[attempt] = piece.job.leases[attempt] = lease = Lease(attempt, piece, False)
+    piece.attempts.append(lease)
     lease.node, lease.state, lease.granted_at, lease.moved_at = node, HELD, now, now
     piece.held += 1
     return lease
@@ -73,7 +74,9 @@ class ChunkSizeTest(unittest.TestCase):
 
     def test_long_tasks_are_not_prefetched(self):
         for seconds, worth in ((None, False), (policy.PREFETCH_TASK_SECONDS, True), (1.0, False)):
-            self.assertEqual(policy.is_worth_prefetching(new_node("a", job=self.job, seconds=seconds), self.job), worth)
+            speed = Speed()
+            speed.seconds = seconds
+            self.assertEqual(policy.is_worth_prefetching(speed), worth)
 
 
 class ExclusiveTest(unittest.TestCase):
