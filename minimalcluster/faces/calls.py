@@ -5,6 +5,8 @@
     add ──> [ tasks, each a pickled call ] ──> cluster ──> results ──┐
      │                                                               v
      └──> deadlines, outcomes that a journal has ──> the job's thread ──> futures
+
+A single plain result of a future without callbacks is given to it at once, in the cluster's thread.
 """
 
 import heapq
@@ -20,7 +22,9 @@ from ..logs import log
 from ..master.job import End, Failure, Job, Outcomes, seconds_until
 from ..payload import values
 from .call_journal import CallJournal, CallsLog
+from .futures import ClusterFuture
 from .order import Run
+from .plain import is_plain
 
 #: When the heap has so many deadlines more than twice the waiting calls, those of finished calls are removed.
 _STALE_MAX = 64
@@ -63,6 +67,7 @@ class Calls(Job):
         self._count = 0  # tasks
         self._closing = False  # no call is added any more
         self._handed_out = 0  # tasks before this number have been sent to a node
+        self._arrived = self._told = 0  # outcomes: queued for the job's thread, given by it to their futures
         self.number = core.cluster.submit(self)
         self.thread = threading.Thread(target=self._deliver_all, name="minimalcluster-results", daemon=True)
         self.thread.start()
@@ -114,6 +119,30 @@ class Calls(Job):
             if waiting is not None:
                 waiting[0].take_back()
 
+    def arrive(self, *arrival: Any) -> None:
+        self._arrived += 1
+        super().arrive(*arrival)
+
+    def deliver(self, first: int, count: int, skip: int, buffers: List[Any]) -> None:
+        if count == 1 and not skip and self._resolve_at_once(first, buffers):
+            self._outcomes_count += 1
+        else:
+            super().deliver(first, count, skip, buffers)
+
+    def _resolve_at_once(self, index: int, buffers: List[Any]) -> bool:
+        """In the cluster's thread: give a plain result to its future right here, unless code of the user might run: a
+        callback, or the end of an argument. Whoever waits for it then waits for one thread less."""
+        if self._told != self._arrived or self._kept is not None or not is_plain(buffers):
+            return False
+        waiting, packed, (arguments, keywords), run = self._waiting.get(index, _NOBODY)
+        if type(waiting) is not ClusterFuture or run is not None or packed.held or keywords:
+            return False
+        result = values.decode_results(buffers, 1, 0, self.load)[0]
+        if not values.all_scalars([result, *arguments]) or not waiting.resolve_unless_watched(result):
+            return False
+        self._pop(index)
+        return True
+
     def is_idle(self) -> bool:
         """Whether no call of this job waits for its outcome. Called with the core's lock held."""
         return not self._waiting
@@ -157,6 +186,7 @@ class Calls(Job):
                 break
             if isinstance(arrival, Outcomes):
                 self._deliver(arrival)
+                self._told += 1
             elif isinstance(arrival, _Until):
                 self._watch(arrival)
             elif isinstance(arrival, _Known):

@@ -145,6 +145,14 @@ class ClusterFuture(_Future[T]):
             if self._state == "RUNNING" and not self._decided:
                 self._handed_out, self._state = False, "PENDING"
 
+    def resolve_unless_watched(self, result: T) -> bool:
+        """As ``resolve``, in a thread that may run no callback; False if there is one, or the call does not run."""
+        with self._condition:
+            if self._done_callbacks or self._state != "RUNNING":  # type: ignore[attr-defined]
+                return False
+            self.resolve(result)  # under the lock: so no callback is added meanwhile
+            return True
+
     def resolve(self, outcome: Any) -> None:
         with self._condition:
             self._decided = self.hand_out()

@@ -18,6 +18,7 @@ if PYTHON_3:
     from minimalcluster import ClusterExecutor, errors
     from minimalcluster.payload import functions, values
     from minimalcluster.faces.executor import DeadlineExceededError, WorkerDiedError
+    from minimalcluster.faces.futures import ClusterFuture
 
 
 @faces
@@ -138,6 +139,63 @@ class Deadline(Running):
         for thread in threads:
             for future in thread.result():
                 self.raised(future, DeadlineExceededError)
+
+
+@faces
+class Threads(unittest.TestCase):
+    """In which thread a future gets its result: the cluster's runs no code of the user."""
+
+    def setUp(self):
+        self.executor = ClusterExecutor(2)
+        self.addCleanup(self.executor.shutdown)
+        self.threads = []
+        real = ClusterFuture.resolve
+
+        def resolve(future, outcome):
+            self.threads.append(threading.current_thread().name)
+            real(future, outcome)
+
+        ClusterFuture.resolve = resolve
+        self.addCleanup(setattr, ClusterFuture, "resolve", real)
+
+    def thread_of(self, function, *arguments):
+        return self.threads_of([self.executor.submit(function, *arguments)])[0]
+
+    def threads_of(self, futures):
+        del self.threads[:]
+        for each in futures:
+            each.exception(SECONDS)
+        return self.threads
+
+    def test_a_plain_result_in_the_clusters(self):
+        for arguments in ((int, 5), (str, 1.5), (bool, "x"), (bytes, b"x")):
+            self.assertEqual("minimalcluster-master", self.thread_of(*arguments))
+
+    def test_any_other_in_the_jobs(self):
+        for arguments in ((list, "ab"), (str, "x" * 1000), (complex, 1), (int, "no number"), (len, [1])):
+            self.assertEqual("minimalcluster-results", self.thread_of(*arguments))
+
+    def test_with_a_callback_in_the_jobs(self):
+        with support.directory() as folder:
+            gate = os.path.join(folder, "gate")
+            future = self.executor.submit(touch_and_wait, os.path.join(folder, "path"), gate)
+            seen = []
+            future.add_done_callback(lambda done: seen.append((threading.current_thread().name, done.result())))
+            support.write(gate)
+            self.assertEqual(["minimalcluster-results"], self.threads_of([future]))
+            support.wait_until(lambda: seen)
+            self.assertEqual([("minimalcluster-results", os.path.join(folder, "path"))], seen)
+
+    def test_one_that_the_program_resolved_itself_ends_nothing(self):
+        with support.directory() as folder, support.Log() as log:
+            gate = os.path.join(folder, "gate")
+            future = self.executor.submit(touch_and_wait, os.path.join(folder, "path"), gate)
+            support.wait_until(future.running)
+            future.set_result("mine")
+            support.write(gate)
+            support.wait_until(lambda: log.having("a callback of"))
+            self.assertEqual("mine", future.result())
+            self.assertEqual(3, self.executor.submit(int, 3).result(SECONDS))
 
 
 @faces
