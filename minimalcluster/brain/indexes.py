@@ -14,8 +14,8 @@ MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
     from typing import Any, Iterator  # noqa: F401 # novm
 
-#: So many pieces of a job may be done and still in its ``places``.
-PLACES_MIN = 64
+#: ``Places`` has blocks of fewer pieces than this, whatever their number.
+PLACES_BLOCK = 500
 #: ``Gaps`` moves so many at a time, whatever their number.
 GAPS_BLOCK = 500
 #: So many former keys may be in the heap of ``Best``, or twice as many as there are things.
@@ -164,57 +164,81 @@ class Agenda(object):
 class Places(object):
     """A job's pieces in the order of their tasks, to find the one that has a task.
 
-    A piece's ``lo`` may move up to its ``hi`` here: that keeps the order. Pieces that are done stay until they are as
-    many as the others; none of them hides another piece, whose tasks are always a part of theirs.
+    A piece's ``lo`` may move up to its ``hi`` here: that keeps the order. They lie in blocks, so that a new piece moves
+    few others. Pieces that are done stay until their block is full; none of them hides another piece, whose tasks are
+    always a part of theirs.
     """
 
-    __slots__ = ("_done", "_most", "_pieces")
+    __slots__ = ("_blocks", "_done")
 
     def __init__(self, done):
         # type: (object) -> None
         self._done = done  # the state of pieces that are to be found no more
-        self._pieces = []  # type: list
-        self._most = PLACES_MIN  # then those that are done are dropped
+        self._blocks = [[]]  # type: list # only a single block may be empty
 
     def put(self, piece):
         # type: (Any) -> None
-        pieces = self._pieces
-        if len(pieces) >= self._most:
-            self.fill(self)
-            pieces = self._pieces
-        if not pieces or pieces[-1].lo <= piece.lo:  # as nearly always: a new piece is the last one
-            pieces.append(piece)
+        at, block = len(self._blocks) - 1, self._blocks[-1]
+        if not block or block[-1].lo <= piece.lo:  # as nearly always: a new piece is the last one
+            block.append(piece)
         else:
-            pieces.insert(self._end(piece.lo), piece)
+            at = self._block_of(piece.lo)
+            block = self._blocks[at]
+            block.insert(_end(block, piece.lo), piece)
+        if len(block) >= PLACES_BLOCK:
+            self._tidy(at)
+
+    def _tidy(self, at):
+        # type: (int) -> None
+        """Drop what is done from this block, and make two of what is still more than half of a block."""
+        left = [piece for piece in self._blocks[at] if piece.state != self._done]
+        half = PLACES_BLOCK // 2
+        self._blocks[at : at + 1] = [part for part in (left[:half], left[half:]) if part]
+        if not self._blocks:
+            self._blocks = [[]]
 
     def fill(self, pieces):
-        # type: (Any) -> None
+        # type: (list) -> None
         """These are all there are, in the order of their tasks."""
-        self._pieces = list(pieces)
-        self._most = max(PLACES_MIN, 2 * len(self._pieces))
+        half = PLACES_BLOCK // 2
+        self._blocks = [pieces[at : at + half] for at in range(0, len(pieces), half)] or [[]]
 
     def having(self, task):
         # type: (int) -> Any | None
         """The piece that has this task and is not done."""
-        end = self._end(task)
-        piece = self._pieces[end - 1] if end else None
+        block = self._blocks[self._block_of(task)]
+        end = _end(block, task)
+        piece = block[end - 1] if end else None
         return piece if piece is not None and piece.state != self._done and task < piece.hi else None
 
-    def _end(self, task):
+    def _block_of(self, task):
         # type: (int) -> int
-        """How many pieces begin with this task or before it. (bisect knows no key before Python 3.10.)"""
-        low, high = 0, len(self._pieces)
+        """The last block that begins with this task or before it, or the first block."""
+        low, high = 1, len(self._blocks)
         while low < high:
             middle = (low + high) // 2
-            if self._pieces[middle].lo <= task:
+            if self._blocks[middle][0].lo <= task:
                 low = middle + 1
             else:
                 high = middle
-        return low
+        return low - 1
 
     def __iter__(self):
         # type: () -> Iterator[Any]
-        return (piece for piece in self._pieces if piece.state != self._done)
+        return (piece for block in self._blocks for piece in block if piece.state != self._done)
+
+
+def _end(pieces, task):
+    # type: (list, int) -> int
+    """How many of these pieces begin with this task or before it. (bisect knows no key before Python 3.10.)"""
+    low, high = 0, len(pieces)
+    while low < high:
+        middle = (low + high) // 2
+        if pieces[middle].lo <= task:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def gaps_between(spans, total):

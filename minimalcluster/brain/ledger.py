@@ -131,7 +131,7 @@ class Ledger(object):
                 self.finish(piece)
         job.stopped = True
         job.queued = 0
-        job.places.fill(())
+        job.places.fill([])
         self.touched.add(job)
         return held
 

@@ -1,6 +1,7 @@
 """The structures that find something without a look at all there is."""
 from __future__ import absolute_import, division, print_function
 
+import random
 import unittest
 
 from minimalcluster.brain import indexes, leases
@@ -163,10 +164,51 @@ class PlacesTest(unittest.TestCase):
         self.assertEqual([self.places.having(task) for task in (6, 7, 8, 25)], [None, part, None, again])
 
     def test_what_is_done_is_dropped_sooner_or_later(self):
-        for lo in range(100 * indexes.PLACES_MIN):
+        for lo in range(10 * indexes.PLACES_BLOCK):
             self.put(lo, lo + 1).state = leases.DONE if lo % 100 else leases.QUEUED
-        self.assertEqual(len(list(self.places)), indexes.PLACES_MIN)
-        self.assertLess(len(self.places._pieces), 3 * indexes.PLACES_MIN)
+        self.assertEqual([piece.lo for piece in self.places], list(range(0, 10 * indexes.PLACES_BLOCK, 100)))
+        self.assertLess(sum(map(len, self.places._blocks)), 2 * indexes.PLACES_BLOCK)
+
+    def test_the_same_with_blocks_of_any_size(self):
+        for block in (2, 3, 5, 500):
+            with patched(indexes, "PLACES_BLOCK", block):
+                order = list(range(40))
+                random.Random(block).shuffle(order)
+                places, pieces = indexes.Places(leases.DONE), {}
+                places.fill([pieces.setdefault(lo, leases.Piece(self.job, lo, lo + 1)) for lo in range(40, 50)])
+                for lo in order:
+                    places.put(pieces.setdefault(lo, leases.Piece(self.job, lo, lo + 1)))
+                    pieces[order[0]].state = leases.DONE
+                    found = [lo for lo, piece in pieces.items() if places.having(lo) is piece]
+                    self.assertEqual(sorted(found), sorted(set(pieces) - set(order[:1])))
+                self.assertEqual([piece.lo for piece in places], sorted(set(pieces) - set(order[:1])))
+                self.assertLessEqual(max(map(len, places._blocks)), block)
+
+    def test_twice_as_many_pieces_take_little_more_than_twice_as_many_steps(self):
+        class Counted(object):
+            """A piece of one task, which counts how often it is looked at."""
+
+            looks, state = 0, leases.QUEUED
+
+            def __init__(self, task):
+                self.task, self.hi = task, task + 1
+
+            @property
+            def lo(self):
+                Counted.looks += 1
+                return self.task
+
+        def steps(count):
+            places, order, Counted.looks = indexes.Places(leases.DONE), list(range(count)), 0
+            random.Random(1).shuffle(order)
+            for task in order:
+                places.put(Counted(task))
+            self.assertLess(max(map(len, places._blocks)), indexes.PLACES_BLOCK)  # so many are moved by an insertion
+            for task in order:
+                self.assertEqual(places.having(task).task, task)
+            return Counted.looks
+
+        self.assertLess(steps(4000), 2.3 * steps(2000))
 
 
 if __name__ == "__main__":

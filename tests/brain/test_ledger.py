@@ -71,7 +71,7 @@ class ValidateTest(unittest.TestCase):
             ("leases", lambda: job.leases.popitem()),
             ("attempts", lambda: self.lease.piece.attempts.pop()),
             ("places", lambda: setattr(self.lease.piece, "state", DONE)),
-            ("order of places", lambda: job.places._pieces.reverse()),
+            ("order of places", lambda: job.places._blocks[0].reverse()),
         )
 
     def test_every_index_is_compared(self):
