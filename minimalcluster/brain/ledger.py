@@ -37,13 +37,14 @@ from .leases import (  # fmt: skip
     Job,
     Lease,
     Node,
+    Options,  # noqa: F401 # in a type comment
     Piece,
     Speed,
 )
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any, Iterator  # noqa: F401 # novm
+    from typing import Any, Callable, Iterator  # noqa: F401 # novm
 
 __all__ = ["DEFAULTS", "Ledger"]
 
@@ -52,7 +53,7 @@ class Ledger(object):
     """See the module's text."""
 
     def __init__(self, broken):
-        # type: (object) -> None
+        # type: (Callable[[str, object], None]) -> None
         self._broken = broken  # raises an error with the history of what broke
         self.jobs = OrderedDict()  # type: OrderedDict # id -> Job
         self.nodes = OrderedDict()  # type: OrderedDict # id -> Node
@@ -74,8 +75,8 @@ class Ledger(object):
     # -- jobs -------------------------------------------------------------------------------------
 
     def add_job(self, job_id, total, options, now):
-        # type: (int, int | None, object, float) -> Job
-        self.jobs[job_id] = job = Job(job_id, total, options, now, next(self._turns))  # type: ignore[arg-type]
+        # type: (int, int | None, Options, float) -> Job
+        self.jobs[job_id] = job = Job(job_id, total, options, now, next(self._turns))
         self.touched.add(job)
         return job
 
@@ -612,37 +613,37 @@ class Ledger(object):
             piece = lease.piece
             is_its_own = lease.attempt == attempt and lease in piece.attempts
             if not is_its_own or piece.job.id not in self.jobs or piece.state in (NEW, DONE):
-                self._broken("attempt %d outlives its piece" % attempt, attempt)  # type: ignore[operator]
+                self._broken("attempt %d outlives its piece" % attempt, attempt)
             is_live = lease.state is not LOST
             if is_live != (lease.node is not None) or is_live != (piece.job.leases.get(attempt) is lease):
-                self._broken("attempt %d is %s, and it is not" % (attempt, lease.state), attempt)  # type: ignore[operator]
+                self._broken("attempt %d is %s, and it is not" % (attempt, lease.state), attempt)
         self._validate_counts()
 
     def _validate_job(self, job):
         # type: (Job) -> None
-        broken = self._broken  # type: object
+        broken = self._broken
         if job.finished:
-            broken("job %d is finished and still here" % job.id, job.id)  # type: ignore[operator]
+            broken("job %d is finished and still here" % job.id, job.id)
         leased = {lease.piece for lease in job.leases.values()}
         by_state = {QUEUED: list(job.pieces), AWAITED: list(job.awaited), LEASED: list(leased)}
         for state, pieces in by_state.items():
             if any(piece.state is not state for piece in pieces):
-                broken("job %d has a piece that is not %s" % (job.id, state), job.id)  # type: ignore[operator]
+                broken("job %d has a piece that is not %s" % (job.id, state), job.id)
         if any(piece.held != len(piece.leases) for pieces in by_state.values() for piece in pieces):
-            broken("job %d has a piece that does not know its leases" % job.id, job.id)  # type: ignore[operator]
+            broken("job %d has a piece that does not know its leases" % job.id, job.id)
         queued = sum(piece.size for piece in by_state[QUEUED]) + (0 if job.stopped else job.total - job.cursor)
         if queued != job.queued:
-            broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)  # type: ignore[operator]
+            broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)
         under_way = sum(piece.size for piece in by_state[LEASED] + by_state[AWAITED])
         if not job.stopped and queued + under_way + job.delivered != job.total:
-            broken(  # type: ignore[operator]
+            broken(
                 "job %d: %d queued + %d leased + %d delivered is not %d"
                 % (job.id, queued, under_way, job.delivered, job.total),
                 job.id,
             )
         copied = sum(piece.size for piece in leased if piece.copied)
         if not copied <= job.copied <= (policy.copies_max(job) if job.options.idempotent else 0):
-            broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)  # type: ignore[operator]
+            broken("job %d has copies of %d tasks, and %d made" % (job.id, copied, job.copied), job.id)
         if not job.stopped:
             self._validate_places(job, set().union(*by_state.values()))
 
@@ -651,7 +652,7 @@ class Ledger(object):
         places = list(job.places)
         are_there = set(places) == pieces and len(places) == len(pieces)
         if not are_there or any(job.places.having(each.lo) is not each for each in places):
-            self._broken("job %d does not find its pieces by their tasks" % job.id, job.id)  # type: ignore[operator]
+            self._broken("job %d does not find its pieces by their tasks" % job.id, job.id)
 
     def _validate_job_indexes(self, job):
         # type: (Job) -> None
@@ -666,33 +667,33 @@ class Ledger(object):
             ("among those that may be copied", not is_filed or (job in self.copyable) == _may_be_copied(job)),
         ):
             if not is_so:
-                self._broken("job %d is not %s" % (job.id, what), job.id)  # type: ignore[operator]
+                self._broken("job %d is not %s" % (job.id, what), job.id)
 
     def _validate_node(self, node):
         # type: (Node) -> None
         for attempt, lease in node.leases.items():
             if lease.node is not node or self.attempts.get(attempt) is not lease:
-                self._broken("lease %d of node %s is not its own" % (attempt, node.id), attempt)  # type: ignore[operator]
+                self._broken("lease %d of node %s is not its own" % (attempt, node.id), attempt)
             if (lease in self.asked) != (lease.state is ASKED):
-                self._broken("lease %d of node %s is not where it is asked for" % (attempt, node.id), attempt)  # type: ignore[operator]
+                self._broken("lease %d of node %s is not where it is asked for" % (attempt, node.id), attempt)
         is_looked_at = self.givers.knows(node) or (node.ripe_at is not None and self._ripe_at.knows(node))
         if policy.to_give(node, float("inf"))[0] is not None and not is_looked_at:
-            self._broken("node %s is not where it can give back" % node.id, node.id)  # type: ignore[operator]
+            self._broken("node %s is not where it can give back" % node.id, node.id)
         if not (node.jobs | node.measured | node.short | node.ineligible).issubset(self.jobs):
-            self._broken("node %s remembers jobs that are over" % node.id, node.id)  # type: ignore[operator]
+            self._broken("node %s remembers jobs that are over" % node.id, node.id)
         if len(node.leases) > 2 * node.slots and node.connected and not node.draining:
             held = sum(1 for lease in node.leases.values() if lease.granted_at > node.heard_at)
             if held > 2 * node.slots:
-                self._broken("node %s holds %d leases for %d slots" % (node.id, held, node.slots), node.id)  # type: ignore[operator]
+                self._broken("node %s holds %d leases for %d slots" % (node.id, held, node.slots), node.id)
         is_open = node.serving and not node.exclusive
         if node.exclusive != sum(lease.piece.exclusive for lease in node.leases.values()):
-            self._broken("node %s does not know its exclusive leases" % node.id, node.id)  # type: ignore[operator]
+            self._broken("node %s does not know its exclusive leases" % node.id, node.id)
         for what, index, belongs in (
             ("idle", self.idle, node.idle),
             ("roomy", self.roomy, is_open and len(node.leases) < 2 * node.slots and bool(node.short)),
         ):
             if (node in index) != belongs:
-                self._broken("node %s is %s%s" % (node.id, "" if belongs else "not ", what), node.id)  # type: ignore[operator]
+                self._broken("node %s is %s%s" % (node.id, "" if belongs else "not ", what), node.id)
 
     def _validate_counts(self):
         # type: () -> None
@@ -714,7 +715,7 @@ class Ledger(object):
             ("a job that is at its end", not self.done),
         ):
             if not is_so:
-                self._broken("the ledger has %s" % what, "ledger")  # type: ignore[operator]
+                self._broken("the ledger has %s" % what, "ledger")
 
 
 def _file(where, thing, belongs):
