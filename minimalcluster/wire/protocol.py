@@ -2,6 +2,8 @@
 
 * A message is plain data: signed 64-bit integers, then one JSON object if its layout has one, then opaque buffers if
   its layout has them. No pickle is read here.
+* A JSON object is nested ``NESTED_MAX`` deep at most, and its numbers have ``DIGITS_MAX`` digits. Else a small message
+  would end in a RecursionError wherever it is compared, shown or sent on, and a long number keep the loop for hours.
 * ``order`` says which messages must not overtake each other: a grant stays behind its job's definition, a revocation
   behind its grant, the end of a job behind both, a report behind earlier reports, Joined and Drop behind everything.
 """
@@ -14,10 +16,18 @@ from collections import namedtuple
 from .. import errors
 from ..pieces import Pieces
 
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
+
 FRAME_BYTES_MAX = 2 << 30
 #: The limit of one argument or result. It is smaller than a frame, because a frame has other parts as well.
 OBJECT_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 BUFFERS_MAX = 1 << 24
+#: The deepest that we send is an exception's chain: object, list, object, list.
+NESTED_MAX = 16
+#: We send numbers of 64 bits. Before 3.11, reading a number takes time that grows with the square of its digits.
+DIGITS_MAX = 400
 
 _COUNT = struct.Struct(">I")
 
@@ -118,10 +128,7 @@ def decode(number, body):
         at = 8 * layout.integers
         if layout.info:
             end = at + 4 + _COUNT.unpack(body[at : at + 4].tobytes())[0]
-            info = json.loads(_whole(body, at + 4, end).decode("ascii"))
-            if not isinstance(info, dict):
-                raise ValueError("not a JSON object")
-            fields.append(info)
+            fields.append(_object(_whole(body, at + 4, end)))
             at = end
         if layout.payload:
             buffers, at = _buffers(body, at)
@@ -139,6 +146,35 @@ def too_large(what, size):
         "%s has %d bytes, the limit is %d; write it to a file that both sides can read, or cut it into more tasks"
         % (what, size, OBJECT_BYTES_MAX)
     )
+
+
+def _object(text):
+    # type: (bytes) -> dict
+    info = json.loads(text.decode("ascii"), parse_int=_integer)
+    if not isinstance(info, dict):
+        raise ValueError("not a JSON object")
+    if text.count(b"{") + text.count(b"[") > NESTED_MAX and _is_nested(info):
+        raise ValueError("nested deeper than %d" % NESTED_MAX)
+    return info
+
+
+def _integer(digits):
+    # type: (str) -> int
+    if len(digits) > DIGITS_MAX:
+        raise ValueError("a number of %d digits" % len(digits))
+    return int(digits)
+
+
+def _is_nested(info):
+    # type: (dict) -> bool
+    """Whether it is nested deeper than NESTED_MAX. It goes through it level by level, without recursion."""
+    level = [info]  # type: list[Any]
+    for _ in range(NESTED_MAX):
+        parts = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for part in parts for each in part if isinstance(each, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _whole(body, start, end):
