@@ -21,12 +21,15 @@ Rules:
 * Records are pickles, so each has a tag, made with a key of this user (0600, see ``master_keys``) from its content
   and the tag before it. A file with a changed, moved or foreign record is refused with the reason. The last record may
   be torn by a crash: then it is dropped.
+* A record with right tags is this user's, but another version may have written it, or another program with this key.
+  What it says is checked all the same.
 * A file is read record by record: when it is opened, to check all of it, and again for its outcomes. Only what callers
   ask for is kept in memory.
 * If the disk is full, the journal logs an error, removes an incomplete record, and stops. The run goes on.
 """
 from __future__ import absolute_import, division, print_function
 
+import contextlib
 import errno
 import hashlib
 import hmac
@@ -39,7 +42,18 @@ import threading
 from collections import namedtuple
 
 from .. import errors
-from ..compat import NO_LOCKS, PY2, TAKEN, WINDOWS, joined, lock_file, ordered_dict, unlock_file
+from ..compat import (  # fmt: skip
+    NO_LOCKS,
+    PY2,
+    TAKEN,
+    WINDOWS,
+    integer_types,
+    joined,
+    lock_file,
+    ordered_dict,
+    text_type,
+    unlock_file,
+)
 from ..logs import log
 from ..payload import values
 from ..wire.keys import hkdf_sha256
@@ -169,9 +183,22 @@ class Journal(OutcomeLog):
         """Count runs, and note where the keys of arguments are: after the first run with these arguments."""
         if record.kind == RUN:
             self.runs_count += 1
-            self._arguments = json.loads(record.body.decode("ascii"))["arguments"]
-        elif record.kind == KEYS:
+            with self._understanding(record):
+                self._arguments = _about(record.body)["arguments"]
+        elif record.kind == KEYS and self.runs_count:
             self._keys_at[self._arguments] = record.at
+
+    @contextlib.contextmanager
+    def _understanding(self, record):
+        # type: (Record) -> Iterator[None]
+        """Raises JournalError in place of the error of taking apart what is no record as this version writes it."""
+        try:
+            yield
+        except (struct.error, ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise errors.JournalError(
+                "the record at byte %d of %s is none that this version can have written (%s); give another path, or "
+                "remove it" % (record.at, self.path, error)
+            )
 
     def _set_key(self, head):
         # type: (bytes) -> None
@@ -258,21 +285,26 @@ class Journal(OutcomeLog):
         place = None  # type: Callable[[int], list[int]] | None
         positions = None  # type: dict | None
         taken = bytearray(total)
+        count = 0  # of the arguments of the run at hand
         for record in self._read_again():
             if record.kind == RUN:
-                about = json.loads(record.body.decode("ascii"))
-                same, place = about["arguments"] == arguments, None
-                if about["target"] == target and same:
-                    place = _same
-                elif about["target"] == target and about["arguments"] in self._keys_at:
-                    positions = _positions(keys()) if positions is None else positions
-                    place = _Moved(self._record(self._keys_at[about["arguments"]]).body, positions)
+                with self._understanding(record):
+                    about = _about(record.body)
+                    same, count, place = about["arguments"] == arguments, about["count"], None
+                    if about["target"] == target and same:
+                        place, count = _same, min(count, total)
+                    elif about["target"] == target and about["arguments"] in self._keys_at:
+                        positions = _positions(keys()) if positions is None else positions
+                        place = _Moved(self._record(self._keys_at[about["arguments"]]).body, positions)
             elif place is not None and record.kind in (DONE, FAILED):
-                outcome = (_new_done if record.kind == DONE else _new_failed)(record.body, place, taken)
+                with self._understanding(record):
+                    outcome = (_new_done if record.kind == DONE else _new_failed)(record.body, place, taken, count)
                 if outcome is not None:
                     yield outcome
             elif place is _same and record.kind == GRANT:
-                self.grants.append(_GRANT.unpack(record.body))
+                with self._understanding(record):
+                    attempt, first, size = _GRANT.unpack(record.body)
+                    self.grants.append((attempt,) + _checked_span(first, size, count))
             elif place is _same and record.kind == END:
                 del self.grants[:]  # this run has also taken over, or ended, the attempts of killed runs before
 
@@ -285,15 +317,17 @@ class Journal(OutcomeLog):
             if record.kind == RUN:
                 if run is not None:
                     yield run
-                run = Run(json.loads(body.decode("ascii")), [], [], False)
+                with self._understanding(record):
+                    run = Run(_about(body), [], [], False)
             elif record.kind == END and run is not None:
                 run = run._replace(ended=True)
             elif record.kind == DONE and run is not None:
-                first, count = _SPAN.unpack(body[: _SPAN.size])
-                run.done.append((first, count, _unpacked(body[_SPAN.size :]) if with_buffers else []))
+                with self._understanding(record):
+                    span = _span(body, run.about["count"])
+                    run.done.append(span + (_unpacked(body[_SPAN.size :]) if with_buffers else [],))
             elif record.kind == FAILED and run is not None:
-                (first,) = _COUNT.unpack(body[: _COUNT.size])
-                run.failed.append((first,) + _unpacked_failure(body[_COUNT.size :]))
+                with self._understanding(record):
+                    run.failed.append(_failure(body, run.about["count"]))
         if run is not None:
             yield run
 
@@ -304,12 +338,13 @@ class Journal(OutcomeLog):
         for record in self._read_again():
             body = record.body
             if record.kind == CALLS:
-                (count,) = _COUNT.unpack(body[: _COUNT.size])
-                for place in range(count):
-                    at = _COUNT.size + place * _KEY
-                    done[body[at : at + _KEY]] = (record.at, place)
+                with self._understanding(record):
+                    for place in range(_calls_count(body)):
+                        at = _COUNT.size + place * _KEY
+                        done[body[at : at + _KEY]] = (record.at, place)
             elif record.kind == CALL_FAILED:
-                failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
+                with self._understanding(record):
+                    failed[body[:_KEY]] = _unpacked_failure(body[_KEY:])
         done.pop(NO_KEY, None)
         return done, failed
 
@@ -318,9 +353,12 @@ class Journal(OutcomeLog):
         """A call's result, or values.Misfit. Records are kept for a while: the next result is often in the same one."""
         found = self._decoded.pop(at, None)
         if found is None:
-            body = self._record(at).body
-            (count,) = _COUNT.unpack(body[: _COUNT.size])
-            results = values.decode_results(_unpacked(body[_COUNT.size + count * _KEY :]), count)
+            record = self._record(at)
+            body = record.body
+            with self._understanding(record):
+                count = _calls_count(body)
+                buffers = _unpacked(body[_COUNT.size + count * _KEY :])
+            results = values.decode_results(buffers, count)
             if count == 1:
                 return results[0]
             found = len(body), results
@@ -458,9 +496,50 @@ def _positions(keys):
     return positions
 
 
-def _new_done(body, place, taken):
-    # type: (bytes, Callable[[int], list[int]], bytearray) -> Done | None
+def _about(body):
+    # type: (bytes) -> dict[str, Any]
+    """What a RUN record says of its run."""
+    about = json.loads(body.decode("ascii"))
+    texts = [about[name] for name in ("target", "arguments", "name")]
+    if not all(isinstance(text, (str, text_type)) for text in texts) or not isinstance(about["count"], integer_types):
+        raise ValueError("no run")
+    return about
+
+
+def _span(body, most):
+    # type: (bytes, int) -> tuple[int, int]
+    """(first, count) of a DONE record. most: how many arguments there are."""
     first, count = _SPAN.unpack(body[: _SPAN.size])
+    return _checked_span(first, count, most)
+
+
+def _checked_span(first, count, most):
+    # type: (int, int, int) -> tuple[int, int]
+    if not count or first + count > most:
+        raise ValueError("%d tasks from %d on, of %d" % (count, first, most))
+    return first, count
+
+
+def _failure(body, most):
+    # type: (bytes, int) -> tuple[int, dict, list]
+    """(index, description, buffers) of a FAILED record."""
+    (first,) = _COUNT.unpack(body[: _COUNT.size])
+    _checked_span(first, 1, most)
+    return (first,) + _unpacked_failure(body[_COUNT.size :])
+
+
+def _calls_count(body):
+    # type: (bytes) -> int
+    """The number of calls in a CALLS record."""
+    (count,) = _COUNT.unpack(body[: _COUNT.size])
+    if count * _KEY > len(body):
+        raise ValueError("%d calls" % count)
+    return int(count)
+
+
+def _new_done(body, place, taken, most):
+    # type: (bytes, Callable[[int], list[int]], bytearray, int) -> Done | None
+    first, count = _span(body, most)
     if place is _same and not taken.count(b"\1", first, first + count):
         spans = [(first, 0, count)]
         taken[first : first + count] = b"\1" * count
@@ -484,13 +563,13 @@ def _add(spans, index, place):
         spans.append((index, place, 1))
 
 
-def _new_failed(body, place, taken):
-    # type: (bytes, Callable[[int], list[int]], bytearray) -> Failed | None
-    (first,) = _COUNT.unpack(body[: _COUNT.size])
+def _new_failed(body, place, taken, most):
+    # type: (bytes, Callable[[int], list[int]], bytearray, int) -> Failed | None
+    first, info, buffers = _failure(body, most)
     tasks = [index for index in place(first) if not taken[index]]
     for index in tasks:
         taken[index] = 1
-    return Failed(tasks, *_unpacked_failure(body[_COUNT.size :])) if tasks else None
+    return Failed(tasks, info, buffers) if tasks else None
 
 
 def _packed(buffers):
@@ -503,10 +582,14 @@ def _unpacked(body):
     view = memoryview(body)
     (count,) = struct.unpack(">I", body[:4])
     at = 4 + 8 * count
+    if at > len(body):
+        raise ValueError("%d buffers" % count)
     buffers = []
     for length in struct.unpack(">%dQ" % count, body[4:at]):
         buffers.append(view[at : at + length])
         at += length
+    if at != len(body):
+        raise ValueError("buffers of other sizes")
     return buffers
 
 
@@ -520,7 +603,10 @@ def _unpacked_failure(body):
     # type: (bytes) -> tuple[dict, list]
     (size,) = _COUNT.unpack(body[: _COUNT.size])
     at = _COUNT.size + size
-    return json.loads(body[_COUNT.size : at].decode("ascii")), _unpacked(body[at:])
+    info = json.loads(body[_COUNT.size : at].decode("ascii"))
+    if not isinstance(info, dict):
+        raise ValueError("no exception")
+    return info, _unpacked(body[at:])
 
 
 # -- tags, and keys of content --------------------------------------------------------------------

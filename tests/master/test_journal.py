@@ -93,6 +93,40 @@ class JournalTest(unittest.TestCase):
             file.write(data)
 
 
+class OddRecordTest(JournalTest):
+    """Found by fuzzing: records with right tags, which another version may have written, or another program with this key."""
+
+    def refused(self, kind, body):
+        self.written()
+        kept = journal.Journal(self.path)
+        kept._append(kind, [body])
+        kept._file.close()
+        try:
+            kept = journal.Journal(self.path, reading=True)
+            known_of(kept, TARGET, ARGUMENTS, keys(20), 20)
+            list(kept.runs())
+            for at, place in kept.calls()[0].values():
+                kept.result(at, place)
+        except JournalError as error:
+            self.assertIn("none that this version can have written", str(error))
+            self.assertIn(self.path, str(error))
+        else:
+            self.fail("%d %r is taken" % (kind, body))
+        os.remove(self.path)
+
+    def test_it_is_refused(self):
+        spans = journal._SPAN
+        for kind, body in (
+            (journal.RUN, b""), (journal.RUN, b"[]"), (journal.RUN, b"{}"), (journal.RUN, b"[" * 100000), (journal.RUN, b"\xff"),
+            (journal.GRANT, b"short"), (journal.GRANT, journal._GRANT.pack(1, 19, 2)),
+            (journal.DONE, b""), (journal.DONE, spans.pack(0, 2**60)), (journal.DONE, spans.pack(2**63, 2**63)), (journal.DONE, spans.pack(19, 2)),
+            (journal.DONE, spans.pack(8, 1) + b"\xff\xff\xff\xff"), (journal.DONE, spans.pack(8, 1) + b"\0\0\0\1" + b"\x7f" * 8),
+            (journal.FAILED, b""), (journal.FAILED, b"\0" * 7 + b"\x14"), (journal.FAILED, b"\0" * 7 + b"\x09" + b"\0\0\0\2[]\0\0\0\0"),
+            (journal.CALLS, b"\x7f" * 8), (journal.CALLS, b""), (journal.CALL_FAILED, b"k" * 16 + b"\xff" * 9),
+        ):  # fmt: skip
+            self.refused(kind, body)
+
+
 class FileTest(JournalTest):
     RESULTS = {0: 0, 1: 1, 2: 4, 3: [9], 4: "sixteen"}
 
