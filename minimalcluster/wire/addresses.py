@@ -7,6 +7,7 @@ from __future__ import absolute_import, division, print_function
 
 import errno
 import os
+import re
 import socket
 import sys
 
@@ -18,6 +19,8 @@ BACKLOG = 128
 KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 10, 5, 3
 #: Every spelling of "all networks of this machine".
 EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
+#: Not all that begins like it: "127.example.com" may be any machine.
+_LOOPBACK = re.compile(r"127(\.[0-9]+){1,3}\Z")
 #: Addresses reserved for documentation (RFC 5737, RFC 3849), so no machine has them. Connecting a datagram socket to
 #: one sends no packet, but makes the system choose the local address from which it would send.
 _FAR_AWAY = [(socket.AF_INET, "192.0.2.1")]
@@ -105,7 +108,7 @@ def checked_port(value, name, least=0):
 def is_loopback(host):
     # type: (str) -> bool
     """Whether only this machine can reach a port on this host."""
-    return host.startswith("127.") or host.lower() in ("localhost", "::1")
+    return _LOOPBACK.match(host) is not None or host.lower() in ("localhost", "::1")
 
 
 def reachable(host):

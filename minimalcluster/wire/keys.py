@@ -35,8 +35,10 @@ def as_key(authkey):
     # type: (object) -> bytes
     """The key as it counts: without a byte order mark before it and without white space around it. An editor, a shell
     or ``read()`` may have added these on one side only, and then both sides still have the same key."""
-    key = as_bytes(authkey)
-    return (key[len(_UTF8_MARK) :] if key.startswith(_UTF8_MARK) else key).strip()
+    key = as_bytes(authkey).strip()
+    while key.startswith(_UTF8_MARK):  # until none is left: what counts as the key counts so when it is read again
+        key = key[len(_UTF8_MARK) :].strip()
+    return key
 
 
 def is_generated(key):

@@ -101,6 +101,12 @@ class Checked(unittest.TestCase):
                 self.assertIn(name, text)
                 self.assertIn(repr(port), text)
 
+    def test_only_addresses_of_this_machine_are_loopback(self):
+        for host in ("127.0.0.1", "127.1", "127.255.255.254", "localhost", "LOCALHOST", "::1"):
+            self.assertTrue(addresses.is_loopback(host), host)
+        for host in ("127.example.com", "127.0.0.1.example.com", "127.", "128.0.0.1", "::", "", "localhost.example.com"):
+            self.assertFalse(addresses.is_loopback(host), host)
+
     def test_both_sides_say_it_at_once(self):
         for value in (" 127.0.0.1", "127.0.0.1:8888", "a..b"):
             self.assertIn("HOST", self.refused(ValueError, MasterNode, HOST=value))
