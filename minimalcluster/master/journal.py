@@ -56,6 +56,7 @@ from ..compat import (  # fmt: skip
 )
 from ..logs import log
 from ..payload import values
+from ..wire import key_files
 from ..wire.keys import hkdf_sha256
 from .master_keys import HOME_VARIABLE, home
 
@@ -768,11 +769,10 @@ def _user_key():
 
 def _key_in(file, path):
     # type: (io.FileIO, str) -> bytes
-    about = os.fstat(file.fileno())
-    if not WINDOWS and about.st_uid != os.geteuid():
-        raise errors.JournalError("%s is another user's; %s" % (path, _ANOTHER_HOME))
-    if not WINDOWS and about.st_mode & 0o077:
-        raise errors.JournalError("%s can be read by others; run: chmod 600 %s" % (path, path))
+    try:
+        key_files.check_private(os.fstat(file.fileno()), path)
+    except errors.KeyFileError as error:
+        raise errors.JournalError("journals need a key of yours: %s. If you cannot: %s" % (error, _ANOTHER_HOME))
     key = file.read()
     if not key:
         lock_file(file, wait=True)  # new, or left empty by a crash. Two runs at once must make one key

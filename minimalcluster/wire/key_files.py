@@ -60,7 +60,7 @@ def _content(path):
         remedy = "; copy the master's key file there" if error.errno == errno.ENOENT else ""
         raise KeyFileError("the key file %s cannot be read: %s%s" % (path, error.strerror, remedy))
     try:
-        _check_private(os.fstat(descriptor), path)
+        check_private(os.fstat(descriptor), path)
         return os.read(descriptor, FILE_BYTES_MAX + 1)
     except (OSError, IOError) as error:
         raise KeyFileError("the key file %s cannot be read: %s" % (path, error.strerror))
@@ -68,9 +68,12 @@ def _content(path):
         os.close(descriptor)
 
 
-def _check_private(about, path):
+def check_private(about, path):
     # type: (os.stat_result, str) -> None
-    """The open file's, so that the file cannot be exchanged between a look and the reading."""
+    """Raise KeyFileError for a file that is not this user's alone.
+
+    about: the open file's, so that the file cannot be exchanged between a look and the reading.
+    """
     if not stat.S_ISREG(about.st_mode):
         raise KeyFileError("%s is no file, so it cannot be a key file; --key-stdin reads a key from a pipe" % path)
     if WINDOWS:

@@ -385,7 +385,8 @@ class FileTest(JournalTest):
         os.chown(self.key_file(), 12345, 12345)
         with self.assertRaises(JournalError) as caught:
             journal.Journal(self.path)
-        self.assertIn("another user's", str(caught.exception))
+        self.assertIn("belongs to another user (uid 12345, you are 0)", str(caught.exception))
+        self.assertIn(journal.HOME_VARIABLE, str(caught.exception))
 
     def test_row_78_a_home_that_can_only_be_read_will_do_when_the_key_is_there(self):
         self.written()
