@@ -192,8 +192,13 @@ class LibraryTest(unittest.TestCase):
         os.symlink("/etc", os.path.join(self.folder, "lib_package", "etc"))
         modules = ["lib_loud", "lib_package.bad", "lib_package.bad.x", "lib_package.etc.passwd", "distutils", "distutils.core", "pip",
                    "this", "antigravity", "__main__", "lib_package..bad", ".lib_loud", "/etc/passwd", "..secret", "lib_package\0x", "C:lib_loud",
-                   "lib_loud:x", "minimalcluster.master", "sitecustomize", "idlelib.idle", "test.__main__"]  # fmt: skip
-        files = ["etc/passwd", "../secret.txt", "/etc/passwd", "sub/../../secret.txt", "..\\secret.txt", "C:/secret.txt", "\0", "."]
+                   "lib_loud:x", "minimalcluster.master", "sitecustomize", "idlelib.idle", "test.__main__",
+                   "lib_package%2ebad", "%s", u"lib_lo\u00fcd", u"lib_\uff0e\uff0e", u"\ud800", "lib_loud\n", "~", "*", "x." * 20000 + "x", "1" * 5000,
+                   "cloudpickle/../secret", "cloudpickle...secret", "lib_package.__init__", "lib_package.__main__", "lib_loud.__loader__"]  # fmt: skip
+        files = ["etc/passwd", "../secret.txt", "/etc/passwd", "sub/../../secret.txt", "..\\secret.txt", "C:/secret.txt", "\0", ".",
+                 "//etc/passwd", "./data.txt", "data.txt/", "sub/../data.txt", "data.txt/../../secret.txt", "%2e%2e/secret.txt", "..%2fsecret.txt", "~/secret.txt", "$HOME",
+                 u"\uff0e\uff0e/secret.txt", u"..\u2215secret.txt", u"..\u2044secret.txt", u"\ud800", u"\udcff", "data.txt\0.py", "data.txt\n", "d" * 60000, "sub/" * 10000 + "x",
+                 "data.txt:stream", "data.txt::$DATA", "\\\\server\\share\\secret.txt", "//?/C:/secret.txt", "etc", "etc/../secret.txt", "*", "../lib_package/data.txt"]  # fmt: skip
         self.ask("module", "5:lib_nothing")  # what importlib itself needs for its first search is imported now
         before = set(sys.modules)
         with opened() as paths:
