@@ -13,7 +13,7 @@ import unittest
 import uuid
 
 from minimalcluster import errors
-from minimalcluster.compat import PY2
+from minimalcluster.compat import PY2, range_type
 from minimalcluster.payload import safe
 from minimalcluster.payload.environment import PREFIX
 from tests import support
@@ -94,6 +94,43 @@ class Values(unittest.TestCase):
                 self.refused(b"c" + name + b"\n.")
                 self.refused(b"(i" + name + b"\n.")
 
+    def test_row_49_few_letters_do_not_fill_the_memory(self):
+        endless = range_type(10**9)
+        self.assertEqual(repr(endless), repr(safe.loads(pickle.dumps(endless, PROTOCOLS[-1]))))
+        for kind in (collections.deque, collections.Counter, set, frozenset, collections.OrderedDict):
+            self.refused(pickle.dumps(Named(kind, endless), PROTOCOLS[-1]))
+        for number in ("1e999999999", decimal.Decimal("1e999999999")):
+            self.refused(pickle.dumps(Named(fractions.Fraction, number), 2))
+        module = types.ModuleType(PREFIX + "test")
+        sys.modules[module.__name__] = module
+        self.addCleanup(sys.modules.pop, module.__name__)
+        exec("class Set(frozenset):\n    pass", module.__dict__)
+        name = b"c" + module.__name__.encode("ascii") + b"\nSet\n"
+        self.refused(b"\x80\x02" + name + pickle.dumps(endless, 2 if PY2 else 3)[2:-1] + b"\x85\x81.")  # NEWOBJ
+        if not PY2:
+            self.refused(b"\x80\x04" + name + pickle.dumps(endless, 2 if PY2 else 3)[2:-1] + b"\x85}\x92.")  # NEWOBJ_EX
+
+    def test_row_49_what_is_registered_with_copyreg_is_refused_whatever_was_loaded_before(self):
+        copyreg = __import__("copy_reg" if PY2 else "copyreg")
+        copyreg.add_extension("posixpath", "join", 200)
+        self.addCleanup(copyreg.remove_extension, "posixpath", "join", 200)
+        pickle.loads(b"\x80\x02\x82\xc8.")  # now it is in the cache
+        for opcode in (b"\x82\xc8", b"\x83\xc8\x00", b"\x84\xc8\x00\x00\x00"):
+            self.refused(b"\x80\x02" + opcode + b".")
+
+    def test_row_49_odd_pickles_are_errors(self):
+        """By hand: stack and memo that are not there, lengths that lie, other ways to name and to call things."""
+        for data in (
+            b"", b".", b"\0", b"\x80\xff.", b"\x80\x020.", b"\x80\x021.", b"\x80\x02R.", b"\x80\x02b.", b"\x80\x02NNs.", b"\x80\x02N(Ne.", b"Pname\n.", b"\x80\x02NQ.",
+            b"\x80\x02\x82\x01.", b"\x80\x02h\x05.", b"\x80\x02j\xff\xff\xff\x7f.", b"\x80\x02\x8b\xff\xff\xff\xff.", b"\x80\x02\x8b\xff\xff\xff\x7fx.",
+            b"(N" + b"iposix\nsystem\n.", b"(cposix\nsystem\nNo.", b"\x80\x02cbuiltins\nlist\n)\x81.",
+            b"\x80\x02ccollections\ndeque\nNa.", b"\x80\x02ccollections\nCounter\nNNs.", b"\x80\x02ccollections\ndefaultdict\ncposix\nsystem\n\x85R.",
+        ) + (() if PY2 else (
+            b"\x80\x04\x95" + b"\xff" * 7 + b"\x7fN.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fN.", b"\x80\x05\x97.", b"\x80\x05N\x98.", b"\x80\x05\x96" + b"\xff" * 7 + b"\x7fN.",
+            b"\x80\x04cbuiltins\nobject\n)}\x92.", b"\x80\x04\x8c\x0bcollections\x8c\x15deque.__init__.__name__\x93.",
+        )):  # fmt: skip
+            self.assertIsInstance(support.mistake(safe.loads, data), Exception, repr(data))
+
     def test_no_class_on_the_list_can_be_changed(self):
         for name in (b"collections\nCounter", b"fractions\nFraction", b"uuid\nUUID", b"minimalcluster.errors\nTaskError"):
             # BUILD with (None, {"update": None}): setattr(class, "update", None)
@@ -117,7 +154,7 @@ class Arrays(unittest.TestCase):
             for each in safe.loads(data):
                 self.assertEqual((array.dtype, array.shape), (each.dtype, each.shape))
                 self.assertTrue((array == each).all())
-        for scalar in (numpy.float64(1.5), numpy.int8(3), numpy.bool_(True), numpy.datetime64("2020-01-02"), numpy.str_("abc")):
+        for scalar in (numpy.float64(1.5), numpy.int8(3), numpy.bool_(True), numpy.datetime64("2020-01-02"), numpy.str_("abc"), numpy.str_("")):
             again = safe.loads(pickle.dumps(scalar, PROTOCOLS[-1]))
             self.assertEqual((scalar, type(scalar)), (again, type(again)))
 
@@ -143,9 +180,30 @@ class Arrays(unittest.TestCase):
         for lying in (
             Lying("O8", honest[:7] + (0,)), Lying("f8", (3, "<", None, None, None, 1 << 40, 1, 0)), Lying("f8", (3, "<", (numpy.dtype("f8"), (9,)), None, None, 72, 8, 0)),
             Lying("f8", (3, "<", None, ("a",), {"a": (numpy.dtype("f8"), 1 << 30)}, 8, 1, 0)), Lying("f8", {"a": 1}),
+            Lying("S5", (3, "|", None, None, None, -1, -1, 0)), Lying("S5", (3, "|", None, None, None, 6, 1, 0)), Lying("U5", (3, "<", None, None, None, -1, -1, 8)),
+            Lying("O8", honest[:1] + (">",) + honest[2:]), Lying("i8", (3, "x", None, None, None, -1, -1, 0)), Lying("i8", (1, "<", None, None, None, -1, -1, 0)),
+            Lying("i8", (4, "<", None, None, None, -1, -1, 0, ({}, (b"s", 1, 1, 1)))), Lying("M8", (4, "<", None, None, None, -1, -1, 0, ({}, (b"s", 0, 1, 1)))),
+            Lying("M8", (4, "<", None, None, None, -1, -1, 0, ({}, (b"s", 1, 0, 1)))), Lying("M8", (4, "<", None, None, None, -1, -1, 0, None)), Lying("M8", (3, "<", None, None, None, -1, -1, 0)),
+            Lying("M8", (4, "<", None, None, None, -1, -1, 0, ({}, (b"s" * 99, 1, 1, 1)))),
         ):  # fmt: skip
             error = support.mistake(safe.loads, pickle.dumps([good, lying], PROTOCOLS[-1]))
             self.assertIsInstance(error, (errors.UnsafeResult, TypeError), repr(error))
+
+        class LyingArray(object):
+            def __init__(self, *state):
+                self._state = state
+
+            def __reduce__(self):
+                return good.__reduce__()[:2] + (self._state,)
+
+        objects, numbers = numpy.dtype("O"), numpy.dtype("i8")
+        for lying in (
+            LyingArray(1, (1 << 20,), objects, False, [1]), LyingArray(1, (2,), objects, False, [1, 2, 3]), LyingArray(1, (-1, -2), objects, False, [1, 2]), LyingArray(1, 2, objects, False, [1, 2]),
+            LyingArray(1, (2,), objects, False, b"x" * 16), LyingArray(1, (2,), objects, False, u"x" * 16), LyingArray(1, (2,), objects, False, (1, 2)),
+            LyingArray((2,), objects, False, [1, 2]), LyingArray(1, (2,), "O", False, [1, 2]), LyingArray(1, (2,), numbers, False, b"x"), LyingArray(1, (2,), numbers, False, [1, 2]),
+            LyingArray(1, (-2,), numbers, False, b"x" * 16), LyingArray(1, (1 << 62, 8), numbers, False, b""), LyingArray(1, None, numbers, False, b"x" * 16),
+        ):  # fmt: skip
+            self.assertIsInstance(support.mistake(safe.loads, pickle.dumps([good, lying], PROTOCOLS[-1])), Exception, repr(lying._state))
 
 
 if __name__ == "__main__":
