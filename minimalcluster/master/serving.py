@@ -153,6 +153,8 @@ class Library(object):
         if what in ("resource", "contents"):
             package, _, resource = name.partition(":")
             return (self._resource if what == "resource" else self._contents)(package, resource)
+        if what == "modules":
+            return self._modules(name.partition(":")[0])
         return {"found": False}, []
 
     def _module(self, code, name, local):
@@ -234,6 +236,15 @@ class Library(object):
         if path is None or not os.path.isdir(path):
             return {"found": False}, []
         return {"found": True, "names": sorted(as_text(name) for name in os.listdir(path))}, []
+
+    def _modules(self, package):
+        # type: (str) -> tuple
+        """The names of the modules in a package; a package's ends with "/"."""
+        import pkgutil  # few programs ask for it
+
+        listed = pkgutil.iter_modules(self._folders(package))
+        names = [as_text(each[1]) + ("/" if each[2] else "") for each in listed]
+        return {"found": True, "names": sorted(names)}, []
 
     def _share(self, name, protocol_, local):
         # type: (str, int, bool) -> tuple

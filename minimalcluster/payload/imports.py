@@ -109,6 +109,7 @@ class ClusterFinder(object):
         self._away = {}  # type: dict[str, tuple] # modules that the code in use has not -> (the module, its stamp)
         self.versions = {}  # type: dict[str, str] # packages installed on the master -> versions there
         self.places = {}  # type: dict[str, types.ModuleType] # module objects to run again
+        self._folders = {}  # type: dict[str, str] # folders on the master -> the packages there
 
     def new_job(self):
         # type: () -> None
@@ -266,9 +267,23 @@ class ClusterFinder(object):
         # type: (str, object) -> Loader | None
         return self._ask(fullname)
 
+    def listed(self, package, folder):
+        # type: (str, str) -> None
+        """Let ``pkgutil.iter_modules(package.__path__)`` list what the package has on the master."""
+        if not self._folders:
+            sys.path_hooks.append(self._listing)  # the last: a folder of this path that is here lists itself
+        self._folders[folder] = package
+
+    def _listing(self, folder):
+        # type: (str) -> _Listing
+        if folder not in self._folders:
+            raise ImportError("%s is no folder of a package on the master" % folder)
+        return _Listing(self.resource, self._folders[folder])
+
     def resource(self, what, package, path):
         # type: (str, str, str) -> tuple
-        """what="resource": a file of a package on the master. "contents": the names in a folder of it."""
+        """what="resource": a file of a package on the master. "contents": the names in a folder of it. "modules": those
+        of its modules."""
         if os.getpid() != self._pid:
             return {"found": False}, []
         return self._ask_master(what, "%s:%s" % (package, path))
@@ -339,13 +354,23 @@ class Loader(SourceFileLoader):
                 return None  # on the master's machine the default finder finds the same folders
             spec = ModuleSpec(name, self, is_package=True)
             folders = [native(each) for each in info["folders"]]
+            for each in folders:
+                self._finder.listed(name, each)
             spec.submodule_search_locations = folders + [each for each in _own(name)[1] or () if each not in folders]
             return spec
         spec = ModuleSpec(name, self, origin=self.path, is_package=info["package"])
         spec.has_location = not self.path.startswith("<")
         if info["package"]:
-            spec.submodule_search_locations = [os.path.dirname(self.path)]
+            spec.submodule_search_locations = self._path()
         return spec
+
+    def _path(self):
+        # type: () -> list
+        """The package's ``__path__``."""
+        folder = os.path.dirname(self.path)
+        if not self.info["local"]:
+            self._finder.listed(self.name, folder)
+        return [folder]
 
     def _own_extension(self):
         # type: () -> object
@@ -407,7 +432,7 @@ class Loader(SourceFileLoader):
         module = sys.modules.setdefault(fullname, place)
         module.__file__, module.__loader__ = self.path, self
         if self.info["package"]:
-            module.__path__ = [os.path.dirname(self.path)]
+            module.__path__ = self._path()
         module.__package__ = fullname if self.info["package"] else fullname.rpartition(".")[0]
         self._show_lines()
         try:
@@ -484,6 +509,27 @@ def _resource(fetch, package, name):
     if not info.get("found"):
         raise IOError("package %s has no data file %r on the master" % (package, name))
     return bytes(buffers[0].tobytes())
+
+
+class _Listing(object):
+    """What is in a package's folder on the master, for pkgutil. Imports are answered by the ``ClusterFinder``."""
+
+    def __init__(self, fetch, package):
+        # type: (FetchBelow, str) -> None
+        self._fetch, self._package = fetch, package
+
+    def iter_modules(self, prefix=""):
+        # type: (str) -> list
+        info, _ = self._fetch("modules", self._package, "")
+        return [(prefix + native(name).rstrip("/"), name.endswith("/")) for name in info.get("names", ())]
+
+    def find_spec(self, fullname, target=None):
+        # type: (str, object) -> None
+        return None
+
+    def find_module(self, fullname, path=None):  # py2
+        # type: (str, object) -> None
+        return None
 
 
 class _ResourceReader(object):

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import types
 import unittest
+import zipfile
 
 from minimalcluster.payload import sources, values
 from minimalcluster.master import serving
@@ -75,7 +76,10 @@ class LibraryTest(unittest.TestCase):
         self.addCleanup(self.library.close)
 
     def write(self, name, text):
-        with open(os.path.join(self.folder, *name.split("/")), "w") as file:
+        path = os.path.join(self.folder, *name.split("/"))
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path))
+        with open(path, "w") as file:
             file.write(text)
 
     def ask(self, what, name, local=False, **more):
@@ -179,6 +183,22 @@ class LibraryTest(unittest.TestCase):
         self.assertEqual(self.ask("contents", "5:lib_package:sub")[0]["names"], ["more.txt"])
         self.assertFalse(self.ask("contents", "5:lib_package:..")[0]["found"])
 
+    def test_the_modules_of_a_package(self):
+        self.write("lib_many/__init__.py", "1 / 0\n")
+        for name in ("one.py", "two/__init__.py", "three/no_package.txt", "data.txt"):
+            self.write("lib_many/" + name, "")
+        self.assertEqual(["one", "two/"], self.ask("modules", "5:lib_many:")[0]["names"])
+        for name in ("json", "os", "lib_none", "", "..", "lib_many.one"):
+            self.assertEqual([], self.ask("modules", "5:%s:" % name)[0]["names"], name)
+        self.write("lib_bare/one.py", "")  # any folder could be a package without __init__.py
+        self.assertEqual([], self.ask("modules", "5:lib_bare:")[0]["names"])
+        with zipfile.ZipFile(os.path.join(self.folder, "lib.zip"), "w") as file:
+            for name in ("lib_zipped/__init__.py", "lib_zipped/one.py"):
+                file.writestr(name, "")
+        sys.path.insert(0, file.filename)
+        self.addCleanup(sys.path.remove, file.filename)
+        self.assertEqual(["one"], self.ask("modules", "5:lib_zipped:")[0]["names"])
+
     def test_nothing_outside_of_the_package(self):
         os.symlink(os.path.join(self.folder, "secret.txt"), os.path.join(self.folder, "lib_package", "link.txt"))
         for name in ("../secret.txt", "sub/../../secret.txt", "/etc/passwd", "", "sub", "link.txt", "sub//more.txt"):
@@ -206,6 +226,7 @@ class LibraryTest(unittest.TestCase):
                 self.ask("module", "5:" + name)
                 self.ask("resource", "5:%s:data.txt" % name)
                 self.ask("contents", "5:%s:" % name)
+                self.ask("modules", "5:%s:" % name)
             self.ask("code", "5:" + ",".join(modules))
             for name in files:
                 self.assertFalse(self.ask("resource", "5:lib_package:" + name)[0]["found"], name)

@@ -43,6 +43,10 @@ class FinderTest(unittest.TestCase):
 
     def clean(self):
         sys.meta_path.remove(self.finder)
+        if self.finder._listing in sys.path_hooks:
+            sys.path_hooks.remove(self.finder._listing)
+        for path in [path for path in sys.path_importer_cache if path.startswith(os.path.join(os.sep, "far"))]:
+            del sys.path_importer_cache[path]
         for name in [name for name in sys.modules if name.startswith("served_")]:
             del sys.modules[name]
 
@@ -54,6 +58,8 @@ class FinderTest(unittest.TestCase):
         self.asked.append((what, name))
         if what == "resource":
             return {"found": name == "served_package:data.txt"}, [Answer(b"data")]
+        if what == "modules":
+            return {"found": True, "names": ["more/", "part"] if name == "served_package:" else []}, []
         if what == "contents":
             return {"found": True, "names": ["data.txt"]}, []
         if what == "code":
@@ -328,6 +334,19 @@ class Data(FinderTest):
         with self.assertRaises(IOError) as caught:
             served_other.__loader__.get_data(os.path.join(os.path.dirname(served_other.__file__), "data.txt"))
         self.assertIn("the files in its packages do", str(caught.exception))
+
+    def test_pkgutil_lists_what_is_on_the_master(self):
+        import pkgutil
+
+        import served_package
+
+        hooks = list(sys.path_hooks)
+        self.assertEqual([("x.more", True), ("x.part", False)], [each[1:] for each in pkgutil.iter_modules(served_package.__path__, "x.")])
+        self.assertEqual([], list(pkgutil.iter_modules([os.path.join(os.sep, "far", "else")])))
+        with self.assertRaises(ImportError):
+            __import__("served_package.nothing")
+        self.finder.listed("served_other", os.path.join(os.sep, "far", "other"))
+        self.assertEqual(hooks, sys.path_hooks)
 
     @unittest.skipIf(sys.version_info < (3, 7), "importlib.resources came with 3.7")
     def test_importlib_resources(self):
