@@ -147,7 +147,12 @@ def _node(arguments):
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else SIGINT is ignored (a background process)
         signal.signal(signal.SIGINT, _interrupted)
     encrypt = True if arguments.encrypt else None
-    WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet, encrypt=encrypt).join_cluster()
+    try:
+        WorkerNode(host, port, _key(arguments), nprocs, quiet=arguments.quiet, encrypt=encrypt).join_cluster()
+    finally:
+        for number, ours in ((signal.SIGTERM, _terminated), (signal.SIGINT, _interrupted)):
+            if signal.getsignal(number) is ours:  # only the interpreter's exit is left: no traceback from there
+                signal.signal(number, signal.SIG_DFL)
     return 0
 
 

@@ -4,11 +4,12 @@ from __future__ import absolute_import, division, print_function
 import argparse
 import json
 import os
+import signal
 import sys
 import unittest
 
 import minimalcluster
-from minimalcluster import MasterNode
+from minimalcluster import MasterNode, WorkerNode
 from minimalcluster.master import journal
 from minimalcluster.command import cli
 from minimalcluster.node.boot import KEY_VARIABLE
@@ -248,6 +249,24 @@ class JournalTest(unittest.TestCase):
             self.assertFalse(os.path.exists(absent))
         code, output = run("journal")
         self.assertEqual(code, cli.EXIT_USAGE, output)
+
+
+class SignalsTest(unittest.TestCase):
+    def test_behind_its_end_a_signal_ends_the_process_without_a_traceback(self):
+        during, handlers = [], [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        self.addCleanup(signal.signal, signal.SIGTERM, handlers[0])
+        self.addCleanup(signal.signal, signal.SIGINT, handlers[1])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background process, where it stays so
+
+        def join_cluster(self):
+            during.append(signal.getsignal(signal.SIGTERM))
+
+        with support.patched(WorkerNode, "join_cluster", join_cluster), support.directory() as folder:
+            path = support.write_key(os.path.join(folder, "key"), KEY)
+            self.assertEqual(0, cli.main(["node", NOBODY, "--key-file", path, "--quiet"]))
+        self.assertEqual([cli._terminated], during)
+        self.assertEqual(signal.SIG_DFL, signal.getsignal(signal.SIGTERM))
+        self.assertEqual(signal.SIG_IGN, signal.getsignal(signal.SIGINT))
 
 
 class NodeTest(unittest.TestCase):
