@@ -194,6 +194,8 @@ class Calls(Job):
             arrival = None  # do not hold the result while waiting for the next one
             self._expire()
             self._core.look_at_order()
+            if not self._waiting:
+                self._core.look_at_idle()
         error = self._core.ended(self, arrival.error) or CancelledError()  # after ``ended`` no call is added
         for index in sorted(self._waiting):
             self._resolve(index, Failure(error, ""))

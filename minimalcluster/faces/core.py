@@ -188,6 +188,12 @@ class Core:
             for key in [key for key, calls in self._calls.items() if calls.is_idle()]:
                 self._calls.pop(key).close()
 
+    def look_at_idle(self) -> None:
+        """A job waits for no outcome now. If there are too many jobs, the idle ones end, and their threads."""
+        if len(self._calls) > CALLS_MAX:
+            with self._lock:
+                self._close_idle()
+
     def _journal(self, path: str) -> CallJournal:
         """All jobs share one object for each file: two could not write to the same file."""
         path = os.path.abspath(os.fspath(path))

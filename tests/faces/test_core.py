@@ -69,6 +69,7 @@ class Submit(Running):
         views = [self.executor.options(timeout=2000 + number) for number in range(20)]  # all of them at work at once
         futures = [view.submit(abs, -number) for number, view in enumerate(views)]
         self.assertEqual(list(range(20)), [future.result(SECONDS) for future in futures])
+        support.wait_until(lambda: threading.active_count() < before + 10, what="the end of threads")  # of all but eight
 
     def test_it_does_not_wait_for_a_large_job(self):
         large = self.executor.map(pid_after, [0.001] * 20000)
