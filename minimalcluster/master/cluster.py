@@ -59,6 +59,8 @@ ANSWER_SECONDS = 1.0
 STOP_SECONDS = 5.0
 #: A worker process asks for one module or object at a time, and a node has some hundreds of worker processes at most.
 QUESTIONS_MAX = 4096
+#: The same reason of ever more jobs that wait is logged so often.
+SAME_TEXT_SECONDS = 2.0
 #: Worker processes have 10 s for their exit handlers (agent.py), and a moment to be killed after that.
 LEAVE_SECONDS = 15.0
 FAREWELL_SECONDS = 2.0
@@ -142,6 +144,8 @@ class Cluster(Runner, Sessions):
         self._failing = set()  # type: set # numbers of jobs that failed here, until the scheduler has let go of them
         self._crashed = None  # type: BaseException | None
         self._odd = Counter()  # type: Counter # node id -> its messages that no node sends
+        self._explained = set()  # type: set[str] # what was logged of jobs that wait
+        self._explained_until = 0.0  # from then on the same text may be logged again
         self._strangers = 0  # refused connections in the current STRANGERS_SECONDS
         self._stopped = self._is_over = False  # ``stop`` was called; the thread has ended
         self._ending = threading.RLock()
@@ -634,7 +638,14 @@ class Cluster(Runner, Sessions):
 
     def _explain(self, effect):
         # type: (scheduler.Explain) -> None
-        log.warning("%s", effect.text)
+        """Many jobs may say the same, and one line is enough for all."""
+        now = monotonic()
+        if now >= self._explained_until:
+            self._explained_until = now + SAME_TEXT_SECONDS
+            self._explained.clear()
+        if effect.text not in self._explained:
+            self._explained.add(effect.text)
+            log.warning("%s", effect.text)
 
     def _disconnect(self, effect):
         # type: (scheduler.Disconnect) -> None

@@ -69,6 +69,15 @@ class NodeMessagesTest(unittest.TestCase):
         said = [node.receive((protocol.Acknowledge, protocol.ForgetJob)) for _ in range(2)]
         self.assertEqual(set(said), set([protocol.Acknowledge(1), protocol.ForgetJob(definition.job)]))
 
+    def test_what_many_jobs_wait_for_is_logged_once(self):
+        def explain():
+            self.master._cluster._explained_until = float("inf")
+            for number in range(300):
+                self.master._cluster._explain(scheduler.Explain("job %d waits" % (number % 3)))
+
+        self.master._cluster._ask(explain)
+        self.assertEqual(3, len(self.log.having(" waits")))
+
     def test_a_node_that_comes_back_is_told_which_shared_objects_are_of_no_use(self):
         handle = self.master.share([1, 2])
         node = self.node().join(shared=["former", handle.name, "dropped"])
