@@ -28,6 +28,8 @@ class Peer:
     packages, module = (), ""
     #: Takes seconds to start: it runs all workloads of a round in one process, and fewer rounds.
     slow = False
+    #: Workloads that take it minutes, or that it never ends.
+    without = ()
     #: 10^4 single calls take it less than some seconds.
     fast_submit = True
     #: A call is under way while the caller goes on.
@@ -334,7 +336,7 @@ class Mpire(Peer):
         from mpire.utils import make_single_arguments
 
         single = items if isinstance(items, range) else make_single_arguments(items, generator=False)
-        return self.pool("map").map(function, single)
+        return self.pool("map").map(function, single, concatenate_numpy_output=False)
 
     def shared(self, function, array, items):
         return self.pool("shared", shared_objects=array).map(function, items)
@@ -475,6 +477,7 @@ class Parsl(ProcessPool):
     fast_submit = False
     packages, module = ("parsl",), "parsl"
     slow = True
+    without = ("payloads",)
 
     def start(self):
         from parsl.concurrent import ParslPoolExecutor
@@ -505,6 +508,7 @@ class Of2017(Peer):
     fast_submit = has_futures = False
     packages, module = ("minimalcluster==0.1.0.dev13",), ""
     slow = True
+    without = ("payloads", "metg", "kill")
 
     def start(self):
         from minimalcluster import MasterNode

@@ -151,14 +151,14 @@ def kill_group(process):
 
 
 def does(name, workload, quick):
+    peer = peers.ALL[name]
     if name == "NodeEach":
         return workload in OF_NODES
     if quick and name in FACES:
         return workload in FACES[name]
-    if workload == "start":
+    if workload == "start" or not peer.slow:
         return True
-    peer = peers.ALL[name]
-    return workload in OF_ENGINES[quick] and (workloads.ALL[workload].engines or not peer.slow) if peer.slow else True
+    return workload in OF_ENGINES[quick] and workload not in peer.without and workloads.ALL[workload].engines
 
 
 def takes_part(name, number, quick):

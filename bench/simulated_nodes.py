@@ -10,6 +10,7 @@ import heapq
 import json
 import os
 import pickle
+import random
 import sys
 import time
 from collections import OrderedDict, deque
@@ -18,6 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from minimalcluster.node import chunks  # noqa: E402
+from minimalcluster.node.link import RETRY_SECONDS_MIN  # noqa: E402
 from minimalcluster.node.node import describe  # noqa: E402
 from minimalcluster.wire import addresses, handshakes, protocol  # noqa: E402
 from minimalcluster.wire.connection import Connection  # noqa: E402
@@ -65,6 +67,7 @@ class Node:
         self._connection = None
 
     def dial(self, port, key):
+        self._again = lambda: self.dial(port, key)
         handshake = handshakes.ClientHandshake(
             key, os.urandom(32), handshakes.NODE, self._id, sys.version_info[:2], "the master", 4, encrypt=None
         )
@@ -95,6 +98,9 @@ class Node:
                 connection.send(protocol.Farewell({"left": True}))
 
     def closed(self, connection, error):
+        if self._connection is None:  # a master takes so many at a time that have not proved the key yet
+            self._all.at(time.monotonic() + random.uniform(RETRY_SECONDS_MIN / 2, 1.0), self._again)
+            return
         self._connection = None
         self._all.left += 1
 
