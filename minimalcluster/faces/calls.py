@@ -35,8 +35,8 @@ ORDER_SECONDS = 1.0
 #: What the job's thread gets beside outcomes: a call's deadline, and the outcome of a call from a journal.
 _Until = namedtuple("_Until", "moment index")
 _Known = namedtuple("_Known", "waiting given outcome")
-#: A call waits for earlier ones: from now on the thread wakes every ORDER_SECONDS.
-_Held = namedtuple("_Held", "")
+#: The thread is to look: a call waits for earlier ones (it wakes every ORDER_SECONDS from now on), or the job may end.
+_Look = namedtuple("_Look", "")
 
 #: The arguments as the user gave them: (arguments, keywords). Errors name these, since unpickling may kill a process.
 Given = Tuple[Any, Any]
@@ -93,7 +93,7 @@ class Calls(Job):
         if run is None or self._core.is_first(run):
             self.release(self._count)
         else:
-            self._arrivals.put((_Held,))
+            self._arrivals.put((_Look,))
 
     @property
     def closed(self) -> bool:
@@ -141,6 +141,8 @@ class Calls(Job):
         if not values.all_scalars([result, *arguments]) or not waiting.resolve_unless_watched(result):
             return False
         self._pop(index)
+        if not self._waiting and self._core.has_many_jobs():
+            self._arrivals.put((_Look,))
         return True
 
     def is_idle(self) -> bool:
@@ -194,8 +196,8 @@ class Calls(Job):
             arrival = None  # do not hold the result while waiting for the next one
             self._expire()
             self._core.look_at_order()
-            if not self._waiting:
-                self._core.look_at_idle()
+            if not self._waiting and self._core.has_many_jobs():
+                self._core.close_idle()
         error = self._core.ended(self, arrival.error) or CancelledError()  # after ``ended`` no call is added
         for index in sorted(self._waiting):
             self._resolve(index, Failure(error, ""))

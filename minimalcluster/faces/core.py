@@ -154,7 +154,8 @@ class Core:
             self._notice_reloads()
             calls = self._calls.get(key)
             if calls is None:
-                self._close_idle()
+                if len(self._calls) >= CALLS_MAX:
+                    self.close_idle()
                 kept = None if options.journal is None else self._journal(options.journal)
                 calls = self._calls[key] = Calls(self, packed.needs, options, kept)
                 self.delivering.add(calls)
@@ -182,17 +183,14 @@ class Core:
             with self._lock:
                 self._order.release_all()
 
-    def _close_idle(self) -> None:
+    def has_many_jobs(self) -> bool:
         """Each job has a thread, so a program that uses new options all the time would have more and more threads."""
-        if len(self._calls) >= CALLS_MAX:
+        return len(self._calls) > CALLS_MAX
+
+    def close_idle(self) -> None:
+        with self._lock:
             for key in [key for key, calls in self._calls.items() if calls.is_idle()]:
                 self._calls.pop(key).close()
-
-    def look_at_idle(self) -> None:
-        """A job waits for no outcome now. If there are too many jobs, the idle ones end, and their threads."""
-        if len(self._calls) > CALLS_MAX:
-            with self._lock:
-                self._close_idle()
 
     def _journal(self, path: str) -> CallJournal:
         """All jobs share one object for each file: two could not write to the same file."""
