@@ -52,7 +52,7 @@ class Core:
         self._over = threading.Event()  # set when all work is done and the worker processes have ended
         self.broken: Optional[BrokenClusterExecutor] = None
         self.pid = os.getpid()
-        self._size = 0  # the last answer of ``slots``
+        self._size = 0  # the last answer of ``size``
         self._at_once = False  # kill the worker processes at the end
         self.ends_at_exit = False  # at the interpreter's end: terminate instead of finishing
         self._code, self._look_at = sources.loaded.current(), 0.0
@@ -110,16 +110,9 @@ class Core:
         """For the scheduler. If worker processes are replaced after some chunks, each chunk is one task."""
         return options.scheduled() if self._leave_after is None else options.one_by_one()
 
-    def slots(self) -> int:
-        """The number of worker processes on all connected nodes now."""
-        return sum(each.nprocs for each in self.cluster.workers() if each.connected)
-
     def size(self) -> int:
-        """``slots`` for programs that divide by it: at least 1; after the end of the cluster the last number."""
-        try:
-            self._size = self.slots()
-        except errors.StateError:
-            pass
+        """The cluster's ``slots``, for programs that divide by it: at least 1; the last number when all are gone."""
+        self._size = self.cluster.slots or self._size
         return max(1, self._size)
 
     def status(self) -> ClusterStatus:

@@ -432,9 +432,10 @@ class _Arrays:
 
 
 def _count(core: Any) -> int:
-    """The number of worker processes on connected nodes. Raises RuntimeError after a shutdown."""
+    """The number of worker processes. Raises RuntimeError after a shutdown."""
     core.check()
-    return int(core.slots())
+    core.cluster.check_runs()
+    return int(core.cluster.slots)
 
 
 def _in_worker_process() -> bool:

@@ -196,7 +196,7 @@ class MapJob(Job):
             self.grew()
 
     def _is_enough(self) -> bool:
-        return not self._arrivals.empty() or self.total - self.taken >= max(1, 2 * self._core.slots())
+        return not self._arrivals.empty() or self.total - self.taken >= max(1, 2 * self._core.cluster.slots)
 
     def turn(self) -> bool:
         """In the thread that reads. Returns whether the input has ended."""

@@ -210,6 +210,12 @@ class Cluster(Runner, Sessions):
         if not self.is_ours():
             raise errors.StateError(FORKED)
 
+    def check_runs(self):
+        # type: () -> None
+        """Raises StateError after its end."""
+        if self._is_over:
+            raise self._why_over()
+
     def submit(self, job):
         # type: (Job) -> int
         """Number the job and hand it over. Its ``crashed`` is called if it comes too late.
