@@ -26,6 +26,7 @@ READ_ITEMS = 1 << 8
 RANGE_MAX = 1 << 62
 #: Each item of these types counts as so many bytes.
 NUMBER_BYTES = 32
+_CHANGEABLE = (list, dict)
 _NUMBERS = frozenset([bool, int, float, complex, type(None)])
 #: Inputs in memory: listing their items is quick and runs no code of the user.
 _VIEWS = frozenset([type({}.keys()), type({}.values()), type({}.items())])
@@ -138,7 +139,7 @@ class Items:
     def _read(self, count: int, job: Any, until: Optional[float], enough: Callable[[], bool]) -> bool:
         """Read so many items. Returns whether to go on. This must cost less for each item than its pickle does."""
         keep, kept, before = self._items.append, self._pickles.append, self._count
-        silent = self.in_memory
+        silent, star = self.in_memory, self._star
         size, most = 0, WINDOW_BYTES - (self._bytes_in - self._bytes_out) if self._counts_bytes() else sys.maxsize
         try:
             for item in itertools.islice(self._source, count):
@@ -146,15 +147,17 @@ class Items:
                     size += NUMBER_BYTES
                     kept(None)
                     keep(item)
-                elif _is_plain(item):
-                    size += _size(item)
-                    kept(None)
-                    keep(item)
                 else:
-                    shown, pickled = self._packed(item)
-                    size += len(pickled)
-                    kept(pickled)
-                    keep(shown)
+                    plain = None if star and type(item) in _CHANGEABLE else _plain(item)
+                    if plain is not None:
+                        size += _size(plain)
+                        kept(None)
+                        keep(plain)
+                    else:
+                        shown, pickled = self._packed(item)
+                        size += len(pickled)
+                        kept(pickled)
+                        keep(shown)
                 self._count += 1
                 if not (silent or job.announced):
                     job.grew()
@@ -295,19 +298,20 @@ def _length(numbers: Any) -> int:
         return RANGE_MAX + 1
 
 
-def _is_plain(item: Any) -> bool:
-    """Whether the item is small, immutable, and can be pickled at any time without code of the user."""
+def _plain(item: Any) -> Any:
+    """The item as it is now, if it is small and can be pickled at any time without code of the user; else None."""
     if type(item) in SCALARS:
-        return sys.getsizeof(item) < shares.LARGE_BYTES
-    return type(item) is tuple and SCALARS.issuperset(map(type, item)) and _size(item) < shares.LARGE_BYTES
+        return item if sys.getsizeof(item) < shares.LARGE_BYTES else None
+    copy = values.plain_copy(item)
+    return copy if copy is None or _size(copy) < shares.LARGE_BYTES else None
 
 
 def _are_plain(items: List[Any]) -> bool:
-    """``_is_plain`` for all; quick for numbers and tuples of numbers."""
+    """Whether all are small and cannot be changed; quick for numbers and tuples of numbers."""
     kinds = set(map(type, items))
     if kinds == {tuple}:
         kinds = set(map(type, itertools.chain.from_iterable(items)))
-    return kinds <= _NUMBERS or (kinds <= SCALARS and all(map(_is_plain, items)))
+    return kinds <= _NUMBERS or (kinds <= SCALARS and all(item is None or _plain(item) is not None for item in items))
 
 
 def _sizes(items: List[Any], pickles: List[Optional[bytes]]) -> int:
@@ -319,7 +323,12 @@ def _sizes(items: List[Any], pickles: List[Optional[bytes]]) -> int:
 def _size(item: Any) -> int:
     if type(item) in _NUMBERS:
         return NUMBER_BYTES
-    return sum(map(sys.getsizeof, item)) if type(item) is tuple else sys.getsizeof(item)
+    kind = type(item)
+    if kind is tuple or kind is list:
+        return sum(map(sys.getsizeof, item))
+    if kind is dict:
+        return sum(map(sys.getsizeof, item)) + sum(map(sys.getsizeof, item.values()))
+    return sys.getsizeof(item)
 
 
 def _as_given(item: object) -> object:

@@ -558,6 +558,6 @@ def _collected(results: "MapResults[T]", moment: Optional[float] = None) -> List
     except KeyboardInterrupt:
         results.interrupt()  # cancels the rest; the pool stays usable
         raise
-    if Failure in set(map(type, found)):
+    if results.reader.has_failures and Failure in set(map(type, found)):
         raise _pool_error(next(each.error for each in found if type(each) is Failure))
     return found

@@ -398,7 +398,7 @@ def _results(load, first, count, skip, buffers):
 def with_failures(results, node):
     # type: (list[Any], str) -> list[Any]
     """The results, with a Failure in place of each that could not be unpickled or sent."""
-    if not values.all_scalars(results):
+    if type(results) is not values.Plain:
         for index, result in enumerate(results):
             if isinstance(result, values.Misfit):
                 results[index] = Failure(result.error, node)

@@ -61,6 +61,7 @@ class Reader(object):
         self.current = []  # type: list[Any] # backwards: the last one is the next
         self.end = 0  # the task behind the current run
         self.count = 0  # outcomes that have come
+        self.has_failures = False  # one of these is a Failure
         self._ended = False  # nothing more will come
         self.closed = False  # nothing more is given
 
@@ -168,7 +169,10 @@ class Reader(object):
         self._waiting[first] = outcomes
         if self._keeps:
             self._kept[first] = outcomes
-        if self.on_error in (FINISH, STOP) and not values.all_scalars(outcomes):
+        if type(outcomes) is values.Plain:
+            return
+        self.has_failures = self.has_failures or Failure in set(map(type, outcomes))
+        if self.on_error in (FINISH, STOP):
             for index, outcome in enumerate(outcomes, first):
                 if type(outcome) is Failure:
                     outcome.argument = self.job.argument_in(first, index)
@@ -196,7 +200,7 @@ class Reader(object):
                 tell(self.count)
         kept, self._kept = self._kept, {}
         outcomes = list(itertools.chain.from_iterable(kept[first] for first in sorted(kept)))
-        if self.on_error is not None and Failure in set(map(type, outcomes)):
+        if self.on_error is not None and self.has_failures:
             outcomes = [self._translated(each.error) if type(each) is Failure else each for each in outcomes]
         return outcomes
 

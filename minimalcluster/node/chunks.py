@@ -426,8 +426,8 @@ def _apply(function, arguments, results):
         for argument in arguments:
             result = function(argument)
             if type(result) not in immutable:
-                result = values.Pickled(result)
-                if result.failure is not None:
+                result = values.settled(result)
+                if type(result) is values.Pickled and result.failure is not None:
                     return result.failure
             append(result)
     return caught.failure

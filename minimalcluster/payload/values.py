@@ -4,7 +4,8 @@ A value is pickled once, in the process that makes it, and unpickled once, in th
 of a chunk names its form:
 
     b"R"  start and step of a range, as text: consecutive integers cost nothing
-    b"P"  one pickle of a list of scalars, which can always be pickled and unpickled
+    b"P"  one pickle of a list of scalars, and of short lists, tuples and dicts of scalars: it can always be pickled and
+          unpickled
     b"E"  one pickle per value: if one cannot be pickled or unpickled, the others still can. The letter is followed by
           the needs of the pickles: b"Es" to load them needs the script, b"Ev3.11" needs Python 3.11
 """
@@ -42,6 +43,8 @@ NOTHING, SCRIPT, SAME_MINOR = "", "s", "v"
 LARGE_BYTES = 64 << 10
 IN_PIECES = sys.version_info >= (3, 8)
 _SIZED = frozenset([bytes, text_type, bytearray])
+#: A pickle of its own costs a longer list no more than the look at what is in it.
+PLAIN_MAX = 64
 #: In a worker process: the function that pickles by value (by_value.py), if the master has the same minor version.
 by_value = None  # type: Callable[[object], bytes] | None
 
@@ -120,8 +123,27 @@ def _raw(buffer):
 
 
 def all_scalars(values):
-    # type: (list | tuple) -> bool
+    # type: (Iterable[object]) -> bool
     return SCALARS.issuperset(map(type, values))
+
+
+def plain_copy(value):
+    # type: (Any) -> Any
+    """A short list, tuple or dict of scalars as it is now; None if the value is anything else.
+
+    Such values are pickled by the chunk, as scalars are: no code of the user runs then, and no two of them can share what
+    changes.
+    """
+    kind = type(value)
+    if kind is tuple:
+        return value if len(value) <= PLAIN_MAX and all_scalars(value) else None
+    if kind is list and len(value) <= PLAIN_MAX:
+        copy = value[:]  # type: Any # first: another thread may change it
+        return copy if all_scalars(copy) else None
+    if kind is dict and len(value) <= PLAIN_MAX:
+        copy = value.copy()
+        return copy if all_scalars(copy) and all_scalars(copy.values()) else None
+    return None
 
 
 # -- arguments ------------------------------------------------------------------------------------
@@ -280,6 +302,13 @@ def part_of(buffers, start, count):
 # -- results --------------------------------------------------------------------------------------
 
 
+def settled(result):
+    # type: (object) -> Any
+    """A result that is no scalar, in a form that no code of the task changes later: a plain copy or ``Pickled``."""
+    plain = plain_copy(result)
+    return Pickled(result) if plain is None else plain
+
+
 class Pickled(object):
     """The pickle of a result, made at once because the task's code may change the result later; or the failure."""
 
@@ -303,10 +332,14 @@ class Pickled(object):
 
 def encode_results(results):
     # type: (list) -> list
-    """The buffers of results: scalars and ``Pickled`` ones. No code of the user runs here."""
-    if all_scalars(results):
+    """The buffers of results: scalars, plain copies and ``Pickled`` ones. No code of the user runs here."""
+    if Pickled not in set(map(type, results)):
         return [b"P", dumps_in_pieces(results) if any(map(is_large, results)) else dumps(results)]
     return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
+
+
+class Plain(list):
+    """Results of one pickle: there is no ``Misfit`` among them, so nobody has to look for one."""
 
 
 def decode_results(buffers, count, skip=0, load=loads):
@@ -314,6 +347,8 @@ def decode_results(buffers, count, skip=0, load=loads):
     """``count`` results without the first ``skip``. Raises nothing: a result that cannot be decoded is a ``Misfit``."""
     if buffers and _raw(buffers[0]) == b"P":
         results = _load_result(buffers[1], load) if len(buffers) > 1 else None
+        if isinstance(results, list) and len(results) >= count:
+            return Plain(results[skip:count])
         if not isinstance(results, list):
             results = [results] * count if isinstance(results, Misfit) else []
     else:

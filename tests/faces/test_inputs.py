@@ -123,11 +123,37 @@ class Reading(unittest.TestCase):
         self.assertEqual(([1], [2]), (load(first), load(last)))
         self.assertRaisesRegex(Exception, "lambda", load, bad)
 
+    def test_plain_lists_and_dicts_are_copied_when_they_are_read(self):
+        one, two = [1], {"a": 1}
+
+        def changing():
+            for value in range(3):
+                one[0] = two["a"] = value
+                yield one
+                yield two
+
+        source = made(changing())
+        read(source)
+        buffers = source.encode(0, 6)
+        self.assertEqual(b"P", buffers[0])  # one pickle of all
+        items = list(values.decode_arguments(buffers, 6)[0])
+        self.assertEqual([[0], {"a": 0}, [1], {"a": 1}, [2], {"a": 2}], items)
+
+    def test_what_stands_in_two_items_is_two_objects(self):
+        shared = [1]
+        for given in ([shared, shared], [[shared], [shared]]):
+            source = made(iter(given))
+            read(source)
+            items, load = values.decode_arguments(source.encode(0, 2), 2)
+            first, second = [load(item) if load else item for item in items]
+            (first[0] if first[0] == shared else first).append(2)
+            self.assertEqual(given[1], second)
+
     def test_a_chunk_tells_what_its_own_items_need(self):
         def pack(item):
-            return functions.Packed(values.dumps(item), functions.SAME_MINOR if item == ["minor"] else functions.NOTHING)
+            return functions.Packed(values.dumps(item), functions.SAME_MINOR if item == {"minor"} else functions.NOTHING)
 
-        source = made(iter([["a"], ["minor"], ["b"], 5]), pack=pack)
+        source = made(iter([{"a"}, {"minor"}, {"b"}, 5]), pack=pack)
         read(source)
         said = [values.needs_of(source.encode(first, 1)) for first in range(4)]
         self.assertEqual(["", values.with_version(functions.SAME_MINOR), "", ""], said)

@@ -261,6 +261,27 @@ class Results(unittest.TestCase):
         grows.append(2)
         self.assertEqual([[1], 5], values.decode_results(received(values.encode_results(pickled)), 2))
 
+    def test_a_plain_one_is_as_it_was_when_it_was_returned(self):
+        grows, changes, both = [1], {1: 2}, (3, "x")
+        kept = [values.settled(each) for each in (grows, changes, both, grows)]
+        grows.append(2)
+        changes[1] = 3
+        buffers = received(values.encode_results(kept))
+        self.assertEqual(b"P", buffers[0])  # one pickle of all
+        results = values.decode_results(buffers, 4)
+        self.assertEqual([[1], {1: 2}, both, [1]], results)
+        self.assertIsNot(results[0], results[3])
+
+    def test_only_short_ones_of_scalars_are_plain(self):
+        class Own(list):
+            pass
+
+        for value in ([[1]], (1, [2]), {1: ()}, {(): 1}, [0] * (values.PLAIN_MAX + 1), {1}, Own([1]), 5, (True, Own())):
+            self.assertIsNone(values.plain_copy(value))
+            self.assertIsInstance(values.settled(value), values.Pickled)
+        for value in ([], (), {}, [1, None, u"x", b"y"], (2.5, 1j, True), {u"a": 1, None: b"b"}):
+            self.assertEqual(value, values.plain_copy(value))
+
     def test_one_that_cannot_be_unpickled_here(self):
         good, bad, last = self.back([1, Unloadable(), (3,)])
         self.assertEqual((1, (3,)), (good, last))
