@@ -3,9 +3,11 @@
 The thread that iterates unpickles them; for ``map_async`` and ``amap``, a thread of the executor (``watch``).
 """
 
+import itertools
 import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Iterator, Optional, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, Iterator, Optional, TypeVar
 
 from ..brain.options import FINISH, STOP
 from ..brain.status import JobStatus
@@ -17,18 +19,38 @@ from .maps import MapJob
 T = TypeVar("T")
 
 
-class MapResults(Iterator[T]):
-    """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it half-way."""
+if TYPE_CHECKING:
+
+    class _Chain(itertools.chain[T]):
+        pass
+
+else:
+
+    class _Chain(itertools.chain, Generic[T]):
+        pass
+
+
+class MapResults(_Chain[T]):
+    """The results of ``map``: in order, or as they come. ``close`` cancels the rest; so does dropping it half-way.
+
+    It is a chain of runs of results, so that iterating runs no code of Python for each result.
+    """
 
     #: The number of items, if the caller of the map knows it.
     expected: Optional[int] = None
 
-    def __init__(self, job: MapJob, timeout: Optional[float], ordered: bool, keeps: bool = False) -> None:
-        """timeout: the moment at which waiting raises TimeoutError. keeps: keep all results, for ``Reader.gather``."""
-        self._job, self._timeout = job, timeout
+    def __new__(cls, job: MapJob, timeout: Optional[float], ordered: bool, keeps: bool = False) -> "MapResults[T]":
         # A TaskError at the end needs all results: ``list(results)`` loses those that it has taken.
         keeps = keeps or job.options.on_error in (FINISH, STOP)
-        self.reader = Reader(job, ordered, keeps, translated=standard)
+        reader = Reader(job, ordered, keeps, translated=standard)
+        made: Any = cls.from_iterable(_runs(reader, timeout))
+        made.reader = reader
+        return made
+
+    def __init__(self, job: MapJob, timeout: Optional[float], ordered: bool, keeps: bool = False) -> None:
+        """timeout: the moment at which waiting raises TimeoutError. keeps: keep all results, for ``Reader.gather``."""
+        self._job = job
+        self.reader: Reader  # made by ``__new__``
         self._finalizer = weakref.finalize(self, _drop, weakref.ref(job))  # the cluster holds the job while it runs
         self._finalizer.atexit = False
         try:
@@ -37,32 +59,12 @@ class MapResults(Iterator[T]):
             self.close()
             raise
 
-    def __iter__(self) -> "MapResults[T]":
-        return self
-
-    def __next__(self) -> T:
-        try:
-            current = self.reader.current
-            if current:  # as ``next`` would, in half the time
-                outcome = current.pop()
-                if type(outcome) is not Failure:
-                    return outcome
-                current.append(outcome)
-            return self.next(self._timeout)
-        except KeyboardInterrupt:
-            self.interrupt()
-            raise  # a task raised it
-        except NotYetError:
-            self.close()
-            raise FutureTimeoutError from None
-
     def next(self, moment: Optional[float]) -> T:
-        """The next result, or what on_error makes of a failure. Raises NotYetError at the moment."""
-        outcome = self.reader.next(moment)
-        if type(outcome) is Failure:
-            self.close()
-            raise raisable(standard(outcome.error))
-        return outcome
+        """The next result, or what on_error makes of a failure. Raises NotYetError at the moment, and StopIteration.
+
+        For those who do not iterate over this.
+        """
+        return _next(self.reader, moment)
 
     def close(self) -> None:
         """Cancel the map: hand out no more tasks, end running ones, forget all outcomes."""
@@ -71,8 +73,7 @@ class MapResults(Iterator[T]):
 
     def interrupt(self) -> None:
         """At Ctrl-C: close, and raise Interrupted with all outcomes that have come. Does nothing if it is closed."""
-        if not self.reader.closed:
-            raise self.reader.interrupted() from None
+        _interrupt(self.reader)
 
     def status(self) -> JobStatus:
         """How far it is, and what it waits for; from any thread. ``str`` of it is one line."""
@@ -96,6 +97,49 @@ class MapResults(Iterator[T]):
 
     def look(self, member: Any) -> None:
         self._job._core.collecting.call(member)
+
+
+def _runs(reader: Reader, timeout: Optional[float]) -> Iterator[Iterator[Any]]:
+    """Refers to no MapResults, which must end when the program drops it."""
+    with _told(reader):
+        while reader.fill(timeout):
+            yield reader.rest() if reader.is_plain() else _one_by_one(reader, timeout)
+
+
+def _one_by_one(reader: Reader, timeout: Optional[float]) -> Iterator[Any]:
+    """What is given is not held."""
+    with _told(reader):
+        while reader.current:
+            try:
+                yield _next(reader, timeout)
+            except StopIteration:
+                return  # failures that are left out were the last ones
+
+
+def _next(reader: Reader, moment: Optional[float]) -> Any:
+    outcome = reader.next(moment)
+    if type(outcome) is Failure:
+        reader.close()
+        raise raisable(standard(outcome.error))
+    return outcome
+
+
+@contextmanager
+def _told(reader: Reader) -> Iterator[None]:
+    """Early ends, as they are told to those who iterate."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _interrupt(reader)
+        raise  # a task raised it
+    except NotYetError:
+        reader.close()
+        raise FutureTimeoutError from None
+
+
+def _interrupt(reader: Reader) -> None:
+    if not reader.closed:
+        raise reader.interrupted() from None
 
 
 def _drop(job: "weakref.ReferenceType[MapJob]") -> None:

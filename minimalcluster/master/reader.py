@@ -26,10 +26,12 @@ from .terminable import Terminable
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any, Callable, Sequence  # noqa: F401 # novm
+    from typing import Any, Callable, Iterator, Sequence  # noqa: F401 # novm
 
 #: How long running tasks may still end after the first Ctrl-C.
 INTERRUPT_SECONDS = 1.5
+#: A run of so many plain outcomes has no large one: chunks are cut by their results' bytes, too.
+PLAIN_MIN = 16
 #: Wake up this often while waiting, so that Ctrl-C is heard where a lock's wait cannot be interrupted.
 WAIT_SECONDS = 1.0
 
@@ -59,6 +61,8 @@ class Reader(object):
         self._kept = {}  # type: dict[int, list[Any]] # the same
         self._failed = {}  # type: dict[int, Failure] # those that are left out
         self.current = []  # type: list[Any] # backwards: the last one is the next
+        self._is_plain = False  # the current run came as one pickle
+        self._rest = iter(())  # type: Iterator[Any] # of a run that was given as a whole
         self.end = 0  # the task behind the current run
         self.count = 0  # outcomes that have come
         self.has_failures = False  # one of these is a Failure
@@ -77,8 +81,19 @@ class Reader(object):
             run = self._run(moment)
             if run is None:
                 return False
-            self.current = run[::-1]
+            self.current, self._is_plain = run[::-1], type(run) is values.Plain
         return True
+
+    def is_plain(self):
+        # type: () -> bool
+        """Whether ``rest`` may be used: no outcome of the current run is a Failure, nor large."""
+        return self._is_plain and len(self.current) >= PLAIN_MIN
+
+    def rest(self):
+        # type: () -> Iterator[Any]
+        """The current run as a whole. What is not taken of it counts as not given."""
+        self._rest, self.current = iter(self.current[::-1]), []
+        return self._rest
 
     def _run(self, moment):
         # type: (float | None) -> list[Any] | None
@@ -211,6 +226,7 @@ class Reader(object):
         """Cancel the rest of the job and forget its outcomes."""
         self.job.cancel()
         self._ended = self.closed = True
+        list(self._rest)  # whoever iterates over it finds nothing more
         self.current, self._waiting, self._kept, self._failed = [], {}, {}, {}
 
     def interrupted(self, seconds=0.0):
@@ -244,7 +260,8 @@ class Reader(object):
     def _parted(self):
         # type: () -> tuple[dict[Any, Any], dict[Any, BaseException]]
         found = dict(self._failed)  # type: dict[int, Any]
-        found.update(enumerate(reversed(self.current), self.end - len(self.current)))
+        given = list(self._rest) or self.current[::-1]
+        found.update(enumerate(given, self.end - len(given)))
         for first, run in itertools.chain(self._waiting.items(), self._kept.items()):
             found.update(enumerate(run, first))
         results, failures = ordered_dict(), ordered_dict()  # type: dict[Any, Any], dict[Any, BaseException]

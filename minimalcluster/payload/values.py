@@ -131,8 +131,7 @@ def plain_copy(value):
     # type: (Any) -> Any
     """A short list, tuple or dict of scalars as it is now; None if the value is anything else.
 
-    Such values are pickled by the chunk, as scalars are: no code of the user runs then, and no two of them can share what
-    changes.
+    Such values are pickled by the chunk, as scalars are: no code of the user runs then, and no two share what changes.
     """
     kind = type(value)
     if kind is tuple:
