@@ -332,9 +332,17 @@ class Pickled(object):
 def encode_results(results):
     # type: (list) -> list
     """The buffers of results: scalars, plain copies and ``Pickled`` ones. No code of the user runs here."""
-    if Pickled not in set(map(type, results)):
-        return [b"P", dumps_in_pieces(results) if any(map(is_large, results)) else dumps(results)]
+    kinds = set(map(type, results))
+    if Pickled not in kinds:
+        return [b"P", dumps_in_pieces(results) if _has_large(results, kinds) else dumps(results)]
     return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
+
+
+def _has_large(results, kinds):
+    # type: (list, set) -> bool
+    if kinds <= _SIZED and results:
+        return max(map(len, results)) >= LARGE_BYTES
+    return bool(kinds & _SIZED) and any(map(is_large, results))
 
 
 class Plain(list):
