@@ -29,13 +29,10 @@ from .plain import is_plain
 #: When the heap has so many deadlines more than twice the waiting calls, those of finished calls are removed.
 _STALE_MAX = 64
 
-#: While calls wait for earlier ones, it is looked so often whether more worker processes have come.
-ORDER_SECONDS = 1.0
-
 #: What the job's thread gets beside outcomes: a call's deadline, and the outcome of a call from a journal.
 _Until = namedtuple("_Until", "moment index")
 _Known = namedtuple("_Known", "waiting given outcome")
-#: The thread is to look: a call waits for earlier ones (it wakes every ORDER_SECONDS from now on), or the job may end.
+#: The thread is to look: calls need not wait for earlier ones any more, perhaps, or the job may end.
 _Look = namedtuple("_Look", "")
 
 #: The arguments as the user gave them: (arguments, keywords). Errors name these, since unpickling may kill a process.
@@ -92,8 +89,6 @@ class Calls(Job):
             self._arrivals.put((_Until, until, index))
         if run is None or self._core.is_first(run):
             self.release(self._count)
-        else:
-            self._arrivals.put((_Look,))
 
     @property
     def closed(self) -> bool:
@@ -112,6 +107,10 @@ class Calls(Job):
             waiting, packed, _, _ = self._waiting.get(index, _NOBODY)
             buffers.append(packed.data if waiting is not None and waiting.hand_out() else _NOTHING)
         return buffers
+
+    def slots_changed(self, slots: int) -> None:
+        if slots > 1:
+            self._arrivals.put((_Look,))
 
     def taken_back(self, first: int, end: int) -> None:
         for index in range(first, end):
@@ -193,9 +192,10 @@ class Calls(Job):
                 self._watch(arrival)
             elif isinstance(arrival, _Known):
                 _tell(arrival.waiting, arrival.outcome, arrival.given)
+            elif isinstance(arrival, _Look):
+                self._core.look_at_order()
             arrival = None  # do not hold the result while waiting for the next one
             self._expire()
-            self._core.look_at_order()
             if not self._waiting and self._core.has_many_jobs():
                 self._core.close_idle()
         error = self._core.ended(self, arrival.error) or CancelledError()  # after ``ended`` no call is added
@@ -207,8 +207,7 @@ class Calls(Job):
         self._core.delivering.discard(self)
 
     def _seconds_left(self) -> Optional[float]:
-        seconds = [ORDER_SECONDS] if self._core.holds_calls() else []
-        return min([seconds_until(self._deadlines[0][0]), *seconds]) if self._deadlines else min(seconds, default=None)
+        return seconds_until(self._deadlines[0][0]) if self._deadlines else None
 
     def _watch(self, arrival: _Until) -> None:
         heapq.heappush(self._deadlines, tuple(arrival))

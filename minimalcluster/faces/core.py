@@ -158,7 +158,7 @@ class Core:
         """The run that a new call belongs to; None where calls need not begin in order. Called with the lock held."""
         if self.cluster.slots <= 1:
             return self._order.add(calls, task)
-        self.look_at_order()
+        self._order.release_all()
         return None
 
     def is_first(self, run: Run) -> bool:
@@ -168,12 +168,10 @@ class Core:
         with self._lock:
             self._order.done(run)
 
-    def holds_calls(self) -> bool:
-        return len(self._order) > 1
-
     def look_at_order(self) -> None:
-        if self.holds_calls() and self.cluster.slots > 1:
-            with self._lock:
+        """Called after each change of ``slots``: ``run_of`` may have read the former number just before."""
+        with self._lock:
+            if self.cluster.slots > 1:
                 self._order.release_all()
 
     def has_many_jobs(self) -> bool:

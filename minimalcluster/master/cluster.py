@@ -148,6 +148,7 @@ class Cluster(Runner, Sessions):
         self._explained_until = 0.0  # from then on the same text may be logged again
         self._strangers = 0  # refused connections in the current STRANGERS_SECONDS
         self._stopped = self._is_over = False  # ``stop`` was called; the thread has ended
+        self._told_slots = 0  # the jobs know this number of ``slots``
         self._ending = threading.RLock()
         self._has_ended = False
         self._pid = os.getpid()
@@ -454,12 +455,20 @@ class Cluster(Runner, Sessions):
                 # Never silent: if this process stood still (suspended, or in C code), so did its own node.
                 self._handle(scheduler.NodeHeard(local.node, local.number), now)
             self._handle(scheduler.TimePassed(), now)
+            self._tell_slots()
             self._acknowledge(now)
             self._beat(now)
             if self._local is not None:
                 self._local.step(now)
             if not self._inbox:
                 return
+
+    def _tell_slots(self):
+        # type: () -> None
+        if self._told_slots != self.slots:
+            self._told_slots = self.slots
+            for job in self._jobs.values():
+                job.slots_changed(self._told_slots)
 
     def deadline(self):
         # type: () -> float | None
@@ -500,6 +509,7 @@ class Cluster(Runner, Sessions):
             self._event(scheduler.JobGrew(number, total, closed))
         if job.resumed is not None:
             self._event(scheduler.JobResumed(number, *job.resumed))
+        job.slots_changed(self.slots)
 
     # -- what nodes say ---------------------------------------------------------------------------
 

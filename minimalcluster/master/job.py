@@ -109,8 +109,8 @@ class Job(object):
     """A job: what the cluster reads of it and calls on it, and where its outcomes wait for the user's thread.
 
     A subclass has ``options``, ``total``, ``closed``, ``definition`` and ``encode``. What the cluster calls in its own
-    thread must not block: ``definition``, ``encode``, ``granted``, ``taken_back``, the three ``deliver...``,
-    ``crowded``, ``held_up``, ``finished`` and ``crashed``.
+    thread must not block: ``definition``, ``encode``, ``granted``, ``slots_changed``, ``taken_back``, the
+    three ``deliver...``, ``crowded``, ``held_up``, ``finished`` and ``crashed``.
     """
 
     #: For people: the job's, and its function's.
@@ -193,6 +193,10 @@ class Job(object):
         """Too many results wait to be taken: pause the job. A paused job goes on when half of them are taken."""
         most = self.unread_max  # once: another thread may take the limit away
         return most is not None and self._unread > (most // 2 if self.paused else most)
+
+    def slots_changed(self, slots):
+        # type: (int) -> None
+        """The nodes that take work have so many worker processes: at the begin of the job, and after each change."""
 
     def taken_back(self, first, end):
         # type: (int, int) -> None

@@ -98,6 +98,8 @@ class InAnExecutor(unittest.TestCase):
                 self.assertTrue(cancelled.cancel())
                 self.assertIsInstance(late.exception(60), errors.DeadlineExceeded)
                 self.assertFalse(last.done())
+                waits = [calls._seconds_left() for calls in executor._core.delivering]
+                self.assertEqual([None, None], waits)  # no thread looks from time to time
                 support.write(gate, "")
             self.assertTrue(running.done())
             self.assertEqual(2, last.result(0))

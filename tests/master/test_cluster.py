@@ -440,6 +440,27 @@ class ClusterTest(unittest.TestCase):
         self.cluster.cancel(self.cluster.submit(job))
         self.assertEqual(job.all_of_it(), ({}, End(None)))
 
+    def test_jobs_hear_how_many_worker_processes_there_are(self):
+        class Told(_Fake):
+            total, closed = 0, False  # it goes on
+
+            def __init__(self):
+                super(Told, self).__init__()
+                self.slots = []
+
+            def slots_changed(self, slots):
+                self.slots.append(slots)
+
+        before, after = Told(), Told()
+        self.cluster.start()
+        self.cluster.submit(before)
+        self.cluster.join_local(2)
+        self.cluster.submit(after)
+        self.cluster.settle()
+        self.assertEqual(([0, 2], [2]), (before.slots, after.slots))
+        self.cluster.leave_local()
+        support.wait_until(lambda: before.slots[1:] == after.slots == [2, 0], what="the end of the worker processes")
+
     def test_stopped(self):
         self.cluster.start()
         waiting = _Fake()
