@@ -19,8 +19,10 @@ that is imported here                       ``sys.modules`` has another one of i
                                             another object: an import, a reload, IPython's autoreload
 that was imported here, and is no more      it is no more: its file counts now; if that cannot be found, it is gone
 that a node has asked for                   its file has another time
-that imports a changed one                  IPython's autoreload is there, which puts new functions into it instead
-                                            of running it again: a worker process must run it (``Sources._above``)
+that is imported here, and IPython's        autoreload has noted another time of its file. (It puts the new functions
+autoreload is there                         into the old module, and runs that again only if it cannot.)
+that imports a changed one                  IPython's autoreload is there, which has changed functions that it has, too:
+                                            a worker process must run it again for that (``Sources._above``)
 ==========================================  ========================================================================
 """
 from __future__ import absolute_import, division, print_function
@@ -272,7 +274,7 @@ class Sources(object):
         look: look also for changes that no import shows, such as edited files of modules that are not imported here.
         That costs about 100 us.
         """
-        if not look and self._is_quiet():
+        if not look and self._is_quiet() and not self._patched():
             return self._code
         with self._lock:
             news, known = self._news(look), self._code.known
@@ -319,12 +321,12 @@ class Sources(object):
         for name, (module, about, mark) in self._imported.items():
             if looked_at.get(name) is not module or about.get(_MARK) is not mark:
                 changed.add(name)
-        if look:
-            changed.update(self._saved())
+        patched = self._patched()
+        changed.update(patched, self._saved() if look else ())
         order = {name: place for place, name in enumerate(list(self._begun))}
         news = {}  # type: dict[str, Loaded | None]
         for name in sorted(changed, key=lambda name: order.get(name, -1)):
-            news.update(self._version(name, looked_at.get(name)))
+            news.update(self._version(name, looked_at.get(name), patched.get(name)))
         if _AUTORELOAD in sys.modules:
             again = {name for name, each in news.items() if each is not None and each.loads and name in self._imported}
             news.update(self._above(again))
@@ -340,14 +342,30 @@ class Sources(object):
         known = [(name, each) for name, each in list(self._code.known.items()) if name not in self._imported]
         return {name for name, each in known if each.mtime not in (None, _modified(each.module.filename))}
 
-    def _version(self, name, module):
-        # type: (str, object) -> dict[str, Loaded | None]
+    def _patched(self):
+        # type: () -> dict[str, float]
+        """Modules into which IPython's autoreload has put what a saved file has -> the file's time then. Cheap: it looks
+        at no file."""
+        reloader, found = _autoreloader(), {}  # type: Any, dict[str, float]
+        for name in list(self._imported) if reloader is not None else ():
+            loaded, saved_at = self._code.known.get(name), reloader.modules_mtimes.get(name)
+            if loaded is None or saved_at in (None, loaded.mtime):
+                continue
+            if reloader.failed.get(loaded.module.filename) != saved_at:
+                found[name] = saved_at
+        return found
+
+    def _version(self, name, module, patched_at):
+        # type: (str, object, float | None) -> dict[str, Loaded | None]
         """{name: the module's new version}, {name: None} if the project has it no more, or {} if nothing is new.
 
-        module: what has the name in ``sys.modules``, if anything.
+        module: what has the name in ``sys.modules``, if anything. patched_at: as in ``_patched``.
         """
-        about, before, was_imported = variables(module), self._code.known.get(name), name in self._imported
+        about, before, seen = variables(module), self._code.known.get(name), self._imported.get(name)
+        has_run = bool(about) and seen is not None and (seen[0] is not module or seen[2] is not about.get(_MARK))
         loaded = self._take(name, before) if about or before is not None else None
+        if patched_at is not None and not has_run and loaded is not None and loaded.mtime != patched_at:
+            return {}  # the file was saved again: that is not in the module yet
         if about and loaded is not None:
             self._imported[name] = (module, about, about.get(_MARK))
         else:
@@ -357,7 +375,7 @@ class Sources(object):
         if before is None or loaded is before:
             return {name: loaded} if before is None else {}
         # With the same source, a reload matters only if a module that it imports may have changed since.
-        if loaded.digest == before.digest and not (about and was_imported and before.serial <= self._changed):
+        if loaded.digest == before.digest and not (has_run and before.serial <= self._changed):
             self._code.known[name] = before._replace(mtime=loaded.mtime)
             return {}
         self._changed = loaded.serial
@@ -423,6 +441,18 @@ def read(module, name):
     if data is None:
         raise IOError("the loader of %s has no source of it any more" % name)
     return data, None
+
+
+def _autoreloader():
+    # type: () -> Any
+    """IPython's object that loads edited modules (``%autoreload``); None if there is none."""
+    if _AUTORELOAD not in sys.modules:
+        return None
+    try:
+        magics = sys.modules["IPython"].get_ipython().magics_manager.registry["AutoreloadMagics"]
+        return magics._reloader
+    except (KeyError, AttributeError):  # it is imported, but not switched on
+        return None
 
 
 def _last(modules):

@@ -263,7 +263,8 @@ class SignalsTest(unittest.TestCase):
 
         with support.patched(WorkerNode, "join_cluster", join_cluster), support.directory() as folder:
             path = support.write_key(os.path.join(folder, "key"), KEY)
-            self.assertEqual(0, cli.main(["node", NOBODY, "--key-file", path, "--quiet"]))
+            arguments = cli._parser().parse_args(["node", NOBODY, "--key-file", path, "--quiet"])
+            self.assertEqual(0, arguments.run(arguments))
         self.assertEqual([cli._terminated], during)
         self.assertEqual(signal.SIG_DFL, signal.getsignal(signal.SIGTERM))
         self.assertEqual(signal.SIG_IGN, signal.getsignal(signal.SIGINT))

@@ -215,6 +215,42 @@ class Jobs(ProjectTest):
         self.assertEqual([[1, 0, 0, 0], [2, 1, 1, 0]], [[each.loads for each in row] for row in found])
         self.assertEqual(sorted(each.serial for each in found[1][:3]), [each.serial for each in found[1][:3]])
 
+    def test_what_ipython_puts_into_a_module_without_running_it_again(self):
+        class Reloader(object):
+            modules_mtimes, failed = {}, {}
+
+        class Shell(object):
+            class magics_manager(object):
+                registry = {"AutoreloadMagics": types.ModuleType("magics")}
+
+        Shell.magics_manager.registry["AutoreloadMagics"]._reloader = Reloader
+        ipython = types.ModuleType("IPython")
+        ipython.get_ipython = Shell
+        path = self.write("so_patched.py", "x = 1\n")
+        self.write("so_has_it.py", "from so_patched import x\n")
+        __import__("so_has_it")
+        number = self.now("so_patched")[1]
+        about = {"IPython": ipython, sources._AUTORELOAD: types.ModuleType("autoreload")}
+        with support.patched(sys, "modules", dict(sys.modules, **about)):
+            Reloader.modules_mtimes["so_patched"] = self.time - 2  # at its first look, which changes nothing
+            self.assertEqual(("x = 1", number), self.now("so_patched"))
+            self.write("so_patched.py", "x = 22\n")
+            self.assertEqual(("x = 1", number), self.now("so_patched"))  # saved, and not yet in the module
+            Reloader.modules_mtimes["so_patched"] = Reloader.failed[path] = self.time
+            self.assertEqual(("x = 1", number), self.now("so_patched"))
+            Reloader.failed.clear()
+            code = sources.loaded.current(look=False)
+            self.assertEqual((b"x = 22\n", number + 1), (sources.loaded.of(code, "so_patched").data, code.number))
+            self.assertEqual([1, 1], [sources.loaded.of(code, name).loads for name in ("so_patched", "so_has_it")])
+            Reloader.modules_mtimes["so_patched"] = self.time + 2
+            self.write("so_patched.py", "x = 333\n")
+            self.write("so_patched.py", "x = 4444\n")
+            self.assertEqual(("x = 22", number + 1), self.now("so_patched"))  # 333 is gone, and 4444 not yet in the module
+            Reloader.modules_mtimes["so_patched"] = self.time
+            self.assertEqual(("x = 4444", number + 2), self.now("so_patched"))
+            ipython.get_ipython = lambda: None
+            self.assertEqual(("x = 4444", number + 2), self.now("so_patched"))
+
     def test_a_reload_that_failed_has_changed_nothing(self):
         self.write("so_broken.py", "x = 1\n")
         module = __import__("so_broken")
