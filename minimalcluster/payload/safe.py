@@ -3,10 +3,16 @@
 An unpickler calls whatever a pickle names. This one knows a list of names, and refuses all others: plain values, dates,
 decimals, containers, NumPy's arrays of plain types, exceptions, and the classes that an environment defines. (Those run
 their own code, as the user wrote it, with data that a node may have chosen.) It does not keep a node from sending a
-result that is wrong, or one that takes all memory or Python's whole stack.
+result that is wrong, or very large; but a small result does not become large here, nor crash or hold this process:
 
-Most results need only ``_PLAIN``, whose types nobody can change: the C unpickler loads them. For all others it is the
-one that is written in Python, since that can be told which objects may get a state, and which not.
+* No opcode is followed that our own pickles do not have: old ways to call, numbers as text, lengths to reserve.
+* Calls may copy their arguments: ``set(range(10 ** 10))``, a thousand times ``deque`` of one list. The number of copied
+  elements is limited for each byte of the pickle.
+* Hashing goes through all that a key contains, again wherever a part is shared; a tuple that is nested too deeply ends
+  the process. The number of hashed elements is limited for each byte of the pickle, and so is the depth.
+* An array's state is compared with its shape: NumPy does not, and would read beyond a list's end.
+
+It is Python's own unpickler in its form in Python, which can be told all this. It takes a microsecond for each object.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -17,10 +23,11 @@ import fractions
 import io
 import pickle as python_pickle
 import re
+import struct
 import sys
 
 from .. import errors
-from ..compat import PY2, integer_types, pickle, range_type, text_type
+from ..compat import PY2, integer_types, range_type, text_type
 from . import values
 from .environment import PREFIX
 from .imports import variables
@@ -32,7 +39,7 @@ else:
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
-    from typing import Any, Callable  # noqa: F401 # novm
+    from typing import Any  # noqa: F401 # novm
 
 def _module(name):
     # type: (str) -> str
@@ -48,68 +55,51 @@ _KINDS = [
 if not PY2:
     _KINDS.append(datetime.timezone)  # novm
 
-
-def _is_fixed(kind):
-    # type: (type) -> bool
-    """Whether nobody can change the type: Py_TPFLAGS_HEAPTYPE is 1 << 9, and Py_TPFLAGS_IMMUTABLETYPE 1 << 8."""
-    flags = kind.__flags__
-    return not flags & 1 << 9 or bool(flags & 1 << 8)
-
-
 _ALLOWED = {(_module(kind.__module__), kind.__name__): kind for kind in _KINDS}
 _UUID = "uuid", "UUID"  # joins the list when a result names it: before 3.9 an import of uuid starts a process
-#: Types of C, of which a pickle can make instances and change nothing else. A range could fill the memory by others.
-_PLAIN = {name: kind for name, kind in _ALLOWED.items() if _is_fixed(kind) and kind is not range_type}
 _ARRAY = "numpy.ndarray"  # in the place of the class: nobody may call that
 _NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
-#: Plain types of NumPy: no records, whose fields could lie outside of the array.
 _UNITS = [b"Y", b"M", b"W", b"D", b"h", b"m", b"s", b"ms", b"us", b"ns", b"ps", b"fs", b"as", b"generic"]
+#: Plain types of NumPy: no records, whose fields could lie outside of the array.
 _DTYPE = re.compile(r"[<>=|]?[?biufcSUmMO][0-9]*\Z")
-#: Opcodes that give what is called (the number is its place on the stack), and its arguments.
-_CALLS = {"REDUCE": -2, "NEWOBJ": -2, "NEWOBJ_EX": -3}
-#: No pickle has these that was made of a plain value. A number that is registered with copyreg (EXT) may stand for
-#: something in a cache, so that ``find_class`` is not asked.
-_STRANGE = ["EXT1", "EXT2", "EXT4", "INST", "OBJ"]
-_FRACTION = re.compile(r"-?[0-9]+(/[0-9]+)?\Z")
-
-
-def _opcode(name):
-    # type: (str) -> Any
-    """The key of its handler."""
-    opcode = getattr(python_pickle, name)
-    return opcode if PY2 else opcode[0]
-
-
-class _NotPlainError(Exception):
-    """The slower unpickler is needed."""
-
+#: As a fraction writes itself. With an exponent it would take any memory.
+_RATIO = re.compile(r"-?[0-9]+(/[0-9]+)?\Z")
+#: Elements that calls may copy for a byte of the pickle: one is right, more if arguments are shared. Elements that
+#: hashing may go through, which takes 10 ns each. And of both, if the pickle is short.
+COPIES_PER_BYTE, HASHES_PER_BYTE, LEAST = 8, 256, 1000
+#: How deep a key may be nested: hashing is recursive, in C, without a limit.
+NESTED_MAX = 100
+#: Of a fraction's parts: reducing it takes time that grows with the square.
+FRACTION_BITS_MAX = 1 << 16
+_REFUSED = (
+    "BINPERSID", "BYTEARRAY8", "EXT1", "EXT2", "EXT4", "INST", "INT", "LONG", "NEXT_BUFFER", "OBJ", "PERSID",
+    "READONLY_BUFFER",
+)  # fmt: skip
 
 def loads(buffer):
     # type: (Any) -> Any
     """As ``values.loads``, but raises UnsafeResult for a pickle that names what is not on the list."""
-    data = bytes(values._raw(buffer))
-    if PY2 or python_pickle._extension_registry:  # type: ignore[attr-defined] # py2: cPickle's cannot be derived from
-        return _Careful(io.BytesIO(data)).load()
-    try:
-        return _Fast(io.BytesIO(data)).load()
-    except _NotPlainError:
-        return _Careful(io.BytesIO(data)).load()
-
-
-class _Fast(pickle.Unpickler if not PY2 else object):  # type: ignore[misc]
-    def find_class(self, module, name):
-        # type: (str, str) -> Any
-        found = _PLAIN.get((_module(module), name))
-        if found is None:
-            raise _NotPlainError
-        return found
+    return _Unpickler(bytes(values._raw(buffer))).load()
 
 
 _InPython = python_pickle.Unpickler if PY2 else python_pickle._Unpickler  # type: Any
 
 
-class _Careful(_InPython):
+def _handler(name):
+    # type: (str) -> Any
+    """The key of an opcode's handler; None if this Python does not have it."""
+    code = getattr(python_pickle, name, None)
+    return code if PY2 or code is None else code[0]
+
+
+class _Unpickler(_InPython):
     dispatch = dict(_InPython.dispatch)  # noqa: RUF012 # opcode -> its handler
+
+    def __init__(self, data):
+        # type: (bytes) -> None
+        _InPython.__init__(self, io.BytesIO(data))
+        self._size = len(data)
+        self._copies, self._hashes = LEAST + COPIES_PER_BYTE * self._size, LEAST + HASHES_PER_BYTE * self._size
 
     def find_class(self, module, name):
         # type: (str, str) -> Any
@@ -127,55 +117,149 @@ class _Careful(_InPython):
             return found
         raise errors.UnsafeResult("results='safe' refuses %s.%s; a result may consist of plain values" % (module, name))
 
+    def refuse(self):
+        # type: () -> None
+        raise errors.UnsafeResult("results='safe' refuses an opcode that no result of a worker process has")
+
+    def load_frame(self):
+        # type: () -> None
+        size = struct.unpack("<Q", self.read(8))[0]
+        if size > self._size:
+            raise errors.UnsafeResult("results='safe' refuses a pickle that was cut")
+        self._unframer.load_frame(size)
+
+    # -- calls, and states ------------------------------------------------------------------------
+
+    def load_reduce(self):
+        # type: () -> None
+        self._check_call(self.stack[-2], self.stack[-1])
+        _InPython.load_reduce(self)
+
+    def load_newobj(self):
+        # type: () -> None
+        self._check_call(self.stack[-2], self.stack[-1])
+        _InPython.load_newobj(self)
+
+    def load_newobj_ex(self):
+        # type: () -> None
+        self._check_call(self.stack[-3], self.stack[-2])
+        self._check_call(self.stack[-3], tuple(self.stack[-1].values()))
+        _InPython.load_newobj_ex(self)
+
+    def _check_call(self, function, arguments):
+        # type: (Any, Any) -> None
+        if not isinstance(arguments, tuple):
+            raise errors.UnsafeResult("results='safe' refuses a call with %.80r" % (arguments,))
+        if function is fractions.Fraction:
+            _check_fraction(arguments)
+        kinds = BaseException, _HASHING
+        is_error, hashes = [isinstance(function, type) and issubclass(function, kind) for kind in kinds]
+        for argument in arguments:
+            if not (is_error and isinstance(argument, (bytes, text_type))):  # it keeps texts as they are
+                self._copies_of(argument)
+            if hashes:
+                self._hash(argument)
+
     def load_build(self):
         # type: () -> None
         """Give an object its state. A class or function of the list never gets one: that would change it for all."""
         state, obj = self.stack[-1], self.stack[-2]
         if _is_dtype(obj):
             _check_dtype(obj, state)
-        elif type(obj) is not _numpy_type("ndarray") and not _may_have_state(obj):
-            raise errors.UnsafeResult("results='safe' refuses a state for %.80r" % (obj,))
         elif type(obj) is _numpy_type("ndarray"):
             _check_array(state)
+        elif not _may_have_state(obj):
+            raise errors.UnsafeResult("results='safe' refuses this state of a %s" % type(obj).__name__)
+        else:
+            self._check_state(obj, state)
         _InPython.load_build(self)
 
-    dispatch[_opcode("BUILD")] = load_build
+    def _check_state(self, obj, state):
+        # type: (object, Any) -> None
+        for part in state if isinstance(state, tuple) else (state,):
+            for name, value in part.items() if isinstance(part, dict) else ():
+                self._copies_of(value)  # an exception's arguments become a tuple
+                if name == "int" and not isinstance(value, integer_types):  # a UUID's, which is hashed
+                    raise errors.UnsafeResult("results='safe' refuses this state of a %s" % type(obj).__name__)
 
-
-def _before(load, place):
-    # type: (Callable[[Any], None], int) -> Callable[[Any], None]
-    """The handler of an opcode that calls something, behind a look at the arguments: a few letters in a pickle must not
-    become what fills the memory."""
-
-    def look_and_load(self):
+    def _copies_of(self, argument):
         # type: (Any) -> None
-        function, arguments = self.stack[place], list(self.stack[place + 1])
-        if place == _CALLS["NEWOBJ_EX"]:
-            arguments += self.stack[-1].values()
-        if function is not range_type and any(isinstance(each, range_type) for each in arguments):
-            raise errors.UnsafeResult("results='safe' refuses to fill %.80r from a range" % (function,))
-        if function is fractions.Fraction and not all(_is_whole(each) for each in arguments):
-            raise errors.UnsafeResult("results='safe' refuses this fraction")
-        load(self)
+        try:
+            self._copies -= len(argument)
+        except TypeError:
+            return  # it has no elements
+        except OverflowError:  # a range
+            self._copies = -1
+        if self._copies < 0:
+            raise errors.UnsafeResult("results='safe' refuses %d bytes that would take far more memory" % self._size)
 
-    return look_and_load
+    # -- keys -------------------------------------------------------------------------------------
+
+    def load_setitem(self):
+        # type: () -> None
+        self._hash(self.stack[-2])
+        _InPython.load_setitem(self)
+
+    def load_setitems(self):
+        # type: () -> None
+        for key in self._since_mark()[::2]:
+            self._hash(key)
+        _InPython.load_setitems(self)
+
+    def load_dict(self):
+        # type: () -> None
+        for key in self._since_mark()[::2]:
+            self._hash(key)
+        _InPython.load_dict(self)
+
+    def load_additems(self):
+        # type: () -> None
+        for key in self._since_mark():
+            self._hash(key)
+        _InPython.load_additems(self)
+
+    def load_frozenset(self):
+        # type: () -> None
+        for key in self._since_mark():
+            self._hash(key)
+        _InPython.load_frozenset(self)
+
+    def _since_mark(self):
+        # type: () -> list
+        return self.stack[self.marker() + 1 :] if PY2 else self.stack  # py2
+
+    def _hash(self, key, depth=0):
+        # type: (Any, int) -> None
+        """Count what hashing this key goes through."""
+        self._hashes -= 1
+        if self._hashes < 0 or depth > NESTED_MAX:
+            text = "results='safe' refuses keys that are nested too deeply, or contain the same part too often"
+            raise errors.UnsafeResult(text)
+        if isinstance(key, slice):
+            key = (key.start, key.stop, key.step)
+        if isinstance(key, (tuple, list)):
+            for part in key:
+                self._hash(part, depth + 1)
 
 
-def _refuse(self):
-    # type: (Any) -> None
-    raise errors.UnsafeResult("results='safe' refuses this kind of pickle")
+for _name in ("FRAME", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET"):
+    if _handler(_name) is not None:
+        _Unpickler.dispatch[_handler(_name)] = vars(_Unpickler)["load_" + _name.lower()]
+for _name in _REFUSED:
+    if _handler(_name) is not None:
+        _Unpickler.dispatch[_handler(_name)] = _Unpickler.refuse
+#: They hash what they are given.
+_HASHING = (set, frozenset, collections.Counter, collections.OrderedDict, collections.defaultdict)
 
 
-for _name, _place in _CALLS.items():
-    if hasattr(python_pickle, _name):
-        _Careful.dispatch[_opcode(_name)] = _before(_Careful.dispatch[_opcode(_name)], _place)
-_Careful.dispatch.update((_opcode(_name), _refuse) for _name in _STRANGE)
-
-
-def _is_whole(value):
-    # type: (object) -> bool
-    """Or a text of a fraction: in its text an exponent could have any size."""
-    return isinstance(value, integer_types) or (isinstance(value, str) and _FRACTION.match(value) is not None)
+def _check_fraction(arguments):
+    # type: (tuple) -> None
+    for each in arguments:
+        right = isinstance(each, integer_types) and each.bit_length() <= FRACTION_BITS_MAX
+        if not right and isinstance(each, (str, text_type)):
+            right = 3 * len(each) <= FRACTION_BITS_MAX and _RATIO.match(each) is not None
+        if not right:
+            raise errors.UnsafeResult("results='safe' refuses a fraction of %.80r" % (each,))
 
 
 def _may_have_state(obj):

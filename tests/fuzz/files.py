@@ -333,7 +333,7 @@ def pickles(data):
     choices = Choices(data)
     content = choices.rest() if choices.below(4) == 0 else assembled(choices)
     with watched():
-        found = memory.bounded(len(content), values.decode_results, [b"E", content], 1, 0, safe.loads)
+        found = memory.bounded(len(content), memory.OF_PICKLES, values.decode_results, [b"E", content], 1, 0, safe.loads)
         error = values.decode_exception({"type": "E", "text": "", "pickled": True}, [content], safe.loads)
     if len(found) != 1 or not isinstance(error, BaseException):
         raise Wrong("%r, %r came out" % (found, error))

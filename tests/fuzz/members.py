@@ -333,7 +333,7 @@ def serve(found, jobs):
         for message in good.take():
             if isinstance(message, protocol.Grant):
                 report += 1
-                values = [b"E"] + [b"I%d\n." % index for index in range(message.first, message.first + message.count)]
+                values = [b"E"] + [b"K%c." % index for index in range(message.first, message.first + message.count)]
                 good.says(protocol.Done(report, message.attempt, message.first, message.count, 5, values))
         good.says(protocol.Heartbeat({}))
         found.turn(TURN_SECONDS)

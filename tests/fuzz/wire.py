@@ -68,7 +68,7 @@ def frames_(data):
     how, split = choices.byte(), choices.byte()
     tagged, limit = bool(how & 1), SMALL_LIMIT if how & 2 else protocol.FRAME_BYTES_MAX
     stream, count = stream_of(choices, tagged)
-    messages, error = memory.bounded(len(stream), read, [stream], tagged, limit)
+    messages, error = memory.bounded(len(stream), memory.OF_FRAMES, read, [stream], tagged, limit)
     if split % 4:
         again, error_again = read(pieces(stream, split), tagged, limit)
         # What came before a frame that is refused is given out, or not, as the bytes were read.

@@ -7,6 +7,7 @@ import decimal
 import fractions
 import os
 import pickle
+import struct
 import sys
 import types
 import unittest
@@ -140,6 +141,48 @@ class Values(unittest.TestCase):
             error = support.mistake(safe.loads, b"c" + name + b"\nN}X\x06\x00\x00\x00appendNs\x86b.")
             self.assertIsInstance(error, (TypeError, AttributeError, errors.UnsafeResult), repr(error))
 
+    def named(self, module, name):
+        return ("c%s\n%s\n" % (module, name)).encode("ascii")
+
+    def test_row_49_a_small_pickle_does_not_become_large(self):
+        """Found by fuzzing: each of these took all memory, or held the whole process for ever, or ended it."""
+        builtin = "__builtin__" if PY2 else "builtins"
+        numbers = self.named(builtin, "xrange" if PY2 else "range") + b"J\xff\xff\xff\x7f\x85R"
+        for module, name in ((builtin, "set"), (builtin, "frozenset"), ("collections", "deque"), ("collections", "Counter")):
+            self.refused(b"\x80\x02" + self.named(module, name) + numbers + b"\x85R.")
+            self.refused(b"\x80\x02" + self.named(module, name) + numbers + b"\x85\x81.")
+        self.refused(b"\x80\x02" + self.named(builtin, "SyntaxError") + b"U\x01x" + numbers + b"\x86R.")
+        self.refused(b"\x80\x02" + self.named(builtin, "ValueError") + b")R}U\x04args" + numbers + b"sb.")
+        copied = b"h\x00\x85R".join([self.named("collections", "deque")] * 1000)
+        self.refused(b"\x80\x02](" + b"K\x01" * 10000 + b"eq\x00(" + copied + b"t.")
+        for text in (b"1e1000000000", b"1" * 30000):
+            self.refused(b"\x80\x02" + self.named("fractions", "Fraction") + b"X" + struct.pack("<I", len(text)) + text + b"\x85R.")
+        self.refused(b"\x80\x02" + self.named("fractions", "Fraction") + self.named("decimal", "Decimal") + b"U\x0c1e1000000000\x85R\x85R.")
+        if PROTOCOLS[-1] >= 4 and hasattr(pickle, "PickleBuffer"):
+            self.refused(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.")
+        self.refused(b"\x80\x02L" + b"1" * 5000 + b"L\n.")
+
+    def test_row_49_keys_that_cannot_be_hashed_in_time_or_depth(self):
+        self.refused(b"\x80\x02})" + b"\x85" * 200 + b"Ns.")
+        self.refused(b"\x80\x02}(" + b")" + b"\x85" * 200 + b"Nu.")
+        self.refused(b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"Ns.")
+        if not PY2:
+            self.refused(b"\x80\x04\x8f()" + b"\x85" * 200 + b"\x90.")
+            self.refused(b"\x80\x04()" + b"\x85" * 200 + b"\x91.")
+        builtin = "__builtin__" if PY2 else "builtins"
+        self.refused(b"\x80\x02" + self.named(builtin, "set") + b"](" + b")" + b"\x85" * 200 + b"e\x85R.")
+        self.refused(b"\x80\x02" + self.named("uuid", "UUID") + b")\x81}U\x03int)\x85sb.")
+
+    def test_what_is_large_by_itself_arrives(self):
+        many = [(number, "x" * (number % 50), (1, (2, 3))) for number in range(2000)]
+        for value in (
+            set(many), {each: each for each in many}, collections.deque(many), collections.Counter(many), frozenset(range(5000)), [tuple(many)] * 50,
+            [ValueError("the same text" * 100)] * 2 + [ValueError(many)], fractions.Fraction(10**1000, 3), range(10**6) if not PY2 else 0,
+            collections.OrderedDict((each, 1) for each in many),
+        ):  # fmt: skip
+            again = safe.loads(pickle.dumps(value, PROTOCOLS[-1]))
+            self.assertEqual(repr(value) if isinstance(value, list) else value, repr(again) if isinstance(value, list) else again)
+
 
 @WITH_NUMPY
 class Arrays(unittest.TestCase):
@@ -174,6 +217,14 @@ class Arrays(unittest.TestCase):
 
             def __reduce__(self):
                 return numpy.dtype, (self._code, False, True), self._state
+
+        # Found by fuzzing: NumPy takes objects from beyond the end of a list that is too short.
+        for shape, content in (((1000,), [1]), ((2, 2), [1]), ((-1,), [1]), ((2**33,), [1]), ((1,), [1, 2]), ([1], [1]), ((1,), b"x" * 8)):
+            for state in ((1, shape, numpy.dtype("O"), False, content), (shape, numpy.dtype("O"), False, content)):
+                lying = Named(numpy.arange(1).__reduce__()[0], numpy.ndarray, (0,), b"b")
+                lying._reduced += (state,)
+                error = support.mistake(safe.loads, pickle.dumps(lying, PROTOCOLS[-1]))
+                self.assertIsInstance(error, errors.UnsafeResult, repr(error))
 
         honest = numpy.dtype("O").__reduce__()[2]
         self.assertEqual(63, honest[7])
