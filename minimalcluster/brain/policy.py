@@ -21,6 +21,8 @@ CHUNK_SECONDS = 0.05
 CHUNKS_PER_SECOND = 2000.0
 #: Not even near a job's end is a chunk smaller than this: handing it out costs a tenth of a millisecond.
 CHUNK_SECONDS_MIN = 0.001
+#: Near a job's end a master serves this many chunks in a second: all it can. Smaller ones would make the end longer.
+CHUNKS_PER_SECOND_MAX = 8000.0
 #: Growth from one chunk to the next, so that one unusual task cannot make a huge chunk.
 CHUNK_GROWTH = 16
 CHUNK_BYTES = 4 << 20
@@ -50,7 +52,7 @@ def chunk_size(node, job, slots):
         return 1
     seconds = max(speed.seconds, 1e-9)
     if job.closed:
-        share = max(job.queued / (2.0 * slots), CHUNK_SECONDS_MIN / seconds)
+        share = max(job.queued / (2.0 * slots), chunk_seconds_min(slots) / seconds)
     else:
         share = job.queued / (OPEN_JOB_SHARES * slots)
     size = min(
@@ -67,6 +69,12 @@ def chunk_seconds(slots):
     # type: (int) -> float
     """How long a chunk is to take, where the nodes have so many worker processes together."""
     return max(CHUNK_SECONDS, slots / CHUNKS_PER_SECOND)
+
+
+def chunk_seconds_min(slots):
+    # type: (int) -> float
+    """How long a chunk is to take at least, also near a job's end."""
+    return max(CHUNK_SECONDS_MIN, slots / CHUNKS_PER_SECOND_MAX)
 
 
 def is_worth_prefetching(speed):

@@ -64,7 +64,8 @@ class ChunkSizeTest(unittest.TestCase):
     def test_row_83_not_even_near_the_end_is_a_chunk_smaller_than_a_millisecond(self):
         self.job.queued = 4000
         self.assertEqual(self.size(slots=40, seconds=1e-6, count=1), policy.CHUNK_GROWTH)  # it has not grown yet
-        self.assertEqual(self.size(slots=40, seconds=1e-6, count=1000), int(policy.CHUNK_SECONDS_MIN / 1e-6))
+        for slots, seconds in ((4, policy.CHUNK_SECONDS_MIN), (40, 0.005), (8000, 1.0)):  # nor than a master can serve
+            self.assertEqual(self.size(slots=slots, seconds=1e-6, count=10 ** 6), int(round(seconds / 1e-6)))
         self.job.closed = False
         self.assertEqual(self.size(slots=40, seconds=1e-6, count=1000), 6)  # its next calls may be longer
 
