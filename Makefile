@@ -57,8 +57,8 @@ costs: ## what idle nodes, the brain alone, the wire and a journal cost
 	$(PYTHON) bench/wire.py
 	$(PYTHON) bench/journal.py
 
-scale: ## a master with up to 1,000 simulated nodes of 8 slots (QUICK=1: up to 100)
-	$(PYTHON) bench/scale.py $(if $(QUICK),--quick)
+scale: ## a master with up to 1,000 simulated nodes of 8 slots: 6 minutes, QUICK=1: 2; WRITE=1 writes docs/scale.md
+	$(PYTHON) bench/scale.py $(if $(QUICK),--quick) $(if $(WRITE),--write)
 
 size: ## lines of code per file and folder
 	@$(PYTHON) tools/size.py $(sort $(wildcard minimalcluster/*.py minimalcluster/*/*.py))

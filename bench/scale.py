@@ -18,6 +18,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import report  # noqa: E402
+
 from minimalcluster import ClusterExecutor  # noqa: E402
 
 SLOTS = 8
@@ -93,12 +95,20 @@ class Run:
             self.chunks += json.loads(out)["chunks"] if out.strip() else 0
 
 
+said = []
+
+
+def say(text):
+    said.append(text)
+    print(text, flush=True)
+
+
 def show(*cells):
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    say("| " + " | ".join(map(str, cells)) + " |")
 
 
 def head(title, *columns):
-    print("\n### %s\n" % title)
+    say("\n### %s\n" % title)
     show(*columns)
     show(*["---"] * len(columns))
 
@@ -143,7 +153,7 @@ def idle(nodes, seconds):
         cpu = time.process_time()
         time.sleep(seconds)
         spent = time.process_time() - cpu
-    print("\n%s; idle, they take %.1f %% of a core." % (joined, 100 * spent / seconds))
+    say("\n%s; idle, they take %.1f %% of a core." % (joined, 100 * spent / seconds))
 
 
 def lost_rack(nodes):
@@ -157,7 +167,7 @@ def lost_rack(nodes):
 
         seconds, cpu, _ = run.tasks(count, hurt)
     ideal = BUSY_SECONDS * (1 / 4 + 3 / 4 / 0.8)
-    print(
+    say(
         "\n%d of %s nodes killed a quarter into the work: every result came once, in %.1f s where the rest could do it "
         "in %.1f s; the master's CPU %.0f %%."
         % (nodes // PROCESSES, format(nodes, ","), seconds, ideal, 100 * cpu / seconds)
@@ -169,8 +179,11 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--only", default="nodes,tasks,idle,rack")
+    parser.add_argument("--write", action="store_true", help="write what is printed into docs/scale.md, too")
     arguments = parser.parse_args()
     wanted, most = arguments.only.split(","), arguments.nodes
+    about = sys.version.split()[0], os.cpu_count(), os.getloadavg()[0]
+    say("Python %s, %d cores, load %.1f before." % about)
     if "nodes" in wanted:
         by_nodes([each for each in ((1, 100, 1000) if arguments.quick else (1, 10, 100, 300, 1000)) if each <= most])
     if "tasks" in wanted:
@@ -179,6 +192,8 @@ def main():
         idle(most, 5.0 if arguments.quick else 20.0)
     if "rack" in wanted:
         lost_rack(most)
+    if arguments.write:
+        report.write("\n".join(said), os.path.join(ROOT, "docs", "scale.md"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from minimalcluster.command import cli
 from minimalcluster.compat import PY2
 from tests import commands, support, test_house
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/decisions.md", "docs/executor.md", "docs/inside.md", "docs/joblib.md", "docs/outgrow.md", "docs/performance.md", "docs/protocol.md", "docs/reliability.md", "docs/security.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/decisions.md", "docs/executor.md", "docs/inside.md", "docs/joblib.md", "docs/outgrow.md", "docs/performance.md", "docs/protocol.md", "docs/reliability.md", "docs/scale.md", "docs/security.md"]
 KEY = MasterNode(PORT=0).AUTHKEY
 faces = unittest.skipIf(PY2, "this block needs Python 3.6 or later")
 asyncio_run = unittest.skipIf(sys.version_info < (3, 7), "this block needs asyncio.run, of Python 3.7")
