@@ -344,8 +344,7 @@ class Sources(object):
 
     def _patched(self):
         # type: () -> dict[str, float]
-        """Modules into which IPython's autoreload has put what a saved file has -> the file's time then. Cheap: it looks
-        at no file."""
+        """Modules into which IPython's autoreload has put what a file had -> that file's time. It looks at no file."""
         reloader, found = _autoreloader(), {}  # type: Any, dict[str, float]
         for name in list(self._imported) if reloader is not None else ():
             loaded, saved_at = self._code.known.get(name), reloader.modules_mtimes.get(name)
