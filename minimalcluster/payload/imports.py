@@ -289,6 +289,17 @@ class ClusterFinder(object):
         return self._ask_master(what, "%s:%s" % (package, path))
 
 
+def forget_made(names):
+    # type: (set) -> None
+    """Forget modules that a script has made by its own code, as it loads plugins, before it failed: it may not have
+    filled them. Their next import asks the master."""
+    for name in names:
+        about = variables(sys.modules.get(name))
+        path, is_ours = about.get("__file__"), isinstance(about.get("__loader__"), Loader)
+        if isinstance(path, str) and path.endswith(".py") and not is_ours and is_own_path(path):
+            del sys.modules[name]
+
+
 def _own(name):
     # type: (str) -> tuple
     """This machine's own module of that name: (spec, folders if it is a package), or (None, None)."""

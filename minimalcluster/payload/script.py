@@ -19,7 +19,7 @@ import types
 
 from ..compat import PY2, as_text, native
 from ..errors import SourceError, UsageError
-from .imports import is_own_path, source_from
+from .imports import forget_made, is_own_path, source_from
 from .values import in_words
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -443,6 +443,7 @@ def run(info, fetch, needed):
     data = bytes(buffers[0].tobytes())
     sys.argv = [native(each) for each in info["argv"]]  # the script may read it, as with multiprocessing
     before, module = sys.modules.get(MAIN_NAME), _new_module(path, info.get("main_module", ""))
+    loaded = set(sys.modules)
     _show_lines(path, data)
     sys.modules[MAIN_NAME] = module
     _running.append(path)
@@ -453,6 +454,7 @@ def run(info, fetch, needed):
             del sys.modules[MAIN_NAME]
         else:
             sys.modules[MAIN_NAME] = before
+        forget_made(set(sys.modules) - loaded)
         if needed or isinstance(error, KeyboardInterrupt):
             raise
         text = "the script %s cannot be run here: %s" % (path, in_words(error))

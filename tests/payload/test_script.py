@@ -132,6 +132,15 @@ class Run(unittest.TestCase):
         self.assertEqual([1], ran)
         self.assertIn("ZeroDivisionError", said.getvalue())
 
+    def test_one_that_raises_leaves_no_module_that_it_has_not_filled(self):
+        text = "import sys, types\nmade = sys.modules['sc_plugin'] = types.ModuleType('sc_plugin')\nmade.__file__ = '/mine/sc_plugin.py'\n"
+        self.addCleanup(sys.modules.pop, "sc_plugin", None)
+        self.run_script(text)
+        self.assertIn("sc_plugin", sys.modules)
+        del sys.modules["sc_plugin"]
+        self.assertRaises(ZeroDivisionError, self.run_script, text + "1 // 0\n")
+        self.assertNotIn("sc_plugin", sys.modules)  # its next import asks the master
+
     def test_imports_with_a_dot(self):
         self.run_script("from .payload.script import MAIN_NAME as found\n", main_module="minimalcluster.app")
         self.assertEqual(script.MAIN_NAME, sys.modules["__main__"].found)
