@@ -424,7 +424,7 @@ class Ray(Peer):
 class Mpi(Peer):
     name = "mpi4py.futures"
     packages, module = ("mpi4py", "mpich"), "mpi4py"
-    slow = True
+    without = ("metg", "kill", "shared")  # the whole program dies with a worker process
 
     @classmethod
     def command(cls, python, workers):

@@ -1,7 +1,7 @@
 """This project beside its peers: the same work in turn, in fresh processes, round after round.
 
-    python3 bench/runner.py                   everything, 5 rounds: about 45 minutes on 2 quiet cores
-    python3 bench/runner.py --quick           fewer rounds, smaller sizes, engines once: about 10 minutes
+    python3 bench/runner.py                   everything, 5 rounds: 45 to 60 minutes on 2 quiet cores
+    python3 bench/runner.py --quick           3 rounds, smaller sizes, engines once: no more than 12 minutes
     python3 bench/runner.py --only trips,submits --peers Executor,ProcessPool --rounds 7
 
 Peers are installed into an environment of their own in .bench/; one that cannot be installed is named and skipped.
@@ -29,20 +29,23 @@ FOLDER = os.path.join(peers.ROOT, ".bench")
 OLD = os.path.join(FOLDER, "2017")
 #: The project's extra for the measuring itself: this project is not installed there, but used as it is here.
 NEEDED = ["cloudpickle", "matplotlib", "numpy"]
+#: By whether the run is quick.
 LIMIT_SECONDS = {True: 60.0, False: 240.0}
+KILL_SECONDS = {True: 20.0, False: 40.0}
+MINUTES = {True: 11.0, False: 60.0}
 
 #: In a quick run the faces that are made of the executor show what differs: their own way there and back.
 FACES = {"Pool": ["trips", "submits", "map_e4", "map_e6"], "Execute": ["trips", "map_e4", "map_e6"]}
 #: What peers that need milliseconds for a task are asked for.
 OF_ENGINES = {
-    True: ["trips", "submits", "map_e4", "map_e5", "payloads", "heavy", "factorize"],
-    False: [*workloads.ALL],
+    True: ["start", "trips", "submits", "map_e4", "payloads", "heavy", "factorize"],
+    False: ["start", *workloads.ALL],
 }
 #: Only here the nodes are several: each has one worker process, and one node is slow.
 OF_NODES = ["uneven"]
 #: Peers of which the project wants to reach a ratio run in each round; others need fewer for a picture.
 IN_EACH_ROUND = ["Executor", "Pool", "Execute", "OverTcp", "OverTls", "NodeEach", "StandardPool", "ProcessPool"]
-SOMETIMES = ["Pebble", "Mpire", "Mpi"]
+SOMETIMES = ["Mpi"]
 
 
 # -- the peers' environment --------------------------------------------------------------------------
@@ -88,14 +91,18 @@ def missing(python, names):
 class Runs:
     """Runs peers, and keeps their figures: [figure][peer][round], and notes: [peer][workload]."""
 
-    def __init__(self, python, workers, quick):
+    def __init__(self, python, workers, quick, minutes):
         self._python, self._workers, self._quick = python, workers, quick
+        self._until = time.monotonic() + 60 * minutes
         self.figures, self.notes = {}, {}
+
+    def is_late(self):
+        return time.monotonic() > self._until
 
     def run(self, name, names, number):
         """The figures of one fresh process of a peer."""
         words = [*peers.ALL[name].command(self._python, self._workers), measure.__file__, name, str(self._workers)]
-        limit = LIMIT_SECONDS[self._quick] + 10.0 * (len(names) - 1)
+        limit = (KILL_SECONDS if names == ["kill"] else LIMIT_SECONDS)[self._quick] + 10.0 * (len(names) - 1)
         # Files, not pipes: a peer's worker processes may outlive it, and would keep a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
             began = time.monotonic()
@@ -156,35 +163,46 @@ def does(name, workload, quick):
         return workload in OF_NODES
     if quick and name in FACES:
         return workload in FACES[name]
-    if workload == "start" or not peer.slow:
-        return True
-    return workload in OF_ENGINES[quick] and workload not in peer.without and workloads.ALL[workload].engines
+    if not peer.slow:
+        return workload not in peer.without
+    of_engines = workload == "start" or workloads.ALL[workload].engines
+    return of_engines and workload in OF_ENGINES[quick] and workload not in peer.without
 
 
-def takes_part(name, number, quick):
-    """Whether this round is one of the peer's."""
+def takes_part(name, workload, number, quick):
+    """Whether this round is one of the peer's, for this workload."""
+    if workload == "kill" and peers.ALL[name] not in peers.OURS:
+        return number == 0  # a pool that hangs takes the whole time limit, and will hang again
     if name in IN_EACH_ROUND:
         return True
-    if name in SOMETIMES or not peers.ALL[name].slow:
+    if name in SOMETIMES or not (quick or peers.ALL[name].slow):
         return number < (2 if quick else 3)
     return number < (1 if quick else 2)
 
 
-def measured(runs, names, wanted, rounds, quick):
+def in_turn(runs, names, wanted, rounds, quick):
+    """Each workload on each peer in turn, round after round; then the peers that are slow to start, each with all of
+    its workloads in one process. What does not fit into the time limit is left out: the last rounds first."""
+    quickly = [name for name in names if not peers.ALL[name].slow]
     for number in range(rounds):
-        those = [name for name in names if takes_part(name, number, quick)]
-        turn = those[number % len(those) :] + those[: number % len(those)]
+        turn = quickly[number % len(quickly) :] + quickly[: number % len(quickly)] if quickly else []
         for workload in wanted:
             for name in turn:
-                if not peers.ALL[name].slow and does(name, workload, quick):
+                if does(name, workload, quick) and takes_part(name, workload, number, quick) and not runs.is_late():
                     say("round %d: %-12s %s" % (number + 1, workload, name))
                     runs.run(name, [workload], number)
-        for name in filter(lambda each: peers.ALL[each].slow, turn):
-            of_it = [workload for workload in wanted if does(name, workload, quick)]
+    for number in range(rounds):
+        for name in filter(lambda each: peers.ALL[each].slow, names):
+            of_it = [each for each in wanted if does(name, each, quick) and takes_part(name, each, number, quick)]
+            if not of_it:
+                continue
+            if runs.is_late():
+                runs.notes.setdefault(name, {})["all"] = "was left out: the time was over"
+                continue
+            say("round %d: %s: %s" % (number + 1, name, ", ".join(of_it)))
             if "start" in of_it:
                 runs.run(name, ["start"], number)
                 of_it.remove("start")
-            say("round %d: %s: %s" % (number + 1, name, ", ".join(of_it)))
             if of_it:
                 runs.run(name, of_it, number)
 
@@ -227,6 +245,7 @@ def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, help="5; 3 in a quick run")
+    parser.add_argument("--minutes", type=float, help="no round begins later: 60, 11 in a quick run")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes (one per processor)")
     parser.add_argument("--only", help="workloads, with commas: start, " + ", ".join(workloads.ALL))
     parser.add_argument("--peers", help="peers, with commas: " + ", ".join(peers.ALL))
@@ -246,9 +265,10 @@ def main():
     names = [name for name in names if name not in skipped]
     for name, why in skipped.items():
         say("skipped: %s: %s" % (peers.ALL[name].name, why))
-    runs, about = Runs(python, arguments.workers, quick), machine(python, arguments.workers)
+    runs = Runs(python, arguments.workers, quick, arguments.minutes or MINUTES[quick])
+    about = machine(python, arguments.workers)
     try:
-        measured(runs, names, wanted, rounds, quick)
+        in_turn(runs, names, wanted, rounds, quick)
     except KeyboardInterrupt:
         say("interrupted: what was measured so far follows")
     about["load after"] = [round(each, 1) for each in os.getloadavg()]
