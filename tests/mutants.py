@@ -3,8 +3,9 @@
 ``python -m tests.mutants`` prints, for each, the first seed that finds it. A mutant is a function,
 a piece of its text and what is put there instead; a piece that is no longer in the source is an
 error, so that the list keeps up with the code. What a simulated cluster meets too rarely (an
-overlap of two results, two deaths in one shortened piece, a second copy for a paused job, two former
-attempts that a journal has of one task, a parked node that goes) is left to test_scheduler.py.
+overlap of two results, two deaths in one shortened piece, two former
+attempts that a journal has of one task, a parked node that goes) is left to test_scheduler.py; large results
+of a former master's attempts, before which tasks are still to be cut, to test_window.py.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -16,8 +17,8 @@ import sys
 import textwrap
 
 from minimalcluster.wire import checks, frames, protocol
-from minimalcluster.brain import agent, ledger, policy, scheduler
-from minimalcluster.master import journal, sessions
+from minimalcluster.brain import agent, leases, ledger, policy, scheduler
+from minimalcluster.master import journal, sessions, window
 from tests import simulation
 
 #: Each must be found within this many seeds, as many as the suite runs.
@@ -70,18 +71,22 @@ MUTANTS = [
     ("a node that runs a task alone is given more", _L, "file_connection", "0 if node.exclusive else slots", "slots"),
     ("what is to run alone joins others", _A, "_must_wait", "held.is_exclusive or ", ""),
     ("a node that ran a task alone is given nothing any more", _L, "_leave", "node.exclusive -= 1", "pass"),
-    ("a paused job is handed out", _L, "pause", "job.paused = paused", "pass"),
+    ("a job is cut beyond its limit", _L, "cut", "min(job.cursor + size, job.limit)", "job.cursor + size"),
+    ("what was cut once waits for the limit, too", leases.Job, "ready", "bool(self.pieces) or ", ""),
+    ("the limit is not what the reader has taken", window.Window, "limit_for", "self.taken + self._results_max", "self._reached + self._results_max"),
+    ("a limit that rises is not told", window.Window, "took", "STEPS * (", "0 * ("),
     ("an attempt's number is used again after a restart of the master", _S, "__init__", "epoch << EPOCH_SHIFT", "1 << EPOCH_SHIFT"),
     ("what a former master delivered runs again", _L, "resume", "gaps_between(spans, job.total)", "gaps_between([], job.total)"),
     ("nobody has time to come back to the next master", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now"),
     ("who does not come back to the next master is waited for without end", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now + 1e9"),
-    ("what nobody knows to be running is not queued again", _L, "resume", "in reversed(pieces):", "in ():"),
+    ("what nobody knows to be running is not queued again", _L, "resume", "left = list(gaps)", "left = []"),
+    ("what a former master's nodes may run is cut again", _L, "_cut_next", "job.skips[-1][0] if job.skips else job.total", "job.total"),
     ("a parked node is never admitted", _S, "_admit_parked", "self._admit(event)", "pass"),
     ("a former master's node is admitted before the job comes", _S, "_node_joined", "elif event.held and", "elif False and"),
     ("what was adopted is queued as well", _L, "take_up", "piece.job.awaited.pop(piece, None)", "pass"),
     ("an adopted attempt's job is not defined anew", _S, "_reconcile", "self._do(Define(node.id, job.id))", "pass"),
     ("a cancelled task that waits is handed out", _L, "having", "return job.places.having(task)", "return next((each.piece for each in self.attempts.values() if each.piece.job is job and each.piece.lo <= task < each.piece.hi), None)"),
-    ("a cancelled task that nobody has had is handed out", _L, "cut_behind", "job.cursor = end", "job.cursor = end - 1"),
+    ("a cancelled task that nobody has had is handed out", _L, "_cut_next", "job.cursor = end", "job.cursor = end - 1"),
     ("the rest of a cancelled task's piece is lost", _L, "cancel", "self.enqueue(Piece(job, lo, hi, piece.deaths))", "pass"),
     ("a cancelled task's attempt may still deliver", _L, "cancel", "self.finish(piece)", "piece.state is QUEUED and self._dequeue(piece); [self._leave(lease) for lease in piece.leases]; piece.state = DONE"),
     ("what an interrupted job runs is killed at once", _S, "_job_stopped", "self._stop(job, kill=False)", "job.stopped = True; self._ledger.touched.add(job)"),
@@ -164,8 +169,9 @@ MUTANTS = [
 @contextlib.contextmanager
 def planted(owner, function, text, replacement):
     # type: (object, str, str, str) -> object
-    """The class or module with this bug in it."""
+    """The class or module with this bug in it; the function may be a property."""
     original = vars(owner)[function]
+    original = getattr(original, "fget", original)
     source = textwrap.dedent(inspect.getsource(original))
     if text not in source:
         raise LookupError("%s.%s no longer contains %r: bring the mutant up to date" % (owner.__name__, function, text))
@@ -174,7 +180,9 @@ def planted(owner, function, text, replacement):
     namespace = {}  # type: dict
     exec(compile("\n".join(outer), "<mutant of %s>" % function, "exec"), original.__globals__, namespace)
     # In the function itself: a table may hold it, too.
-    code, original.__code__ = original.__code__, namespace["made"](owner).__code__
+    made = namespace["made"](owner)
+    made = getattr(made, "fget", made)
+    code, original.__code__ = original.__code__, made.__code__
     try:
         yield
     finally:

@@ -237,7 +237,7 @@ class Faults(object):
         # type: () -> None
         """Nobody wants this task's outcome any more."""
         job = self.pick_job()
-        if job is None or job.stopping or job.stop_on_error and job.errors or not job.known:
+        if job is None or job.window is not None or job.stopping or job.stop_on_error and job.errors or not job.known:
             return
         if job.journaled and not self.cancels_journaled:
             return
@@ -249,18 +249,18 @@ class Faults(object):
 
     def pause(self):
         # type: () -> None
+        """Its user takes no results for a while."""
         job = self.pick_job()
-        if job is not None and not job.paused:
+        if job is not None and job.window is not None and not job.paused:
             self.count("pause")
             job.paused = True
-            self.master.call(scheduler.JobPaused(job.id, True))
             self.at(self.now + 4 * self.random() ** 3, self.go_on, job, self.master)
 
     def go_on(self, job, master):
         # type: (Job, Master) -> None
-        if master.alive and not job.finished:
+        if job.id in master.jobs and master.alive:
             job.paused = False
-            master.call(scheduler.JobPaused(job.id, False))
+            self.read_soon(job, master)
 
     def drop_shared(self):
         # type: () -> None

@@ -6,6 +6,7 @@ from random import Random
 
 from minimalcluster.brain.options import Options
 from minimalcluster.master import journal  # noqa: F401 # in a type comment
+from minimalcluster.master import window
 
 #: Seconds of a task that never ends by itself.
 HANG_SECONDS = 1e6
@@ -48,7 +49,7 @@ class Job(object):
         self.submitted = self.cancelled = self.finished = False
         self.id = 0  # the master's number for it
         self.stopping = False  # interrupted, or too late: what runs may end
-        self.paused = False  # nobody reads its results
+        self.draw_reader(world.readers_random)
         self.hangs, self.fetches, self.timeout = set(), set(), None  # type: set, set, float | None
         if self.total:
             self._late_conditions(world, apart)
@@ -60,6 +61,63 @@ class Job(object):
         self.path = "journal %d" % number
         self.delivered = []  # type: list # tasks with outcomes from nodes, as they came
         self.durable = 0  # so many of those a node was told of: it has forgotten them
+
+    def draw_reader(self, apart):
+        # type: (object) -> None
+        """Its user takes its results as they come, in order, or (``window`` None) at the end, as ``execute`` does."""
+        self.is_read, self.in_order = apart() < 0.4, apart() < 0.6
+        self.window_size = int(2 * 200 ** apart()), int(100 * 1000 ** apart()), 1 + int(4 * apart())
+        self.read_seconds = 0.02 * apart() ** 3 if apart() < 0.5 else 0.0  # between what came together and the next
+        self.read_again()
+
+    def read_again(self):
+        # type: () -> None
+        """A master begins: nothing has come."""
+        self.window = window.Window(*self.window_size) if self.is_read else None
+        self.paused = self.reading = self.announced = False  # paused: nothing is taken; reading: the next is, soon
+        self.runs, self.taken = {}, 0  # type: dict, int # first -> how many outcomes that came together and wait
+        self.waiting = self.adopted = 0  # outcomes of nodes that wait; tasks that a former master had handed out
+        self.was_cut = bytearray(self.total)  # tasks that were handed out once
+
+    def limit(self, slots):
+        # type: (int) -> int | None
+        return None if self.window is None else self.window.limit_for(slots)
+
+    def adopt(self, first, end):
+        # type: (int, int) -> None
+        self.adopted += end - first
+        self.was_cut[first:end] = b"\1" * (end - first)
+
+    def may_be_cut(self, first, end):
+        # type: (int, int) -> bool
+        """What was handed out once always, the rest up to the limit. From now on it was."""
+        limit = None if self.window is None else self.window.limit
+        may = limit is None or all(self.was_cut[max(first, limit) : end])
+        self.was_cut[first:end] = b"\1" * (end - first)
+        return may
+
+    def came(self, first, count, size):
+        # type: (int, int, int) -> None
+        """Outcomes from a node."""
+        if self.window is not None:
+            self.window.came(first, count, size)
+            self.runs[first] = count
+            self.waiting += count
+
+    def has_too_many(self):
+        # type: () -> bool
+        return self.waiting > self.window_size[0] + self.adopted
+
+    def take(self):
+        # type: () -> bool | None
+        """The next run of outcomes. Returns whether the master is to hear of it; None if there was none to take."""
+        first = self.taken if self.in_order else min(self.runs or [self.total])
+        if first not in self.runs:
+            return None
+        count = self.runs.pop(first)
+        self.taken += count
+        self.waiting -= count if first in self.window._sizes else 0  # else a journal had them
+        return self.window.took(first, count)
 
     def _late_conditions(self, world, apart):
         # type: (World, object) -> None

@@ -279,8 +279,8 @@ class Master(sessions.Sessions):
             world.fail("a grant of tasks that have outcomes: %r" % (effect,))
         if job.cancelled or job.stopping or (job.stop_on_error and job.errors):
             world.fail("a grant after the end: %r" % (effect,))
-        if job.paused:
-            world.fail("a grant of a paused job: %r" % (effect,))
+        if not job.may_be_cut(effect.first, effect.first + effect.count):
+            world.fail("a grant beyond the limit %d of results that may wait: %r" % (job.window.limit, effect))
         if effect.node not in self.sessions or self.sessions[effect.node].draining:
             world.fail("a grant to a node that is not there or wants no more: %r" % (effect,))
         node = self.scheduler._nodes[effect.node]
@@ -303,6 +303,31 @@ class Master(sessions.Sessions):
         # type: (scheduler.Revoke) -> None
         self.world.note("revoke", *effect)
         super(Master, self)._revoke(effect)
+
+    def grew(self, job):
+        # type: (Job) -> None
+        """As Cluster.grew: the loop looks when the effects at hand are carried out."""
+        if not job.announced:
+            job.announced = True
+            self.world.at(self.world.now, self.tell_growth, job)
+
+    def tell_growth(self, job):
+        # type: (Job) -> None
+        if self.alive and self.jobs.get(job.id) is job:
+            job.announced = False
+            limit = job.limit(self.scheduler.slots)
+            self.call(scheduler.JobGrew(job.id, job.known, job.known == job.total, limit))
+
+    def came(self, job, first, count, size):
+        # type: (Job, int, int, int) -> None
+        """Its user may take these outcomes."""
+        job.came(first, count, size)
+        if job.window is not None:
+            if job.has_too_many():
+                self.world.fail("%d results of job %d wait to be taken" % (job.waiting, job.number))
+            if job.window.has_filled():
+                self.grew(job)
+            self.world.read_soon(job, self)
 
     def outcome(self, job, index, what):
         # type: (Job, int, str) -> None
@@ -335,6 +360,7 @@ class Master(sessions.Sessions):
             if index in job.poison or index in job.hangs:
                 self.world.fail("task %d of job %d kills or hangs, and has a value" % (index, job.number))
             self.outcome(job, index, "value")
+        self.came(job, effect.first + effect.skip, effect.count - effect.skip, len(effect.payload[1]))
 
     def _deliver_failure(self, effect):
         # type: (scheduler.DeliverFailure) -> None
@@ -351,6 +377,7 @@ class Master(sessions.Sessions):
             job.journal.failed(effect.first, effect.info, effect.payload)
         job.errors += 1
         self.outcome(job, effect.first, "failure")
+        self.came(job, effect.first, 1, 8)
 
     def _deliver_poison(self, effect):
         # type: (scheduler.DeliverPoison) -> None
@@ -370,6 +397,7 @@ class Master(sessions.Sessions):
             job.journal.failed(effect.first, {"poison": effect.first}, [])
         job.errors += 1
         self.outcome(job, effect.first, "poison")
+        self.came(job, effect.first, 1, 8)
 
     def _finish(self, effect):
         # type: (scheduler.Finish) -> None

@@ -170,6 +170,7 @@ class World(Faults):
         self.lines = {}  # type: dict # node -> the number of its last line that a master has shown
         self.late_random = Random(self.seed * 8 + 2).random
         self.late_script_seconds = 90 * self.late_random() ** 2 if self.late_random() < 0.3 else 0.0
+        self.readers_random = Random(self.seed * 8).random
         self.odd_random = Random(self.seed * 8 + 3).random
         self.odd_rate = 0.02 * self.odd_random() ** 2 if self.odd_random() < 0.15 else 0.0
 
@@ -267,15 +268,41 @@ class World(Faults):
         job.id = (self.master._epoch << cluster.JOB_SHIFT) + job.number
         self.by_id[job.id] = self.master.jobs[job.id] = job
         self.master.call(scheduler.JobSubmitted(job.id, None if job.grows else job.total, job.options))
+        if job.window is not None and not job.grows:
+            self.master.tell_growth(job)
         if known is not None:
             done = sorted(set(known.done) | set(known.failed))
             spans = merged_spans((index, index + 1) for index in done)
             attempts = [(attempt, first, first + count) for attempt, first, count in known.grants]
+            for _, first, end in attempts:
+                job.adopt(first, end)
             self.master.call(scheduler.JobResumed(job.id, spans, attempts))
+            job.runs.update((first, end - first) for first, end in spans)
             if known.failed and job.stop_on_error:
                 self.master.call(scheduler.JobStopped(job.id))
         if job.grows:
             self.grow(job, self.master)
+        self.read_soon(job, self.master)
+
+    def read_soon(self, job, master):
+        # type: (Job, Master) -> None
+        """Its user takes what comes, unless it is busy with what came before."""
+        if job.window is not None and not (job.reading or job.paused):
+            job.reading = True
+            self.at(self.now + job.read_seconds, self.read, job, master)
+
+    def read(self, job, master):
+        # type: (Job, Master) -> None
+        if job.id not in master.jobs or not master.alive:
+            return  # of another master, or over
+        job.reading = False
+        has_room = None if job.paused else job.take()
+        if has_room is not None:
+            self.read_soon(job, master)
+        elif not job.paused:
+            has_room = job.window.waits()
+        if has_room:
+            master.grew(job)
 
     def grow(self, job, master):
         # type: (Job, Master) -> None
@@ -285,7 +312,7 @@ class World(Faults):
         closed = job.known == job.total
         if not closed:
             self.at(self.now + 0.2 * self.random(), self.grow, job, master)
-        master.call(scheduler.JobGrew(job.id, job.known, closed))
+        master.call(scheduler.JobGrew(job.id, job.known, closed, job.limit(master.scheduler.slots)))
 
     # -- journals, and a master that ends -------------------------------------------------------------
 
@@ -397,7 +424,8 @@ class World(Faults):
         job.journal, job.durable = None, 0
         job.outcomes[:] = [None] * job.total
         del job.delivered[:]
-        job.errors, job.stopping, job.paused = 0, False, False
+        job.errors, job.stopping = 0, False
+        job.read_again()
         job.known = 0 if job.grows else job.total
         if job.cancelled:  # its user wanted no more of it
             job.finished = True
@@ -475,7 +503,8 @@ class World(Faults):
             self.new_node(1 + int(3 * self.random()))
         slots = sum(node.slots for node in self.nodes.values() if node.alive and not node.draining and not node.unfit)
         work = sum(
-            sum(job.work()) * (1 + job.retries + 3 * len(job.poison)) / slots + 10 * max(job.work() or [0])
+            sum(job.work()) * (1 + job.retries + 3 * len(job.poison)) / min(slots, job.window_size[0] if job.is_read else slots)
+            + 10 * max(job.work() or [0]) + job.read_seconds * job.total
             for job in self.jobs.values()
         )
         self.limit = max(self.now, self.submits_at) + CALM_SECONDS + 3 * work

@@ -1,7 +1,8 @@
 """The data of the scheduler's ledger: jobs, their pieces, the leases on these, the nodes that hold them. Pure.
 
-A task of a job is in one of four places: behind the job's ``cursor`` (no node has had it), in a piece that is queued or
-awaited, in a piece that is leased, or delivered. ``Ledger.validate`` counts them. Only the ledger changes a state.
+A task of a job is in one of four places: not cut yet (from the job's ``cursor`` on, but for ``skips``: no node has had
+it), in a piece that is queued or awaited, in a piece that is leased, or delivered. ``Ledger.validate`` counts them.
+Only the ledger changes a state.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -10,6 +11,10 @@ from collections import OrderedDict
 from ..compat import ordered_dict
 from .indexes import Places
 from .options import DEFAULTS, Options  # noqa: F401 # in a type comment; for tests and tools
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import Any  # noqa: F401 # novm
 
 #: States of a piece; a lease begins as NEW, too.
 NEW, QUEUED, AWAITED, LEASED, DONE = "new", "queued", "awaited", "leased", "done"
@@ -37,6 +42,8 @@ LEASE_TRANSITIONS = {
 }  # type: dict
 
 NO_DEATHS = ()  # type: tuple
+#: The ``limit`` of a job that may be cut as far as it goes.
+NO_LIMIT = float("inf")  # type: Any
 
 
 class Piece(object):
@@ -160,9 +167,9 @@ class Node(object):
 class Job(object):
     __slots__ = (
         "awaited", "began_at", "busy_seconds", "closed", "copied", "cursor", "delivered", "explain_at",
-        "explained", "failed", "failures", "id", "ineligible", "leases", "lined_up", "measured", "moved_at", "nodes",
-        "options", "paused", "pieces", "places", "proven", "queued", "short", "speeds", "stopped", "total", "turn",
-        "unrunnable",
+        "explained", "failed", "failures", "id", "ineligible", "leases", "limit", "lined_up", "measured", "moved_at",
+        "nodes", "options", "pieces", "places", "proven", "queued", "short", "skips", "speeds", "stopped", "total",
+        "turn", "unrunnable",
     )  # fmt: skip
 
     def __init__(self, job_id, total, options, now, turn=0):
@@ -176,7 +183,9 @@ class Job(object):
         self.failed = 0  # of those delivered
         self.closed = total is not None
         self.total = total or 0
-        self.cursor = 0
+        self.cursor = 0  # the first task that is not cut yet
+        self.skips = []  # type: list # (first, end) behind the cursor that a former master had cut, the next one last
+        self.limit = NO_LIMIT  # it may be cut as far as this task; what was cut is never held back
         self.awaited = OrderedDict()  # type: OrderedDict # pieces of a former master's attempts -> until when
         self.pieces = OrderedDict()  # type: OrderedDict # queued pieces, before the cursor's turn; the last one first
         self.places = Places(DONE)  # all its pieces that are not done
@@ -191,7 +200,6 @@ class Job(object):
         self.proven = set()  # type: set # ids of nodes that have run some of it
         self.ineligible = OrderedDict()  # type: OrderedDict # node id -> why it cannot run this job
         self.stopped = False
-        self.paused = False  # what runs may end, nothing more is handed out
         self.unrunnable = None  # type: dict | None # what the last node said when none could run it
 
     @property
@@ -210,7 +218,14 @@ class Job(object):
     @property
     def ready(self):
         # type: () -> bool
-        return self.queued > 0 and not self.paused
+        """May anything be handed out? What was cut once may: a reader may wait for just this, and the limit with it."""
+        return self.queued > 0 and (bool(self.pieces) or self.cursor < self.limit)
+
+    @property
+    def held_back(self):
+        # type: () -> bool
+        """Has it nothing to do before its limit rises?"""
+        return self.queued > 0 and not (self.ready or self.leases or self.awaited)
 
     @property
     def next_is_exclusive(self):

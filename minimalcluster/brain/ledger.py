@@ -32,6 +32,7 @@ from .leases import (  # fmt: skip
     LEASED,
     LOST,
     NEW,
+    NO_LIMIT,
     PIECE_TRANSITIONS,
     QUEUED,
     Job,
@@ -80,24 +81,17 @@ class Ledger(object):
         self.touched.add(job)
         return job
 
-    def grow(self, job, total, closed):
-        # type: (Job, int, bool) -> None
+    def grow(self, job, total, closed, limit):
+        # type: (Job, int, bool, int | None) -> None
         job.queued += total - job.total
         job.total, job.closed = total, closed
+        job.limit = NO_LIMIT if limit is None else limit
         self.touched.add(job)
-
-    def pause(self, job, paused):
-        # type: (Job, bool) -> None
-        job.paused = paused
-        self.touched.add(job)
-        for lease in job.leases.values():
-            self.givers.note(lease.node)
 
     def resume(self, job, spans, attempts, until):
         # type: (Job, list, list, float) -> None
         """A former master's job: the spans (first, end) are delivered, the attempts (number, first, end), the newest
-        last, may still be under way: they are awaited ``until`` then."""
-        job.cursor, job.queued = job.total, 0
+        last, may still be under way: they are awaited ``until`` then. The rest is still to be cut."""
         gaps = Gaps(gaps_between(spans, job.total))
         job.delivered = job.total - sum(hi - lo for lo, hi in gaps)
         one_by_one = job.options.attempts_max == 1  # as they were granted, but for those suspected of a death
@@ -114,11 +108,19 @@ class Ledger(object):
             newest = same.setdefault((first, end), known and known.piece)
             if known is None and newest is not None and job.options.idempotent:  # they are two copies
                 self._adopt(Lease(attempt, newest, one_by_one), "await")
-        pieces = [Piece(job, lo, hi) for lo, hi in gaps]
-        for piece in reversed(pieces):
-            self._queue(piece)
-        job.places.fill(sorted(adopted + pieces, key=_lo))
+        left = list(gaps)
+        ends, begins = [0] + [hi for _, hi in left], [lo for lo, _ in left] + [job.total]
+        job.cursor, job.queued = 0, sum(hi - lo for lo, hi in left)
+        job.skips = [skip for skip in zip(ends, begins) if skip[0] < skip[1]][::-1]
+        self._skip(job)
+        job.places.fill(sorted(adopted, key=_lo))
         self.touched.add(job)
+
+    def _skip(self, job):
+        # type: (Job) -> None
+        """The cursor stands at a task that is still to be cut, or at the end."""
+        if job.skips and job.skips[-1][0] == job.cursor:
+            job.cursor = job.skips.pop()[1]
 
     def stop(self, job, kill):
         # type: (Job, bool) -> list
@@ -353,10 +355,7 @@ class Ledger(object):
         # type: (Job, int) -> Piece
         """The next piece of at most ``size`` tasks, to be leased now."""
         if not job.pieces:
-            first = job.cursor
-            job.cursor = end = min(first + size, job.total)
-            job.queued -= end - first
-            piece = Piece(job, first, end)
+            piece = self._cut_next(job, min(job.cursor + size, job.limit))
             job.places.put(piece)
             return piece
         piece = next(reversed(job.pieces))
@@ -370,18 +369,18 @@ class Ledger(object):
     def having(self, job, task):
         # type: (Job, int) -> Piece | None
         """The piece that has this task: it runs, is awaited or queued; None when it has an outcome."""
-        if job.cursor <= task < job.total:
-            return self.cut_behind(job, task + 1)
+        while job.cursor <= task < job.total:
+            self.enqueue(self._cut_next(job, task + 1))
         return job.places.having(task)
 
-    def cut_behind(self, job, end):
+    def _cut_next(self, job, end):
         # type: (Job, int) -> Piece
-        """What no node has had yet before ``end``, as a piece that is queued."""
-        piece = Piece(job, job.cursor, end)
+        """What no node has had yet, from the cursor on and before ``end``, as far as it goes in one piece."""
+        first, end = job.cursor, min(end, job.skips[-1][0] if job.skips else job.total)
         job.cursor = end
-        job.queued -= piece.size
-        self.enqueue(piece)
-        return piece
+        job.queued -= end - first
+        self._skip(job)
+        return Piece(job, first, end)
 
     def move(self, piece, lo, hi):
         # type: (Piece, int, int) -> None
@@ -631,7 +630,8 @@ class Ledger(object):
                 broken("job %d has a piece that is not %s" % (job.id, state), job.id)
         if any(piece.held != len(piece.leases) for pieces in by_state.values() for piece in pieces):
             broken("job %d has a piece that does not know its leases" % job.id, job.id)
-        queued = sum(piece.size for piece in by_state[QUEUED]) + (0 if job.stopped else job.total - job.cursor)
+        uncut = 0 if job.stopped else job.total - job.cursor - sum(end - first for first, end in job.skips)
+        queued = sum(piece.size for piece in by_state[QUEUED]) + uncut
         if queued != job.queued:
             broken("job %d counts %d queued tasks, and has %d" % (job.id, job.queued, queued), job.id)
         under_way = sum(piece.size for piece in by_state[LEASED] + by_state[AWAITED])
@@ -736,7 +736,7 @@ def _may_be_copied(job):
     # type: (Job) -> bool
     """A second copy may run on another node: with ``attempts_max=1`` a task may not begin again whatever happens."""
     terms = job.options
-    may_run = not (job.queued or job.stopped or job.paused)
+    may_run = not (job.ready or job.stopped)
     return bool(terms.idempotent and terms.attempts_max > 1 and job.leases and may_run)
 
 

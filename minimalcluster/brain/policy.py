@@ -155,7 +155,7 @@ def to_give(node, now, is_wanted=None):
 def _may_give_back(lease, is_waiting):
     # type: (leases.Lease, bool) -> bool
     piece = lease.piece
-    if lease.state != leases.HELD or not lease.node.connected or piece.job.paused or (piece.copied and piece.held > 1):
+    if lease.state != leases.HELD or not lease.node.connected or (piece.copied and piece.held > 1):
         return False
     return is_waiting or piece.size > 1
 

@@ -25,6 +25,8 @@ Rules:
   attempts is parked: it is not admitted yet, since only the job's journal tells which of these attempts still count.
 * At the end of a job of idempotent tasks, what takes too long is leased a second time (a copy). A copy that
   dies, is lost, times out, or raises while retries are left ends alone: the other goes on in its place.
+* A job is cut in the order of its tasks, and no further than its limit: its reader has not taken what came before.
+  What was cut once is never held back, so the task that a reader waits for runs again wherever the limit is.
 * Every change goes through ``handle``; ``deadline`` says when to call it again at the latest.
 * The rules are here. The ledger (ledger.py) keeps the state of jobs, pieces, leases and nodes, with the indexes that
   spare a pass to go through all of them.
@@ -73,10 +75,10 @@ EPOCH_SHIFT = 40  # attempts per epoch: 10^12
 JobAwaited = namedtuple("JobAwaited", "")  # the master has just started: its script gives it a job soon, perhaps
 JobSubmitted = namedtuple("JobSubmitted", "job total options")
 JobResumed = namedtuple("JobResumed", "job done attempts")
-JobGrew = namedtuple("JobGrew", "job total closed")
+JobGrew = namedtuple("JobGrew", "job total closed limit")
+JobGrew.__new__.__defaults__ = (None,)  # limit: it may be cut as far as this task; None: as far as it goes
 JobCancelled = namedtuple("JobCancelled", "job")
 JobStopped = namedtuple("JobStopped", "job")
-JobPaused = namedtuple("JobPaused", "job paused")
 TaskCancelled = namedtuple("TaskCancelled", "job task")
 NodeJoined = namedtuple("NodeJoined", "node session slots name held")
 NodeHeard = namedtuple("NodeHeard", "node session")
@@ -144,7 +146,6 @@ class Scheduler(WithHistory):
             JobGrew: self._job_grew,
             JobCancelled: self._job_cancelled,
             JobStopped: self._job_stopped,
-            JobPaused: self._job_paused,
             TaskCancelled: self._task_cancelled,
             NodeJoined: self._node_joined,
             TimePassed: self._time_passed,
@@ -234,10 +235,10 @@ class Scheduler(WithHistory):
         job = self._jobs.get(event.job)
         if job is None or job.stopped:
             return
-        if job.delivered == job.total:
+        if job.held_back or job.delivered == job.total:
             job.moved_at = self._now  # it had nothing to do
             job.explain_at = min(job.explain_at, self._now)
-        self._ledger.grow(job, event.total, event.closed)
+        self._ledger.grow(job, event.total, event.closed, event.limit)
         self._explained_at.note(job)
 
     def _job_cancelled(self, event):
@@ -252,14 +253,6 @@ class Scheduler(WithHistory):
         job = self._jobs.get(event.job)
         if job is not None:
             self._stop(job, kill=False)
-
-    def _job_paused(self, event):
-        # type: (JobPaused) -> None
-        """Too many of its results are unread, or no longer."""
-        job = self._jobs.get(event.job)
-        if job is not None:
-            self._ledger.pause(job, event.paused)
-            job.moved_at = self._now
 
     def _task_cancelled(self, event):
         # type: (TaskCancelled) -> None
@@ -651,7 +644,7 @@ class Scheduler(WithHistory):
             return
         all_are = len(self._nodes) - len(self._ledger.draining) <= len(self._given_up)
         for job in list(self._jobs.values() if all_are else self._ledger.choosy):
-            is_waiting = job.queued and not (job.leases or job.awaited or job.paused or job.stopped)
+            is_waiting = job.ready and not (job.leases or job.awaited or job.stopped)
             if is_waiting and not self._may_run(job, self._given_up):
                 left = [node for node in self._given_up if not node.draining and node.id not in job.ineligible]
                 if left:

@@ -111,7 +111,7 @@ def status_of(job, cluster, now, wait):
 def wait_of(job, cluster, now, lost_seconds):
     # type: (leases.Job, Overview, float, float) -> Wait | None
     """Why this job of the scheduler's makes no progress; None while there is nothing it could do."""
-    if job.paused:  # the shell paused it and knows why
+    if job.held_back:  # the shell has set the limit and knows why
         return None
     found, held = None, _tasks_by_node(job)
     for look in _REASONS:
@@ -163,7 +163,7 @@ def why_stuck(nodes):
 
 def _for_former(job, cluster, held, now, lost_seconds):
     # type: (leases.Job, Overview, list, float, float) -> Wait | None
-    if not job.awaited or job.leases or job.queued:
+    if not job.awaited or job.leases or job.ready:
         return None
     count = sum(piece.size for piece in job.awaited)
     left = max(job.awaited.values()) - now
@@ -230,7 +230,7 @@ def _in_megabytes(size):
 def _for_exclusive(job, cluster, held, now, lost_seconds):
     # type: (leases.Job, Overview, list, float, float) -> Wait | None
     waiting = [lease for lease in job.leases.values() if lease.piece.exclusive and len(lease.node.leases) > 1]
-    if not waiting or job.queued or len(waiting) < len(job.leases):
+    if not waiting or job.ready or len(waiting) < len(job.leases):
         return None
     text = "%d tasks that were killed, perhaps for want of memory, wait for a node that does nothing else"
     return Wait(EXCLUSIVE, text % len(waiting), job.moved_at)

@@ -10,8 +10,8 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..brain.options import FINISH, STOP, Options
 from ..compat import Mailbox, monotonic
-from ..master import job as jobs
 from ..master.job import Job, target_digest
+from ..master.window import Window
 from ..payload import functions, values
 from ..payload.fingerprints import of_definition
 from . import inputs
@@ -44,7 +44,7 @@ class MapJob(Job):
         self._core = core
         self.options = options.scheduled()
         self._lazy = lazy
-        self.unread_max = jobs.UNREAD_BYTES
+        self.window = Window()
         self._keeps_arguments = options.on_error in (FINISH, STOP)
         self._let_go: Dict[int, Tuple[int, Any]] = {}  # first -> (bytes, items) of results that wait to be taken
         star = len(iterables) != 1 if star is None else star
@@ -145,17 +145,17 @@ class MapJob(Job):
             if self.watcher is not None:
                 self._core.collecting.call(self.watcher())
 
-    def crowded(self) -> bool:
+    def limit(self, slots: int) -> Optional[int]:
         """As Job's; but a finite input runs on until a result is asked for, as concurrent.futures' does."""
-        return (self.started or not self._finite) and not self.abandoned and super().crowded()
+        return super().limit(slots) if self.started or not self._finite else None
 
-    def held_up(self) -> Optional[str]:
-        if self.paused:
-            return super().held_up()
-        pending = self.total - self.taken
-        if self.closed or self.abandoned or not pending or (self._reader is not None and self.input.room() > 0):
+    def blocked_reason(self) -> Optional[str]:
+        pending, why = self.total - self.taken, super().blocked_reason()
+        if why is not None or self.closed or self.abandoned or not pending:
+            return why
+        if self._outcomes_count < self.total or (self._reader is not None and self.input.room() > 0):
             return None
-        return "%d results wait for who reads them; the input is read no further meanwhile" % pending
+        return "%d results wait to be taken; the input is read no further meanwhile" % pending
 
     def finished(self, unfit: Optional[Dict[str, Any]]) -> None:
         self._core.maps.discard(self)
@@ -191,6 +191,7 @@ class MapJob(Job):
 
     def read_ahead(self) -> None:
         """In a thread that waits for a result: read some input, and stop early when a result comes."""
+        super().read_ahead()
         if self._reader is None and not self.closed:
             self.input.read(self, monotonic() + READ_SECONDS, self._is_enough)
             self.grew()
@@ -208,9 +209,6 @@ class MapJob(Job):
         self._call_reader()
         return self.closed
 
-    def grew(self) -> None:
-        self._core.cluster.grew(self.number, self)
-
     def _call_reader(self) -> None:
         if self._reader is not None and (self.closed or self.input.room() > 0):
             self._reader.call(self)
@@ -227,7 +225,9 @@ class MapJob(Job):
         return self.input.item(index) if items is None else self.input.shown(items[index - first])
 
     def wanted(self) -> None:
-        self.started = True
+        if not self.started:
+            self.started = True
+            self.grew()
 
     def error_of(self, error: BaseException) -> BaseException:
         told = self._core.ended(self, error)
@@ -242,6 +242,7 @@ class MapJob(Job):
         size, _ = self._let_go.pop(first, (0, None))
         self.input.took(count, size)
         self._call_reader()
+        super().took(first, count)
 
     def dropped(self) -> None:
         """The results object was dropped. As in concurrent.futures, work is done anyway if no result was asked for."""
@@ -272,9 +273,9 @@ class MapJob(Job):
         self._end_input(None)
 
     def wait_for_nobody(self) -> None:
-        """Do not wait for results to be read: the thread that would read them may be waiting for the job's end."""
-        self.unread_max = None
-        self._core.cluster.read(self.number, self)
+        """Do not wait for results to be taken: the thread that would take them may be waiting for the job's end."""
+        self.window = None
+        self.grew()
 
     def finish_reading(self) -> None:
         """At the executor's shutdown: finish a finite or unread input; refuse the rest of a half-read endless one."""
@@ -282,7 +283,7 @@ class MapJob(Job):
             self._read_the_rest()
         else:
             self._end_input(RuntimeError(AFTER_SHUTDOWN))
-        self._core.cluster.grew(self.number, self)
+        self.grew()
 
     def _read_the_rest(self) -> None:
         self.input.limited = self.input.in_memory  # pickling goes on as results come

@@ -42,6 +42,8 @@ class MapResults(_Chain[T]):
     def __new__(cls, job: MapJob, timeout: Optional[float], ordered: bool, keeps: bool = False) -> "MapResults[T]":
         # A TaskError at the end needs all results: ``list(results)`` loses those that it has taken.
         keeps = keeps or job.options.on_error in (FINISH, STOP)
+        if keeps:
+            job.window = None  # it has all results at the end, taken or not
         reader = Reader(job, ordered, keeps, translated=standard)
         made: Any = cls.from_iterable(_runs(reader, timeout))
         made.reader = reader

@@ -243,7 +243,7 @@ class Cluster(Runner, Sessions):
 
     def grew(self, number, job):
         # type: (int, Job) -> None
-        """The job's ``total`` or ``closed`` has changed. Changes until the cluster looks make one event."""
+        """The job's ``total``, ``closed`` or limit has changed. Changes until the cluster looks make one event."""
         if not job.announced:
             job.announced = True
             self._loop.call(self._grew, number, job)
@@ -253,20 +253,7 @@ class Cluster(Runner, Sessions):
         job.announced = False
         # Read ``closed`` before ``total``: it is set after the last growth.
         closed = job.closed
-        self._event(scheduler.JobGrew(number, job.total, closed))
-
-    def read(self, number, job):
-        # type: (int, Job) -> None
-        """Results of the job were taken: a paused job may go on."""
-        if job.paused and not job.crowded():
-            self._loop.call(self._pace, number, job)
-
-    def _pace(self, number, job):
-        # type: (int, Job) -> None
-        """Pause the job while too many results wait to be taken; then let it go on."""
-        job.paused = True  # before ``crowded``: a thread that takes results from now on calls ``read``
-        job.paused = job.crowded()
-        self._event(scheduler.JobPaused(number, job.paused))
+        self._event(scheduler.JobGrew(number, job.total, closed, job.limit(self.slots)))
 
     def cancel(self, number):
         # type: (int) -> None
@@ -503,10 +490,10 @@ class Cluster(Runner, Sessions):
             self._tell_end(job, job.crashed, self._why_over())
             return
         self._jobs[number] = job
-        closed, total = job.closed, job.total
+        closed, total, limit = job.closed, job.total, job.limit(self.slots)
         self._event(scheduler.JobSubmitted(number, total if closed else None, job.options))
-        if not closed:
-            self._event(scheduler.JobGrew(number, total, closed))
+        if not closed or limit is not None:
+            self._event(scheduler.JobGrew(number, total, closed, limit))
         if job.resumed is not None:
             self._event(scheduler.JobResumed(number, *job.resumed))
         job.slots_changed(self.slots)
@@ -620,8 +607,8 @@ class Cluster(Runner, Sessions):
         # type: (scheduler.Deliver) -> None
         job = self._job_of_outcome(effect.job)
         job.deliver(effect.first, effect.count, effect.skip, effect.payload)
-        if job.crowded() and not job.paused:
-            self._loop.call(self._pace, effect.job, job)
+        if job.is_ahead():
+            self.grew(effect.job, job)
 
     def _deliver_failure(self, effect):
         # type: (scheduler.DeliverFailure) -> None
@@ -648,7 +635,7 @@ class Cluster(Runner, Sessions):
 
     def _idle(self, effect):
         # type: (scheduler.Idle) -> None
-        why = self._jobs[effect.job].held_up()
+        why = self._jobs[effect.job].blocked_reason()
         if why:
             log.warning("%s", why)
 
@@ -856,5 +843,4 @@ def _is_its_own_fault(error):
 def _face_of(number, told, job):
     # type: (int, JobStatus, Job) -> dict[str, Any]
     """What the snapshot has of a job beside the scheduler's data: its name, and why it holds tasks back."""
-    idle = job.paused or (not told.queued and not told.running)
-    return {"id": number, "name": job.name, "why": told.why or (idle and job.held_up()) or ""}
+    return {"id": number, "name": job.name, "why": told.why or (not told.running and job.blocked_reason()) or ""}

@@ -24,6 +24,7 @@ from ..brain.status import ClusterStatus, JobStatus  # noqa: F401 # in a type co
 from ..compat import Mailbox, monotonic, native, queue
 from ..payload import fingerprints, sources, values
 from . import journal
+from .window import Window  # noqa: F401 # in a type comment
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -31,8 +32,6 @@ if MYPY:
 
 log = logging.getLogger("minimalcluster")
 
-#: So many bytes of results may wait for who iterates; then nothing more is handed out until half of them are read.
-UNREAD_BYTES = 64 << 20
 #: Longer waits are cut to this: the timeout of a lock is bounded (Windows: 2^32 ms, 49 days).
 WAIT_SECONDS_MAX = 1e6
 
@@ -76,12 +75,7 @@ class Runner(object):
 
     def grew(self, number, job):
         # type: (int, Job) -> None
-        """The job's ``total`` or ``closed`` has changed."""
-        raise NotImplementedError
-
-    def read(self, number, job):
-        # type: (int, Job) -> None
-        """Results of the job have been taken, so a paused job may go on."""
+        """The job's ``total`` or ``closed``, or the limit of its window, has changed."""
         raise NotImplementedError
 
     def cancel(self, number):
@@ -110,7 +104,7 @@ class Job(object):
 
     A subclass has ``options``, ``total``, ``closed``, ``definition`` and ``encode``. What the cluster calls in its own
     thread must not block: ``definition``, ``encode``, ``granted``, ``slots_changed``, ``taken_back``, the
-    three ``deliver...``, ``crowded``, ``held_up``, ``finished`` and ``crashed``.
+    three ``deliver...``, ``limit``, ``is_ahead``, ``blocked_reason``, ``finished`` and ``crashed``.
     """
 
     #: For people: the job's, and its function's.
@@ -125,10 +119,8 @@ class Job(object):
     load = staticmethod(values.loads)  # type: Callable[[Any], Any]
     #: The cluster has been told that ``total`` or ``closed`` changed, and has not looked at them since.
     announced = False
-    #: The cluster hands out nothing more until enough results have been taken (see ``crowded``).
-    paused = False
-    #: How many bytes of results may wait until they are taken. None: any number.
-    unread_max = None  # type: int | None
+    #: How far it may be handed out ahead of the results that were taken. None: any number of results may wait.
+    window = None  # type: Window | None
     #: Where the outcomes are kept. The cluster acknowledges a result to its node only after ``sync``.
     journal = None  # type: journal.OutcomeLog | None
     #: What the journal knows: (spans of tasks with outcomes, attempts that may still run as (number, first, end)).
@@ -144,7 +136,6 @@ class Job(object):
         self._runner = None  # type: Runner | None
         self.cancelled = False
         self._stopped_before = False  # by a failure in an earlier run, says the journal
-        self._bytes_in = self._bytes_out = 0  # delivered, in the cluster's thread; taken, in the user's
 
     @property
     def total(self):
@@ -176,23 +167,29 @@ class Job(object):
         if self.journal is not None:
             self.journal.grant(attempt, first, count)
 
-    def held_up(self):
+    def blocked_reason(self):
         # type: () -> str | None
-        """Why no task is handed out although more may come, for people; None if there is no such reason."""
-        if self.paused:
-            return "%.0f MB of results wait for who reads them; nothing is handed out meanwhile" % (self._unread / 1e6)
-        return None
+        """Why nothing of it runs although more may come, for people; None if there is no such reason."""
+        window = self.window
+        return None if window is None else window.wait()
 
-    @property
-    def _unread(self):
-        # type: () -> int
-        return self._bytes_in - self._bytes_out
+    def limit(self, slots):
+        # type: (int) -> int | None
+        """How far it may be handed out now, to so many worker processes; None: as far as it goes."""
+        window = self.window  # once: another thread may take it away
+        return None if window is None else window.limit_for(slots)
 
-    def crowded(self):
+    def is_ahead(self):
         # type: () -> bool
-        """Too many results wait to be taken: pause the job. A paused job goes on when half of them are taken."""
-        most = self.unread_max  # once: another thread may take the limit away
-        return most is not None and self._unread > (most // 2 if self.paused else most)
+        """Too many results wait to be taken since now: its limit has changed."""
+        window = self.window
+        return window is not None and window.has_filled()
+
+    def _came(self, first, count, buffers):
+        # type: (int, int, list[Any]) -> None
+        window = self.window
+        if window is not None:
+            window.came(first, count, sum(map(len, buffers)))
 
     def slots_changed(self, slots):
         # type: (int) -> None
@@ -208,8 +205,7 @@ class Job(object):
         self._outcomes_count += count - skip
         if self.journal is not None:
             self.journal.done(first, count, buffers)
-        if self.unread_max is not None:
-            self._bytes_in += sum(map(len, buffers))
+        self._came(first + skip, count - skip, buffers)
         self.arrive(_results, self.load, first, count, skip, buffers)
 
     def deliver_failure(self, first, node, info, buffers):
@@ -219,6 +215,7 @@ class Job(object):
         self._failures_count += 1
         if self.journal is not None:
             self.journal.failed(first, info, buffers)
+        self._came(first, 1, [info.get("traceback", "")] + list(buffers))
         self.arrive(_failure, self.load, first, node, info, buffers)
 
     def deliver_poison(self, first, deaths):
@@ -230,6 +227,7 @@ class Job(object):
         if self.journal is not None:
             self.journal.failed(first, *values.encode_exception(error, 0))
         error.argument = self.argument(first)
+        self._came(first, 1, [str(error)])
         self.arrive(Outcomes, first, [Failure(error, deaths[-1].node)])
 
     def arrive(self, *arrival):
@@ -309,17 +307,23 @@ class Job(object):
 
     def read_ahead(self):
         # type: () -> None
-        """No outcome is there: the thread that waits for one may do something for it."""
+        """No outcome is there that can be given: the thread that waits for one may do something for it."""
+        window = self.window
+        if window is not None and window.waits():
+            self.grew()
 
     def took(self, first, count):
         # type: (int, int) -> None
         """The outcomes of these tasks, which came together, are being given."""
+        window = self.window
+        if window is not None and window.took(first, count):
+            self.grew()
 
-    def was_read(self):
+    def grew(self):
         # type: () -> None
-        """An arrival was taken, which may make room for more."""
+        """Tell the cluster that ``total``, ``closed`` or the limit has changed."""
         if self._runner is not None:
-            self._runner.read(self.number, self)
+            self._runner.grew(self.number, self)
 
     def argument_in(self, first, index):
         # type: (int, int) -> object
@@ -389,8 +393,6 @@ class Job(object):
             arrival = self._arrivals.get(True, seconds)
         except queue.Empty:
             return None
-        if self.unread_max is not None and arrival[0] is _results:
-            self._bytes_out += sum(map(len, arrival[-1]))
         return arrival[0](*arrival[1:])
 
 

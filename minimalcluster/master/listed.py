@@ -7,11 +7,11 @@ from ..brain.options import Options  # noqa: F401 # in a type comment
 from ..brain.status import JobStatus  # noqa: F401 # in a type comment
 from ..compat import monotonic, ordered_dict
 from ..payload import values  # noqa: F401 # in a type comment
-from . import job
 from .job import Failure, Job, Runner, target_digest  # noqa: F401 # in a type comment
 from .progress import Progress  # noqa: F401 # in a type comment
 from .reader import INTERRUPT_SECONDS, WAIT_SECONDS, NotYetError, Reader
 from .terminable import Terminable
+from .window import Window
 
 MYPY = False  # mypy takes it for true: names for type comments
 if MYPY:
@@ -82,7 +82,7 @@ class ListedJob(Job):
     def iterate(self, runner, ordered):
         # type: (Runner, bool) -> Pairs
         """Submit it; an iterator of (key, result) as they come. What has been given is not kept."""
-        self.unread_max = job.UNREAD_BYTES
+        self.window = Window()
         reader = Reader(self, ordered, keys=self._keys)
         self.submit_to(runner)
         return Pairs(reader, self._keys)

@@ -167,7 +167,6 @@ class Reader(object):
 
     def _arrived(self, arrival):
         # type: (Any) -> None
-        self.job.was_read()
         if isinstance(arrival, Outcomes):
             self._keep(arrival)
         elif isinstance(arrival, End):

@@ -58,8 +58,12 @@ class JobTest(unittest.TestCase):
     def test_what_may_be_handed_out(self):
         job = Job(1, 2, DEFAULTS, 0.0)
         self.assertTrue(job.ready)
-        job.paused = True
-        self.assertFalse(job.ready)
+        job.limit = 1
+        self.assertTrue(job.ready)
+        job.cursor, job.queued = 1, 1
+        self.assertEqual((job.ready, job.held_back), (False, True))
+        job.pieces[Piece(job, 0, 1)] = None  # what was cut once
+        self.assertEqual((job.ready, job.held_back), (True, False))
         self.assertFalse(Job(1, 0, DEFAULTS, 0.0).ready)
 
     def test_whether_its_next_piece_is_exclusive(self):

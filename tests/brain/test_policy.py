@@ -150,9 +150,6 @@ class TakeBackTest(unittest.TestCase):
         def away():
             self.busy.connected = False
 
-        def paused():
-            self.job.paused = True
-
         def ineligible():
             self.job.ineligible["idle"] = {}
 
@@ -160,7 +157,7 @@ class TakeBackTest(unittest.TestCase):
             self.waiting.piece.copied = True
             self.waiting.piece.held = 2
 
-        for change in (revoked, away, paused, ineligible, copied):
+        for change in (revoked, away, ineligible, copied):
             self.setUp()
             change()
             self.assertEqual(self.taken(), ([], None), change.__name__)

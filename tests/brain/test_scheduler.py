@@ -113,31 +113,50 @@ class JobsTest(SchedulerTest):
     def test_an_empty_job_finishes_at_once(self):
         self.assertEqual(self.master.submit(0), [s.Finish(JOB, None)])
 
-    def test_row_38_a_paused_job_gets_nothing_more_and_what_it_has_counts(self):
+    def test_row_38_a_job_is_cut_up_to_its_limit_and_what_it_has_counts(self):
         self.master.join("a")
         self.master.submit(3)
         first, = self.master.grants()
-        self.master.do(s.JobPaused(JOB, True))
+        self.master.do(s.JobGrew(JOB, 3, True, 1))
         self.assertEqual(self.master.done(first), [s.Deliver(JOB, 0, 1, 0, [b"x"])])
         self.assertEqual(self.master.grants(), [])
-        self.assertEqual(self.master.tick(3.0), [s.Idle(JOB)])  # who paused it may say why
+        self.assertEqual(self.master.tick(3.0), [s.Idle(JOB)])  # the shell may say why
         self.master.submit(1, job=8)
         other, = self.master.grants()
         self.assertEqual(other.job, 8)
         self.master.done(other)
-        self.master.do(s.JobPaused(JOB, False))
-        self.assertEqual([(each.job, each.first) for each in self.master.grants()], [(JOB, 1), (JOB, 2)])
-        self.assertEqual(self.master.do(s.JobPaused(99, True)), [])  # it may be over by then
+        self.master.do(s.JobGrew(JOB, 3, True, 2))
+        self.assertEqual([(each.job, each.first) for each in self.master.grants()], [(JOB, 1)])
+        self.master.do(s.JobGrew(JOB, 3, True))
+        self.assertEqual([(each.job, each.first) for each in self.master.grants()], [(JOB, 2)])
+        self.assertEqual(self.master.do(s.JobGrew(99, 3, True, 1)), [])  # it may be over by then
 
-    def test_row_38_nothing_is_taken_back_from_a_paused_job(self):
+    def test_a_chunk_ends_at_the_limit(self):
         self.master.join("a")
-        self.master.submit(10, DEFAULTS._replace(chunksize=10))
+        self.master.submit(10, DEFAULTS._replace(chunksize=4))
+        self.master.do(s.JobGrew(JOB, 10, True, 6))
+        first, = self.master.grants()
+        self.master.done(first)
+        self.assertEqual(spans(self.master.grants()), [(4, 6)])
+
+    def test_what_was_cut_once_is_not_held_back(self):
+        first, other = self.start(9, DEFAULTS._replace(chunksize=2), nodes=("a", "b"))
+        self.master.do(s.JobGrew(JOB, 9, True, 4))
+        self.master.done(other)
+        self.master.say(s.NodeLeft, "a")
+        self.assertEqual(spans(self.master.grants()), [(0, 2)])  # the reader may wait for just this
+        self.master.do(s.JobGrew(JOB, 9, True, 0))
+        self.master.say(s.NodeLeft, "b")
+        self.master.join("c")
+        self.assertEqual(spans(self.master.grants()), [(0, 2)])
+
+    def test_below_its_limit_idle_nodes_take_tasks_of_busy_ones(self):
+        self.master.join("a")
+        self.master.submit(20, DEFAULTS._replace(chunksize=10))
+        self.master.do(s.JobGrew(JOB, 20, True, 10))
         self.master.tick()
         self.master.join("b")
-        self.master.do(s.JobPaused(JOB, True))
-        self.assertEqual(only(s.Revoke, self.master.tick(5.0)), [])
-        self.master.do(s.JobPaused(JOB, False))
-        self.assertEqual(len(only(s.Revoke, self.master.tick())), 1)
+        self.assertEqual(len(only(s.Revoke, self.master.tick(5.0))), 1)
 
     def test_a_job_submitted_twice_is_our_defect(self):
         self.master.submit(1)
@@ -308,13 +327,11 @@ class OutcomesTest(SchedulerTest):
         self.master.submit(0, job=JOB + 1)
         left = self.master.grants()
         self.assertEqual(3, len(left))
-        self.master.do(s.JobPaused(JOB, True))
         killed, others = left[0], [each for each in grants + left if each.attempt in self.master.brain._attempts]
         self.master.say(s.AttemptDied, killed.node, killed.attempt, killed.first, {"memory": True})
         busy = [grant for grant in others if grant.node == "b" and grant is not killed]
         for grant in busy[1:]:
             self.master.done(grant, seconds=1.0)
-        self.master.do(s.JobPaused(JOB, False))
         alone, = self.master.grants()
         self.assertEqual((alone.node, alone.exclusive), ("b", True))
         self.master.join("c")
@@ -998,12 +1015,11 @@ class CopiesTest(SchedulerTest):
             self.straggler(options)
             self.assertEqual(self.master.grants(5.0), [])
 
-    def test_not_while_nobody_reads_the_results(self):
+    def test_when_what_is_left_is_held_back(self):
         first = self.straggler()
-        self.master.do(s.JobPaused(JOB, True))
-        self.assertEqual(self.master.grants(5.0), [])
-        self.master.do(s.JobPaused(JOB, False))
-        self.copy_of(first)
+        job, = self.master.brain._jobs.values()
+        self.master.do(s.JobGrew(JOB, job.total + 5, True, job.total))
+        self.copy_of(first)  # the limit may wait for just this
 
     def test_not_before_it_is_late(self):
         grants = self.start(11, self.OPTIONS, nodes=("a", "b"))

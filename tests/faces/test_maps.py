@@ -12,8 +12,8 @@ import weakref
 
 from tests import support
 from tests.sent import (
-    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail, fail_on, faces, interrupting, length, long_text,
-    make_thing, mul, note_and_count, note_and_fail_on, note_and_return, touch, touch_and_wait,
+    PYTHON_3, SECONDS, CannotLoad, CannotPickle, ExitAtPickle, Journaled, Running, die_at, fail, fail_on, faces, first_dies_and_waits, interrupting, length,
+    long_text, make_thing, mul, note_and_count, note_and_fail_on, note_and_return, touch, touch_and_wait,
 )
 
 if PYTHON_3:
@@ -22,6 +22,7 @@ if PYTHON_3:
 
     from minimalcluster import ClusterExecutor, Interrupted, JournalError, Pool, TaskError
     from minimalcluster.master import job as jobs
+    from minimalcluster.master import window
     from minimalcluster.faces.executor import DeadlineExceededError, WorkerDiedError
 
 
@@ -146,7 +147,7 @@ class Map(Running):
         results = self.executor.map(str, itertools.count(), buffersize=4)
         self.addCleanup(results.close)
         with support.Log() as log:
-            support.wait_until(lambda: "4 results wait for who reads them" in str(results.status()))
+            support.wait_until(lambda: "4 results wait to be taken" in str(results.status()))
             self.assertEqual((4, 4, 0), results.status()[1:4])
             self.assertIn("map of str", str(self.executor.status()))
             support.wait_until(lambda: log.having("4 results wait"), what="a word about it")
@@ -155,41 +156,54 @@ class Map(Running):
             support.wait_until(lambda: "map of str" not in str(self.executor.status()))
 
     def test_row_38_who_reads_slowly_holds_up_the_work(self):
-        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
-        jobs.UNREAD_BYTES = 1 << 16
+        self.addCleanup(setattr, window, "BYTES_MAX", window.BYTES_MAX)
+        window.BYTES_MAX = 1 << 16
         expected = ["%d" % number * 16384 for number in range(300)]
         for items in (list(range(300)), range(300), iter(range(300))):
             results = self.executor.map(long_text, items, chunksize=1)
             found = [next(results)]
-            support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
+            support.wait_until(lambda: "wait to be taken" in results.status().why, what="its word")
             support.wait_until(lambda: not results.status().running, what="the end of what ran")
             self.assertLess(results.status().done, 200)
             self.assertEqual(expected, found + list(results))
             self.assertIn("it is over", str(results.status()))
 
+    def test_row_38_results_behind_a_slow_one_are_bounded_and_it_runs_again_when_it_is_lost(self):
+        with support.directory() as folder, support.patched(window, "BYTES_MAX", 1 << 16):
+            with support.patched(window, "RESULTS_EACH", 4):
+                results = self.executor.map(first_dies_and_waits, range(200), [folder] * 200, chunksize=1)
+            first = support.Background(next, results)
+            for begun, goes_on in (("first", "die"), ("again", "end")):
+                support.wait_until(lambda: os.path.exists(os.path.join(folder, begun)), what="task 0")
+                support.wait_until(lambda: results.status().running == 1 and results.status().done, what="the others' end")
+                self.assertLess(results.status().done, 30)
+                self.assertGreater(results.status().queued, 150)
+                support.write(os.path.join(folder, goes_on), "")
+            self.assertEqual(["%d" % number * 16384 for number in range(200)], [first.result()] + list(results))
+
     def test_row_38_an_endless_input_is_held_up_unread(self):
-        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
-        jobs.UNREAD_BYTES = 1 << 16
+        self.addCleanup(setattr, window, "BYTES_MAX", window.BYTES_MAX)
+        window.BYTES_MAX = 1 << 16
         results = self.executor.map(long_text, itertools.count(), chunksize=1)
-        support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
+        support.wait_until(lambda: "wait to be taken" in results.status().why, what="its word")
         results.close()
         with support.directory() as folder:  # of what nobody will ever read, nothing is held up
             paths = [os.path.join(folder, str(number)) for number in range(20)]
-            jobs.UNREAD_BYTES = 1
+            window.BYTES_MAX = 1
             self.executor.map(touch, (path for path in paths))
             gc.collect()
             support.wait_until(lambda: len(os.listdir(folder)) == 20, what="all tasks' files")
 
     def test_row_38_until_it_is_read_it_goes_on_and_at_the_end_it_is_finished(self):
-        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
-        jobs.UNREAD_BYTES = 1 << 16
+        self.addCleanup(setattr, window, "BYTES_MAX", window.BYTES_MAX)
+        window.BYTES_MAX = 1 << 16
         results = self.executor.map(long_text, range(100), chunksize=1)
         support.wait_until(lambda: results.status().done == 100, what="the work's end")
         self.assertEqual(100, len(list(results)))
         with ClusterExecutor(2) as executor:
             results = executor.map(long_text, range(100), chunksize=1)
             next(results)
-            support.wait_until(lambda: "results wait for who reads them" in results.status().why, what="its word")
+            support.wait_until(lambda: "wait to be taken" in results.status().why, what="its word")
         self.assertEqual(99, len(list(results)))
 
     def test_none_is_kept_that_is_over_before_it_has_begun(self):

@@ -15,7 +15,7 @@ from minimalcluster import (
     ArgumentsError, DeadlineExceeded, Interrupted, MasterNode, RemoteError, RemoteTraceback, SourceError, StateError, TargetError,
     TaskError, TaskTimeout, UnsafeResult, UsageError, WorkerDied,
 )
-from minimalcluster.master import job as jobs
+from minimalcluster.master import window
 from tests import commands, support
 from tests.support import MasterCase, mistake
 
@@ -504,17 +504,17 @@ class CallablesTest(MasterCase):
                 os.environ["HOME"] = home
 
     def test_row_38_who_reads_slowly_holds_up_the_work(self):
-        self.addCleanup(setattr, jobs, "UNREAD_BYTES", jobs.UNREAD_BYTES)
-        jobs.UNREAD_BYTES = 1 << 16
+        self.addCleanup(setattr, window, "BYTES_MAX", window.BYTES_MAX)
+        window.BYTES_MAX = 1 << 16
         self.load("long", range(300))
         for iterate in (self.master.imap, self.master.imap_unordered):
             with support.Log() as log:
                 pairs = iterate(chunksize=1)
                 found = [next(pairs)]
-                support.wait_until(lambda: "results wait for who reads them" in pairs.status().why, what="its word")
+                support.wait_until(lambda: "wait to be taken" in pairs.status().why, what="its word")
                 support.wait_until(lambda: not pairs.status().running, what="the end of what ran")
                 self.assertLess(pairs.status().done, 200)
-                support.wait_until(lambda: log.having("results wait for who reads them"), what="its line in the log")
+                support.wait_until(lambda: log.having("wait to be taken"), what="its line in the log")
                 found += list(pairs)
             self.assertEqual(dict(found), {x: "%d" % x * 16384 for x in range(300)})
             self.assertEqual(len(found), 300)
