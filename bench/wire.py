@@ -2,7 +2,8 @@
 
 Two processes on this machine, without tasks.
 
-    python3 bench/wire.py [--rounds N]      run it with each interpreter that is of interest
+    python3 bench/wire.py [--rounds N]      of this interpreter, and what a certificate costs
+    python3 bench/wire.py --table           of each interpreter found: the rows of the table in docs/security.md
 
 plain: as between a node and its own worker processes. tags: a code for each message, no encryption. TLS: encrypted.
 Each figure is the CPU time of both sides, the best of N rounds: what else this machine does hardly counts.
@@ -136,18 +137,49 @@ def measured(way):
         server.wait()
 
 
+def best(way, rounds):
+    return map(min, zip(*[measured(way) for _ in range(rounds)]))
+
+
+def row(rounds):
+    """This interpreter's row of the table in docs/security.md."""
+    plain, tags, encrypted = (list(best(way, rounds)) for way in WAYS)
+    return "| %d.%d | %.1f ms, %.1f ms | %.0f us, %.0f us, %.0f us | %.1f ms, %.1f ms, %.1f ms |" % (
+        sys.version_info[:2] + (tags[0], encrypted[0], plain[1], tags[1], encrypted[1], plain[2], tags[2], encrypted[2])
+    )
+
+
+def table(rounds):
+    """Ask each supported interpreter of this machine for its row."""
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
+    from run_tests import find_interpreters
+
+    for each in find_interpreters():
+        subprocess.call([each.path, os.path.abspath(__file__), "--row", "--rounds", str(rounds)])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.serve)
-        return
+    elif arguments.table:
+        table(arguments.rounds)
+    elif arguments.row:
+        print(row(arguments.rounds))
+    else:
+        report(arguments.rounds)
+
+
+def report(rounds):
     print("%s %s, %s" % (platform.python_implementation(), platform.python_version(), ssl.OPENSSL_VERSION))
     print("%-6s  %10s  %15s  %8s" % ("", "ms a join", "us a round trip", "ms a MB"))
     for way in WAYS:
-        join, trip, megabyte = map(min, zip(*[measured(way) for _ in range(arguments.rounds)]))
+        join, trip, megabyte = best(way, rounds)
         print("%-6s  %10.2f  %15.0f  %8.2f" % (way, join, trip, megabyte))
     for make in (certificates.by_cryptography, certificates.by_openssl, certificates.by_ourselves):
         try:
