@@ -1,10 +1,14 @@
-"""The same attacks against a manager of multiprocessing, of this Python: a column of the table in docs/security.md.
+"""The same attacks against others with their defaults: the columns of the last table in docs/security.md.
 
-    python3 tools/attack_others.py
+    python3 tools/attack_others.py          a manager of multiprocessing; Dask and Ray if they are installed
 
-Nothing of minimalcluster is used but the tests' relay of bytes. Prints a line for each attack.
+All of it is on this machine. Nothing of minimalcluster is used but the tests' canary. Prints a line for each attack.
 """
 
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
 import multiprocessing.connection
 import multiprocessing.managers
 import os
@@ -16,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -44,18 +49,19 @@ def started():
     return process, int(process.stdout.readline())
 
 
-def threads_of(process):
-    return len(os.listdir("/proc/%d/task" % process.pid))
+def held_by(process):
+    """How many threads and descriptors it has."""
+    return [len(os.listdir("/proc/%d/%s" % (process.pid, name))) for name in ("task", "fd")]
 
 
 def silent_peers(process, port):
-    before = threads_of(process)
+    before = held_by(process)
     socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
     time.sleep(12)
-    found = threads_of(process) - before
+    more = [now - then for now, then in zip(held_by(process), before)]
     for sock in socks:
         sock.close()
-    return "200 silent connections: %d threads more, also after 12 s" % found
+    return "200 silent connections: after 12 s %d threads more, %d descriptors more" % tuple(more)
 
 
 def told_about_a_failure(process, port):
@@ -105,6 +111,135 @@ def injection(process, port):
     return "a frame injected behind the handshake: the server %s" % ("ran it" if os.path.exists(path) else "refused it")
 
 
+# -- Dask and Ray ---------------------------------------------------------------------------------
+
+MARKER = "nobody may read this"
+DASK_STRANGER = """
+import json, os, sys
+from distributed import Client
+class Canary:
+    def __init__(self, path):
+        self.path = path
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+address, _, marker, path = json.loads(sys.argv[1])
+client = Client(address)
+print("on a worker: process", client.submit(os.getpid).result())
+print("on the scheduler: process", client.run_on_scheduler(os.getpid))
+client.submit(len, marker).result()
+client.submit(lambda: Canary(path)).result()
+"""
+RAY_STRANGER = """
+import json, os, sys
+import ray
+from ray._raylet import GcsClient
+relay, address, marker, path = json.loads(sys.argv[1])
+GcsClient(address=relay).internal_kv_put(b"key", marker.encode(), True, None)
+class Canary:
+    def __init__(self, path):
+        self.path = path
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+ray.init(address=address, log_to_driver=False)
+print("on a worker: process", ray.get(ray.remote(lambda: os.getpid()).remote()))
+ray.get(ray.remote(lambda: Canary(path)).remote())
+"""
+
+
+class Recorder:
+    """A relay that keeps what it passes on."""
+
+    def __init__(self, port):
+        self.seen, self._port = b"", port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            near, far = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self._port))
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source, sink):
+        with contextlib.suppress(OSError):
+            for data in iter(lambda: source.recv(4096), b""):
+                self.seen += data
+                sink.sendall(data)
+
+
+def without_settings():
+    """The environment of a user who has set nothing, with a home of its own: no key or token is taken from this one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DASK_"))}
+    return dict(kept, HOME=tempfile.mkdtemp(), RAY_USAGE_STATS_ENABLED="0")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+def await_port(port):
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port)).close()
+        time.sleep(0.1)
+    raise SystemExit("nothing listens on port %d" % port)
+
+
+def attack_service(port, process, stranger):
+    """The lines about a service on this port. stranger: a program of a client that knows the address, nothing else."""
+    relay, path = Recorder(port), os.path.join(tempfile.mkdtemp(), "canary")
+    told = json.dumps(["127.0.0.1:%d" % relay.port, "127.0.0.1:%d" % port, MARKER, path])
+    ran = subprocess.run(
+        [sys.executable, "-c", stranger, told], env=without_settings(), timeout=120, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    yield "a stranger without any key runs code: " + (ran.stdout.strip().replace("\n", ", ") or "no")
+    yield "reading in the path: " + ("the marker can be read" if MARKER.encode() in relay.seen else "no marker")
+    yield "a result that names code: " + ("the client ran it" if os.path.exists(path) else "it did not run")
+    yield silent_peers(process, port)
+
+
+def dask():
+    port, environment = free_port(), without_settings()
+    address, cli = "127.0.0.1:%d" % port, "from distributed.cli.dask_%s import main; main()"
+    words = [
+        ["-c", cli % "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+        ["-c", cli % "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny"],
+    ]
+    quiet = {"env": environment, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen([sys.executable, *each], **quiet) for each in words]
+    try:
+        await_port(port)
+        yield from attack_service(port, processes[0], DASK_STRANGER)
+    finally:
+        end(*processes)
+
+
+def ray():
+    port, command = free_port(), os.path.join(os.path.dirname(sys.executable), "ray")
+    words = [command, "start", "--head", "--block", "--port", str(port), "--num-cpus", "1", "--include-dashboard=false"]
+    process = subprocess.Popen(
+        [*words, "--object-store-memory", str(80 << 20)], env=without_settings(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await_port(port)
+        time.sleep(5)  # its other processes
+        server = int(subprocess.check_output(["pgrep", "-P", str(process.pid), "gcs_server"]))
+        yield from attack_service(port, types.SimpleNamespace(pid=server), RAY_STRANGER)
+    finally:
+        end(process)
+
+
+def end(*processes):
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
 def main():
     print("multiprocessing's managers, Python %d.%d.%d" % sys.version_info[:3])
     for attack in (silent_peers, told_about_a_failure, injection):
@@ -115,6 +250,11 @@ def main():
             process.kill()
             process.wait()
             process.stdout.close()
+    for library, attacked in (("distributed", dask), ("ray", ray)):
+        if importlib.util.find_spec(library):
+            print("%s %s" % (library, importlib.metadata.version(library)))
+            for line in attacked():
+                print("  " + line, flush=True)
 
 
 if __name__ == "__main__":
