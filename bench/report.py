@@ -264,7 +264,8 @@ def check_table(results):
 def check(results):
     text, short_of = check_table(results)
     print(text)
-    print("\n%d of %d rows fall short" % (len(short_of), sum(len(goal.bounds) for goal in GOALS)))
+    unmeasured = text.count("| not measured |")
+    print("\n%d of %d rows fall short, %d were not measured" % (len(short_of), text.count("\n") - 1, unmeasured))
     print("".join("  %s\n" % each for each in short_of), end="")
     return 1 if short_of else 0
 
@@ -287,6 +288,10 @@ def plot(results, path):
         bars(axis, results, name)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+    with open(path) as file:
+        text = file.read()
+    with open(path, "w") as file:  # a tenth of a pixel is enough, and half as large
+        file.write(re.sub(r"\n\s*", "\n", re.sub(r"(?s)<!--.*?-->", "", re.sub(r"(\d\.\d)\d+", r"\1", text))))
     return True
 
 
@@ -296,11 +301,17 @@ def bars(axis, results, figure):
     title, unit, more = title_of(figure)
     shown.sort(key=lambda each: each[1], reverse=more)
     names, values, ours = zip(*shown) if shown else ((), (), ())
+    from matplotlib.ticker import EngFormatter
+
     axis.barh(names, values, color=["#1f77b4" if each else "#b0b0b0" for each in ours])
     axis.invert_yaxis()
     if values and max(values) > 20 * min(values):
         axis.set_xscale("log")
-    axis.set_title("%s%s: %s is better" % (title, ", " + unit if unit else "", "more" if more else "less"), fontsize=8)
+    axis.minorticks_off()
+    text = "%s%s: %s is better" % (title, ", " + unit if unit else "", "more" if more else "less")
+    axis.set_title(text, fontsize=7, loc="right")
+    axis.tick_params(left=False, labelsize=7)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 OURS = [each.__name__ for each in peers.OURS]
