@@ -100,7 +100,8 @@ def broken(name, data):
     try:
         TARGETS[name].function(data)
     except Exception as error:
-        return type(error).__name__, traceback.extract_tb(error.__traceback__)[-1][:2]
+        path, line = traceback.extract_tb(error.__traceback__)[-1][:2]
+        return type(error).__name__, "%s:%d" % (os.path.relpath(path, ROOT), line)
     return None
 
 
@@ -112,6 +113,11 @@ def shrink(name, path):
         file.write(data)
     what, place = wanted or ("it took too long or too much memory, or not again", "?")
     print("%s (%d bytes): %s at %s" % (os.path.relpath(kept, ROOT), len(data), what, place))
+    if wanted:
+        try:
+            TARGETS[name].function(data)
+        except Exception:
+            traceback.print_exc(limit=-3, file=sys.stdout)
 
 
 # -- all processes --------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ class Run:
 
     def _keep(self, said):
         paths = sorted(glob.glob(os.path.join(artifacts(self.name), "*")))
-        text = said[said.find(" === Uncaught") :] if " === Uncaught" in said else said[-3000:]
+        text = "\n".join(line for line in said.splitlines()[-40:] if not line.startswith(("#", "INFO")))
         for path in paths:
             done = subprocess.run(
                 [sys.executable, os.path.abspath(__file__), "--shrink", self.name, path],

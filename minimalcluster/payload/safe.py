@@ -242,7 +242,9 @@ class _Unpickler(_InPython):
                 self._hash(part, depth + 1)
 
 
-for _name in ("FRAME", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET"):
+for _name in (
+    "FRAME", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET",
+):  # fmt: skip
     if _handler(_name) is not None:
         _Unpickler.dispatch[_handler(_name)] = vars(_Unpickler)["load_" + _name.lower()]
 for _name in _REFUSED:

@@ -93,7 +93,7 @@ def _text(data, path):
     try:
         for mark, encoding in _MARKS:
             if data.startswith(mark):
-                return data[len(mark) :].decode(encoding).strip()
+                data = data[len(mark) :].decode(encoding).encode("utf-8")
         return keys.as_key(data).decode("utf-8")
     except UnicodeDecodeError:
         raise KeyFileError("%s is not text in UTF-8, so it cannot be a key file" % path)

@@ -9,13 +9,13 @@ from tests.fuzz import files, members, wire
 Target = namedtuple("Target", "function share longest")
 
 TARGETS = {
-    "frames": Target(wire.frames_, 540, 1024),
-    "objects": Target(wire.objects, 300, 512),
-    "handshake": Target(wire.handshake, 100, 256),
-    "master": Target(members.master, 15, 512),
-    "node": Target(members.node, 20, 512),
-    "journal": Target(files.journal_, 5, 512),
+    "frames": Target(wire.frames_, 600, 1024),
+    "objects": Target(wire.objects, 320, 512),
+    "handshake": Target(wire.handshake, 50, 256),
+    "master": Target(members.master, 2, 512),
+    "node": Target(members.node, 8, 512),
+    "journal": Target(files.journal_, 3, 512),
     "key_file": Target(files.key_file, 5, 4200),
     "address": Target(files.address, 5, 64),
-    "pickles": Target(files.pickles, 10, 512),
+    "pickles": Target(files.pickles, 7, 512),
 }
