@@ -6,9 +6,10 @@ IN_VENV := $(VENV)/bin/python
 # Faces and engines are for Python 3 alone; every other module runs on 2.7 too and is held to it.
 CORE := $(sort $(wildcard minimalcluster/*.py $(addprefix minimalcluster/,$(addsuffix /*.py,wire payload brain node master command))))
 SEEDS ?= 1000
+FRAMES ?= 10000000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint types compat extras sim mutants chaos attack soak bench bench-check costs scale size wheel clean
+.PHONY: help test lint types compat extras sim mutants chaos attack fuzz soak bench bench-check costs scale size wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ chaos: ## real harm to real processes, row by row, then 1,000 kills (root on Lin
 
 attack: ## strangers, people in the path, and hostile members against real masters and nodes, row by row
 	$(PYTHON) tools/attack.py
+
+fuzz: $(VENV)/ready ## every reader of bytes that others may have written, under atheris (FRAMES=10000000)
+	$(IN_VENV) tools/fuzz.py --frames $(FRAMES)
 
 soak: ## many tasks while nodes come and go: nothing may grow (TASKS=10000000)
 	$(PYTHON) tools/soak.py

@@ -2,7 +2,6 @@
 
     python3 tools/attack.py                       every row
     python3 tools/attack.py --row 40              some rows
-    python3 tools/attack.py --frames 10000000     so many random frames in row 47 (200,000)
     python3 tools/attack.py --list                what there is
 
 Rows that the suite shows are run by their tests; what needs thousands of connections, or minutes, is here. The exit
@@ -12,7 +11,6 @@ status is 1 if a row failed, else 0. Everything happens on this machine; no root
 import argparse
 import contextlib
 import os
-import random
 import resource
 import sys
 import threading
@@ -23,11 +21,10 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, "tools")]
 
 from chaos import Wrong, check, run_row, run_tests  # noqa: E402
 
-from minimalcluster import MasterNode, errors  # noqa: E402
-from minimalcluster.wire import checks, frames, handshakes, keys, limits  # noqa: E402
-from tests import attackers, support  # noqa: E402
+from minimalcluster import MasterNode  # noqa: E402
+from minimalcluster.wire import keys, limits  # noqa: E402
+from tests import support  # noqa: E402
 from tests.test_end_to_end import DOUBLE, doubled  # noqa: E402
-from tests.wire.members import KEY, SALT, samples  # noqa: E402
 
 _PATH, _MEMBER, _STRANGER = ("test_attacks.%s.test_row_" % each for each in ("InThePath", "Members", "Strangers"))
 _END, _WIRE = "test_end_to_end.MasterFaults.test_row_", "wire.test_handshakes.Handshake."
@@ -138,72 +135,6 @@ def slow():
     return beside(lambda port: [port, 1000, 0.2], 2.0)
 
 
-# -- row 47: random frames ------------------------------------------------------------------------
-
-FRAMES = 200000
-
-
-@row(47, "random frames and handshakes")
-def fuzz():
-    seed = int(time.time())
-    chance, found = random.Random(seed), {}
-    auth = handshakes.ClientHandshake(KEY, b"c" * 32, 1, b"i" * 16, (3, 9), "here").receive(_server().start())
-    whole = [b"".join(b"".join(channel.frame(message)) for channel in [_channel(True)]) for message in samples()]
-    plain = [b"".join(_channel(False).frame(message)) for message in samples()]
-    for number in range(FRAMES):
-        kind = number % 4
-        try:
-            if kind == 0:
-                _server().receive(_mutated(chance, auth))
-            elif kind == 1:
-                handshakes.ClientHandshake(KEY, b"c" * 32, 1, b"i" * 16, (3, 9), "here").receive(
-                    _mutated(chance, _server().start() + b"\0" + bytes(45))
-                )
-            elif kind == 2:
-                _channel(True).feed(_mutated(chance, chance.choice(whole)))
-            else:  # what a member may send: right heads, and bodies that are odd
-                for message in _channel(False).feed(_with_right_head(chance, chance.choice(plain))):
-                    checks.check(message, chance.choice((checks.NODE, checks.MASTER, checks.CHILD)))
-            outcome = "nothing"
-        except errors.ConnectionFailed as error:
-            outcome = type(error).__name__
-        except Exception as error:
-            raise Wrong("%s: %s escaped, seed %d, frame %d" % (type(error).__name__, error, seed, number))
-        found[outcome] = found.get(outcome, 0) + 1
-    return "%d: %s; seed %d" % (FRAMES, ", ".join("%s %d" % pair for pair in sorted(found.items())), seed), None
-
-
-def _server():
-    return handshakes.ServerHandshake(KEY, SALT, b"n" * 32, 7, 11)
-
-
-def _channel(tagged):
-    return frames.Channel(b"1" * 32, b"1" * 32, tagged)
-
-
-def _mutated(chance, data):
-    data = bytearray(data)
-    for _ in range(chance.randrange(1, 4)):
-        at, what = chance.randrange(len(data) + 1), chance.randrange(5)
-        if what == 0 and at < len(data):
-            data[at] ^= 1 << chance.randrange(8)
-        elif what == 1:
-            data[at:at] = os.urandom(chance.randrange(1, 9))
-        elif what == 2:
-            del data[at : at + chance.randrange(1, 9)]
-        elif what == 3:
-            data[at : at + 8] = chance.choice((b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\0" * 8, b"\x80" + b"\0" * 7))
-        else:
-            data[at : at + 40] = data[: chance.randrange(40)]
-    return bytes(data)
-
-
-def _with_right_head(chance, data):
-    body = _mutated(chance, data[attackers.HEAD :] or b"\0")
-    kind = bytearray(data)[0] if chance.random() < 0.9 else chance.randrange(256)
-    return attackers.head(kind, len(body)) + body
-
-
 # -- row 50: floods -------------------------------------------------------------------------------
 
 FLOOD = """
@@ -280,13 +211,10 @@ def attacks():
 
 
 def main():
-    global FRAMES
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", type=int, action="append", metavar="N", help="only this row; may be given again")
-    parser.add_argument("--frames", type=int, default=FRAMES, metavar="N", help="random frames in row 47")
     parser.add_argument("--list", action="store_true", help="list the attacks, run none")
     arguments = parser.parse_args()
-    FRAMES = arguments.frames
     wanted = [each for each in attacks() if not arguments.row or each[0] in arguments.row]
     if not wanted:
         parser.error("no such row: %s" % arguments.row)

@@ -37,6 +37,8 @@ INPUT_SECONDS, INPUT_MB = 30, 1024
 REPORT_SECONDS, PROGRESS_SECONDS = 1.0, 10.0
 #: Every so manyth input's memory is measured.
 MEASURED = 1000
+#: Of a failing input, for logs of machines that keep no files.
+SHOWN_BYTES = 600
 #: How often a failing input is tried with a part less.
 SHRINK_TRIES = 20000
 
@@ -113,6 +115,7 @@ def shrink(name, path):
         file.write(data)
     what, place = wanted or ("it took too long or too much memory, or not again", "?")
     print("%s (%d bytes): %s at %s" % (os.path.relpath(kept, ROOT), len(data), what, place))
+    print("its bytes: %r" % data[:SHOWN_BYTES])
     if wanted:
         try:
             TARGETS[name].function(data)

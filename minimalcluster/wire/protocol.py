@@ -2,8 +2,8 @@
 
 * A message is plain data: signed 64-bit integers, then one JSON object if its layout has one, then opaque buffers if
   its layout has them. No pickle is read here.
-* A JSON object is nested ``NESTED_MAX`` deep at most, and its numbers have ``DIGITS_MAX`` digits. Else a small message
-  would end in a RecursionError wherever it is compared, shown or sent on, and a long number keep the loop for hours.
+* A JSON object is nested ``NESTED_MAX`` deep at most, and its numbers have ``DIGITS_MAX`` digits. Else a
+  message that could just be read would be a RecursionError where it is sent on, and a long number hold the loop.
 * ``order`` says which messages must not overtake each other: a grant stays behind its job's definition, a revocation
   behind its grant, the end of a job behind both, a report behind earlier reports, Joined and Drop behind everything.
 """

@@ -94,7 +94,7 @@ class JournalTest(unittest.TestCase):
 
 
 class OddRecordTest(JournalTest):
-    """Found by fuzzing: records with right tags, which another version may have written, or another program with this key."""
+    """Records with right tags, which another version may have written, or another program with this key."""
 
     def refused(self, kind, body):
         self.written()

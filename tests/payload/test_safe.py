@@ -145,7 +145,7 @@ class Values(unittest.TestCase):
         return ("c%s\n%s\n" % (module, name)).encode("ascii")
 
     def test_row_49_a_small_pickle_does_not_become_large(self):
-        """Found by fuzzing: each of these took all memory, or held the whole process for ever, or ended it."""
+        """Each of these took all memory, or held the whole process for ever, or ended it."""
         builtin = "__builtin__" if PY2 else "builtins"
         numbers = self.named(builtin, "xrange" if PY2 else "range") + b"J\xff\xff\xff\x7f\x85R"
         for module, name in ((builtin, "set"), (builtin, "frozenset"), ("collections", "deque"), ("collections", "Counter")):
@@ -218,7 +218,7 @@ class Arrays(unittest.TestCase):
             def __reduce__(self):
                 return numpy.dtype, (self._code, False, True), self._state
 
-        # Found by fuzzing: NumPy takes objects from beyond the end of a list that is too short.
+        # NumPy takes objects from beyond the end of a list that is too short.
         for shape, content in (((1000,), [1]), ((2, 2), [1]), ((-1,), [1]), ((2**33,), [1]), ((1,), [1, 2]), ([1], [1]), ((1,), b"x" * 8)):
             for state in ((1, shape, numpy.dtype("O"), False, content), (shape, numpy.dtype("O"), False, content)):
                 lying = Named(numpy.arange(1).__reduce__()[0], numpy.ndarray, (0,), b"b")
