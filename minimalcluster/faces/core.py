@@ -206,12 +206,18 @@ class Core:
     def submit_map(self, job: Any) -> None:
         with self._lock:
             self.check()
+            job.held = self._keeps_order() and self._order.hold(job)
             self.maps.add(job)  # before ``submit_to``: the job removes itself at its end, which may come at once
             try:
                 job.submit_to(self.cluster)
             except BaseException:  # an engine may refuse it
                 self.maps.discard(job)
                 raise
+
+    def _keeps_order(self) -> bool:
+        """Whether a map waits for calls before it; not in a callback, since these calls may need its thread."""
+        threads = [calls.thread for calls in list(self.delivering)]
+        return self.cluster.slots <= 1 and threading.current_thread() not in threads
 
     def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
         """A job has ended. Returns the error for those who still wait for it; a lasting one is for later calls, too."""

@@ -25,6 +25,7 @@ READ_SECONDS = 0.05
 class MapJob(Job):
     """One function over many items, which are read a window ahead."""
 
+    held = False  # it waits for calls that were submitted before it: see order.py
     started = False  # somebody has asked for a result
     abandoned = False  # the results object was dropped unread
     watcher: Any = None  # a weak reference to a member of ``Core.collecting``, called at each arrival
@@ -73,6 +74,11 @@ class MapJob(Job):
     @property
     def closed(self) -> bool:
         return self.input.closed
+
+    def release(self, end: int) -> None:
+        """The calls that were submitted before it are done."""
+        self.held = False
+        self.grew()
 
     def submit(self) -> None:
         try:
@@ -147,9 +153,13 @@ class MapJob(Job):
 
     def limit(self, slots: int) -> Optional[int]:
         """As Job's; but a finite input runs on until a result is asked for, as concurrent.futures' does."""
+        if self.held:
+            return 0
         return super().limit(slots) if self.started or not self._finite else None
 
     def blocked_reason(self) -> Optional[str]:
+        if self.held:
+            return "it waits for calls that were submitted before it"
         pending, why = self.total - self.taken, super().blocked_reason()
         if why is not None or self.closed or self.abandoned or not pending:
             return why

@@ -1,9 +1,11 @@
-"""Lets submitted calls begin in the order in which they were submitted, where one worker process runs all of them.
+"""Lets calls and maps begin in the order in which they were submitted, where one worker process runs all of them.
 
 Calls with other needs or options are in other jobs, and the scheduler serves jobs in turn. A program that has one
 worker process may rely on the order, as with the standard library's executors: "write the file", "remove the file".
-So the scheduler hears of a *run* of calls (consecutive ones of one job) when the runs before it are done. With more
-worker processes there is no such order, and no run waits.
+So the scheduler hears of a *run* of calls (consecutive ones of one job) when the runs before it are done. A map waits
+in the same line; but no call and no map waits for its end, because it may be endless, or its results may be taken
+slowly.
+With more worker processes there is no such order, and no run waits.
 """
 
 from collections import deque
@@ -11,12 +13,15 @@ from typing import Any, Deque
 
 
 class Run:
-    """Consecutive calls of one job. end: the job's tasks before this number are in this run or in earlier ones."""
+    """Consecutive calls of one job. end: the job's tasks before this number are in this run or in earlier ones.
 
-    __slots__ = ("end", "job", "left")
+    Or a map, for which no other run waits: ``left`` is 0.
+    """
 
-    def __init__(self, job: Any) -> None:
-        self.job = job
+    __slots__ = ("end", "is_map", "job", "left")
+
+    def __init__(self, job: Any, is_map: bool = False) -> None:
+        self.job, self.is_map = job, is_map
         self.end = self.left = 0
 
 
@@ -38,6 +43,12 @@ class Order:
         run.end = task + 1
         return run
 
+    def hold(self, job: Any) -> bool:
+        """Whether this map, which is the last of all, has to wait. Then its ``release`` is called later."""
+        if self._runs:
+            self._runs.append(Run(job, True))
+        return bool(self._runs)
+
     def is_first(self, run: Run) -> bool:
         """Whether its calls wait for no earlier ones."""
         return self._runs[0] is run
@@ -48,7 +59,9 @@ class Order:
         if not self._runs or self._runs[0].left:
             return
         while self._runs and not self._runs[0].left:
-            self._runs.popleft()
+            over = self._runs.popleft()
+            if over.is_map:
+                over.job.release(over.end)
         if self._runs:
             self._runs[0].job.release(self._runs[0].end)
 

@@ -1,6 +1,7 @@
 """Calls of several jobs begin in the order of their submission, where one worker process runs them."""
 from __future__ import absolute_import, division, print_function
 
+import itertools
 import os
 import unittest
 
@@ -15,10 +16,11 @@ if PYTHON_3:
 
 class Job(object):
     def __init__(self):
-        self.released = 0
+        self.released = self.calls = 0
 
     def release(self, end):
         self.released = end
+        self.calls += 1
 
 
 @unittest.skipUnless(PYTHON_3, "the faces are for Python 3")
@@ -63,6 +65,21 @@ class OrderTest(unittest.TestCase):
         self.order.done(first)
         self.assertEqual((2, 0), self.released())
 
+    def test_a_map_waits_for_calls_before_it_and_no_call_waits_for_a_map(self):
+        maps = [Job(), Job(), Job()]
+        self.assertFalse(self.order.hold(maps[0]))
+        first = self.add("a", 0)
+        self.assertTrue(self.order.hold(maps[1]))
+        second = self.add("a", 1)
+        self.assertTrue(self.order.hold(maps[2]))
+        self.assertEqual([1, 0, 0, 0], [self.jobs["a"].released] + [each.calls for each in maps])
+        self.order.done(first)
+        self.assertEqual(2, self.jobs["a"].released)
+        self.assertEqual([0, 1, 0], [each.calls for each in maps])
+        self.order.done(second)
+        self.assertEqual([0, 1, 1], [each.calls for each in maps])
+        self.assertEqual(0, len(self.order))
+
     def test_with_more_worker_processes_no_run_waits(self):
         first = self.add("a", 0)
         self.add("b", 0)
@@ -85,6 +102,40 @@ class InAnExecutor(unittest.TestCase):
                 written.result(60)
                 self.assertIsNone(removed.result(60))
             self.assertEqual([], os.listdir(folder))
+
+    def test_a_map_sees_what_calls_before_it_have_written(self):
+        with support.directory() as folder, ClusterExecutor(1) as executor:
+            paths = [os.path.join(folder, str(number)) for number in range(20)]
+            for path in paths:
+                executor.submit(support.write, path, "x")
+            self.assertEqual([True] * 20, list(executor.map(os.path.exists, reversed(paths))))
+
+    def test_a_map_that_waits(self):
+        with support.directory() as folder, ClusterExecutor(1) as executor:
+            first, gate = os.path.join(folder, "first"), os.path.join(folder, "gate")
+            running = executor.submit(touch_and_wait, first, gate)
+            support.wait_until(lambda: os.path.exists(first), what="a call that runs")
+            dropped, waits = executor.map(abs, [-1]), executor.map(abs, [-2, -3])
+            endless = executor.map(abs, itertools.count())
+            self.assertEqual([], list(executor.map(abs, [])))
+            why = [job.why for job in executor.status().jobs if job.name == waits._job.name]
+            self.assertEqual(["it waits for calls that were submitted before it"] * 3, why)
+            dropped.close()
+            support.write(gate, "")
+            self.assertEqual([2, 3], list(waits))
+            self.assertEqual([0, 1], [next(endless), next(endless)])
+            self.assertEqual(5, executor.submit(abs, -5).result(60))
+            self.assertTrue(running.done())
+
+    def test_a_map_in_a_callback_does_not_wait_for_calls_that_this_thread_delivers(self):
+        with support.directory() as folder, ClusterExecutor(1) as executor:
+            first, gate, found = os.path.join(folder, "first"), os.path.join(folder, "gate"), []
+            running = executor.submit(touch_and_wait, first, gate)
+            running.add_done_callback(lambda future: found.extend(executor.map(abs, [-1, -2])))
+            last = executor.submit(abs, -3)
+            support.write(gate, "")
+            self.assertEqual(3, last.result(60))
+            self.assertEqual([1, 2], found)
 
     def test_what_waits_can_be_cancelled_and_has_a_deadline_and_the_end_waits_for_it(self):
         with support.directory() as folder:
