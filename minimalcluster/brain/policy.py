@@ -24,7 +24,7 @@ CHUNK_SECONDS_MIN = 0.001
 #: Near a job's end a master serves this many chunks in a second: all it can. Smaller ones would make the end longer.
 CHUNKS_PER_SECOND_MAX = 8000.0
 #: Growth from one chunk to the next, so that one unusual task cannot make a huge chunk.
-CHUNK_GROWTH = 16
+CHUNK_GROWTH = 64
 CHUNK_BYTES = 4 << 20
 CHUNK_TASKS_MAX = 1 << 20
 #: Of a job that still grows, each slot gets this small a part of the queue: its calls may differ from those
