@@ -63,6 +63,9 @@ if WINDOWS:
 else:
     _OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
 
+#: How much the kernel may hold on the way to a worker process, and on the way back (Linux: 0.2 MB unless it is set,
+#: macOS: 8 kB): each time that it is full, both sides wait for each other, and a cycle of the loop goes by.
+PAIR_BYTES = 1 << 20
 #: Whether a worker process inherits one end of a pair of sockets, which needs no network, not even loopback.
 PAIRS = not (PY2 or WINDOWS)
 
@@ -164,7 +167,7 @@ class Node(Hands):
         try:
             self.open()
             if self._listener is None:  # with PAIRS
-                ours, theirs = socketpair()
+                ours, theirs = _pair()
                 with theirs:
                     self._start_process(effect.slot, ours, theirs.fileno())
             else:
@@ -417,6 +420,18 @@ class Node(Hands):
         child.output.taken()
         output = protocol.Output({"pid": child.process.pid, "stream": stream, "text": text})
         self._handle(brain.ChildSaid(child.slot, output), monotonic())
+
+
+def _pair():
+    # type: () -> tuple[socket.socket, socket.socket]
+    """Two connected sockets with room for large messages, as far as the system allows."""
+    ours, theirs = socketpair()
+    try:
+        for each in (ours, theirs):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BYTES)
+    except (OSError, socket.error):
+        pass  # macOS refuses what is more than its limit, Linux takes less
+    return ours, theirs
 
 
 def child_environment(slots):
