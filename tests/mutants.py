@@ -4,8 +4,8 @@
 a piece of its text and what is put there instead; a piece that is no longer in the source is an
 error, so that the list keeps up with the code. What a simulated cluster meets too rarely (an
 overlap of two results, two deaths in one shortened piece, two former
-attempts that a journal has of one task, a parked node that goes) is left to test_scheduler.py; large results
-of a former master's attempts, before which tasks are still to be cut, to test_window.py.
+attempts that a journal has of one task, a parked node that goes) is left to test_scheduler.py; a cut across what
+a former master had cut, too; large results of its attempts, before which tasks are still to be cut, to test_window.py.
 """
 from __future__ import absolute_import, division, print_function
 
@@ -80,7 +80,7 @@ MUTANTS = [
     ("nobody has time to come back to the next master", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now"),
     ("who does not come back to the next master is waited for without end", _S, "_job_resumed", "self._now + ADOPT_SECONDS", "self._now + 1e9"),
     ("what nobody knows to be running is not queued again", _L, "resume", "left = list(gaps)", "left = []"),
-    ("what a former master's nodes may run is cut again", _L, "_cut_next", "job.skips[-1][0] if job.skips else job.total", "job.total"),
+    ("behind what a former master had cut nothing is cut", _L, "_skip", "job.cursor = job.skips.pop()[1]", "pass"),
     ("a parked node is never admitted", _S, "_admit_parked", "self._admit(event)", "pass"),
     ("a former master's node is admitted before the job comes", _S, "_node_joined", "elif event.held and", "elif False and"),
     ("what was adopted is queued as well", _L, "take_up", "piece.job.awaited.pop(piece, None)", "pass"),

@@ -655,6 +655,40 @@ class LossTest(SchedulerTest):
         self.master.submit(100)
         self.master.do(s.JobResumed(JOB, done, attempts))
 
+    def test_row_38_what_a_former_master_did_not_have_done_is_cut_in_order_and_up_to_the_limit(self):
+        self.master.submit(100, DEFAULTS._replace(chunksize=10))
+        self.master.do(s.JobGrew(JOB, 100, True, 35))
+        self.master.do(s.JobResumed(JOB, [(0, 3), (5, 20), (40, 50)], [(77, 22, 24), (78, 60, 70)]))
+        granted = []
+        for node in "abcd":
+            self.master.join(node)
+            granted += spans(self.master.grants())
+        self.assertEqual(granted, [(3, 5), (20, 22), (24, 34), (34, 35)])
+        self.master.join("e")
+        self.assertEqual(self.master.grants(), [])
+        self.master.do(s.JobGrew(JOB, 100, True))
+        self.assertEqual(spans(self.master.grants()), [(35, 40)])
+
+    def test_what_a_former_master_had_cut_beyond_the_limit_runs_again(self):
+        self.master.submit(100)
+        self.master.do(s.JobGrew(JOB, 100, True, 5))
+        self.master.do(s.JobResumed(JOB, [(0, 20)], [(77, 60, 61)]))
+        self.master.tick(s.ADOPT_SECONDS)
+        self.master.join("a")
+        self.assertEqual(spans(self.master.grants()), [(60, 61)])
+
+    def test_a_task_behind_what_a_former_master_had_cut_is_cancelled(self):
+        self.submit_resumed([(10, 50)], [(77, 60, 70)])
+        for task in (20, 55, 65):  # it has an outcome, no node has had it, a node may run it
+            self.assertEqual(self.master.do(s.TaskCancelled(JOB, task)), [])
+        self.master.join("a")
+        ran = []  # type: list
+        for grants in iter(self.master.grants, []):
+            for grant in grants:
+                ran += range(grant.first, grant.first + grant.count)
+                self.master.done(grant)
+        self.assertEqual(sorted(ran), [task for task in list(range(10)) + list(range(50, 100)) if task not in (55, 65)])
+
     def test_a_piece_that_waits_goes_back_to_the_node_that_still_runs_it(self):
         grant, = self.start(1)
         self.master.lose("a")
