@@ -19,7 +19,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tools")]
 
-from chaos import Wrong, check, run_row, run_tests  # noqa: E402
+from chaos import check, run_row, run_tests  # noqa: E402
 
 from minimalcluster import MasterNode  # noqa: E402
 from minimalcluster.wire import keys, limits  # noqa: E402

@@ -28,8 +28,9 @@ sys.path.insert(0, ROOT)
 from tests.fuzz.targets import TARGETS  # noqa: E402
 
 FRAMES = 10000000
-#: A process of the fuzzer gets this part of all frames, so that all processors are busy to the end.
-SLICES = 40
+#: A process of the fuzzer gets this part of all frames, so that all processors are busy to the end; but so many, since
+#: its start takes seconds.
+SLICES, SLICE_MIN = 40, 20000
 KEPT = os.path.join(ROOT, "build", "fuzz")
 CORPUS = os.path.join(ROOT, "tests", "fuzz", "corpus")
 #: Longer than the slowest input takes under all instruments, on a busy machine.
@@ -144,7 +145,7 @@ class Run:
         command = [sys.executable, os.path.abspath(__file__), "--part", self.name, str(frames)]
         with open(log, "wb") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, text=True)
-            before = 0, 0
+            before, said = (0, 0), []
             for line in process.stdout:
                 if re.match(r"\d+ \d+$", line):
                     now = tuple(map(int, line.split()))
@@ -152,18 +153,19 @@ class Run:
                         self.executions += now[0] - before[0]
                         self.frames += now[1] - before[1]
                     before = now
+                else:
+                    said.append(line)  # atheris writes the exception there
             code = process.wait()
         with self._lock:
             self.seconds += time.monotonic() - began
         with open(log, errors="replace") as file:
-            said = file.read()
-        self.coverage = max([self.coverage, *map(int, re.findall(r"cov: (\d+)", said))])
+            told = file.read()
+        self.coverage = max([self.coverage, *map(int, re.findall(r"cov: (\d+)", told))])
         if code:
-            self._keep(said)
+            self._keep("".join(said[-40:]) + "\n".join(line for line in told.splitlines() if "ERROR" in line))
 
-    def _keep(self, said):
+    def _keep(self, text):
         paths = sorted(glob.glob(os.path.join(artifacts(self.name), "*")))
-        text = "\n".join(line for line in said.splitlines()[-40:] if not line.startswith(("#", "INFO")))
         for path in paths:
             done = subprocess.run(
                 [sys.executable, os.path.abspath(__file__), "--shrink", self.name, path],
@@ -178,7 +180,7 @@ class Run:
 
 def parts(runs):
     """(run, frames) of each process, in turn, so that each target gets its first soon."""
-    slice_ = max(1, sum(run.wanted for run in runs) // SLICES)
+    slice_ = max(SLICE_MIN, sum(run.wanted for run in runs) // SLICES)
     left = {run: run.wanted for run in runs}
     while left:
         for run in list(left):

@@ -24,7 +24,7 @@ FROM_CHILDREN = [kind for kind in wire._KINDS if checks.CHILD in checks._ROWS[ki
 STEPS_MAX = 24
 #: Seconds of virtual time in which a good peer is served, whatever others hold: 12 s of ADOPT_SECONDS, 10 s of silence
 #: for each of two that hold a copy, 60 s of waiting for a node that is stuck, twice.
-SERVED_SECONDS, TURN_SECONDS = 300, 4
+SERVED_SECONDS, TURN_SECONDS = 320, 8
 #: Longer than any limit of the agent's.
 AGENT_SECONDS = 1300
 

@@ -3,6 +3,11 @@ from __future__ import absolute_import, division, print_function
 
 from tests.fuzz.choices import Wrong
 
+try:
+    import tracemalloc
+except ImportError:  # 2.7: there it is not measured
+    pass
+
 #: Bytes of memory for a byte of a frame: JSON's "{}," is 88 bytes in a list, a buffer's length of 8 bytes a view of 200.
 OF_FRAMES = 100
 #: And of a pickle that must be safe: it may copy 8 elements into sets, of some 80 bytes each.
@@ -21,8 +26,6 @@ def bounded(received, per_byte, function, *arguments):
     _calls += 1
     if not every or _calls % every:
         return function(*arguments)  # type: ignore[operator]
-    import tracemalloc
-
     tracemalloc.start()
     try:
         return function(*arguments)  # type: ignore[operator]
