@@ -233,6 +233,16 @@ class Imports(unittest.TestCase):
             self.assertTrue(not picklers or name in PICKLERS, "%s imports %s" % (name, picklers))
 
 
+    def test_one_place_makes_channels(self):
+        """The handshake, when it has verified the proof: there is no other way to a usable connection."""
+        makers = []
+        for name in modules():
+            calls = [node for node in ast.walk(parsed(name)) if isinstance(node, ast.Call)]
+            made = [node for node in calls if getattr(node.func, "id", getattr(node.func, "attr", "")) == "Channel"]
+            makers += [name] * len(made)
+        self.assertEqual(["wire.handshakes"], makers)
+
+
 class Source(unittest.TestCase):
     def test_a_core_file_begins_with_the_future(self):
         for name in modules():

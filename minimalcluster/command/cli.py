@@ -6,11 +6,16 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from contextlib import closing
 
 from .. import __version__, errors
+
+MYPY = False  # mypy takes it for true: names for type comments
+if MYPY:
+    from typing import NoReturn  # noqa: F401 # novm
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -49,9 +54,18 @@ def main(argv=None):
         return EXIT_FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Shows no key that somebody has given as an argument: a batch system, for example, keeps what is written."""
+
+    def error(self, message):
+        # type: (str) -> NoReturn
+        shown = re.sub(r"mck-[0-9a-f]+", "(a key; see --key-file and --key-stdin)", message)
+        argparse.ArgumentParser.error(self, shown)
+
+
 def _parser():
     # type: () -> argparse.ArgumentParser
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m minimalcluster", description="Cluster computing with nothing but Python."
     )
     parser.add_argument("--version", action="version", version="minimalcluster " + __version__)

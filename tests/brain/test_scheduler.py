@@ -226,6 +226,20 @@ class OutcomesTest(SchedulerTest):
                 self.assertEqual(effects, [])
         self.assertEqual(self.master.brain.snapshot()["jobs"][0]["delivered"], 0)
 
+    def test_row_49_what_one_node_says_of_anothers_attempt_changes_nothing(self):
+        grant, = self.start(2, DEFAULTS._replace(chunksize=2))
+        self.master.join("b")
+        before = self.master.brain.snapshot()
+        foreign = grant._replace(node="b")
+        for effects in (
+            self.master.done(foreign, 2), self.master.failed(foreign), self.master.died(foreign), self.master.released(foreign, 0), self.master.unfit(foreign),
+        ):  # fmt: skip
+            self.assertEqual(effects, [])
+        after = self.master.brain.snapshot()
+        self.assertEqual(before["jobs"], after["jobs"])
+        self.assertEqual(before["nodes"], after["nodes"])
+        self.assertEqual(2, only(s.Deliver, self.master.done(grant, 2))[0].count)
+
     def test_what_a_node_skipped_runs_again(self):
         grant, = self.start(5, DEFAULTS._replace(chunksize=5))
         deliver, = self.master.done(grant, 1, first=2, seconds=1.0)

@@ -80,6 +80,13 @@ class KeyTest(unittest.TestCase):
     def test_no_key(self):
         self.refused([], "no key", "--key-file", "--key-stdin", KEY_VARIABLE)
 
+    def test_row_46_no_argument_is_a_key_and_none_is_shown(self):
+        secret = keys.generate_key(os.urandom(32))
+        for words in (["--key", secret], ["--key=" + secret], ["--authkey", secret], [secret], ["--nprocs", secret]):
+            code, output = run("node", NOBODY, *words)
+            self.assertEqual(code, cli.EXIT_USAGE, output)
+            self.assertNotIn(secret[4:], output)
+
     def test_empty_key(self):
         with support.directory() as path:
             file = support.write_key(os.path.join(path, "key"), " \n")
