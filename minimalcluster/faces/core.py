@@ -69,12 +69,10 @@ class Core:
         """The pickle of one call. Large arguments that were sent before become handles. Raises what pickling raises."""
         if options.journal is not None:  # the key of a call must not depend on earlier calls
             return self.pack((function, tuple(args), dict(keywords)))
-        given = tuple(args)
-
-        def call(swapped: Sequence[Any]) -> object:
-            return function, tuple(swapped[: len(given)]), dict(zip(keywords, swapped[len(given) :]))
-
-        return self._packed([*given, *keywords.values()], call)
+        given = [*args, *keywords.values()]
+        end = len(given) - len(keywords)
+        # No function with annotations: Python would evaluate these for each call.
+        return self._packed(given, lambda all_: (function, tuple(all_[:end]), dict(zip(keywords, all_[end:]))))
 
     def packed_item(self, item: Any, star: bool) -> functions.Packed:
         """The pickle of an item of a map. star: the item is the tuple of the call's arguments."""
@@ -143,7 +141,8 @@ class Core:
             options = options._replace(deadline=None, on_error=None)
         key = packed.needs, options
         with self._lock:
-            self.check()
+            if self._shut or self.broken is not None:
+                self.check()
             self._notice_reloads()
             calls = self._calls.get(key)
             if calls is None:

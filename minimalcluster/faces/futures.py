@@ -70,6 +70,9 @@ def raisable(error: BaseException, signs: Tuple[Type[BaseException], ...] = (Sto
     return found
 
 
+_CANCELLED = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+
 class ClusterFuture(_Future[T]):
     """A Future whose call can be cancelled while it runs."""
 
@@ -135,9 +138,11 @@ class ClusterFuture(_Future[T]):
     def hand_out(self) -> bool:
         """The call is about to be sent to a node. Returns False if it was cancelled."""
         with self._condition:
-            if not self._handed_out and not self.cancelled():
+            if self._state in _CANCELLED:
+                return False
+            if not self._handed_out:
                 self._handed_out = self.set_running_or_notify_cancel()
-            return self._handed_out and not self.cancelled()
+            return self._handed_out
 
     def take_back(self) -> None:
         """The node gave the call back before it began: it waits again, and can be cancelled."""
@@ -155,7 +160,7 @@ class ClusterFuture(_Future[T]):
 
     def resolve(self, outcome: Any) -> None:
         with self._condition:
-            self._decided = self.hand_out()
+            self._decided = self._state == "RUNNING" or self.hand_out()
         self.place = None
         if not self._decided:
             return  # cancelled
