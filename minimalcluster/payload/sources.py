@@ -52,6 +52,8 @@ _AUTORELOAD = "IPython.extensions.autoreload"
 
 #: Kinds of modules: Python source; only a .pyc file; a folder without __init__.py; others, such as extensions.
 SOURCE, COMPILED, FOLDER, FOREIGN = "source", "compiled", "folder", "foreign"
+#: A node may ask for a name with any number of dots, and each part of it costs a search.
+_PARTS_MAX = 100
 _KINDS = {".py": SOURCE, ".pyw": SOURCE, ".pyc": COMPILED, ".pyo": COMPILED}
 
 #: A module of the project. package: True if it may have submodules, which are in ``folders``.
@@ -71,8 +73,10 @@ def find(name, own=True):
 
     The only place that decides whether a module is the project's. own=False: find modules of installed packages, too.
     """
-    parts = name.split(".")
-    if parts[0] == _OURS or _is_reserved(parts[0]) or not all(parts) or any(each in name for each in "/\\:\0"):
+    parts = name.split(".", _PARTS_MAX)
+    if len(parts) > _PARTS_MAX or not all(parts) or any(each in name for each in "/\\:\0"):
+        return None
+    if parts[0] == _OURS or _is_reserved(parts[0]):
         return None
     module = _described(name, variables(sys.modules.get(name)))
     if module is None:
