@@ -27,6 +27,7 @@ from tests import support  # noqa: E402
 from tests.test_end_to_end import DOUBLE, doubled  # noqa: E402
 
 _PATH, _MEMBER, _STRANGER = ("test_attacks.%s.test_row_" % each for each in ("InThePath", "Members", "Strangers"))
+_NODE, _BRAIN = "master.test_cluster.NodeMessagesTest.test_row_", "brain.test_scheduler.OutcomesTest.test_row_"
 _END, _WIRE = "test_end_to_end.MasterFaults.test_row_", "wire.test_handshakes.Handshake."
 #: {row: [(the attack, the tests)]}: as docs/security.md names them.
 SUITE = {
@@ -35,7 +36,10 @@ SUITE = {
         ("a master without the key", _END + "39_rogue_master"),
         ("what a stranger learns", _END + "39_a_stranger_learns_one_byte"),
     ],
-    40: [("silent and slow connections", _STRANGER + "40_silent_and_slow_ones_take_nothing_from_a_node")],
+    40: [
+        ("silent and slow connections", _STRANGER + "40_silent_and_slow_ones_take_nothing_from_a_node"),
+        ("those that begin TLS", _STRANGER + "40_nor_do_those_that_begin_tls"),
+    ],
     41: [("lengths that lie", _MEMBER + "41_length_lies")],
     42: [
         ("a pickle before the proof", _END + "42_pickle_before_the_proof"),
@@ -52,7 +56,8 @@ SUITE = {
     46: [
         ("weak keys", "master.test_master_keys.Sides.test_row_46_weak_keys_are_for_this_machine_alone"),
         ("key files of others, or open to them", "wire.test_key_files"),
-        ("looking for the key in ps, environ, logs", "test_attacks.KeySeen.test_row_46_the_key_is_seen_nowhere"),
+        ("looking for the key in ps, environ, logs", "test_attacks.KeySeen"),
+        ("a key as an argument", "command.test_cli.KeyTest.test_row_46_no_argument_is_a_key_and_none_is_shown"),
     ],
     47: [
         ("HTTP, SSH, TLS at the port", _STRANGER + "47_other_protocols_are_closed_and_named_in_a_line"),
@@ -66,6 +71,8 @@ SUITE = {
         ("a node that asks for what is not served", "master.test_serving"),
         ("results that run code, with results='safe'", "master.test_masternode.SafeResultsTest"),
         ("the same, and arrays that lie", "payload.test_safe"),
+        ("odd messages again and again", _NODE + "49_a_node_that_sends_odd_messages_again_and_again_is_not_let_in_again"),
+        ("answers for another node", _BRAIN + "49_what_one_node_says_of_anothers_attempt_changes_nothing"),
     ],
     50: [
         ("a member that floods", _MEMBER + "50_a_member_that_floods_holds_up_no_other"),
