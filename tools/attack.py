@@ -71,7 +71,7 @@ SUITE = {
         ("a node that asks for what is not served", "master.test_serving"),
         ("results that run code, with results='safe'", "master.test_masternode.SafeResultsTest"),
         ("the same, and arrays that lie", "payload.test_safe"),
-        ("odd messages again and again", _NODE + "49_a_node_that_sends_odd_messages_again_and_again_is_not_let_in_again"),
+        ("odd messages again and again", _NODE + "49_a_node_that_sends_odd_messages_again_and_again_stays_out"),
         ("answers for another node", _BRAIN + "49_what_one_node_says_of_anothers_attempt_changes_nothing"),
     ],
     50: [

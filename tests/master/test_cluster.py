@@ -252,7 +252,7 @@ class NodeMessagesTest(unittest.TestCase):
             good.send(done(message, [message.first], number))
         self.assertEqual(dict((100 + index, index) for index in range(40)), job.result())
 
-    def test_row_49_a_node_that_sends_odd_messages_again_and_again_is_not_let_in_again(self):
+    def test_row_49_a_node_that_sends_odd_messages_again_and_again_stays_out(self):
         first = self.node()
         for number in range(ODD_MESSAGES_MAX):
             node = self.node(node_id=first.id).join() if number else first.join()
