@@ -53,6 +53,11 @@ SUITE = {
         ("frames twice, in another order", _MEMBER + "44_frames_of_its_own_twice_or_in_another_order"),
         ("the master's frames sent back", _MEMBER + "44_the_masters_own_frames_sent_back"),
     ],
+    45: [
+        ("reading along", "wire.test_tls.Messages.test_nobody_on_the_way_can_read_them"),
+        ("a man in the middle; TLS taken away, added", "wire.test_tls.Middle"),
+        ("an old version of TLS", "wire.test_tls.Strangers.test_an_old_version_of_tls_is_refused"),
+    ],
     46: [
         ("weak keys", "master.test_master_keys.Sides.test_row_46_weak_keys_are_for_this_machine_alone"),
         ("key files of others, or open to them", "wire.test_key_files"),
