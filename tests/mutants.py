@@ -161,7 +161,7 @@ MUTANTS = [
     ("a record's content is not checked", _J, "_records", "if not hmac.compare_digest(self._tag(b\"body\"", "if False and not hmac.compare_digest(self._tag(b\"body\""),
     ("a changed record ends the journal without a word", _J, "_records", "raise self._changed(number, at)", "return"),
     ("a record that a power cut tore is taken for a changed one", _J, "_records", "if end == size or blocks.only_zeros_from(end - 1):", "if end == size:"),
-    ("the results of a run before are forgotten", _J, "outcomes", "place = _same", "place, taken = _same, bytearray(b\"\\1\" * total)"),
+    ("the results of a run before are forgotten", _J, "outcomes", "place, count = _same, min(count, total)", "place, count, taken = _same, min(count, total), bytearray(b\"\\1\" * total)"),
     ("a record is tagged without the one before it", _J, "_append", "self._before = tag", "pass"),
 ]  # fmt: skip
 

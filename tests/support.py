@@ -24,6 +24,7 @@ from minimalcluster import MasterNode
 
 from minimalcluster import logs
 from minimalcluster.wire import handshakes, protocol
+from minimalcluster.pieces import Pieces
 from minimalcluster.payload import script, values
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -39,9 +40,9 @@ logging.getLogger("minimalcluster").addHandler(logging.NullHandler())
 
 
 def encoded(results):
-    """Buffers of results, as a worker process sends them."""
+    """Buffers of results, as they come from a worker process."""
     kept = [result if values.all_scalars([result]) else values.Pickled(result) for result in results]
-    return values.encode_results(kept)
+    return [b"".join(each.pieces) if isinstance(each, Pieces) else each for each in values.encode_results(kept)]
 
 def wait_until(condition, seconds=SECONDS, what=None):
     """Return the first true value of condition(); fail when there is none in time.

@@ -131,6 +131,8 @@ def _told(reader: Reader) -> Iterator[None]:
     """Early ends, as they are told to those who iterate."""
     try:
         yield
+    except GeneratorExit:  # first: at the interpreter's end this module's names may be None
+        raise
     except KeyboardInterrupt:
         _interrupt(reader)
         raise  # a task raised it
