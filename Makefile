@@ -55,11 +55,12 @@ bench: ## this project beside its peers, in .bench/: 45 minutes on 2 cores, QUIC
 bench-check: ## what make bench has measured last, beside what is to be reached: status 1 if a row falls short
 	$(PYTHON) bench/report.py --check
 
-costs: ## what idle nodes, the brain alone, the wire and a journal cost
+costs: ## what idle nodes, the brain alone, the wire, a journal and each hop of a round trip cost
 	$(PYTHON) bench/idle.py
 	$(PYTHON) bench/brain.py
 	$(PYTHON) bench/wire.py
 	$(PYTHON) bench/journal.py
+	$(PYTHON) bench/hops.py
 
 scale: ## a master with up to 1,000 simulated nodes of 8 slots: 6 minutes, QUICK=1: 2; WRITE=1 writes docs/scale.md
 	$(PYTHON) bench/scale.py $(if $(QUICK),--quick) $(if $(WRITE),--write)
