@@ -305,7 +305,10 @@ def main():
         return 2
     shares = sum(TARGETS[name].share for name in names)
     runs = [Run(name, max(1, arguments.frames * TARGETS[name].share // shares)) for name in names]
-    fuzz_all(runs, arguments.jobs)
+    try:
+        fuzz_all(runs, arguments.jobs)
+    except KeyboardInterrupt:
+        print("ended early")  # the processes have had the same signal
     report(runs)
     return 1 if any(run.findings for run in runs) else 0
 

@@ -18,7 +18,7 @@ from minimalcluster.compat import PY2
 from minimalcluster.master import journal, master_keys
 from minimalcluster.payload import safe, values
 from minimalcluster.wire import addresses, key_files, keys
-from tests.fuzz import memory
+from tests.fuzz import members, memory
 from tests.fuzz.choices import Choices, Wrong
 
 try:
@@ -86,7 +86,7 @@ def journal_(data):
     # type: (bytes) -> int
     """A file with right tags around records that are odd, cut or changed: it is read, or JournalError says why not."""
     choices, count = Choices(data), 0
-    with a_key_of_ours():
+    with a_key_of_ours(), members.replaced(journal, log=members.Log()):
         how = choices.byte()
         path = os.path.join(folder(), "journal")
         if os.path.exists(path):
