@@ -206,11 +206,11 @@ class Items:
 
     # -- in the cluster's thread ------------------------------------------------------------------
 
-    def encode(self, first: int, count: int) -> List[bytes]:
+    def encode(self, first: int, count: int) -> List[Any]:
         start = first - self._base
         items, pickles = self._items[start : start + count], self._pickles[start : start + count]
         if not any(pickles):
-            return [b"P", values.dumps(items)]
+            return [b"P", values.dumps_plain(items)]
         datas = [values.dumps(item) if data is None else data for item, data in zip(items, pickles)]
         beside = [self._beside[index] for index in range(first, first + count) if index in self._beside]
         return [b"E" + values.with_version(values.all_needs(each.needs for each in beside)).encode("ascii")] + datas

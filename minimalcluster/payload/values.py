@@ -89,6 +89,17 @@ def is_large(value):
     return kind.__name__ == "ndarray" and kind.__module__ == "numpy" and value.nbytes >= LARGE_BYTES
 
 
+def dumps_plain(values):
+    # type: (list) -> bytes | Pieces
+    """One pickle of plain values."""
+    kinds = set(map(type, values))
+    if kinds and kinds <= _SIZED:
+        is_one_large = max(map(len, values)) >= LARGE_BYTES
+    else:
+        is_one_large = bool(kinds & _SIZED) and any(map(is_large, values))
+    return dumps_in_pieces(values) if is_one_large else dumps(values)
+
+
 def dumps_by_value(value):
     # type: (object) -> bytes
     """A pickle of the value; by value if it cannot be pickled otherwise, for example if its class came by value."""
@@ -195,7 +206,7 @@ class ScalarArguments(object):
 
     def encode(self, first, count):
         # type: (int, int) -> list
-        return [b"P", dumps(list(self._values[first : first + count]))]
+        return [b"P", dumps_plain(list(self._values[first : first + count]))]
 
 
 class ObjectArguments(object):
@@ -332,17 +343,9 @@ class Pickled(object):
 def encode_results(results):
     # type: (list) -> list
     """The buffers of results: scalars, plain copies and ``Pickled`` ones. No code of the user runs here."""
-    kinds = set(map(type, results))
-    if Pickled not in kinds:
-        return [b"P", dumps_in_pieces(results) if _has_large(results, kinds) else dumps(results)]
+    if Pickled not in set(map(type, results)):
+        return [b"P", dumps_plain(results)]
     return [b"E"] + [result.data if type(result) is Pickled else dumps(result) for result in results]
-
-
-def _has_large(results, kinds):
-    # type: (list, set) -> bool
-    if kinds <= _SIZED and results:
-        return max(map(len, results)) >= LARGE_BYTES
-    return bool(kinds & _SIZED) and any(map(is_large, results))
 
 
 class Plain(list):
