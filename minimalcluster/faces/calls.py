@@ -52,8 +52,10 @@ class Calls(Job):
     total = 0  # tasks that the scheduler may hand out: see order.py
     name = "calls"
 
-    def __init__(self, core: Any, needs: str, options: Options, kept: Optional[CallJournal]) -> None:
+    def __init__(self, core: Any, key: Tuple[str, Options], kept: Optional[CallJournal]) -> None:
+        """key: by which the core keeps it: what its calls' pickles need, and its options."""
         super().__init__()
+        self._key = needs, options = key
         self.options = core.scheduled(options)
         self._core = core
         self._definition = core.definition("calls", needs, options.timeout)
@@ -197,7 +199,7 @@ class Calls(Job):
             arrival = None  # do not hold the result while waiting for the next one
             self._expire()
             if not self._waiting and self._core.has_many_jobs():
-                self._core.close_idle()
+                self._core.close_if_idle(self._key, self)
         error = self._core.ended(self, arrival.error) or CancelledError()  # after ``ended`` no call is added
         for index in sorted(self._waiting):
             self._resolve(index, Failure(error, ""))

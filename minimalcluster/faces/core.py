@@ -146,10 +146,10 @@ class Core:
             self._notice_reloads()
             calls = self._calls.get(key)
             if calls is None:
-                if len(self._calls) >= CALLS_MAX:
-                    self.close_idle()
+                if len(self._calls) == CALLS_MAX:  # of more, each one that becomes idle ends by itself
+                    self._close_idle()
                 kept = None if options.journal is None else self._journal(options.journal)
-                calls = self._calls[key] = Calls(self, packed.needs, options, kept)
+                calls = self._calls[key] = Calls(self, key, kept)
                 self.delivering.add(calls)
             calls.add(waiting, packed, until, given)
 
@@ -177,10 +177,15 @@ class Core:
         """Each job has a thread, so a program that uses new options all the time would have more and more threads."""
         return len(self._calls) > CALLS_MAX
 
-    def close_idle(self) -> None:
+    def close_if_idle(self, key: Tuple[str, Options], calls: Calls) -> None:
+        """A job that has nothing to wait for looks whether it is one too many."""
         with self._lock:
-            for key in [key for key, calls in self._calls.items() if calls.is_idle()]:
+            if self.has_many_jobs() and calls.is_idle() and self._calls.get(key) is calls:
                 self._calls.pop(key).close()
+
+    def _close_idle(self) -> None:
+        for key in [key for key, calls in self._calls.items() if calls.is_idle()]:
+            self._calls.pop(key).close()
 
     def _journal(self, path: str) -> CallJournal:
         """All jobs share one object for each file: two could not write to the same file."""
