@@ -220,8 +220,9 @@ class Core:
 
     def _keeps_order(self) -> bool:
         """Whether a map waits for calls before it; not in a callback, since these calls may need its thread."""
-        threads = [calls.thread for calls in list(self.delivering)]
-        return self.cluster.slots <= 1 and threading.current_thread() not in threads
+        if self.cluster.slots > 1:
+            return False
+        return threading.current_thread() not in [calls.thread for calls in list(self.delivering)]
 
     def ended(self, job: Job, error: Optional[BaseException]) -> Optional[BaseException]:
         """A job has ended. Returns the error for those who still wait for it; a lasting one is for later calls, too."""
