@@ -35,6 +35,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import OrderedDict, namedtuple
 
+from ..compat import native
 from . import policy, status
 from .history import WithHistory
 from .indexes import Agenda, Ranked  # noqa: F401 # one in type comments
@@ -575,7 +576,7 @@ class Scheduler(WithHistory):
         self._lose(lease)
         if node.id not in job.ineligible:
             self._ledger.exclude(node, job, event.info)
-            why = event.info.get("text")
+            why = native(event.info.get("text", "?"))
             self._do(Explain("node %s cannot run this job and is passed over: %s" % (node.name, why)))
         if self._may_run(job, ()) or len(self._ledger.draining) == len(self._nodes) or job.stopped:
             return

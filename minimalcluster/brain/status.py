@@ -14,6 +14,7 @@ from __future__ import absolute_import, division, print_function
 
 from collections import namedtuple
 
+from ..compat import native
 from . import leases  # noqa: F401 # in type comments
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -141,7 +142,7 @@ def _for_nodes(job, cluster, held, now, lost_seconds):
     if not job.queued or job.leases or any(node.id not in job.ineligible for node in cluster.serving):
         return None
     if cluster.serving:
-        reasons = ["%s: %s" % (node.name, job.ineligible[node.id].get("text")) for node in cluster.serving]
+        reasons = ["%s: %s" % (node.name, native(job.ineligible[node.id].get("text", "?"))) for node in cluster.serving]
         why = "no node that can run them (%s)" % _listed(reasons, "; ")
     elif cluster.stuck:
         seconds = max([0.0] + [node.stuck_until - now for node in cluster.stuck])

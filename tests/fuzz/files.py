@@ -300,7 +300,7 @@ def assembled(choices):
             parts.append(text_of(choices.take(choices.below(20))))
         else:
             opcode = choices.of(_OPCODES)
-            parts.append(opcode.code.encode("latin-1") + argument_of(opcode, choices))  # type: ignore[attr-defined]
+            parts.append((opcode.code if PY2 else opcode.code.encode("latin-1")) + argument_of(opcode, choices))  # type: ignore[attr-defined]
     return b"".join(parts) + b"."
 
 
