@@ -66,8 +66,6 @@ LEAVE_SECONDS = 15.0
 FAREWELL_SECONDS = 2.0
 #: The scheduler is told the size of a chunk's arguments only above this.
 WEIGHED_BYTES_MIN = 64 << 10
-#: How often this process's own node is a sign of life: far more often than the scheduler gives a node up.
-LOCAL_HEARD_SECONDS = 1.0
 JOB_SHIFT = 24
 FORKED = "this cluster belongs to the process that made it; a fork cannot use it: make a new one"
 
@@ -137,7 +135,6 @@ class Cluster(Runner, Sessions):
         self._job_numbers = itertools.count((epoch << JOB_SHIFT) + 1)  # ``next`` may be called in any thread
         self._local = None  # type: Hands | None
         self._local_session = None  # type: Session | None
-        self._local_heard_at = 0.0
         self._local_gone = threading.Event()
         self._local_gone.set()
         self._all_left = threading.Event()
@@ -441,9 +438,8 @@ class Cluster(Runner, Sessions):
                 session, message = self._inbox.popleft()
                 self._said(session, message)
             local = self._local_session
-            if local is not None and local.node is not None and now >= self._local_heard_at + LOCAL_HEARD_SECONDS:
+            if local is not None and local.node is not None:
                 # Never silent: if this process stood still (suspended, or in C code), so did its own node.
-                self._local_heard_at = now
                 self._handle(scheduler.NodeHeard(local.node, local.number), now)
             self._handle(scheduler.TimePassed(), now)
             self._tell_slots()
