@@ -18,7 +18,8 @@ names, ours, seen = told["names"], tuple(told["folders"]), []
 def look(event, arguments):
     if event == "open":
         path = arguments[0]
-        if not isinstance(path, str) or not os.path.realpath(path).startswith(ours):
+        # A number is a descriptor that was opened by its path before: so a compiled module is written.
+        if not isinstance(path, int) and not (isinstance(path, str) and os.path.realpath(path).startswith(ours)):
             seen.append("open %r" % (path,))
     elif event.startswith(("socket.", "subprocess.", "_thread.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn")):
         seen.append("%s %r" % (event, arguments))

@@ -6,8 +6,7 @@ The thread that iterates unpickles them; for ``map_async`` and ``amap``, a threa
 import itertools
 import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Iterator, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Iterator, Optional, Type, TypeVar
 
 from ..brain.options import FINISH, STOP
 from ..brain.status import JobStatus
@@ -103,14 +102,14 @@ class MapResults(_Chain[T]):
 
 def _runs(reader: Reader, timeout: Optional[float]) -> Iterator[Iterator[Any]]:
     """Refers to no MapResults, which must end when the program drops it."""
-    with _told(reader):
+    with _Told(reader):
         while reader.fill(timeout):
             yield reader.rest() if reader.is_plain() else _one_by_one(reader, timeout)
 
 
 def _one_by_one(reader: Reader, timeout: Optional[float]) -> Iterator[Any]:
     """What is given is not held."""
-    with _told(reader):
+    with _Told(reader):
         while reader.current:
             try:
                 yield _next(reader, timeout)
@@ -126,19 +125,26 @@ def _next(reader: Reader, moment: Optional[float]) -> Any:
     return outcome
 
 
-@contextmanager
-def _told(reader: Reader) -> Iterator[None]:
-    """Early ends, as they are told to those who iterate."""
-    try:
-        yield
-    except GeneratorExit:  # first: at the interpreter's end this module's names may be None
-        raise
-    except KeyboardInterrupt:
-        _interrupt(reader)
-        raise  # a task raised it
-    except NotYetError:
-        reader.close()
-        raise FutureTimeoutError from None
+class _Told:
+    """``with``: early ends, as they are told to those who iterate.
+
+    No contextlib.contextmanager: a map may be dropped at the interpreter's end, when names of modules are None already.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Optional[Type[BaseException]], *_: object) -> None:
+        if kind is None or kind is GeneratorExit:
+            return
+        if issubclass(kind, KeyboardInterrupt):
+            _interrupt(self._reader)  # if it raises nothing, a task has raised KeyboardInterrupt
+        elif issubclass(kind, NotYetError):
+            self._reader.close()
+            raise FutureTimeoutError from None
 
 
 def _interrupt(reader: Reader) -> None:
