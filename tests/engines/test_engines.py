@@ -716,7 +716,7 @@ class RayTest(RealEngineTest, EngineTest):
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = support.ROOT + (os.pathsep + path if path else "")
         try:
-            cls.ray.init(num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, configure_logging=False)
+            cls.ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, configure_logging=False)
         finally:
             if path is None:
                 del os.environ["PYTHONPATH"]
