@@ -43,6 +43,7 @@ RECEIVES_PER_CYCLE = 8
 SLICE_BYTES, MESSAGES_PER_CYCLE = 64 << 10, 500
 #: How much the kernel may hold that it cannot send yet. An urgent message has to wait for these bytes.
 UNSENT_BYTES_MAX = 256 << 10
+_NOTHING = memoryview(b"")
 
 
 class Connection(Handler):
@@ -77,7 +78,7 @@ class Connection(Handler):
         self._out = deque()  # type: deque[bytes | memoryview]
         self._writing = False
         self._open = True
-        self._unread = memoryview(b"")  # received bytes that wait for the next cycle
+        self._unread = _NOTHING  # received bytes that wait for the next cycle
         self._heard = self.left_silently = False  # the latter: the peer has closed it, and never said a byte
         self.taken_at = 0.0
         self.patience = HANDSHAKE_SECONDS if patience is None else patience
@@ -203,6 +204,7 @@ class Connection(Handler):
                     count += self._feed(part)
                     if count > MESSAGES_PER_CYCLE:
                         return self._open
+                self._unread = self._unread or _NOTHING  # an empty view would keep all of the bytes
                 if not self._stream.has_more:
                     return False
             return self._open
@@ -276,4 +278,5 @@ class Connection(Handler):
         self._loop.drop(self._stream.socket)
         self._stream.close()
         self._out.clear()
+        self._unread = _NOTHING
         self._owner.closed(self, error)

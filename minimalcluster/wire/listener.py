@@ -4,7 +4,7 @@ from __future__ import absolute_import, division, print_function
 import errno
 import socket
 import sys
-from collections import Counter
+from collections import Counter, deque
 
 from ..errors import ConnectionFailed
 from ..logs import log
@@ -34,7 +34,7 @@ class Listener(Handler):
         # type: (Loop, str, int, Callable[[socket.socket, str], Connection | None], int, int) -> None
         self._loop, self._accepted, self._expected, self._descriptors = loop, accepted, expected, descriptors
         self._open = True
-        self._unproved = []  # type: list[Connection] # oldest first; some may have proved the key meanwhile
+        self._unproved = deque()  # type: deque[Connection] # oldest first; some may have proved the key meanwhile
         self._sockets = listen(host, port, max(BACKLOG, 2 * expected))
         self.port = self._sockets[0].getsockname()[1]
         self._watch()
@@ -69,6 +69,8 @@ class Listener(Handler):
                 self._pause(error)
             return
         if connection is not None:
+            while self._unproved and not self._unproved[0].unproved:  # it would keep the buffers of a node that is gone
+                self._unproved.popleft()
             self._unproved.append(connection)
             self._keep_room()
 
@@ -79,7 +81,7 @@ class Listener(Handler):
         most = _half_open_max(self._descriptors) + self._expected
         if len(self._unproved) <= most:
             return
-        self._unproved = [each for each in self._unproved if each.unproved]
+        self._unproved = deque(each for each in self._unproved if each.unproved)
         if len(self._unproved) <= most:
             return
         crowds = Counter(_host_of(each) for each in self._unproved)

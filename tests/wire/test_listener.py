@@ -39,6 +39,23 @@ class Strangers(unittest.TestCase):
             self.assertIn("cannot connect to the master: ", str(client.end()))
             self.assertIn("refused", str(client.end()))
 
+    def test_connections_that_are_over_are_let_go(self):
+        # A listener kept up to 256 of them, and each of them the last bytes that it had received.
+        server = Owner()
+
+        def accepted(sock, where):
+            return Connection(loop, sock, handshakes.ServerHandshake(KEY, b"s" * 16, b"n" * 32, 1, 1), server, where)
+
+        with running() as loop:
+            listener = in_loop(loop, Listener, loop, "127.0.0.1", 0, accepted)
+            for number in range(3):
+                client = Owner()
+                connect(loop, listener.port, client)
+                wait_until(lambda: len(server.connections) > number and client.connections, what="a connection")
+                in_loop(loop, client.connections[0].close)
+                wait_until(lambda: len(server.ends) > number, what="its end")
+            self.assertLessEqual(len(listener._unproved), 1)
+
     def test_another_protocol_is_closed_and_named(self):
         server = Owner()
         with running() as loop:
