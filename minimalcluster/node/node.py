@@ -89,7 +89,6 @@ class _Child(object):
         # type: (int, subprocess.Popen, guardian.Family, Callable[[_Child, str, str], object]) -> None
         self.slot, self.process, self.family = slot, process, family
         self.output = Reader(boot.pipe(process.stdout), boot.pipe(process.stderr), partial(printed, self))
-        self.waiter = None  # type: threading.Thread | None # ends with the process
         self.helpers = set()  # type: set[int] # pids of processes that the user's initializers or modules started: they stay
         self.connection = None  # type: Connection | None # after the handshake
         self.pair = None  # type: Connection | None # with PAIRS: the same connection, from the start of the process on
@@ -107,7 +106,8 @@ class Node(Hands):
         self._children = {}  # type: dict[int, _Child] # by slot
         self._started = 0  # how many worker processes have been started so far
         self._guardian = None  # type: subprocess.Popen | None
-        self._short_threads = []  # type: list[threading.Thread] # they end soon, and do what would take too long in a step of the loop
+        #: One for each worker process, which ends with it. Others end soon: they do what takes too long for the loop.
+        self._threads = []  # type: list[threading.Thread]
         self._look_at = None  # type: float | None # when to look for processes that tasks have left behind
         self._look_slots = set()  # type: set[int] # the slots whose worker processes that look is about
         self._key = keys.generate_key(os.urandom(32))
@@ -134,7 +134,7 @@ class Node(Hands):
             known = [child.process.pid for child in self._children.values()]
             self._look_at, self._look_slots = None, set()
             try:
-                self._start_short_thread("look", self._look, children, known)
+                self._start_thread("look", self._look, children, known)
             except threading.ThreadError:  # perhaps the processes left behind use up this user's limit: look right here
                 self._look(children, known)
 
@@ -206,14 +206,16 @@ class Node(Hands):
             self._guardian = started = guardian.start(self.id)
             if started is not None:
                 try:
-                    self._start_short_thread("guardian", self._wait_for_guardian, started)
+                    self._start_thread("guardian", self._wait_for_guardian, started)
                 except threading.ThreadError:
                     self._wait_for_guardian(started)  # short: this process forks the guardian and ends
 
-    def _start_short_thread(self, name, function, *arguments):
+    def _start_thread(self, name, function, *arguments):
         # type: (str, Callable[..., object], *object) -> None
-        alive = [each for each in self._short_threads if each.is_alive()]
-        self._short_threads = alive + [_thread(name, function, *arguments)]
+        """Note the thread before it starts: Ctrl-C may interrupt the start, and ``leave_now`` must wait for it, too."""
+        thread = _thread(name, function, *arguments)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        thread.start()
 
     def _wait_for_guardian(self, started):
         # type: (subprocess.Popen) -> None
@@ -242,7 +244,7 @@ class Node(Hands):
         # type: (_Child) -> None
         """Start the threads beside a worker process. Raises ThreadError if the system allows no more threads."""
         child.output.start()
-        child.waiter = _thread("waiter", self._wait, child)
+        self._start_thread("waiter", self._wait, child)
 
     def _send_settings(self, child, where):
         # type: (_Child, dict) -> None
@@ -399,18 +401,23 @@ class Node(Hands):
         children = list(self._children.values())
         for child in children:
             _kill(child.process)
+        self._join_threads()
         for child in children:
-            if child.waiter is not None:
-                child.waiter.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
+            child.output.finish()  # if Ctrl-C came before its waiter was started
         self._dismiss()
 
     def _dismiss(self):
         # type: () -> None
-        """When all worker processes are gone: end the guardian, and wait for the short threads."""
+        """When all worker processes are gone: end the guardian, and wait for the threads."""
         if self._guardian is not None:
             boot.pipe(self._guardian.stdin).close()
-        for thread in self._short_threads:
-            thread.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
+        self._join_threads()
+
+    def _join_threads(self):
+        # type: () -> None
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(LEAVE_SECONDS)  # 2.7 shows a traceback for a thread that ends with the interpreter
 
     # -- what tasks print -------------------------------------------------------------------------
 
@@ -515,5 +522,4 @@ def _thread(name, function, *arguments):
     # type: (str, Callable[..., object], *object) -> threading.Thread
     thread = threading.Thread(target=function, name="minimalcluster-" + name, args=arguments)
     thread.daemon = True
-    thread.start()
     return thread

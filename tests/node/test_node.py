@@ -144,8 +144,8 @@ class ShortageTest(unittest.TestCase):
         self.addCleanup(loop.close)
         worker = node.Node(loop, 1, None, None, None)
         waited_for = threading.Event()
-        worker._start_short_thread("look", waited_for.wait)
-        thread = worker._short_threads[0]
+        worker._start_thread("look", waited_for.wait)
+        thread = worker._threads[0]
         real = thread.join
         thread.join = lambda seconds: (waited_for.set(), real(seconds))
         self.addCleanup(waited_for.set)
