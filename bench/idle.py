@@ -16,6 +16,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+from processes import below, words  # noqa: E402
+
 from minimalcluster import MasterNode  # noqa: E402
 
 NODE = """
@@ -37,26 +39,6 @@ def cpu_seconds(pid):
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except OSError:
         return 0.0  # it has ended
-
-
-def words(path, after=""):
-    with open(path) as file:
-        text = file.read()
-    return text[text.rindex(after) + 1 if after else 0 :].split()
-
-
-def below(pid):
-    """Process ids of its children, theirs, and so on."""
-    parents = {}
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        try:
-            parents[int(path.split("/")[2])] = int(words(path, after=")")[1])
-        except OSError:
-            pass  # it has ended
-    found = [pid]
-    for parent in found:  # grows while it is read
-        found += [child for child, its_parent in parents.items() if its_parent == parent]
-    return found[1:]
 
 
 def measure(seconds):

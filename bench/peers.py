@@ -201,7 +201,16 @@ class NodeEach(OverTcp):
 # -- pools on one machine ------------------------------------------------------------------------------
 
 
-class StandardPool(Peer):
+class Initialized(Peer):
+    """Its worker processes get a large shared object as they start. ``start`` takes their initializer."""
+
+    def shared(self, function, array, items):
+        self.close()
+        self.start(initializer=tasks.keep, initargs=(array,))
+        return self.map(tasks.pick_kept, items)
+
+
+class StandardPool(Initialized, Pool):
     name = "multiprocessing.Pool"
 
     def start(self, **options):
@@ -209,23 +218,8 @@ class StandardPool(Peer):
 
         self.pool = multiprocessing.Pool(self.workers, **options)
 
-    def submit(self, function, *arguments):
-        return self.pool.apply_async(function, arguments).get
 
-    def map(self, function, items):
-        return self.pool.map(function, items)
-
-    def shared(self, function, array, items):
-        self.close()
-        self.start(initializer=tasks.keep, initargs=(array,))
-        return self.map(tasks.pick_kept, items)
-
-    def close(self):
-        self.pool.close()
-        self.pool.join()
-
-
-class ProcessPool(Peer):
+class ProcessPool(Initialized):
     name = "ProcessPoolExecutor"
 
     def start(self, **options):
@@ -238,11 +232,6 @@ class ProcessPool(Peer):
 
     def map(self, function, items):
         return list(self.executor.map(function, items, chunksize=self.share_size(len(items))))
-
-    def shared(self, function, array, items):
-        self.close()
-        self.start(initializer=tasks.keep, initargs=(array,))
-        return self.map(tasks.pick_kept, items)
 
     def close(self):
         self.executor.shutdown()
@@ -289,7 +278,7 @@ class Joblib(Peer):
         self.parallel.__exit__(None, None, None)
 
 
-class Pebble(Peer):
+class Pebble(Initialized):
     name = "pebble"
     packages, module = ("pebble",), "pebble"
 
@@ -304,14 +293,7 @@ class Pebble(Peer):
     def map(self, function, items):
         return list(self.pool.map(function, items, chunksize=self.share_size(len(items))).result())
 
-    def shared(self, function, array, items):
-        self.close()
-        self.start(initializer=tasks.keep, initargs=(array,))
-        return self.map(tasks.pick_kept, items)
-
-    def close(self):
-        self.pool.close()
-        self.pool.join()
+    close = Pool.close
 
 
 class Mpire(Peer):

@@ -16,6 +16,7 @@ import time
 from collections import namedtuple
 
 import peers
+import processes
 import tasks
 
 #: quick, full: the sizes. engines: whether peers that take milliseconds for a task do it, too.
@@ -222,28 +223,13 @@ def shared(peer, mebibytes):
 def tree_mib():
     """Memory of this process and of all below it, where what several share counts once (Linux: Pss)."""
     total = 0
-    for pid in [os.getpid(), *below(os.getpid())]:
+    for pid in [os.getpid(), *processes.below(os.getpid())]:
         try:
             with open("/proc/%d/smaps_rollup" % pid) as file:
                 total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
         except (OSError, StopIteration):
             pass  # it has ended
     return total / 1024
-
-
-def below(pid):
-    """Process ids of its children, theirs, and so on."""
-    parents = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open("/proc/%s/stat" % name) as file:
-                parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
-        except OSError:
-            pass  # it has ended
-    found = [pid]
-    for parent in found:  # grows while it is read
-        found += [child for child, its_parent in parents.items() if its_parent == parent]
-    return found[1:]
 
 
 # -- unequal tasks, unequal processes ------------------------------------------------------------------

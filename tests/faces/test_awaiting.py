@@ -103,17 +103,19 @@ async def others_run(ex):
     counting.cancel()
     assert len(set(seen)) == 1000, seen
 
-async def cancel(ex, path, gate):
-    task = asyncio.ensure_future(ex.run(touch_and_wait, path, gate))
+async def cancelled_when_there(coroutine, path):
+    task = asyncio.ensure_future(coroutine)
     while not os.path.exists(path):
         await asyncio.sleep(0.01)
     task.cancel()
     try:
         await task
     except asyncio.CancelledError:
-        pass
-    else:
-        raise AssertionError("not cancelled")
+        return
+    raise AssertionError("not cancelled")
+
+async def cancel(ex, path, gate):
+    await cancelled_when_there(ex.run(touch_and_wait, path, gate), path)
     # The only worker process is free, though nobody opened the gate.
     assert await ex.run(abs, -1) == 1
 
@@ -125,16 +127,8 @@ async def cancelled_block(path, gate):
             calls.append(ex.submit(touch_and_wait, path, gate))
             await asyncio.wrap_future(calls[0])
 
-    task = asyncio.ensure_future(block())
-    while not os.path.exists(path):
-        await asyncio.sleep(0.01)
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        assert "block of the executor was cancelled" in str(calls[0].exception(0)), calls
-        return
-    raise AssertionError("not cancelled")
+    await cancelled_when_there(block(), path)
+    assert "block of the executor was cancelled" in str(calls[0].exception(0)), calls
 
 async def context():
     async with ClusterExecutor(1) as ex:
