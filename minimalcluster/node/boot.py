@@ -14,7 +14,7 @@ import _socket  # its folder is where the standard library's extension modules a
 import os
 import sys
 
-from ..compat import PY2, native, text_type
+from ..compat import PY2, WINDOWS, native, text_type
 from ..errors import StartError
 
 MYPY = False  # mypy takes it for true: names for type comments
@@ -29,6 +29,13 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 _HOMES = [os.path.dirname(os.path.abspath(str(each.__file__))) for each in (os, _socket) if hasattr(each, "__file__")]
 
 KEY_VARIABLE = "MINIMALCLUSTER_KEY"
+
+#: A process of ours has its own session from its first moment: Ctrl-C in the terminal goes to the program alone, and
+#: all processes of the session's group can be killed at once.
+if WINDOWS:
+    OWN_SESSION = {"creationflags": 0x200}  # type: dict # CREATE_NEW_PROCESS_GROUP, a name that 2.7 does not have
+else:
+    OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
 
 _CODE = """\
 def boot():

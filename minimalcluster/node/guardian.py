@@ -9,7 +9,7 @@ from __future__ import absolute_import, division, print_function
 import os
 import subprocess
 
-from ..compat import PY2, WINDOWS, hexadecimal, native
+from ..compat import WINDOWS, hexadecimal, native
 from ..logs import log
 from . import boot
 from .orphans import VARIABLE, sweep
@@ -64,7 +64,7 @@ def start(node_id):
             boot.command("node.orphans", "guard", ["-S"], node_mark(node_id), str(os.getpid())),
             stdin=subprocess.PIPE, stdout=nothing, stderr=subprocess.PIPE, close_fds=True, cwd="/",
             env=boot.variables(),
-            **({"preexec_fn": os.setsid} if PY2 else {"start_new_session": True})  # py2
+            **boot.OWN_SESSION
         )  # fmt: skip
 
 

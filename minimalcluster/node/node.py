@@ -56,13 +56,6 @@ LEAVE_SECONDS = 1.0
 #: How long after a job's end the node looks for processes that its tasks have left behind. It looks no more often.
 LOOK_SECONDS = 1.0
 
-#: A worker process has its own session from its first moment: Ctrl-C in the terminal goes to the program alone, and all
-#: processes of the session's group can be killed at once.
-if WINDOWS:
-    _OWN_SESSION = {"creationflags": 0x200}  # type: dict # CREATE_NEW_PROCESS_GROUP, a name that 2.7 does not have
-else:
-    _OWN_SESSION = {"preexec_fn": os.setsid} if PY2 else {"start_new_session": True}  # py2
-
 #: How much the kernel may hold on the way to a worker process, and on the way back (Linux: 0.2 MB unless it is set,
 #: macOS: 8 kB): each time that it is full, both sides wait for each other, and a cycle of the loop goes by.
 PAIR_BYTES = 1 << 20
@@ -235,7 +228,7 @@ class Node(Hands):
             env=dict(child_environment(self._slots), **family.variable()),
             cwd=boot.folder(),
             bufsize=0,
-            **dict(_OWN_SESSION, **inheriting)
+            **dict(boot.OWN_SESSION, **inheriting)
         )
         family.has(process)
         return process, family

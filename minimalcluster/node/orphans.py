@@ -97,9 +97,15 @@ def _is_in_exec(pid):
     """Whether Linux is just replacing the process's program (exec). Then it has no variables, although the ``Popen``
     that started it may have returned, and its ``env_end`` is 0 (proc(5), field 51). Kernel threads and processes that
     are ending have 0 there, too."""
-    with open("%s/%s/stat" % (PROC, pid), "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    fields = _stat(pid)
     return len(fields) > 48 and fields[48] == b"0" and fields[0] not in b"ZX" and not int(fields[6]) & _KERNEL_OR_ENDING
+
+
+def _stat(pid):
+    # type: (int | str) -> list[bytes]
+    """What Linux tells of a process behind its name, from its state on (proc(5), field 3). Raises EnvironmentError."""
+    with open("%s/%s/stat" % (PROC, pid), "rb") as file:
+        return file.read().rpartition(b")")[2].split()
 
 
 def looks_are_cheap():
@@ -140,8 +146,7 @@ def is_below(pid, helpers):
         if pid in helpers:
             return True
         try:
-            with open("%s/%d/stat" % (PROC, pid), "rb") as file:
-                pid = int(file.read().rpartition(b")")[2].split()[1])
+            pid = int(_stat(pid)[1])
         except (OSError, IOError):
             return False
         if pid <= 1:
@@ -177,8 +182,7 @@ def _began(pid):
     None if it has ended, or this system has no /proc.
     """
     try:
-        with open("%s/%s/stat" % (PROC, pid), "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat(pid)
     except (OSError, IOError):
         return None
     return None if fields[0] in (b"Z", b"X") else fields[19]
