@@ -11,6 +11,10 @@ class Pieces(object):
         # type: (list) -> None
         self.pieces, self._size = pieces, sum(map(len, pieces))
 
+    def joined(self):
+        # type: () -> bytes
+        return b"".join(self.pieces)
+
     def __len__(self):
         # type: () -> int
         return self._size

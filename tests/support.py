@@ -42,7 +42,7 @@ logging.getLogger("minimalcluster").addHandler(logging.NullHandler())
 def encoded(results):
     """Buffers of results, as they come from a worker process."""
     kept = [result if values.all_scalars([result]) else values.Pickled(result) for result in results]
-    return [b"".join(each.pieces) if isinstance(each, Pieces) else each for each in values.encode_results(kept)]
+    return [each.joined() if isinstance(each, Pieces) else each for each in values.encode_results(kept)]
 
 def wait_until(condition, seconds=SECONDS, what=None):
     """Return the first true value of condition(); fail when there is none in time.

@@ -190,8 +190,4 @@ def _with_this_main(definition: protocol.DefineJob) -> protocol.DefineJob:
 
 def plain(buffers: List[Any]) -> List[bytes]:
     """What any engine's pickle can carry."""
-    return [buffer if isinstance(buffer, bytes) else _whole(buffer) for buffer in buffers]
-
-
-def _whole(buffer: Any) -> bytes:
-    return b"".join(buffer.pieces) if isinstance(buffer, Pieces) else bytes(buffer)
+    return [buffer.joined() if isinstance(buffer, Pieces) else bytes(buffer) for buffer in buffers]

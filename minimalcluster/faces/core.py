@@ -127,6 +127,9 @@ class Core:
 
     def check(self) -> None:
         self.check_process()
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self.broken is not None:
             error = BrokenClusterExecutor(str(self.broken))
             raise error from self.broken.__cause__
@@ -141,8 +144,7 @@ class Core:
             options = options._replace(deadline=None, on_error=None)
         key = packed.needs, options
         with self._lock:
-            if self._shut or self.broken is not None:
-                self.check()
+            self._check_open()
             self._notice_reloads()
             calls = self._calls.get(key)
             if calls is None:
